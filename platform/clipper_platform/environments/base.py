@@ -1,0 +1,41 @@
+"""Environments: requirements in, something that runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from clipper.spec import EnvironmentSpec
+from clipper_platform.types import EnvironmentId
+
+__all__ = ["BuildProgress", "Environment", "EnvironmentBuilder"]
+
+BuildProgress = Callable[[str], None]
+"""Called with each line that the build says, from the event loop's thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A built environment. `python` is the interpreter that runs in it."""
+
+    id: EnvironmentId
+    python: Path
+    path: Path
+
+
+class EnvironmentBuilder(Protocol):
+    def identify(self, spec: EnvironmentSpec) -> EnvironmentId:
+        """The digest of what is asked for: equal specs, equal ids. Raises DeployFailed if the asked-for
+        Python is not on the machine, listing those that are."""
+        ...
+
+    async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> Environment:
+        """Build it, or return it at once if it is there. Concurrent calls for one id share one build. Cancelling
+        the last waiter stops the build. Raises DeployFailed with the resolver's explanation."""
+        ...
+
+    async def remove(self, environment: EnvironmentId) -> None:
+        """Forget and delete it. Nothing happens if it is not there."""
+        ...

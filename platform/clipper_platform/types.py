@@ -1,0 +1,31 @@
+"""Identifiers and small values that every layer shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NewType
+
+__all__ = ["BundleDigest", "EnvironmentId", "FunctionId", "ProjectName", "ReplicaId", "VersionNumber"]
+
+ProjectName = NewType("ProjectName", str)
+VersionNumber = NewType("VersionNumber", int)
+ReplicaId = NewType("ReplicaId", str)
+BundleDigest = NewType("BundleDigest", str)  # "sha256:…"
+EnvironmentId = NewType("EnvironmentId", str)  # digest of what was asked for
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FunctionId:
+    """`project/function@version`: one function of one version. Without a version, the route decides."""
+
+    project: str
+    function: str
+    version: int
+
+    @property
+    def path(self) -> str:
+        """`project/function`, the value of the metric label `function`."""
+        return f"{self.project}/{self.function}"
+
+    def __str__(self) -> str:
+        return f"{self.project}/{self.function}@{self.version}"
