@@ -1,0 +1,281 @@
+"""Which replicas a function should have, as a state machine: events in, instructions out.
+
+    starting ──ready──▶ ready ──drain──▶ draining ──▶ dead
+        │                 │ missed pings, hung              ▲
+        │                 └──────▶ unhealthy ───────────────┤
+        └────────────── start failed, exited ───────────────┘
+
+The pool is told how many replicas are wanted and what happens to those that it has; it answers with what to launch,
+drain or kill, and when to be asked again. Replacements after failures wait with exponential back-off. A replica that
+dies before it has answered anything counts towards a crash loop; after `max_failures` of those in a row the pool
+stops trying (`failed`) and keeps the reason. A replica that served and then died is the work of one request or of the
+machine, so it is replaced sooner and never stops the pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+__all__ = [
+    "Drain",
+    "Drained",
+    "Event",
+    "Exited",
+    "Instruction",
+    "Kill",
+    "Launch",
+    "Member",
+    "PoolState",
+    "Ready",
+    "ReplicaState",
+    "Served",
+    "StartFailed",
+    "Tick",
+    "Unhealthy",
+    "Wake",
+    "Want",
+]
+
+
+class ReplicaState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    UNHEALTHY = "unhealthy"
+    DEAD = "dead"
+
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """The number of replicas to have from now on. Also ends a `failed` state: someone asked again."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    replica: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The replica answered invocations: what ends it from now on is not a crash loop."""
+
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unhealthy:
+    """It answers no pings, or holds a batch long past every deadline in it."""
+
+    replica: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Finish what it has and end it, and put another in its place; the queue holds what comes in between."""
+
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """`expected`: we asked for it, or the machine took it, so that nothing is wrong with the function."""
+
+    replica: str
+    message: str
+    expected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed: a back-off may be over."""
+
+
+Event = Want | Ready | StartFailed | Served | Unhealthy | Drained | Exited | Tick
+
+
+# Instructions
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    replica: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Send a Tick at this time."""
+
+    at: float
+
+
+Instruction = Launch | Drain | Kill | Wake
+
+
+@dataclass(slots=True)
+class Member:
+    """One replica as the pool knows it."""
+
+    id: str
+    state: ReplicaState
+    since: float
+    served: bool = False
+
+
+@dataclass(slots=True)
+class PoolState:
+    """The state machine. `prefix` names the replicas that it asks to launch: prefix-1, prefix-2, …"""
+
+    prefix: str
+    max_failures: int = 5
+    base_delay_s: float = 0.2
+    max_delay_s: float = 30.0
+    served_max_delay_s: float = 1.0  # a replica that served is replaced within this
+    stable_after_s: float = 10.0  # ready for so long: earlier failures are forgotten
+    wanted: int = 0
+    members: dict[str, Member] = field(default_factory=dict)
+    failures: int = 0  # deaths in a row before an answer
+    crashes: int = 0  # deaths in a row after an answer
+    failed: str = ""  # why the pool stopped trying; empty while it tries
+    last_failure: str = ""
+    restarts: int = 0
+    _not_before: float = 0.0
+    _last_death: float = float("-inf")
+    _made: int = 0
+
+    def count(self, *states: ReplicaState) -> int:
+        return sum(m.state in states for m in self.members.values())
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """Apply one event at time `now` (seconds, monotonic). Events about unknown replicas change nothing."""
+        match event:
+            case Want(count):
+                self.wanted = count
+                self._forgive()
+            case Ready(replica):
+                self._become(replica, ReplicaState.STARTING, ReplicaState.READY, now)
+            case Served(replica):
+                self._serve(replica)
+            case Drained(replica):
+                return self._recycle(replica, now)
+            case Unhealthy(replica, message):
+                return self._give_up(replica, message, now)
+            case StartFailed(replica, message):
+                self._bury(replica, message, now, counts=True)
+            case Exited(replica, message, expected):
+                self._bury(replica, message, now, counts=not expected)
+            case Tick():
+                pass
+        return self._plan(now)
+
+    def _forgive(self) -> None:
+        self.failed = ""
+        self.failures = self.crashes = 0
+        self._not_before = 0.0
+
+    def _become(self, replica: str, before: ReplicaState, after: ReplicaState, now: float) -> None:
+        member = self.members.get(replica)
+        if member is not None and member.state is before:
+            member.state, member.since = after, now
+
+    def _serve(self, replica: str) -> None:
+        member = self.members.get(replica)
+        if member is not None:
+            member.served = True
+            self.failures = 0
+
+    def _recycle(self, replica: str, now: float) -> list[Instruction]:
+        member = self.members.get(replica)
+        if member is None or member.state is not ReplicaState.READY:
+            return []
+        member.state, member.since = ReplicaState.DRAINING, now
+        return [*self._plan(now), Drain(replica)]
+
+    def _give_up(self, replica: str, message: str, now: float) -> list[Instruction]:
+        member = self.members.get(replica)
+        if member is None or member.state not in (ReplicaState.READY, ReplicaState.STARTING):
+            return []
+        member.state, member.since = ReplicaState.UNHEALTHY, now
+        self.last_failure = message
+        return [Kill(replica, message), *self._plan(now)]
+
+    def _bury(self, replica: str, message: str, now: float, *, counts: bool) -> None:
+        member = self.members.pop(replica, None)
+        if member is None:
+            return
+        wanted_to_live = member.state in (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.UNHEALTHY)
+        if not wanted_to_live or not counts:
+            self.restarts += wanted_to_live
+            return
+        self.restarts += 1
+        self.last_failure = message
+        lived = now - member.since if member.state is ReplicaState.READY else 0.0
+        if min(lived, now - self._last_death) > self.stable_after_s:
+            self.failures = self.crashes = 0
+        self._last_death = now
+        if member.served:
+            self.crashes += 1
+            # The first replacement is immediate: 0, then 0.1 s, 0.2 s, … up to served_max_delay_s.
+            delay = 0.0 if self.crashes == 1 else min(self.served_max_delay_s, 0.1 * 2 ** min(self.crashes - 2, 16))
+        else:
+            self.failures += 1
+            delay = min(self.max_delay_s, self.base_delay_s * 2 ** min(self.failures - 1, 16))
+            if self.failures >= self.max_failures:
+                self.failed = f"gave up after {self.failures} failed starts in a row: {message}"
+        self._not_before = max(self._not_before, now + delay)
+
+    def _plan(self, now: float) -> list[Instruction]:
+        living = self.count(ReplicaState.STARTING, ReplicaState.READY)
+        if living > self.wanted:
+            return self._shrink(living - self.wanted, now)
+        missing = self.wanted - living
+        if not missing or self.failed:
+            return []
+        if now < self._not_before:
+            return [Wake(self._not_before)]
+        return [self._launch(now) for _ in range(missing)]
+
+    def _launch(self, now: float) -> Launch:
+        self._made += 1
+        member = Member(f"{self.prefix}-{self._made}", ReplicaState.STARTING, now)
+        self.members[member.id] = member
+        return Launch(member.id)
+
+    def _shrink(self, surplus: int, now: float) -> list[Instruction]:
+        """End those that are not ready yet first, then the youngest: the oldest has the warmest caches."""
+        out: list[Instruction] = []
+        for member in self._by_worth()[:surplus]:
+            ready = member.state is ReplicaState.READY
+            member.state, member.since = ReplicaState.DRAINING, now
+            out.append(Drain(member.id) if ready else Kill(member.id, "no longer wanted"))
+        return out
+
+    def _by_worth(self) -> list[Member]:
+        alive: Iterable[Member] = (
+            m for m in self.members.values() if m.state in (ReplicaState.STARTING, ReplicaState.READY)
+        )
+        return sorted(alive, key=lambda m: (m.state is ReplicaState.READY, -m.since))
