@@ -1,0 +1,166 @@
+"""The result cache on the way of a request: hits answer at once, identical misses share one flight.
+
+A flight is an invocation of its own that no caller owns; those who asked for it follow it. A caller that goes away
+only leaves: the flight goes on for the others, whoever was first, and is cancelled with the last one. Its deadline is
+the latest of its followers'. Only plain successes are kept: neither errors nor default outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clipper_platform.clock import Clock
+from clipper_platform.core import caching
+from clipper_platform.errors import ClientClosed, ClipperError, DeadlineExceeded
+from clipper_platform.metrics import Metrics
+from clipper_platform.serving.deadlines import DeadlineWheel
+from clipper_platform.serving.invocation import Invocation, State
+
+if TYPE_CHECKING:
+    from clipper_platform.serving.lane import Lane
+
+__all__ = ["CachedResult", "Flight", "InvocationCache"]
+
+
+@dataclass(frozen=True, slots=True)
+class CachedResult:
+    payload: bytes
+    content_type: str
+
+
+class Flight:
+    """One execution that several callers wait for."""
+
+    __slots__ = ("followers", "invocation", "key")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.followers: set[Invocation] = set()
+        self.invocation: Invocation
+
+
+class InvocationCache:
+    """In front of the lanes of all functions with `cache_ttl_s`. Bounded in bytes over all of them."""
+
+    def __init__(self, max_bytes: int, *, clock: Clock, wheel: DeadlineWheel, metrics: Metrics) -> None:
+        self.results: caching.ResultCache[CachedResult] = caching.ResultCache(max_bytes)
+        self._flights: dict[bytes, Flight] = {}
+        self._clock = clock
+        self._wheel = wheel
+        self._requests = metrics.cache_requests
+        metrics.cache_bytes.child().read = lambda: float(self.results.bytes)
+
+    @property
+    def flights(self) -> int:
+        return len(self._flights)
+
+    def submit(self, invocation: Invocation) -> None:
+        """Answer it from the cache, or let it follow a flight. Raises what `Lane.submit` raises."""
+        lane = invocation.lane
+        key = caching.key(lane.name, invocation.content_type, invocation.accept, invocation.body)
+        invocation.cache_key = key
+        now = self._clock.monotonic()
+        entry = self.results.get(key, now)
+        if entry is not None and (result := entry.value) is not None:
+            self._note(invocation, "hit")
+            invocation.payload, invocation.content_type_out = result.payload, result.content_type
+            self._answer(invocation, None)
+            return
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._take_off(key, invocation)
+            self._note(invocation, "miss")
+        else:
+            self._note(invocation, "collapsed")
+            flight.invocation.deadline = max(flight.invocation.deadline, invocation.deadline)
+        invocation.state = State.FOLLOWING
+        invocation.flight = flight
+        flight.followers.add(invocation)
+        self._wheel.add(invocation, early=lane.spec.default_output is not None)
+
+    def _note(self, invocation: Invocation, result: str) -> None:
+        invocation.cache_status = result
+        path = invocation.lane.target.id.path
+        self._requests.child(path, result).inc()
+        invocation.lane.count_cache(result)
+
+    def _take_off(self, key: bytes, first: Invocation) -> Flight:
+        flight = Flight(key)
+        carrier = Invocation(
+            first.lane,
+            request_id=first.request_id,
+            content_type=first.content_type,
+            accept=first.accept,
+            body=first.body,
+            arrived=first.arrived,
+            deadline=first.deadline,
+            on_done=self._land,
+        )
+        carrier.cache_key = key
+        carrier.flight = carrier  # marks it as nobody's own
+        first.lane.submit(carrier)
+        flight.invocation = carrier
+        self._flights[key] = flight
+        return flight
+
+    def _land(self, carrier: Invocation) -> None:
+        key = carrier.cache_key
+        flight = self._flights.pop(key) if key is not None else None
+        if key is None or flight is None:
+            return
+        if carrier.error is None and not carrier.default_reason:
+            result = CachedResult(bytes(carrier.payload), carrier.content_type_out)
+            self._keep(carrier.lane, key, result)
+        for follower in list(flight.followers):
+            if follower.state is not State.FOLLOWING:
+                continue  # another follower's answer made it leave
+            follower.payload, follower.content_type_out = carrier.payload, carrier.content_type_out
+            follower.default_reason = carrier.default_reason
+            follower.dispatched, follower.exec_s = carrier.dispatched, carrier.exec_s
+            self._answer(follower, carrier.error)
+
+    def _keep(self, lane: Lane, key: bytes, result: CachedResult) -> None:
+        ttl = lane.spec.cache_ttl_s
+        if ttl is None or lane.closed:
+            return  # a version on its way out keeps nothing: its entries were dropped already
+        now = self._clock.monotonic()
+        size = len(result.payload) + len(result.content_type)
+        self.results.put(key, result, size, ttl_s=ttl, now=now, owner=lane.name)
+
+    def _answer(self, invocation: Invocation, error: ClipperError | None) -> None:
+        now = self._clock.monotonic()
+        invocation.error = error
+        invocation.state = State.DONE
+        invocation.finished = now
+        invocation.flight = None
+        if invocation.bucket:
+            self._wheel.discard(invocation)
+        invocation.lane.instruments.finished(invocation, now)
+        invocation.on_done(invocation)
+
+    def leave(self, invocation: Invocation, error: ClipperError) -> None:
+        """A follower that waits no longer; the flight of the last one is cancelled."""
+        flight: Flight = invocation.flight
+        flight.followers.discard(invocation)
+        lane = invocation.lane
+        if isinstance(error, DeadlineExceeded) and lane.spec.default_output is not None:
+            invocation.default_reason = error.code
+            lane.instruments.default(error.code)
+            self._answer(invocation, None)
+        else:
+            self._answer(invocation, error)
+        if not flight.followers and flight.invocation.state is not State.DONE:
+            lane.cancel(flight.invocation)
+
+    def cancel(self, invocation: Invocation) -> None:
+        if invocation.state is State.FOLLOWING:
+            self.leave(invocation, ClientClosed("the caller went away"))
+
+    def expire(self, invocation: Invocation) -> None:
+        if invocation.state is State.FOLLOWING:
+            self.leave(invocation, DeadlineExceeded("no answer within the deadline"))
+
+    def drop(self, lane: Lane) -> None:
+        """Forget all results of a version that is gone."""
+        self.results.drop_owner(lane.name)

@@ -1,0 +1,275 @@
+"""The data plane's front door: which lane an invocation goes to, and the lanes' life.
+
+Lanes take turns: each may dispatch a quantum of invocations before the next one has its turn (deficit round robin,
+Shreedhar and Varghese 1995, with batches as packets), so that a function with a long queue does not keep the event
+loop from the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from clipper_platform.backends.base import Backend, StartError
+from clipper_platform.clock import Clock
+from clipper_platform.errors import ClipperError, DeployFailed, NotFound, Unavailable
+from clipper_platform.metrics import Metrics
+from clipper_platform.serving.base import EventSink, FunctionStatus, Progress, Target
+from clipper_platform.serving.cache import InvocationCache
+from clipper_platform.serving.deadlines import DeadlineWheel
+from clipper_platform.serving.instruments import LaneMetrics
+from clipper_platform.serving.invocation import Invocation, State
+from clipper_platform.serving.lane import Admission, Lane
+from clipper_platform.serving.pool import ReplicaPool
+from clipper_platform.serving.status import lane_status, start_hint
+from clipper_platform.types import FunctionId
+
+__all__ = ["Dispatcher"]
+
+logger = logging.getLogger(__name__)
+
+QUANTUM = 256  # invocations that a lane may dispatch in one turn
+
+
+class Dispatcher:
+    """`open` before use, `close` at the end, both in the event loop that everything else runs in."""
+
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        clock: Clock,
+        metrics: Metrics,
+        events: EventSink,
+        max_queued_total: int,
+        cache_bytes: int,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._metrics = metrics
+        self._events = events
+        self._rng = rng or random.Random()
+        self._loop = asyncio.get_running_loop()
+        self.wheel = DeadlineWheel(self._loop, clock, self._expire)
+        self.admission = Admission(max_queued_total)
+        self.cache = InvocationCache(cache_bytes, clock=clock, wheel=self.wheel, metrics=metrics)
+        self._lanes: dict[FunctionId, Lane] = {}
+        self._routes: dict[str, int] = {}
+        self._routed: dict[str, Lane] = {}  # "project/function", or with "@version" -> lane: the hot look-up
+        self._due: deque[Lane] = deque()
+        self._turn: asyncio.Handle | None = None
+        self._starts = 0
+        self._closing = False
+
+    # Invocations
+
+    def resolve(self, path: str) -> Lane:
+        """The lane for `project/function` or `project/function@version`. Raises NotFound, or Unavailable for a version
+        that is known but not running."""
+        lane = self._routed.get(path)
+        if lane is not None:
+            return lane
+        raise self._unresolved(path)
+
+    def _unresolved(self, path: str) -> ClipperError:
+        name, _, version = path.partition("@")
+        project, _, function = name.partition("/")
+        routed = self._routes.get(project)
+        if routed is None:
+            return NotFound(f"there is no project {project!r}")
+        functions = sorted(id.function for id in self._lanes if id.project == project and id.version == routed)
+        if function not in functions:
+            return NotFound(f"project {project!r} has no function {function!r}; it has {', '.join(functions)}")
+        return NotFound(f"version {version!r} of {name} is not running; the current one is {routed}")
+
+    def invoke(self, invocation: Invocation) -> None:
+        """Take an invocation; it will be answered exactly once. Raises QueueFull or Unavailable, and then it is not."""
+        if invocation.lane.spec.cache_ttl_s is not None and invocation.lane.streaming is False:
+            self.cache.submit(invocation)
+        else:
+            invocation.lane.submit(invocation)
+
+    def cancel(self, invocation: Invocation) -> None:
+        """The caller went away. Nothing happens to an invocation that is done."""
+        if invocation.state is State.FOLLOWING:
+            self.cache.cancel(invocation)
+        else:
+            invocation.lane.cancel(invocation)
+
+    def _expire(self, invocation: Invocation) -> None:
+        if invocation.deadline - self._clock.monotonic() > 0.011:
+            # A later follower extended the flight after it went on the wheel.
+            self.wheel.add(invocation)
+        elif invocation.state is State.FOLLOWING:
+            self.cache.expire(invocation)
+        else:
+            invocation.lane.expire(invocation)
+
+    # Turns
+
+    def _schedule(self, lane: Lane) -> None:
+        self._due.append(lane)
+        if self._turn is None:
+            # At the end of this iteration of the loop, so that what arrived together is batched together.
+            self._turn = self._loop.call_soon(self._take_turns)
+
+    def _take_turns(self) -> None:
+        self._turn = None
+        for _ in range(len(self._due)):
+            lane = self._due.popleft()
+            try:
+                more = lane.pump(QUANTUM)
+            except Exception:
+                # One lane's defect must not stop the others' turns.
+                logger.exception("dispatching %s failed", lane.target.id)
+                self._metrics.loop_errors.child("dispatch").inc()
+                continue
+            if more:
+                self._due.append(lane)
+        if self._due and self._turn is None:
+            self._turn = self._loop.call_soon(self._take_turns)
+
+    # Lanes
+
+    async def start(
+        self, target: Target, *, replicas: int, on_progress: Progress | None = None, wait: bool = True
+    ) -> Mapping[str, Any]:
+        """Start the pool of a function version and return its JSON schema once `replicas` are ready.
+
+        Raises DeployFailed (details: phase, exception, log, hint), having left nothing behind; so does a
+        cancellation. With `wait=False` it returns {} at once and the pool keeps trying with back-off.
+        """
+        if self._closing:
+            raise Unavailable("the platform is shutting down")
+        lane = self._lanes.get(target.id) or self._make_lane(target)
+        lane.pool.want(replicas)
+        if not wait:
+            return {}
+
+        def tell(ready: int) -> None:
+            if on_progress is not None:
+                on_progress(target.id, ready, replicas)
+
+        try:
+            await lane.pool.wait_ready(replicas, tell, fail_fast=True)
+        except StartError as error:
+            await self._end_lane(lane, timeout_s=1)
+            raise start_failed(target, error) from error
+        except BaseException:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(self._end_lane(lane, timeout_s=1))
+            raise
+        return lane.schema or {}
+
+    def _make_lane(self, target: Target) -> Lane:
+        lane = Lane(
+            target,
+            clock=self._clock,
+            wheel=self.wheel,
+            admission=self.admission,
+            schedule=self._schedule,
+            instruments=LaneMetrics(self._metrics, target.id),
+            rng=self._rng,
+        )
+        self._starts += 1
+        lane.pool = ReplicaPool(
+            target,
+            lane,
+            backend=self._backend,
+            clock=self._clock,
+            metrics=self._metrics,
+            events=self._events,
+            prefix=f"{target.id.function}-{target.id.version}-{self._starts}",
+        )
+        labels = (target.id.path, str(target.id.version))
+        self._metrics.queue_depth.child(*labels).read = lambda: float(lane.queue.live)
+        self._metrics.running.child(*labels).read = lambda: float(lane.running)
+        self._metrics.batch_limit.child(*labels).read = lambda: float(
+            max((h.controller.limit for h in lane.pool.handles.values()), default=0)
+        )
+        self._lanes[target.id] = lane
+        return lane
+
+    def set_route(self, project: str, version: int) -> None:
+        """From now on the project's functions are those of this version, all at once."""
+        self._routes[project] = version
+        self._index()
+
+    def drop_route(self, project: str) -> None:
+        """The project is not there any more for callers."""
+        self._routes.pop(project, None)
+        self._index()
+
+    def _index(self) -> None:
+        routed: dict[str, Lane] = {}
+        for id, lane in self._lanes.items():
+            current = self._routes.get(id.project)
+            if current is None:
+                continue
+            routed[str(id)] = lane
+            if id.version == current:
+                routed[id.path] = lane
+        self._routed = routed
+
+    async def stop(self, project: str, version: int) -> None:
+        """Drain and end a version's lanes, bounded by each function's graceful_shutdown_timeout_s."""
+        lanes = [lane for id, lane in self._lanes.items() if (id.project, id.version) == (project, version)]
+        await asyncio.gather(*(self._retire(lane) for lane in lanes))
+
+    async def _retire(self, lane: Lane) -> None:
+        timeout_s = lane.spec.graceful_shutdown_timeout_s
+        started = self._clock.monotonic()
+        try:
+            await lane.drain(timeout_s)
+        finally:
+            left = max(1.0, timeout_s - (self._clock.monotonic() - started))
+            await asyncio.shield(self._end_lane(lane, timeout_s=left))
+
+    async def _end_lane(self, lane: Lane, *, timeout_s: float) -> None:
+        lane.closed = lane.closed or f"{lane.target.id} is not running"
+        if self._lanes.get(lane.target.id) is lane:
+            del self._lanes[lane.target.id]
+        self._index()
+        await lane.drain(0)
+        await lane.pool.close(timeout_s)
+        self.cache.drop(lane)
+        self._metrics.forget(lane.target.id.path, lane.target.id.version)
+
+    def versions(self, project: str) -> set[int]:
+        """The versions of a project that have replicas or are starting them."""
+        return {id.version for id in self._lanes if id.project == project}
+
+    def lanes(self) -> list[Lane]:
+        return list(self._lanes.values())
+
+    def status(self, id: FunctionId) -> FunctionStatus | None:
+        lane = self._lanes.get(id)
+        return None if lane is None else lane_status(lane, self._clock.monotonic(), self.cache)
+
+    async def close(self) -> None:
+        """Admit nothing more, answer what was admitted, end every replica."""
+        self._closing = True
+        for lane in self._lanes.values():
+            lane.closed = lane.closed or "the platform is shutting down"
+        await asyncio.gather(*(self._retire(lane) for lane in list(self._lanes.values())))
+        self.wheel.close()
+
+
+def start_failed(target: Target, error: StartError) -> DeployFailed:
+    """What the deploy says of a replica that did not start."""
+    exception = f"{error.error_type}: {error.message}" if error.error_type else error.message
+    return DeployFailed(
+        f"{target.id.function} did not start ({error.phase}): {exception}",
+        phase=error.phase,
+        exception=exception,
+        traceback=error.traceback,
+        log=list(error.log),
+        hint=start_hint(target, error),
+        function=target.id.function,
+    )

@@ -1,0 +1,474 @@
+"""Everything that serves one function of one version: its queue, its replicas, and the way from one to the other.
+
+An invocation that was admitted is answered exactly once, by whichever comes first: its outcome, its deadline, its
+caller's departure, or the end of the lane. All methods run in the event loop and none awaits, so that each of those
+sees the state that the last one left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clipper_platform.backends.base import Exit, Replica
+from clipper_platform.clock import Clock
+from clipper_platform.core import balancing, batching
+from clipper_platform.core.windows import DrainRate, LatencyHistogram
+from clipper_platform.errors import (
+    ClientClosed,
+    ClipperError,
+    DeadlineExceeded,
+    Quarantined,
+    QueueFull,
+    ReplicaLost,
+    Unavailable,
+)
+from clipper_platform.serving.base import Target
+from clipper_platform.serving.deadlines import DeadlineWheel
+from clipper_platform.serving.instruments import LaneMetrics
+from clipper_platform.serving.invocation import Invocation, State
+from clipper_platform.serving.outcomes import error_of
+from clipper_platform.serving.pool import ReplicaPool, external_kill
+from clipper_platform.serving.queue import InvocationQueue
+from clipper_platform.serving.replica import Batch, ReplicaHandle
+from clipper_platform.serving.weights import weigher
+from clipper_runtime import protocol as wire
+
+__all__ = ["Admission", "Lane"]
+
+logger = logging.getLogger(__name__)
+
+QUARANTINE_AFTER = 2  # replicas that an invocation may end before it is given up
+# A batch must fit a frame with room for its header; larger bodies than this travel alone.
+MAX_BATCH_BYTES = wire.MAX_FRAME_BYTES // 4
+# Tiny unbatched calls share a frame while their sum stays under this, so that a system call serves several.
+SHARED_FRAME_S = 0.0005
+SHARED_FRAME_ITEMS = 16
+
+
+@dataclass(slots=True)
+class Admission:
+    """The bound over all queues. The last fifth is kept for functions below their fair share of it."""
+
+    limit: int
+    total: int = 0
+    lanes: int = 0  # lanes with something in their queue
+
+    def refuses(self, lane_depth: int) -> bool:
+        if self.total >= self.limit:
+            return True
+        return self.total * 5 >= self.limit * 4 and lane_depth * max(1, self.lanes) >= self.limit
+
+
+class Lane:
+    """Implements `ReplicaOwner` and `PoolOwner`."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        clock: Clock,
+        wheel: DeadlineWheel,
+        admission: Admission,
+        schedule: Callable[[Lane], None],
+        instruments: LaneMetrics,
+        rng: random.Random,
+    ) -> None:
+        self.target = target
+        self.name = str(target.id)
+        self.spec = spec = target.spec
+        self.queue = InvocationQueue()
+        self.pool: ReplicaPool  # set by whoever makes both
+        self.running = 0
+        self.latency = LatencyHistogram()
+        self.instruments = instruments
+        self.closed = ""  # why nothing is admitted any more
+        self.streaming: bool | None = None  # None until the first replica was ready
+        self.schema: Mapping[str, Any] | None = None
+        self.cache_hits = 0
+        self.cache_misses = 0
+        self.scheduled = False
+        self._clock = clock
+        self._wheel = wheel
+        self._admission = admission
+        self._schedule = schedule
+        self._rng = rng
+        self._loop = asyncio.get_running_loop()
+        self._drain = DrainRate()
+        self._policy = batching.Policy(
+            max_batch_size=spec.max_batch_size, wait_timeout_s=spec.batch_wait_timeout_s, limit=1
+        )
+        self._floor_s = 0.0  # least time that an execution took lately
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self._early = spec.default_output is not None
+        self._max_queued = spec.max_queued_requests
+        self._weigh = weigher(spec.batch_size_key) if spec.batch_size_key is not None else None
+
+    # Admission
+
+    def submit(self, invocation: Invocation) -> None:
+        """Queue it. Raises QueueFull or Unavailable, in which case nothing was kept of it."""
+        queue, admission = self.queue, self._admission
+        depth = queue.live
+        if self.closed:
+            raise Unavailable(self.closed, retry_after_s=1)
+        if depth >= self._max_queued or admission.refuses(depth):
+            self.instruments.refuse(over_all=depth < self._max_queued)
+            raise QueueFull(
+                f"{self.target.id.path} has {depth} invocations waiting", retry_after_s=self._retry_after(depth)
+            )
+        if self.pool.state.failed and not self.pool.handles:
+            raise Unavailable(f"{self.target.id} has no replica: {self.pool.state.failed}", retry_after_s=10)
+        if self._weigh is not None:
+            invocation.weight = self._weigh(invocation.content_type, invocation.body)
+        queue.push(invocation)
+        admission.total += 1
+        if depth == 0:
+            admission.lanes += 1
+            if not self.running:
+                self._drain.resume(self._clock.monotonic())
+        self._wheel.add(invocation, early=self._early)
+        if not self.scheduled:
+            self.scheduled = True
+            self._schedule(self)
+
+    def _retry_after(self, depth: int) -> float:
+        rate = self._drain.rate(self._clock.monotonic())
+        return min(60.0, max(1.0, depth / rate)) if rate else 1.0
+
+    def count_cache(self, result: str) -> None:
+        if result == "hit":
+            self.cache_hits += 1
+        else:
+            self.cache_misses += 1
+
+    def cancel(self, invocation: Invocation) -> None:
+        """The caller went away: free what it holds, wherever it is."""
+        if invocation.state in (State.QUEUED, State.RUNNING):
+            self._abandon(invocation, ClientClosed("the caller went away"))
+
+    def expire(self, invocation: Invocation) -> None:
+        """Its deadline came."""
+        if invocation.state in (State.QUEUED, State.RUNNING):
+            where = "in the queue" if invocation.state is State.QUEUED else "on a replica"
+            waited = self._clock.monotonic() - invocation.arrived
+            self._abandon(
+                invocation, DeadlineExceeded(f"no answer within the deadline: {waited:.3f} s passed, the last {where}")
+            )
+
+    def _abandon(self, invocation: Invocation, error: ClipperError) -> None:
+        if invocation.state is State.QUEUED:
+            self._unqueue(invocation)
+        else:
+            handle: ReplicaHandle = invocation.replica
+            handle.cancel(invocation)
+        self._finish(invocation, error)
+
+    def _unqueue(self, invocation: Invocation) -> None:
+        self.queue.remove(invocation)
+        self._left_queue(1)
+
+    def _left_queue(self, n: int) -> None:
+        self._admission.total -= n
+        if not self.queue.live:
+            self._admission.lanes -= 1
+
+    # From the queue to the replicas
+
+    def pump(self, quantum: int) -> bool:
+        """Dispatch up to about `quantum` invocations; whether more could be dispatched at once."""
+        self.scheduled = False
+        sent = 0
+        while self.queue.live:
+            if sent >= quantum:
+                self.scheduled = True
+                return True
+            n = self._dispatch_one()
+            if not n:
+                break
+            sent += n
+        return False
+
+    def _dispatch_one(self) -> int:
+        """Send one batch; the number of invocations that left the queue, 0 when none can be sent now."""
+        suspect = self.queue.suspect()
+        if suspect is not None:
+            idle = self._pick(idle=True)
+            if idle is not None:
+                self.queue.pop_suspect()
+                self._left_queue(1)
+                self._send(idle, [suspect], suspect.weight, solo=True)
+                return 1
+        head = self.queue.peek()
+        if head is None:
+            return 0
+        handle = self._pick()
+        if handle is None:
+            return 0
+        now = self._clock.monotonic()
+        limit = self._allowed(handle, head, now)
+        if not limit:
+            return 0
+        items, weight, dropped = self._take(limit, handle.room(), now)
+        if items:
+            self._send(handle, items, weight)
+        return len(items) + dropped
+
+    def _pick(self, *, idle: bool = False) -> ReplicaHandle | None:
+        handles = self.pool.handles
+        if len(handles) == 1:
+            (only,) = handles.values()
+            return only if only.room() and not (idle and only.batches) else None
+        chosen = balancing.pick(
+            [
+                balancing.Candidate(h.id, h.load, h.concurrency)
+                for h in handles.values()
+                if h.room() and not (idle and h.batches)
+            ],
+            self._rng,
+        )
+        return handles[chosen] if chosen is not None else None
+
+    def _allowed(self, handle: ReplicaHandle, head: Invocation, now: float) -> int:
+        """How many items (by weight) may leave for this replica now; 0 after arming a timer for later."""
+        controller = handle.controller
+        if not self.spec.batched:
+            if not handle.one_at_a_time:
+                return handle.room()
+            each = controller.expected(1)
+            return max(1, min(SHARED_FRAME_ITEMS, int(SHARED_FRAME_S / each))) if each else 1
+        expected = controller.expected(handle.load) if handle.batches else None
+        self._policy = self._policy.with_limit(controller.limit)
+        decision = batching.plan(
+            self.queue.weight,
+            head.queued,
+            self._policy,
+            now,
+            in_flight=len(handle.batches),
+            running_since=handle.running_since,
+            expected_s=expected,
+        )
+        if isinstance(decision, batching.Dispatch):
+            return decision.n
+        self._wait_until(decision.t, now)
+        return 0
+
+    def _wait_until(self, at: float, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at != float("inf"):
+            self._timer = self._loop.call_later(max(0.0, at - now), self._kick)
+
+    def _kick(self) -> None:
+        if self.queue.live and not self.scheduled:
+            self.scheduled = True
+            self._schedule(self)
+
+    def _take(self, limit: int, room: int, now: float) -> tuple[list[Invocation], int, int]:
+        """Up to `limit` by weight from the queue, those dropped whose deadline cannot be met any more."""
+        items: list[Invocation] = []
+        weight = size = dropped = 0
+        queue = self.queue
+        latest = now + self._floor_s
+        while (head := queue.peek()) is not None and len(items) < room:
+            if head.deadline <= latest:
+                queue.pop()
+                dropped += 1
+                self._floor_s *= 0.9  # an estimate that only drops would never be corrected
+                self._finish(head, DeadlineExceeded("the deadline could not be met any more when its turn came"))
+                continue
+            size += len(head.body)
+            if items and (weight + head.weight > limit or size > MAX_BATCH_BYTES):
+                break
+            queue.pop()
+            weight += head.weight
+            items.append(head)
+        self._left_queue(len(items) + dropped)
+        return items, weight, dropped
+
+    def _send(self, handle: ReplicaHandle, items: list[Invocation], weight: int, *, solo: bool = False) -> None:
+        batch = handle.send(items, weight, solo=solo)
+        self.running += len(items)
+        self.instruments.dispatched(items, batch.sent)
+        if self.spec.hedge_after is not None and not solo:
+            self._plan_hedge(handle, batch, self.spec.hedge_after)
+
+    # Hedging: "The Tail at Scale", Dean and Barroso 2013
+
+    def _plan_hedge(self, handle: ReplicaHandle, batch: Batch, quantile: float) -> None:
+        delay = self.latency.quantile(quantile, self._clock.monotonic())
+        if delay is not None and len(self.pool.handles) > 1:
+            self._loop.call_later(delay, self._hedge, handle, batch)
+
+    def _hedge(self, slow: ReplicaHandle, batch: Batch) -> None:
+        waiting = [i for i in batch.items if i is not None and i.state is State.RUNNING and not i.chunks]
+        if not waiting or slow.id not in self.pool.handles:
+            return
+        free = [h for h in self.pool.handles.values() if h is not slow and h.room() >= len(waiting) and not h.batches]
+        if free:
+            self._rng.choice(free).send(waiting, batch.weight, hedge=True)
+            self.instruments.hedges.inc(len(waiting))
+
+    # What comes back
+
+    def on_outcome(
+        self, handle: ReplicaHandle, invocation: Invocation, outcome: wire.Outcome, payload: memoryview, exec_s: float
+    ) -> None:
+        if invocation.state is State.QUEUED:
+            self._unqueue(invocation)  # its replica was lost, but the hedge answered
+            self.running += 1
+        elif invocation.state is not State.RUNNING:
+            return
+        elif invocation.replica is not handle:
+            invocation.replica.cancel(invocation)  # the hedge was first
+        invocation.exec_s = exec_s
+        if outcome.status == wire.Status.OK:
+            invocation.payload = payload
+            invocation.content_type_out = outcome.content_type
+            self._finish(invocation, None)
+        else:
+            self._finish(invocation, error_of(outcome))
+
+    def on_stream_chunk(
+        self, handle: ReplicaHandle, invocation: Invocation, chunk: wire.Chunk, payload: memoryview
+    ) -> None:
+        if invocation.state is State.RUNNING and invocation.sink is not None and invocation.replica is handle:
+            invocation.chunks += 1
+            invocation.sink.chunk(bytes(payload), chunk.content_type)
+
+    def credit(self, invocation: Invocation, n: int) -> None:
+        """The consumer of a stream took `n` chunks: the replica may send as many more."""
+        if invocation.state is State.RUNNING:
+            invocation.replica.channel.send_credit(invocation.item, n)
+
+    def on_batch_done(self, handle: ReplicaHandle, batch: Batch, duration_s: float, reruns: int) -> None:
+        handle.controller.observe(batch.weight if self.spec.batched else batch.size, duration_s)
+        self._floor_s = duration_s if not self._floor_s else min(duration_s, self._floor_s * 1.05)
+        self._drain.observe(batch.size, self._clock.monotonic())
+        self.instruments.batch_done(batch.size, duration_s, reruns)
+        if handle.answered == batch.size:
+            self.pool.served(handle)
+        limit = self.spec.max_invocations
+        if limit is not None and handle.answered >= limit and not handle.draining:
+            self.pool.recycle(handle)
+        if self.queue.live and not self.scheduled:
+            self.scheduled = True
+            self._schedule(self)
+
+    def on_replica_exit(self, handle: ReplicaHandle, exit: Exit) -> None:
+        running, waiting = handle.take_unfinished()
+        guilty = exit.reason in ("crashed", "oom", "exited") and not external_kill(exit)
+        for invocation in running:
+            self._retry(invocation, exit, blamed=guilty)
+        for invocation in waiting:
+            self._retry(invocation, exit, blamed=False)
+        self.pool.exited(handle, exit)
+
+    def _retry(self, invocation: Invocation, exit: Exit, *, blamed: bool) -> None:
+        """An invocation's replica is gone: queue it again while its deadline and its retries allow.
+
+        Items of one batch that ended a replica are all suspect; each runs alone from then on, so that the innocent
+        get their answers and the one that ends a second replica is known.
+        """
+        if invocation.state is not State.RUNNING:
+            return
+        invocation.attempts += 1
+        invocation.blamed += blamed
+        if invocation.blamed >= QUARANTINE_AFTER:
+            self.instruments.quarantined.inc()
+            error: ClipperError | None = Quarantined(
+                f"the invocation ended {invocation.blamed} replicas and is not tried again: {exit.message}"
+            )
+        elif invocation.chunks:
+            error = ReplicaLost(f"the replica was lost in the middle of the stream: {exit.message}")
+        elif invocation.attempts > self.spec.max_retries:
+            error = ReplicaLost(
+                f"the replica was lost {invocation.attempts} times under this invocation: {exit.message}"
+            )
+        elif self.closed:
+            error = Unavailable(self.closed)
+        else:
+            error = None
+        if error is not None:
+            self._finish(invocation, error)
+            return
+        self.running -= 1
+        invocation.replica = None
+        self.instruments.retries.inc()
+        depth = self.queue.live
+        self.queue.push(invocation)
+        self._admission.total += 1
+        if depth == 0:
+            self._admission.lanes += 1
+
+    def _finish(self, invocation: Invocation, error: ClipperError | None) -> None:
+        now = self._clock.monotonic()
+        if invocation.state is State.RUNNING:
+            self.running -= 1
+        if error is None and now > invocation.deadline:
+            error = DeadlineExceeded("the answer came after the deadline")
+        if error is not None and self._early and defaultable(error):
+            invocation.default_reason = error.code
+            self.instruments.default(error.code)
+        else:
+            invocation.error = error
+        invocation.state = State.DONE
+        invocation.finished = now
+        invocation.replica = None
+        if invocation.bucket:
+            self._wheel.discard(invocation)
+        self.latency.observe(now - invocation.arrived, now)
+        self.instruments.finished(invocation, now)
+        invocation.on_done(invocation)
+        if not self.running and not self.queue.live:
+            self._drain.pause(now)
+            if self._idle is not None and not self._idle.done():
+                self._idle.set_result(None)
+
+    # PoolOwner
+
+    def adopt(self, replica: Replica) -> ReplicaHandle:
+        self.streaming, self.schema = replica.ready.streaming, replica.ready.schema
+        controller = batching.make_controller(
+            self.spec.effective_batch_policy, self.spec.max_batch_size, self.spec.latency_slo_s
+        )
+        return ReplicaHandle(replica, self, self._clock, controller)
+
+    def replicas_changed(self) -> None:
+        if self.pool.state.failed and not self.pool.handles:
+            reason = f"{self.target.id} has no replica: {self.pool.state.failed}"
+            self._fail_queued(Unavailable(reason, retry_after_s=10))
+        elif self.queue.live:
+            self._kick()
+
+    def _fail_queued(self, error: ClipperError) -> None:
+        while (head := self.queue.suspect() or self.queue.peek()) is not None:
+            self._unqueue(head)
+            self._finish(head, error)
+
+    # The end
+
+    async def drain(self, timeout_s: float) -> None:
+        """Admit nothing more; return when what was admitted is answered, at most `timeout_s` later."""
+        self.closed = self.closed or f"{self.target.id} is draining"
+        if self.running or self.queue.live:
+            self._idle = self._loop.create_future()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._idle
+            except TimeoutError:
+                logger.warning("%s: %d invocations outlived the drain", self.target.id, self.running + self.queue.live)
+        self._fail_queued(Unavailable(self.closed))
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def defaultable(error: ClipperError) -> bool:
+    """Whether the default output may answer: the model was too slow or not there; not where the request is wrong."""
+    return isinstance(error, DeadlineExceeded | Unavailable | ReplicaLost)

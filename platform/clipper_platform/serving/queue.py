@@ -1,0 +1,121 @@
+"""The bounded queue of one function: earliest deadline first, removal in O(1)."""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heapify, heappop, heappush
+from itertools import count
+
+from clipper_platform.serving.invocation import Invocation, State
+
+__all__ = ["InvocationQueue"]
+
+
+class InvocationQueue:
+    """Invocations that wait, by deadline. A removed invocation stays in place as a husk (its state is not QUEUED) and
+    is passed over; husks are swept once they outnumber the living, so that memory follows the live count.
+
+    Deadlines mostly grow with arrival, and then a deque is a sorted list for free. Those that come with an earlier
+    deadline than the youngest go to a heap. Both are sorted, so the next one is the smaller of their heads. Suspects,
+    which must run alone, wait in a lane of their own and go first.
+    """
+
+    __slots__ = ("_heap", "_husks", "_seq", "_steady", "_suspects", "live", "weight")
+
+    def __init__(self) -> None:
+        self._steady: deque[Invocation] = deque()
+        self._heap: list[tuple[float, int, Invocation]] = []
+        self._suspects: deque[Invocation] = deque()
+        self._seq = count()
+        self._husks = 0
+        self.live = 0
+        self.weight = 0  # of all that wait, in items
+
+    def __len__(self) -> int:
+        return self.live
+
+    @property
+    def held(self) -> int:
+        """Entries in memory, husks included."""
+        return len(self._steady) + len(self._heap) + len(self._suspects)
+
+    def push(self, invocation: Invocation) -> None:
+        invocation.state = State.QUEUED
+        self.live += 1
+        self.weight += invocation.weight
+        steady = self._steady
+        if invocation.blamed:
+            self._suspects.append(invocation)
+        elif not steady or invocation.deadline >= steady[-1].deadline:
+            steady.append(invocation)
+        else:
+            heappush(self._heap, (invocation.deadline, next(self._seq), invocation))
+
+    def remove(self, invocation: Invocation) -> None:
+        """Forget a queued invocation. The caller sets its next state."""
+        invocation.state = State.NEW
+        self.live -= 1
+        self.weight -= invocation.weight
+        self._husks += 1
+        if self._husks > 64 and self._husks > self.live:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        self._steady = deque(i for i in self._steady if i.state is State.QUEUED)
+        self._suspects = deque(i for i in self._suspects if i.state is State.QUEUED)
+        self._heap = [entry for entry in self._heap if entry[2].state is State.QUEUED]
+        heapify(self._heap)
+        self._husks = 0
+
+    def suspect(self) -> Invocation | None:
+        """The next invocation that must run alone, left in the queue."""
+        while self._suspects:
+            if self._suspects[0].state is State.QUEUED:
+                return self._suspects[0]
+            self._suspects.popleft()
+            self._husks -= 1
+        return None
+
+    def pop_suspect(self) -> Invocation:
+        """Take what `suspect` showed."""
+        return self._taken(self._suspects.popleft())
+
+    @property
+    def waiting(self) -> int:
+        """Those that may share a batch."""
+        return self.live - sum(i.state is State.QUEUED for i in self._suspects) if self._suspects else self.live
+
+    def peek(self) -> Invocation | None:
+        """The one with the earliest deadline, suspects aside."""
+        self._skip_husks()
+        if not self._heap:
+            return self._steady[0] if self._steady else None
+        if not self._steady or self._heap[0][0] < self._steady[0].deadline:
+            return self._heap[0][2]
+        return self._steady[0]
+
+    def pop(self) -> Invocation | None:
+        """Take what `peek` shows."""
+        head = self.peek()
+        if head is None:
+            return None
+        if self._steady and self._steady[0] is head:
+            self._steady.popleft()
+        else:
+            heappop(self._heap)
+        return self._taken(head)
+
+    def _taken(self, invocation: Invocation) -> Invocation:
+        invocation.state = State.NEW
+        self.live -= 1
+        self.weight -= invocation.weight
+        return invocation
+
+    def _skip_husks(self) -> None:
+        queued = State.QUEUED
+        while self._steady and self._steady[0].state is not queued:
+            self._steady.popleft()
+            self._husks -= 1
+        while self._heap and self._heap[0][2].state is not queued:
+            heappop(self._heap)
+            self._husks -= 1

@@ -1,0 +1,185 @@
+"""A ready replica as the data plane sees it: what it is working on, and what came back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from clipper_platform.backends.base import Exit, Replica
+from clipper_platform.clock import Clock
+from clipper_platform.core.batching import SizeController
+from clipper_platform.serving.invocation import Invocation, State
+from clipper_runtime import protocol as wire
+
+__all__ = ["Batch", "ReplicaHandle", "ReplicaOwner"]
+
+
+class Batch:
+    """Invocations given to a replica together. `items[i]` has the wire id `first + i`; None once it is answered."""
+
+    __slots__ = ("deadline", "first", "hedge", "id", "items", "left", "sent", "size", "solo", "weight")
+
+    def __init__(self, id: int, first: int, items: list[Invocation | None], weight: int, sent: float) -> None:
+        self.id = id
+        self.first = first
+        self.items = items
+        self.left = self.size = len(items)
+        self.weight = weight
+        self.sent = sent
+        self.deadline = max(i.deadline for i in items if i is not None)
+        self.solo = False
+        self.hedge = False  # a second copy of what another replica is slow with
+
+
+class ReplicaOwner(Protocol):
+    """What a handle tells: the lane of its function."""
+
+    def on_outcome(self, handle: ReplicaHandle, invocation: Invocation, outcome: wire.Outcome,
+                   payload: memoryview, exec_s: float) -> None: ...  # fmt: skip
+    def on_stream_chunk(self, handle: ReplicaHandle, invocation: Invocation, chunk: wire.Chunk,
+                        payload: memoryview) -> None: ...  # fmt: skip
+    def on_batch_done(self, handle: ReplicaHandle, batch: Batch, duration_s: float, reruns: int) -> None: ...
+    def on_replica_exit(self, handle: ReplicaHandle, exit: Exit) -> None: ...
+
+
+class ReplicaHandle:
+    """Implements `ChannelListener`. A sync function works on one batch while a second waits in its socket, so that it
+    never idles between them; a concurrent one takes up to `concurrency` items at once."""
+
+    PIPELINE = 2  # batches in flight to a replica that works on one at a time
+
+    def __init__(self, replica: Replica, owner: ReplicaOwner, clock: Clock, controller: SizeController) -> None:
+        self.id = str(replica.id)
+        self.replica = replica
+        self.channel = replica.channel
+        self.ready = replica.ready
+        self.concurrency = max(1, replica.ready.concurrency)
+        self.controller = controller
+        self.draining = False
+        self.batches: dict[int, Batch] = {}  # by id, in the order sent
+        self.load = 0  # items in flight
+        self.answered = 0
+        self.started_at = clock.time()
+        self.running_since = 0.0  # when the oldest batch in flight had its turn
+        self.silent_pings = 0
+        self._owner = owner
+        self._clock = clock
+        self._next_batch = 0
+        self._next_item = 0
+
+    @property
+    def one_at_a_time(self) -> bool:
+        return self.concurrency == 1 or self.ready.batched
+
+    def room(self) -> int:
+        """How many items may be sent now; 0: none. A replica running a suspect takes nothing beside it."""
+        if self.draining or not self.channel.writable:
+            return 0
+        if not self.batches:
+            return self.concurrency if not self.one_at_a_time else 1 << 30
+        if any(batch.solo for batch in self.batches.values()):
+            return 0
+        if self.one_at_a_time:
+            return 1 << 30 if len(self.batches) < self.PIPELINE else 0
+        return self.concurrency - self.load
+
+    def send(self, items: list[Invocation], weight: int, *, solo: bool = False, hedge: bool = False) -> Batch:
+        """Give it a batch. A hedge leaves the invocations with the replica that has them."""
+        now = self._clock.monotonic()
+        first = self._next_item
+        self._next_item += len(items)
+        self._next_batch += 1
+        batch = Batch(self._next_batch, first, list(items), weight, now)
+        batch.solo, batch.hedge = solo, hedge
+        entries = []
+        number = first
+        for invocation in items:
+            body = invocation.body
+            entries.append(
+                wire.Item(
+                    number,
+                    invocation.request_id,
+                    invocation.content_type,
+                    invocation.accept,
+                    invocation.deadline - now,
+                    len(body),
+                )
+            )
+            if not hedge:
+                invocation.state = State.RUNNING
+                invocation.item = number
+                invocation.replica = self
+                invocation.dispatched = now
+            number += 1
+        if not self.batches:
+            self.running_since = now
+        self.batches[batch.id] = batch
+        self.load += batch.size
+        self.channel.send_invoke(wire.Invoke(batch.id, entries), [i.body for i in items])
+        return batch
+
+    def cancel(self, invocation: Invocation) -> None:
+        """Nobody waits for it: tell the replica, whose answer will be passed over."""
+        self.channel.send_cancel([invocation.item])
+
+    def find(self, item: int) -> Invocation | None:
+        for batch in self.batches.values():
+            if batch.first <= item < batch.first + batch.size:
+                return batch.items[item - batch.first]
+        return None
+
+    # ChannelListener
+
+    def on_result(self, result: wire.Result, payloads: Sequence[memoryview]) -> None:
+        batch = self.batches.get(result.batch)
+        if batch is None:
+            return
+        owner, exec_s = self._owner, result.exec_s
+        for outcome, payload in zip(result.outcomes, payloads, strict=True):
+            index = outcome.id - batch.first
+            invocation = batch.items[index] if 0 <= index < batch.size else None
+            if invocation is None:
+                continue
+            batch.items[index] = None
+            batch.left -= 1
+            self.load -= 1
+            self.answered += 1
+            owner.on_outcome(self, invocation, outcome, payload, exec_s)
+        if batch.left == 0:
+            now = self._clock.monotonic()
+            started = max(batch.sent, self.running_since)
+            del self.batches[batch.id]
+            self.running_since = now
+            owner.on_batch_done(self, batch, now - started, result.reruns)
+
+    def on_chunk(self, chunk: wire.Chunk, payload: memoryview) -> None:
+        invocation = self.find(chunk.id)
+        if invocation is not None:
+            self._owner.on_stream_chunk(self, invocation, chunk, payload)
+
+    def on_pong(self, pong: wire.Pong) -> None:
+        self.silent_pings = 0
+
+    def on_exit(self, exit: Exit) -> None:
+        self.draining = True
+        self._owner.on_replica_exit(self, exit)
+
+    def take_unfinished(self) -> tuple[list[Invocation], list[Invocation]]:
+        """Empty it: (what it was running, what waited behind that), unanswered, hedges left out."""
+        running: list[Invocation] = []
+        waiting: list[Invocation] = []
+        for position, batch in enumerate(self.batches.values()):
+            into = running if position == 0 or not self.one_at_a_time else waiting
+            into.extend(i for i in batch.items if i is not None and i.replica is self)
+        self.batches.clear()
+        self.load = 0
+        return running, waiting
+
+    def ping(self, nonce: int) -> None:
+        self.silent_pings += 1
+        self.channel.send_ping(nonce)
+
+    def stuck(self, now: float, grace_s: float) -> bool:
+        """The batch that it runs is `grace_s` past its last deadline."""
+        first = next(iter(self.batches.values()), None)
+        return first is not None and now > first.deadline + grace_s

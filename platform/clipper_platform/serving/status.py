@@ -1,0 +1,87 @@
+"""What a lane looks like from outside."""
+
+from __future__ import annotations
+
+from clipper_platform.backends.base import StartError
+from clipper_platform.core.pooling import ReplicaState
+from clipper_platform.serving.base import FunctionState, FunctionStatus, ReplicaStatus, Target
+from clipper_platform.serving.cache import InvocationCache
+from clipper_platform.serving.lane import Lane
+
+__all__ = ["lane_status", "start_hint"]
+
+LOG_LINES = 10
+
+
+def lane_status(lane: Lane, now: float, cache: InvocationCache) -> FunctionStatus:
+    state, reason = _state(lane)
+    handles = lane.pool.handles
+    ready = next(iter(handles.values()), None)
+    replicas = []
+    for member in lane.pool.state.members.values():
+        handle = handles.get(member.id)
+        replicas.append(
+            ReplicaStatus(
+                id=member.id,
+                state=member.state.value,
+                pid=handle.replica.pid if handle else None,
+                version=lane.target.id.version,
+                started_at=handle.started_at if handle else 0.0,
+                invocations=handle.answered if handle else 0,
+                in_flight=handle.load if handle else 0,
+                memory_bytes=handle.replica.memory_bytes() if handle else None,
+            )
+        )
+    return FunctionStatus(
+        id=lane.target.id,
+        state=state,
+        reason=reason,
+        schema=ready.ready.schema if ready else None,
+        queue_depth=lane.queue.live,
+        running=lane.running,
+        replicas_wanted=lane.pool.state.wanted,
+        restarts=lane.pool.state.restarts,
+        replicas=tuple(replicas),
+        p50_s=lane.latency.quantile(0.5, now),
+        p99_s=lane.latency.quantile(0.99, now),
+        rate_per_s=lane.latency.rate(now),
+        cache_hits=lane.cache_hits,
+        cache_misses=lane.cache_misses,
+        cache_bytes=cache.results.owned_bytes(lane.name),
+    )
+
+
+def _state(lane: Lane) -> tuple[FunctionState, str]:
+    pool = lane.pool.state
+    ready = pool.count(ReplicaState.READY)
+    lines = lane.pool.start_error.log[-LOG_LINES:] if lane.pool.start_error else []
+    tail = "".join(f"\n  {line}" for line in lines)
+    if pool.failed and not ready:
+        return "failed", pool.failed + tail
+    if lane.closed:
+        return "stopped", lane.closed
+    if ready >= pool.wanted:
+        return "ready", ""
+    why = f"the last replica ended: {pool.last_failure}{tail}" if pool.last_failure else "replicas are starting"
+    return ("degraded" if ready else "starting"), why
+
+
+def start_hint(target: Target, error: StartError) -> str:
+    """What to do about a replica that did not start."""
+    name = target.id.function
+    match error.phase:
+        case "timeout":
+            return (
+                f"setup took longer than startup_timeout_s = {target.spec.startup_timeout_s:g}; raise it in "
+                f"[functions.{name}], or load less in __init__"
+            )
+        case "import" if error.error_type in ("ModuleNotFoundError", "ImportError"):
+            return "add the missing package to requirements in clip.toml, or the missing file to the project"
+        case "import" | "load":
+            return f"the entrypoint {target.spec.entrypoint!r} could not be loaded; the traceback says where"
+        case "schema":
+            return "correct the function's type hints; every parameter of a batched function is a list"
+        case "setup":
+            return f"{name}'s __init__ raised; the traceback says where"
+        case _:
+            return "the replica's process ended before it was ready; its last lines are above"

@@ -1,0 +1,141 @@
+"""What the platform is started with: flags, then the environment (`CLIP_PORT`, …), then `config.toml` in the home
+directory, then the defaults. Parsed once, here; a refusal names the key and what is allowed."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Self
+
+from clipper.spec import nearest
+from clipper_platform.errors import InvalidSpec
+
+__all__ = ["Settings"]
+
+MiB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Sizes in bytes, times in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8700  # 0: any free one
+    home: Path = Path("~/.clip")
+    backend: str = "process"
+    store: str = ""  # sqlite:///PATH or redis://…; empty: clipper.db in the home directory
+    environments: Path | None = None  # where virtual environments are kept; None: in the home directory
+    cors_origins: tuple[str, ...] = ()
+    log_level: str = "info"
+    log_format: str = "text"
+    fast_path: bool = True  # answer POST /fn without the ASGI cycle
+    max_body_bytes: int = 32 * MiB
+    max_bundle_bytes: int = 256 * MiB
+    max_queued_total: int = 20_000
+    cache_bytes: int = 64 * MiB
+    body_timeout_s: float = 60.0  # a client that takes longer to send its body gets a 408
+    shutdown_timeout_s: float = 30.0
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def store_url(self) -> str:
+        return self.store or f"sqlite:///{self.home / 'clipper.db'}"
+
+    @property
+    def environments_path(self) -> Path:
+        return self.environments or self.home / "environments"
+
+    @classmethod
+    def load(cls, *, environ: Mapping[str, str] | None = None, **flags: Any) -> Self:
+        """Settings from all sources; a flag that is None was not given. Raises InvalidSpec."""
+        environ = os.environ if environ is None else environ
+        given = {k: v for k, v in flags.items() if v is not None and v != ()}
+        known = {f.name for f in fields(cls)}
+        for key in given:
+            if key not in known:
+                raise InvalidSpec(f"unknown setting {key!r}; did you mean {nearest(key, known)!r}?", key=key)
+        home = Path(given.get("home") or environ.get("CLIP_HOME") or "~/.clip").expanduser().absolute()
+        values: dict[str, Any] = {"home": home}
+        values |= _from_file(home / "config.toml", known)
+        values |= {k: v for k in known if k != "home" and (v := environ.get(f"CLIP_{k.upper()}"))}
+        values |= {k: v for k, v in given.items() if k != "home"}
+        made = cls(**{k: _coerce(k, v) for k, v in values.items()})
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        choices = {
+            "backend": ("process",),
+            "log_level": ("debug", "info", "warning", "error"),
+            "log_format": ("text", "json"),
+        }
+        for key, allowed in choices.items():
+            if getattr(self, key) not in allowed:
+                raise InvalidSpec(
+                    f"{key} = {getattr(self, key)!r} is not allowed: one of {', '.join(allowed)}", key=key
+                )
+        if not 0 <= self.port <= 65535:
+            raise InvalidSpec(f"port = {self.port} is not allowed: 0 to 65535", key="port")
+        if self.store and not self.store.startswith(("sqlite:///", "redis://", "rediss://", "unix://")):
+            raise InvalidSpec(
+                f"store = {self.store!r} is not allowed: sqlite:///PATH or redis://HOST:PORT/DB", key="store"
+            )
+        for key in ("max_body_bytes", "max_bundle_bytes", "max_queued_total"):
+            if getattr(self, key) < 1:
+                raise InvalidSpec(f"{key} = {getattr(self, key)} is not allowed: at least 1", key=key)
+        if self.max_body_bytes > 64 * MiB:
+            raise InvalidSpec(
+                "max_body_bytes is at most 64 MiB: a frame to a replica holds a body", key="max_body_bytes"
+            )
+
+
+def _from_file(path: Path, known: set[str]) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidSpec(f"{path} cannot be read: {error}") from error
+    for key in table:
+        if key not in known or key == "home":
+            raise InvalidSpec(f"{path}: unknown key {key!r}; did you mean {nearest(key, known)!r}?", key=key)
+    return table
+
+
+def _coerce(key: str, value: Any) -> Any:
+    kind = {f.name: f.type for f in fields(Settings)}[key]
+    try:
+        match kind:
+            case "int":
+                if isinstance(value, (bool, float)):
+                    raise ValueError
+                return int(value)
+            case "float":
+                return float(value)
+            case "bool":
+                return (
+                    value if isinstance(value, bool) else {"true": True, "1": True, "false": False, "0": False}[value]
+                )
+            case "Path" | "Path | None":
+                return Path(value).expanduser().absolute()
+            case "tuple[str, ...]":
+                return tuple(value.split(",")) if isinstance(value, str) else tuple(map(str, value))
+            case _:
+                if not isinstance(value, str):
+                    raise ValueError
+                return value
+    except (ValueError, TypeError, KeyError):
+        raise InvalidSpec(f"{key} = {value!r} is not allowed: it must be of type {kind}", key=key) from None

@@ -1,0 +1,127 @@
+"""A dispatcher on in-memory replicas, and callers that remember their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from clipper.spec import FunctionSpec
+from clipper_platform.backends.memory import InMemoryBackend
+from clipper_platform.clock import SystemClock
+from clipper_platform.environments.base import Environment
+from clipper_platform.metrics import Metrics
+from clipper_platform.serving.base import Target
+from clipper_platform.serving.dispatcher import Dispatcher
+from clipper_platform.serving.invocation import Invocation, StreamSink
+from clipper_platform.types import EnvironmentId, FunctionId
+
+__all__ = ["Caller", "Harness", "harness", "target"]
+
+
+def target(name: str = "f", *, project: str = "p", version: int = 1, **options: Any) -> Target:
+    return Target(
+        id=FunctionId(project, name, version),
+        spec=FunctionSpec.parse(name, "app:f", options),
+        environment=Environment(EnvironmentId("env"), Path("python"), Path()),
+        bundle=Path(),
+    )
+
+
+class Caller:
+    """One invocation and how often, and with what, it was answered."""
+
+    def __init__(self, invocation: Invocation) -> None:
+        self.invocation = invocation
+        self.answers = 0
+        self.done = asyncio.Event()
+
+    @property
+    def code(self) -> str:
+        """"ok", or the error's code."""
+        return self.invocation.error.code if self.invocation.error else "ok"
+
+    @property
+    def payload(self) -> bytes:
+        return bytes(self.invocation.payload)
+
+    def answer(self, _: Invocation) -> None:
+        self.answers += 1
+        self.done.set()
+
+    async def wait(self, timeout_s: float = 10) -> Caller:
+        async with asyncio.timeout(timeout_s):
+            await self.done.wait()
+        return self
+
+
+class Harness:
+    def __init__(self, backend: InMemoryBackend, *, max_queued_total: int, cache_bytes: int) -> None:
+        self.backend = backend
+        self.clock = SystemClock()
+        self.metrics = Metrics()
+        self.events: list[tuple[FunctionId, str, str, Mapping[str, Any]]] = []
+        self.callers: list[Caller] = []
+        self.dispatcher = Dispatcher(
+            backend=backend,
+            clock=self.clock,
+            metrics=self.metrics,
+            events=lambda *event: self.events.append(event),
+            max_queued_total=max_queued_total,
+            cache_bytes=cache_bytes,
+            rng=random.Random(1),
+        )
+
+    async def deploy(self, made: Target, *, replicas: int = 1) -> Target:
+        await self.dispatcher.start(made, replicas=replicas)
+        self.dispatcher.set_route(made.id.project, made.id.version)
+        return made
+
+    def call(
+        self, path: str = "p/f", body: bytes = b"x", *, timeout_s: float = 10.0, sink: StreamSink | None = None
+    ) -> Caller:
+        """Invoke; raises what the dispatcher refuses with."""
+        now = self.clock.monotonic()
+        holder: list[Caller] = []
+        invocation = Invocation(
+            self.dispatcher.resolve(path),
+            request_id=f"r{len(self.callers)}",
+            content_type="application/json",
+            accept="*/*",
+            body=body,
+            arrived=now,
+            deadline=now + timeout_s,
+            on_done=lambda done: holder[0].answer(done),
+            sink=sink,
+        )
+        caller = Caller(invocation)
+        holder.append(caller)
+        self.dispatcher.invoke(invocation)
+        self.callers.append(caller)
+        return caller
+
+    def check_idle(self) -> None:
+        """Everybody has one answer and nothing is held for anybody."""
+        assert [c.answers for c in self.callers] == [1] * len(self.callers)
+        assert self.dispatcher.admission.total == 0
+        assert self.dispatcher.admission.lanes == 0
+        assert len(self.dispatcher.wheel) == 0
+        assert self.dispatcher.cache.flights == 0
+        for lane in self.dispatcher.lanes():
+            assert lane.running == 0
+            assert lane.queue.live == lane.queue.weight == 0
+
+
+@asynccontextmanager
+async def harness(
+    backend: InMemoryBackend | None = None, *, max_queued_total: int = 10_000, cache_bytes: int = 1 << 20
+) -> AsyncIterator[Harness]:
+    made = Harness(backend or InMemoryBackend(), max_queued_total=max_queued_total, cache_bytes=cache_bytes)
+    try:
+        yield made
+    finally:
+        await made.dispatcher.close()
+        made.check_idle()
