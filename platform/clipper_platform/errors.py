@@ -12,6 +12,7 @@
     ├── Conflict               409
     ├── PayloadTooLarge        413
     ├── UnsupportedMediaType   415
+    ├── HeadersTooLarge        431
     ├── SchemaMismatch         422  arguments that do not fit the function's schema
     ├── QueueFull              429  retry after the time given
     ├── ClientClosed           499  the caller went away (in metrics only: nobody reads the answer)
@@ -41,6 +42,7 @@ __all__ = [
     "DeployFailed",
     "Forbidden",
     "FunctionError",
+    "HeadersTooLarge",
     "InternalError",
     "InvalidRequest",
     "InvalidResult",
@@ -140,6 +142,11 @@ class DeployFailed(ClipperError):
 
     code = "deploy_failed"
     status = 422
+
+
+class HeadersTooLarge(ClipperError):
+    code = "headers_too_large"
+    status = 431
 
 
 class QueueFull(ClipperError):

@@ -10,6 +10,9 @@ ask for more (`Expect`, `Origin`, `Sec-Fetch-Site`, `Upgrade`, `Prefer`, `Idempo
 that is known not to stream, a body within the limit. Everything else, every refusal before the body included, goes on
 to Starlette untouched, which therefore defines the behaviour; `tests/integration/test_http_conformance.py` runs one
 suite over both. `fast_path = false` in the settings turns it off.
+
+For both ways it also bounds what uvicorn leaves unbounded: the size of a request's head, and the time that a client may
+take to send head and body.
 """
 
 from __future__ import annotations
@@ -21,9 +24,16 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from clipper_platform.errors import ClipperError, PayloadTooLarge, RequestTimeout
+from clipper_platform.errors import ClipperError, HeadersTooLarge, PayloadTooLarge, RequestTimeout
 from clipper_platform.gateway.errors import render
-from clipper_platform.gateway.invoke import EVENT_STREAM, InvokeService, RequestHead, header_lines, read_head
+from clipper_platform.gateway.invoke import (
+    EVENT_STREAM,
+    InvokeService,
+    RequestHead,
+    header_lines,
+    new_request_id,
+    read_head,
+)
 from clipper_platform.serving.invocation import Invocation, State
 from clipper_platform.serving.lane import Lane
 
@@ -38,6 +48,11 @@ PREFIX = b"/fn/"
 SLOW_HEADERS = frozenset(
     {b"expect", b"origin", b"sec-fetch-site", b"upgrade", b"prefer", b"idempotency-key", b"content-encoding"}
 )
+# Requests of one connection that may wait behind the first. Only beyond that does the server stop reading, because
+# a connection that is not read is one whose end is not seen.
+MAX_PIPELINED = 16
+# A request's line and headers, as in nginx's defaults; checked to within one read of the socket.
+MAX_HEAD_BYTES = 64 * 1024
 # Above this, head and body are handed to the transport apart: joining would copy more than a system call costs.
 JOIN_BELOW = 64 * 1024
 
@@ -164,8 +179,12 @@ class FastPathProtocol(HttpToolsProtocol):
         self._clock = self.options.service.clock.monotonic
         self._head_source: object = None
         self._head = b""
-        self._body_timer: asyncio.TimerHandle | None = None
+        self._in_head = False  # a request has begun and its headers are not complete
+        self._head_bytes = 0
+        self._messages = 0  # requests that began on this connection
+        self._late_timer: asyncio.TimerHandle | None = None
         self._last_activity = 0.0
+        self._active: Any = None  # the cycle whose answer is next; uvicorn remembers the latest request's only
         self._held: FastCycle | None = None  # waits for the client to read earlier answers
 
     # Requests
@@ -174,8 +193,12 @@ class FastPathProtocol(HttpToolsProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
+        self._in_head = True
+        self._head_bytes = 0
+        self._messages += 1
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         cycle = self._fast_cycle()
         if cycle is None:
             # uvicorn builds the scope when a message begins; rebuild it around what was parsed since.
@@ -184,13 +207,17 @@ class FastPathProtocol(HttpToolsProtocol):
             self.url, self.headers, self.expect_100_continue = url, headers, expect
             self.scope["headers"] = headers
             super().on_headers_complete()
+            if 0 < len(self.pipeline) < MAX_PIPELINED:
+                self.flow.resume_reading()
             return
         before = self.cycle
         self.cycle = cycle  # type: ignore[assignment]  # the same interface, as far as the protocol uses it
         if before is None or before.response_complete:
             cycle.started = True
+            self._active = cycle
         else:
-            self.flow.pause_reading()
+            if len(self.pipeline) >= MAX_PIPELINED:
+                self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))  # type: ignore[arg-type]  # as above
 
     def _fast_cycle(self) -> FastCycle | None:
@@ -269,7 +296,8 @@ class FastPathProtocol(HttpToolsProtocol):
             self._begin(cycle)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        """A request's turn in the pipeline."""
+        """A request's turn."""
+        self._active = cycle
         if isinstance(cycle, FastCycle):
             cycle.started = True
             if not cycle.more_body:
@@ -305,25 +333,54 @@ class FastPathProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self._unsupported_upgrade_warning()
         cycle = self.cycle
-        if isinstance(cycle, FastCycle) and cycle.more_body and self._body_timer is None:
-            self._body_timer = self.loop.call_later(self.options.body_timeout_s, self._body_late, cycle)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._reject(HeadersTooLarge(f"the request's head is over {MAX_HEAD_BYTES} bytes"))
+                return
+        elif not isinstance(cycle, FastCycle) or not cycle.more_body:
+            return
+        if self._late_timer is None:
+            self._late_timer = self.loop.call_later(self.options.body_timeout_s, self._late, self._messages)
 
-    def _body_late(self, cycle: FastCycle) -> None:
-        self._body_timer = None
-        current: object = self.cycle
-        if cycle is current and cycle.more_body and not cycle.response_complete:
+    def _late(self, message: int) -> None:
+        """A request that began is still incomplete: refuse it, so that a slow client holds no connection for ever."""
+        self._late_timer = None
+        cycle: object = self.cycle
+        waiting = isinstance(cycle, FastCycle) and cycle.more_body and not cycle.response_complete
+        if not (self._in_head or waiting):
+            return
+        if message != self._messages:  # another one than when the timer was set
+            self._late_timer = self.loop.call_later(self.options.body_timeout_s, self._late, self._messages)
+            return
+        error = RequestTimeout(f"the request did not arrive within {self.options.body_timeout_s:g} s")
+        if isinstance(cycle, FastCycle) and not self._in_head:
             cycle.keep_alive = False
-            cycle.refuse(RequestTimeout(f"the body did not arrive within {self.options.body_timeout_s:g} s"))
+            cycle.refuse(error)
+        else:
+            self._reject(error)
+
+    def _reject(self, error: ClipperError) -> None:
+        """Refuse a request whose head never became whole, and close."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            status, headers, body = render(error, new_request_id())
+            start = (STATUS_LINE[status], self.default_head(), header_lines(headers))
+            self.transport.write(b"".join((*start, b"connection: close\r\n\r\n", body)))
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._body_timer is not None:
-            self._body_timer.cancel()
-            self._body_timer = None
+        if self._late_timer is not None:
+            self._late_timer.cancel()
+            self._late_timer = None
         self._unset_keepalive_if_required()
-        for cycle, _ in self.pipeline:
-            cycle.disconnected = True
         self.pipeline.clear()
         self._held = None
+        active, self._active = self._active, None
+        if active is not None and not active.response_complete:
+            active.disconnected = True
+            active.message_event.set()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:

@@ -1,0 +1,360 @@
+"""One suite of HTTP/1.1 behaviour over both ways in: the fast path, and Starlette alone."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+
+from clipper_platform.backends.memory import READY, InMemoryBackend, echo
+from clipper_runtime import protocol as wire
+from tests.support.gateway import Gateway, gateway
+from tests.support.serving import target
+
+HOST = b"Host: 127.0.0.1\r\n"
+CLOSE = b"Connection: close\r\n"
+
+
+@pytest.fixture(params=[True, False], ids=["fast path", "starlette"])
+def fast_path(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+async def served(fast_path: bool) -> AsyncIterator[Gateway]:
+    async with gateway(fast_path=fast_path) as made:
+        await made.harness.deploy(target())
+        yield made
+
+
+def post(body: bytes, *headers: bytes, path: bytes = b"/fn/p/f") -> bytes:
+    length = b"Content-Length: %d\r\n" % len(body)
+    return b"POST %b HTTP/1.1\r\n%b%b%b\r\n%b" % (path, HOST, length, b"".join(headers), body)
+
+
+class Answer:
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+
+async def read_answer(reader: asyncio.StreamReader, *, head: bool = False) -> Answer:
+    async with asyncio.timeout(5):
+        raw = await reader.readuntil(b"\r\n\r\n")
+        lines = raw.decode("latin-1").split("\r\n")
+        names = [line.partition(":")[0].lower() for line in lines[1:] if line]
+        assert len(names) == len(set(names)), f"a header is there twice: {names}"
+        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:] if line)}
+        length = 0 if head else int(headers["content-length"])
+        return Answer(int(lines[0].split()[1]), headers, await reader.readexactly(length))
+
+
+async def test_an_invocation_is_answered_with_its_headers(served: Gateway) -> None:
+    reader, writer = await served.connect()
+    writer.write(post(b'{"x":1}', b"X-Request-Id: abc-1\r\n", b"Content-Type: application/json; charset=utf-8\r\n"))
+    answer = await read_answer(reader)
+    assert (answer.status, answer.body) == (200, b'{"x":1}')
+    assert answer.headers["x-request-id"] == "abc-1"
+    assert answer.headers["x-clip-version"] == "1"
+    assert answer.headers["content-type"] == "application/json"
+    assert re.fullmatch(r"queue;dur=[\d.]+, batch;dur=[\d.]+, exec;dur=[\d.]+", answer.headers["server-timing"])
+    assert "date" in answer.headers
+    assert "server" not in answer.headers
+    writer.close()
+
+
+async def test_a_bad_request_id_is_replaced(served: Gateway) -> None:
+    reader, writer = await served.connect()
+    writer.write(post(b"1", b"X-Request-Id: has spaces and more\r\n"))
+    assert re.fullmatch(r"[0-9a-f]{16,32}", (await read_answer(reader)).headers["x-request-id"])
+    writer.close()
+
+
+async def test_a_connection_is_kept_and_closed_when_asked(served: Gateway) -> None:
+    reader, writer = await served.connect()
+    for n in range(3):
+        writer.write(post(b"%d" % n))
+        assert (await read_answer(reader)).body == b"%d" % n
+    writer.write(post(b"last", CLOSE))
+    answer = await read_answer(reader)
+    assert answer.headers["connection"] == "close"
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_pipelined_requests_are_answered_in_order(served: Gateway) -> None:
+    reader, writer = await served.connect()
+    mixed = [post(b"%d" % n) if n % 5 else b"GET /nowhere HTTP/1.1\r\n%b\r\n" % HOST for n in range(60)]
+    writer.write(b"".join(mixed))
+    for n in range(60):
+        answer = await read_answer(reader)
+        assert (answer.status, answer.body) == (200, b"%d" % n) if n % 5 else answer.status == 404
+    writer.close()
+
+
+async def test_any_split_of_the_bytes_gives_the_same_answers(served: Gateway) -> None:
+    data = post(b"hello") + post(b"", b"Transfer-Encoding: identity\r\n").replace(
+        b"Transfer-Encoding: identity\r\n", b"X-Pad: 1\r\n"
+    ) + post(b"x" * 300)  # fmt: skip
+    for step in (1, 7, 64):
+        reader, writer = await served.connect()
+        for at in range(0, len(data), step):
+            writer.write(data[at : at + step])
+            await asyncio.sleep(0)
+        bodies = [(await read_answer(reader)).body for _ in range(3)]
+        assert bodies == [b"hello", b"", b"x" * 300]
+        writer.close()
+
+
+async def test_chunked_bodies_are_joined(served: Gateway) -> None:
+    reader, writer = await served.connect()
+    head = b"POST /fn/p/f HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n" % HOST
+    writer.write(head + b"5\r\nhello\r\n")
+    await asyncio.sleep(0.02)
+    writer.write(b"6;ext=1\r\n world\r\n0\r\nTrailer: x\r\n\r\n")
+    assert (await read_answer(reader)).body == b"hello world"
+    writer.close()
+
+
+async def test_expect_100_continue_is_told_to_continue(served: Gateway) -> None:
+    reader, writer = await served.connect()
+    whole = post(b"body", b"Expect: 100-continue\r\n")
+    writer.write(whole[:-4])
+    async with asyncio.timeout(5):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"body")
+    assert (await read_answer(reader)).body == b"body"
+    writer.close()
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS"])
+async def test_other_methods_are_refused_with_what_is_allowed(served: Gateway, method: bytes) -> None:
+    reader, writer = await served.connect()
+    writer.write(method + b" /fn/p/f HTTP/1.1\r\n%b\r\n" % HOST)
+    answer = await read_answer(reader, head=method == b"HEAD")
+    assert answer.status == 405
+    assert "POST" in answer.headers["allow"]
+    writer.close()
+
+
+async def test_a_body_over_the_limit_is_refused_by_its_announcement(served: Gateway) -> None:
+    reader, writer = await served.connect()
+    writer.write(b"POST /fn/p/f HTTP/1.1\r\n%bContent-Length: 2000000\r\n\r\n" % HOST)
+    assert (await read_answer(reader)).status == 413
+    writer.close()
+
+
+async def test_a_chunked_body_that_grows_over_the_limit_is_refused(served: Gateway) -> None:
+    reader, writer = await served.connect()
+    writer.write(b"POST /fn/p/f HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n" % HOST)
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    for _ in range(20):
+        writer.write(chunk)
+    assert (await read_answer(reader)).status == 413
+    writer.close()
+
+
+async def test_an_endless_head_is_refused_and_the_connection_closed(served: Gateway) -> None:
+    reader, writer = await served.connect()
+    writer.write(b"POST /fn/p/f HTTP/1.1\r\n" + HOST)
+    try:
+        for _ in range(400):
+            writer.write(b"X-Pad: " + b"x" * 1000 + b"\r\n")
+            await asyncio.sleep(0)
+    except ConnectionError:
+        pass  # the server may have hung up in the middle
+    async with asyncio.timeout(5):
+        try:
+            told = await reader.read()
+        except ConnectionResetError:
+            told = b"HTTP/1.1 431"  # closed with our bytes unread: the answer may be lost on the way
+    assert told.startswith(b"HTTP/1.1 431")
+    writer.close()
+
+
+async def test_garbage_is_refused_and_the_connection_closed(served: Gateway) -> None:
+    assert (await served.exchange(b"\x16\x03\x01\x02\x00nonsense\r\n\r\n")).startswith(b"HTTP/1.1 400")
+
+
+async def test_a_foreign_host_and_a_foreign_origin_are_refused(served: Gateway) -> None:
+    foreign = post(b"1", CLOSE).replace(b"127.0.0.1", b"evil.example")
+    assert (await served.exchange(foreign)).startswith(b"HTTP/1.1 403")
+    origin = post(b"1", b"Origin: http://evil.example\r\n", CLOSE)
+    assert (await served.exchange(origin)).startswith(b"HTTP/1.1 403")
+
+
+async def test_unknown_paths_are_not_found(served: Gateway) -> None:
+    for path in (b"/fn/p/nobody", b"/fn/nobody/f", b"/fn/p/f@9", b"/fn/p/f/", b"/fn//f", b"/fn/p/f/more"):
+        told = await served.exchange(post(b"1", CLOSE, path=path))
+        assert told.startswith(b"HTTP/1.1 404"), path
+
+
+async def test_escaped_and_queried_paths_reach_the_function(served: Gateway) -> None:
+    for path in (b"/fn/p/%66", b"/fn/p/f?x=1", b"/fn/p/f@1"):
+        assert (await served.exchange(post(b"1", CLOSE, path=path))).startswith(b"HTTP/1.1 200"), path
+
+
+async def test_http_1_0_is_answered_and_closed(served: Gateway) -> None:
+    told = await served.exchange(post(b"1").replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert told.startswith(b"HTTP/1.1 200")
+    assert told.endswith(b"\r\n\r\n1")
+
+
+async def test_a_bad_timeout_header_is_a_bad_request(served: Gateway) -> None:
+    for value in (b"soon", b"-1", b"0", b"nan", b"inf"):
+        told = await served.exchange(post(b"1", b"X-Clip-Timeout-Ms: %b\r\n" % value, CLOSE))
+        assert told.startswith(b"HTTP/1.1 400"), value
+
+
+async def test_a_compressed_body_is_refused_rather_than_misread(served: Gateway) -> None:
+    assert (await served.exchange(post(b"1", b"Content-Encoding: gzip\r\n", CLOSE))).startswith(b"HTTP/1.1 415")
+
+
+async def test_a_client_that_never_finishes_its_request_is_let_go(fast_path: bool) -> None:
+    async with gateway(fast_path=fast_path, body_timeout_s=0.2) as made:
+        await made.harness.deploy(target())
+        body = b"POST /fn/p/f HTTP/1.1\r\n%bContent-Length: 10\r\n%b\r\nhalf" % (HOST, CLOSE)
+        assert (await made.exchange(body)).startswith(b"HTTP/1.1 408")
+        assert (await made.exchange(b"POST /fn/p/f HTTP/1.1\r\nHost: 127")).startswith(b"HTTP/1.1 408")
+
+
+class Held:
+    """A behaviour that holds every batch until it is let go."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def __call__(self, invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
+        self.started.set()
+        await self.go.wait()
+        return await echo(invoke, payloads)
+
+
+async def test_a_client_that_goes_away_frees_its_place(fast_path: bool) -> None:
+    held = Held()
+    backend = InMemoryBackend(held)
+    async with gateway(backend, fast_path=fast_path) as made:
+        await made.harness.deploy(target())
+        _, writer = await made.connect()
+        writer.write(post(b"1"))
+        async with asyncio.timeout(5):
+            await held.started.wait()
+            lane = made.harness.dispatcher.resolve("p/f")
+            assert lane.running == 1
+            writer.transport.abort()
+            while lane.running:
+                await asyncio.sleep(0.005)
+        assert backend.replicas[0].cancelled == [0]
+        held.go.set()
+
+
+async def test_a_half_closed_connection_is_a_client_that_went_away(fast_path: bool) -> None:
+    held = Held()
+    async with gateway(InMemoryBackend(held), fast_path=fast_path) as made:
+        await made.harness.deploy(target())
+        reader, writer = await made.connect()
+        writer.write(post(b"1"))
+        async with asyncio.timeout(5):
+            await held.started.wait()
+            writer.write_eof()
+            assert await reader.read() == b""
+            lane = made.harness.dispatcher.resolve("p/f")
+            while lane.running:
+                await asyncio.sleep(0.005)
+        writer.close()
+        held.go.set()
+
+
+async def test_pipelined_requests_of_a_client_that_goes_away_are_dropped(fast_path: bool) -> None:
+    held = Held()
+    async with gateway(InMemoryBackend(held), fast_path=fast_path) as made:
+        await made.harness.deploy(target())
+        _, writer = await made.connect()
+        writer.write(post(b"1") * 10)
+        async with asyncio.timeout(5):
+            await held.started.wait()
+            writer.transport.abort()
+            lane = made.harness.dispatcher.resolve("p/f")
+            while lane.running or lane.queue.live:
+                await asyncio.sleep(0.005)
+        held.go.set()
+
+
+async def test_a_client_that_does_not_read_is_not_worked_for(fast_path: bool) -> None:
+    """Answers of 256 KiB to a client that reads nothing: the server stops after a few of the hundred asked for."""
+    big = b"x" * (256 * 1024)
+
+    async def behaviour(invoke: wire.Invoke, _: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
+        outcomes = [wire.Outcome(i.id, wire.Status.OK, "application/json", len(big)) for i in invoke.items]
+        return wire.Result(invoke.batch, outcomes), [big] * len(outcomes)
+
+    backend = InMemoryBackend(behaviour)
+    async with gateway(backend, fast_path=fast_path) as made:
+        await made.harness.deploy(target())
+        reader, writer = await made.connect()
+        writer.write(post(b"1") * 100)
+        await asyncio.sleep(0.3)
+        served = sum(len(i.items) for i in backend.replicas[0].invokes)
+        assert served < 60
+        for _ in range(100):
+            assert (await read_answer(reader)).body == big
+        writer.close()
+
+
+async def test_a_graceful_shutdown_answers_what_runs_and_closes_what_is_idle(fast_path: bool) -> None:
+    held = Held()
+    async with gateway(InMemoryBackend(held), fast_path=fast_path) as made:
+        await made.harness.deploy(target())
+        idle_reader, idle_writer = await made.connect()
+        reader, writer = await made.connect()
+        writer.write(post(b"1"))
+        async with asyncio.timeout(5):
+            await held.started.wait()
+            stopping = asyncio.create_task(made.server.shutdown())
+            assert await idle_reader.read() == b""
+            held.go.set()
+            answer = await read_answer(reader)
+            assert answer.body == b"1"
+            assert answer.headers["connection"] == "close"
+            await stopping
+        idle_writer.close()
+        writer.close()
+
+
+async def test_only_plain_requests_take_the_fast_path() -> None:
+    """The fast path must be what is measured: a plain request leaves no task behind, others make one."""
+    async with gateway(fast_path=True) as made:
+        await made.harness.deploy(target())
+        made.harness.dispatcher.resolve("p/f").streaming = False
+        before = made.server.server_state.total_requests
+        seen: list[int] = []
+
+        async def behaviour(invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
+            seen.append(len(made.server.server_state.tasks))
+            return await echo(invoke, payloads)
+
+        made.harness.backend.replicas[0]._behaviour = behaviour
+        await made.exchange(post(b"1", CLOSE))
+        await made.exchange(post(b"1", CLOSE, path=b"/fn/p/f?slow"))
+        assert seen == [0, 1]
+        assert made.server.server_state.total_requests == before + 2
+
+
+async def test_a_streaming_function_is_left_to_starlette() -> None:
+    ready = wire.Ready(schema=READY.schema, batched=False, streaming=True, concurrency=1, phases={})
+
+    async def stream(invoke: wire.Invoke, _: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
+        for n in range(3):
+            backend.replicas[0].emit_chunk(wire.Chunk(invoke.items[0].id, n, "application/json"), b"%d" % n)
+        await asyncio.sleep(0)
+        return wire.Result(invoke.batch, [wire.Outcome(invoke.items[0].id, wire.Status.OK)]), [b""]
+
+    backend = InMemoryBackend(stream, ready=ready)
+    async with gateway(backend, fast_path=True) as made:
+        await made.harness.deploy(target())
+        assert (await made.exchange(post(b"1", CLOSE))).endswith(b"[0,1,2]")
+        told = await made.exchange(post(b"1", b"Accept: text/event-stream\r\n", CLOSE))
+        assert b"data: 0\n\n" in told
+        assert b"event: end" in told

@@ -1,0 +1,85 @@
+"""The gateway's HTTP on a real socket, over scripted replicas; with the fast path or without."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+
+from clipper_platform.backends.memory import InMemoryBackend
+from clipper_platform.gateway.edge import EdgePolicy
+from clipper_platform.gateway.fastpath import FastPathOptions, fast_protocol
+from clipper_platform.gateway.invoke import InvokeService, invoke_routes
+from clipper_platform.gateway.middleware import Edge
+from tests.support.serving import Harness, harness
+
+__all__ = ["Gateway", "gateway"]
+
+
+class Gateway:
+    def __init__(self, h: Harness, server: uvicorn.Server, port: int) -> None:
+        self.harness = h
+        self.server = server
+        self.port = port
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def exchange(self, data: bytes, *, timeout_s: float = 5) -> bytes:
+        """Send bytes on a connection of their own, half-close nothing, read until the server closes."""
+        reader, writer = await self.connect()
+        try:
+            writer.write(data)
+            async with asyncio.timeout(timeout_s):
+                return await reader.read()
+        finally:
+            writer.close()
+
+
+async def _raise(request: Request, error: Exception) -> None:
+    raise error
+
+
+@asynccontextmanager
+async def gateway(
+    backend: InMemoryBackend | None = None,
+    *,
+    fast_path: bool,
+    max_body_bytes: int = 1 << 20,
+    body_timeout_s: float = 5.0,
+) -> AsyncIterator[Gateway]:
+    async with harness(backend) as h:
+        service = InvokeService(
+            h.dispatcher, clock=h.clock, authorize=lambda _, __: None, max_body_bytes=max_body_bytes
+        )
+        policy = EdgePolicy("127.0.0.1")
+        app = Starlette(
+            routes=invoke_routes(service, body_timeout_s=body_timeout_s),
+            middleware=[Middleware(Edge, policy=policy, clock=h.clock)],
+            exception_handlers={HTTPException: _raise},
+        )
+        app.router.redirect_slashes = False
+        options = FastPathOptions(
+            service, host_allowed=policy.allows_host, body_timeout_s=body_timeout_s, enabled=fast_path
+        )
+        listener = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            app, http=fast_protocol(options), ws="none", lifespan="off", log_config=None, access_log=False,
+            server_header=False, timeout_graceful_shutdown=5,
+        )  # fmt: skip
+        server = uvicorn.Server(config)
+        config.load()
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[listener])
+        await server.on_tick(0)  # makes the Date header
+        try:
+            yield Gateway(h, server, listener.getsockname()[1])
+        finally:
+            await server.shutdown(sockets=[listener])
