@@ -11,7 +11,7 @@ from typing import Any
 
 from clipper.spec import FunctionSpec
 from clipper_platform.backends.memory import InMemoryBackend
-from clipper_platform.clock import SystemClock
+from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.environments.base import Environment
 from clipper_platform.metrics import Metrics
 from clipper_platform.serving.base import Target
@@ -41,7 +41,7 @@ class Caller:
 
     @property
     def code(self) -> str:
-        """"ok", or the error's code."""
+        """ "ok", or the error's code."""
         return self.invocation.error.code if self.invocation.error else "ok"
 
     @property
@@ -59,9 +59,11 @@ class Caller:
 
 
 class Harness:
-    def __init__(self, backend: InMemoryBackend, *, max_queued_total: int, cache_bytes: int) -> None:
+    def __init__(
+        self, backend: InMemoryBackend, *, max_queued_total: int, cache_bytes: int, clock: Clock | None = None
+    ) -> None:
         self.backend = backend
-        self.clock = SystemClock()
+        self.clock = clock or SystemClock()
         self.metrics = Metrics()
         self.events: list[tuple[FunctionId, str, str, Mapping[str, Any]]] = []
         self.callers: list[Caller] = []
@@ -117,9 +119,15 @@ class Harness:
 
 @asynccontextmanager
 async def harness(
-    backend: InMemoryBackend | None = None, *, max_queued_total: int = 10_000, cache_bytes: int = 1 << 20
+    backend: InMemoryBackend | None = None,
+    *,
+    max_queued_total: int = 10_000,
+    cache_bytes: int = 1 << 20,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Harness]:
-    made = Harness(backend or InMemoryBackend(), max_queued_total=max_queued_total, cache_bytes=cache_bytes)
+    made = Harness(
+        backend or InMemoryBackend(), max_queued_total=max_queued_total, cache_bytes=cache_bytes, clock=clock
+    )
     try:
         yield made
     finally:

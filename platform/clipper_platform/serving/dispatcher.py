@@ -268,8 +268,7 @@ def start_failed(target: Target, error: StartError) -> DeployFailed:
         f"{target.id.function} did not start ({error.phase}): {exception}",
         phase=error.phase,
         exception=exception,
-        traceback=error.traceback,
-        log=list(error.log),
+        log=[*error.log, *error.traceback.splitlines()],
         hint=start_hint(target, error),
         function=target.id.function,
     )

@@ -434,7 +434,8 @@ class Lane:
     # PoolOwner
 
     def adopt(self, replica: Replica) -> ReplicaHandle:
-        self.streaming, self.schema = replica.ready.streaming, replica.ready.schema
+        self.streaming = replica.ready.streaming
+        self.schema = {**replica.ready.schema, "streaming": self.streaming}
         controller = batching.make_controller(
             self.spec.effective_batch_policy, self.spec.max_batch_size, self.spec.latency_slo_s
         )

@@ -1,0 +1,1 @@
+"""The command `clip`. `main.run` is the entry point; each module holds one group of commands."""

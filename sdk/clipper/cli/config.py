@@ -1,0 +1,116 @@
+"""`clip config show`: the effective value of every key, and where it came from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from clipper.cli.options import Directory, Json
+
+if TYPE_CHECKING:
+    from clipper.cli.console import Output, Part
+    from clipper.project import Project
+
+config_app = typer.Typer(no_args_is_help=True, help="Show the effective configuration.")
+
+
+@config_app.callback()
+def _config() -> None:
+    """Show the effective configuration."""
+
+
+@config_app.command("show")
+def config_show(directory: Directory = Path("."), json: Json = False) -> None:
+    """Show every option, its value and its source.
+
+    For the project in DIR, and for the commands themselves: which platform they talk to, and where the key was found.
+    """
+    from clipper.cli.console import Output
+    from clipper.project import load_project
+
+    out = Output(json=json)
+    # Outside of a project there is still the client's half to show.
+    has_project = (directory / "clip.toml").exists() or directory != Path(".")
+    project = load_project(directory) if has_project else None
+    client = client_configuration()
+    if json:
+        out.document({"client": client, "project": _document(project) if project else None})
+        return
+    out.table(
+        ["CLIENT", "VALUE", "FROM"], [[key, value["value"], (value["from"], "dim")] for key, value in client.items()]
+    )
+    if project is None:
+        out.line()
+        out.line("No clip.toml here. Make a project: clip init")
+    else:
+        _project(out, project)
+
+
+def client_configuration() -> dict[str, dict[str, str]]:
+    """Which platform, which key (where it was found, never the key), which home; each with its source."""
+    from clipper.errors import PlatformUnreachable
+    from clipper.location import find_platform, home_directory
+
+    home = home_directory()
+    try:
+        found = find_platform()
+        url, url_source = found.url, "CLIP_URL" if os.environ.get("CLIP_URL") else str(home / "platform.json")
+        has_key = bool(found.api_key)
+    except PlatformUnreachable:
+        url, url_source = "none", f"neither CLIP_URL nor {home / 'platform.json'}: start one with clip up"
+        has_key = bool(os.environ.get("CLIP_API_KEY"))
+    key_source = "CLIP_API_KEY" if os.environ.get("CLIP_API_KEY") else str(home / "api_key")
+    return {
+        "url": {"value": url, "from": url_source},
+        "api_key": {"value": "found" if has_key else "none", "from": key_source if has_key else "not found"},
+        "home": {"value": str(home), "from": "CLIP_HOME" if os.environ.get("CLIP_HOME") else "default"},
+    }
+
+
+def _document(project: Project) -> dict[str, Any]:
+    def sources(name: str, table: dict[str, Any]) -> dict[str, Any]:
+        came = project.provenance.get(name, {})
+        return {key: {"value": value, "from": came.get(key, "default")} for key, value in table.items()}
+
+    return {
+        "name": project.name,
+        "environment": project.environment.to_dict(),
+        "functions": {spec.name: sources(spec.name, spec.to_dict()) for spec in project.functions},
+    }
+
+
+def _project(out: Output, project: Project) -> None:
+    from clipper.cli.text import scalar
+
+    out.line()
+    out.line("Project ", (project.name, "bold"))
+    rows: list[list[Part]] = [[f"  {key}", scalar(value)] for key, value in project.environment.to_dict().items()]
+    out.table(["[environment]", "VALUE"], rows)
+    for spec in project.functions:
+        out.line()
+        out.table(
+            [f"[functions.{spec.name}]", "VALUE", "FROM"], _rows(spec.to_dict(), project.provenance.get(spec.name, {}))
+        )
+
+
+def _rows(table: dict[str, Any], sources: Any) -> list[list[Part]]:
+    """A row per key, those of the autoscaling policy under their short names; what is at its default recedes."""
+    from clipper.cli.text import scalar
+
+    rows: list[list[Part]] = []
+    for key, value in table.items():
+        if key == "autoscaling":
+            for part, inner in value.items():
+                source = str(sources.get(part) or sources.get(f"autoscaling.{part}") or "default")
+                rows.append(_row(f"autoscaling.{part}", scalar(inner), source))
+        elif key != "name":
+            rows.append(_row(key, scalar(value), str(sources.get(key, "default"))))
+    return rows
+
+
+def _row(key: str, value: str, source: str) -> list[Part]:
+    style = "dim" if source == "default" else ""
+    return [(f"  {key}", style), (value, style), (source, style)]

@@ -1,0 +1,137 @@
+"""`clip deploy`: from a directory to a URL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipper.cli.options import Directory, Json, connect
+
+if TYPE_CHECKING:
+    from clipper.cli.console import Output
+    from clipper.control import ControlClient
+    from clipper.project import Project
+
+
+def deploy(
+    directory: Directory = Path("."),
+    force: Annotated[bool, typer.Option("--force", help="Deploy even when nothing changed.")] = False,
+    json: Json = False,
+) -> None:
+    """Deploy a directory and wait until it answers.
+
+    The version before serves until then, and goes on if this fails or is cancelled with Ctrl-C.
+    """
+    from clipper.cli.console import Output
+    from clipper.project import load_project
+
+    out = Output(json=json)
+    begun = time.monotonic()
+    project = load_project(directory)
+    with connect() as control:
+        deployment = _deploy(out, control, project, force=force)
+        if json:
+            out.document(deployment)
+        elif deployment["state"] == "unchanged":
+            _unchanged(out, project, deployment)
+        else:
+            _succeeded(out, control, project, deployment, time.monotonic() - begun)
+
+
+def _deploy(out: Output, control: ControlClient, project: Project, *, force: bool) -> dict[str, Any]:
+    """The finished deployment. A failure, or Ctrl-C, leaves with what still serves."""
+    from clipper.cli.progress import Progress, display
+    from clipper.deploying import deploy_project
+    from clipper.errors import ClipperError, DeployFailed
+
+    progress = Progress()
+    try:
+        with display(out, progress) as show:
+            try:
+                deployment = deploy_project(project, control, show, force=force)
+                progress.succeed(time.monotonic())
+                return deployment
+            except BaseException:
+                progress.fail()  # inside the display, so that its last picture shows it
+                raise
+    except DeployFailed as error:
+        error.add_note(_still_serving(control, project.name))
+        raise
+    except KeyboardInterrupt:
+        out.note(("✗ ", "red"), f"Cancelled. {_still_serving(control, project.name)}")
+        raise
+    except ClipperError as error:
+        if error.status == 409:
+            error.add_note(f"Wait for it to end; `clip status {project.name}` shows what answers meanwhile")
+        raise
+
+
+def _still_serving(control: ControlClient, name: str) -> str:
+    """What callers get after a deploy that did not happen."""
+    from clipper.errors import ClipperError, NotFound
+
+    try:
+        version = control.project(name).get("version")
+    except NotFound:
+        version = None
+    except ClipperError:
+        return f"Callers of {name} keep what they had"
+    return (
+        f"Version {version} of {name} keeps serving" if version else f"Nothing was deployed: {name} has no version yet"
+    )
+
+
+def _unchanged(out: Output, project: Project, deployment: Mapping[str, Any]) -> None:
+    from clipper.cli.console import OK
+
+    out.line(
+        (f"{OK} ", "green"), f"No changes: version {deployment['version']} of ", (project.name, "bold"), " serves."
+    )
+    for function in deployment.get("functions") or ():
+        out.line("  ", (str(function["url"]), "cyan"))
+    out.line(("  To deploy it again all the same: clip deploy --force", "dim"))
+
+
+def _succeeded(
+    out: Output, control: ControlClient, project: Project, deployment: Mapping[str, Any], seconds: float
+) -> None:
+    """Version, URLs, a call by curl and from Python, and the way back."""
+    from clipper.cli.console import OK
+    from clipper.cli.examples import curl, python_call
+    from clipper.cli.text import duration
+
+    functions = deployment.get("functions") or []
+    out.line()
+    out.line(
+        (f"{OK} ", "green bold"),
+        "Deployed ",
+        (project.name, "bold"),
+        f" version {deployment['version']} in {duration(seconds)}",
+    )
+    for function in functions:
+        out.line("  ", (str(function["url"]), "cyan bold"))
+    public = {spec.name: spec.public for spec in project.functions}
+    for function in functions[:1]:
+        schema = function.get("schema") or {}
+        path = f"{project.name}/{function['name']}"
+        out.line()
+        out.line(("Call it", "bold"))
+        key_needed = not control.location.loopback and not public.get(function["name"], False)
+        for line in curl(str(function["url"]), schema, key_needed=key_needed).splitlines():
+            out.line("  ", line)
+        out.line()
+        out.line("  import clipper")
+        out.line("  ", python_call(path, schema))
+    out.line()
+    _way_back(out, project.name, deployment.get("previous"))
+
+
+def _way_back(out: Output, name: str, previous: int | None) -> None:
+    if previous is None:
+        out.line((f"This is its first version. Take it away: clip delete {name}", "dim"))
+    else:
+        out.line(("Roll back: ", "dim"), f"clip rollback {name} {previous}")

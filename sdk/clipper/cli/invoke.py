@@ -1,0 +1,196 @@
+"""`clip invoke`: one invocation, from the command line or from a file."""
+
+from __future__ import annotations
+
+import base64
+import json as json_module
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipper.cli.options import FunctionArgument, Json, connect
+
+if TYPE_CHECKING:
+    from clipper.cli.console import Output
+    from clipper.cli.names import Target
+    from clipper.control import ControlClient
+
+_CONTENT_TYPES = {
+    ".json": "application/json",
+    ".msgpack": "application/msgpack",
+    ".mpk": "application/msgpack",
+    ".npy": "application/x-npy",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+    ".bmp": "image/bmp",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+}
+
+
+def invoke(
+    function: FunctionArgument,
+    json_input: Annotated[
+        str | None,
+        typer.Option("--json-input", metavar="JSON", help='Keyword arguments, as in \'{"text": "hello"}\'.'),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The body; its ending says what it is (.json, .msgpack, .npy, images; others are bytes). - is stdin.",
+        ),
+    ] = None,
+    accept: Annotated[str, typer.Option(metavar="TYPE", help="The answer's format, as in application/x-npy.")] = "",
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, metavar="SECONDS", help="Deadline.", show_default="the function's own")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Call a function once and print its answer.
+
+    PROJECT/FUNCTION@3 asks version 3. On a terminal the answer is made pretty; in a pipe it is the bytes as they came.
+    """
+    from clipper.cli.console import Output
+    from clipper.cli.names import known, one_function, parse_target
+
+    out = Output(json=json)
+    target = parse_target(function)
+    body, content_type = request_body(json_input, file)
+    with connect() as control, known(control, target):
+        target = one_function(control, target)
+        try:
+            if _streams(control, target, accept):
+                _print_stream(out, control.stream(str(target), body, content_type))
+            else:
+                _print_answer(out, _timed(control, target, body, content_type, accept or None, timeout))
+        except Exception as error:
+            _advise(error, target, f"{control.location.url}/fn/{target}/schema")
+            raise
+
+
+def request_body(json_input: str | None, file: Path | None) -> tuple[bytes, str]:
+    """The body and its content type. Raises BadParameter on JSON that is none, CommandFailed on an unreadable file."""
+    from clipper.cli.problems import CommandFailed
+
+    if json_input is not None and file is not None:
+        raise typer.BadParameter("give either --json-input or --file, not both", param_hint="--file")
+    if file is not None:
+        try:
+            data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        except OSError as error:
+            raise CommandFailed(f"Cannot read {file}: {error.strerror}", code="unreadable") from error
+        # From a pipe, what looks like an object of arguments is meant as one.
+        stdin_type = "application/json" if data.lstrip()[:1] == b"{" else "application/octet-stream"
+        return data, stdin_type if str(file) == "-" else content_type_of(file)
+    text = json_input if json_input is not None else "{}"
+    try:
+        json_module.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="--json-input") from None
+    except RecursionError:
+        pass  # the platform has its own, typed refusal for JSON this deep
+    return text.encode(), "application/json"
+
+
+def content_type_of(file: Path) -> str:
+    """By the file's ending; application/octet-stream where it says nothing."""
+    return _CONTENT_TYPES.get(file.suffix.lower(), "application/octet-stream")
+
+
+def _streams(control: ControlClient, target: Target, accept: str) -> bool:
+    if accept:
+        return accept == "text/event-stream"
+    return bool(control.schema(str(target)).get("streaming"))
+
+
+def _timed(
+    control: ControlClient, target: Target, body: bytes, content_type: str, accept: str | None, timeout_s: float | None
+) -> tuple[Any, float]:
+    begun = time.perf_counter()
+    answer = control.invoke(str(target), body, content_type=content_type, accept=accept, timeout_s=timeout_s)
+    return answer, time.perf_counter() - begun
+
+
+def _print_answer(out: Output, timed: tuple[Any, float]) -> None:
+    """Pretty JSON on a terminal, the raw bytes in a pipe, one document with the facts around it for `--json`."""
+    answer, seconds = timed
+    content_type = str(answer.headers.get("content-type", "")).partition(";")[0].strip()
+    if out.json:
+        out.document(_document(answer, content_type, seconds))
+    elif not out.terminal:
+        sys.stdout.buffer.write(answer.content)
+        if content_type == "application/json":
+            sys.stdout.buffer.write(b"\n")
+        sys.stdout.buffer.flush()
+    elif content_type == "application/json":
+        _pretty(out, answer.content)
+        _footer(out, answer, seconds)
+    else:
+        from clipper.cli.text import size
+
+        out.line(f"{size(len(answer.content))} of {content_type or 'unknown type'}; redirect to a file to keep it")
+        _footer(out, answer, seconds)
+
+
+def _document(answer: Any, content_type: str, seconds: float) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "status": answer.status,
+        "content_type": content_type,
+        "request_id": answer.headers.get("x-request-id"),
+        "version": answer.headers.get("x-clip-version"),
+        "seconds": round(seconds, 6),
+    }
+    if content_type == "application/json":
+        return made | {"result": json_module.loads(answer.content)}
+    return made | {"result_base64": base64.b64encode(answer.content).decode()}
+
+
+def _pretty(out: Output, content: bytes) -> None:
+    from rich.json import JSON
+
+    from clipper.cli.text import clean
+
+    try:
+        out.console().print(JSON(content.decode(), indent=2))
+    except (ValueError, RecursionError):
+        out.line(clean(content.decode(errors="replace")))
+
+
+def _footer(out: Output, answer: Any, seconds: float) -> None:
+    from clipper.cli.text import duration
+
+    facts = [duration(seconds)]
+    if version := answer.headers.get("x-clip-version"):
+        facts.append(f"version {version}")
+    if cache := answer.headers.get("cache-status"):
+        facts.append(f"cache: {cache}")
+    out.note((" · ".join(facts), "dim"))
+
+
+def _print_stream(out: Output, items: Any) -> None:
+    """Each item as it comes: text as it is on a terminal and in a pipe, one JSON value per line otherwise."""
+    for item in items:
+        if out.json or not isinstance(item, str):
+            out.event(_jsonable(item))
+        else:
+            out.line(item)
+
+
+def _jsonable(item: Any) -> Any:
+    return base64.b64encode(item).decode() if isinstance(item, (bytes, bytearray, memoryview)) else item
+
+
+def _advise(error: Exception, target: Target, schema_url: str) -> None:
+    """What to look at after a failed invocation. The user's traceback is in the log, not in the answer."""
+    code, status = getattr(error, "code", ""), getattr(error, "status", 0)
+    if code == "schema_mismatch" or status == 422:
+        error.add_note(f"What it takes: curl {schema_url}")
+    elif status in (500, 502):
+        error.add_note(f"The traceback is in its log: clip logs {target}")

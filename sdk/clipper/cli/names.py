@@ -1,0 +1,127 @@
+"""Addresses on the command line: `P`, `P/F`, `P/F@V`; what was probably meant when one is unknown; completion."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
+
+from clipper.spec import nearest
+
+if TYPE_CHECKING:
+    from clipper.control import ControlClient
+
+__all__ = ["Target", "complete_functions", "complete_projects", "known", "parse_target"]
+
+_ADDRESS = re.compile(r"(?P<project>[\w-]+)(?:/(?P<function>[\w-]+)(?:@(?P<version>\d{1,9}))?)?\Z", re.ASCII)
+
+# A completion that takes longer than this disturbs more than it helps.
+_COMPLETION_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A project, or one function of it, perhaps of one version."""
+
+    project: str
+    function: str | None = None
+    version: int | None = None
+
+    def __str__(self) -> str:
+        text = self.project if self.function is None else f"{self.project}/{self.function}"
+        return text if self.version is None else f"{text}@{self.version}"
+
+
+def parse_target(text: str) -> Target:
+    """Raises typer.BadParameter, which is a usage error, when `text` is no address."""
+    found = _ADDRESS.match(text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is not an address: write PROJECT/FUNCTION, as in digits/classify")
+    version = found["version"]
+    return Target(found["project"], found["function"], int(version) if version else None)
+
+
+def parse_project(text: str) -> str:
+    """The name of a project alone."""
+    target = parse_target(text)
+    if target.function is not None:
+        raise typer.BadParameter(f"{text!r} names a function; this command takes a project: {target.project}")
+    return target.project
+
+
+def one_function(control: ControlClient, target: Target) -> Target:
+    """The target with its function: where only the project is named and it has one function, that one."""
+    from clipper.cli.problems import CommandFailed
+
+    if target.function is not None:
+        return target
+    names = [f["name"] for f in control.project(target.project)["functions"]]
+    if len(names) != 1:
+        choices = ", ".join(f"{target.project}/{name}" for name in names)
+        raise CommandFailed(f"Project {target.project} has {len(names)} functions", hint=f"Name one of {choices}")
+    return Target(target.project, names[0])
+
+
+@contextmanager
+def known(control: ControlClient, target: Target) -> Iterator[None]:
+    """A 404 from inside leaves with what was probably meant, from the names that the platform has."""
+    from clipper.errors import ClipperError
+
+    try:
+        yield
+    except ClipperError as error:
+        if error.status == 404:
+            _advise(error, control, target)
+        raise
+
+
+def _advise(error: Exception, control: ControlClient, target: Target) -> None:
+    from clipper.errors import ClipperError
+
+    try:
+        projects = {p["name"]: [f["name"] for f in p["functions"]] for p in control.projects()}
+    except (ClipperError, KeyError):
+        return  # the advice is a courtesy; the 404 itself is what gets reported
+    if not projects:
+        error.add_note("No projects are deployed here. Start with `clip init demo && clip deploy demo`")
+    elif target.project not in projects:
+        guess = nearest(target.project, projects)
+        error.add_note(f"Did you mean {guess}?" if guess else f"Projects here: {', '.join(sorted(projects))}")
+    elif target.function is not None and target.function not in projects[target.project]:
+        functions = projects[target.project]
+        guess = nearest(target.function, functions)
+        listed = ", ".join(f"{target.project}/{name}" for name in functions)
+        error.add_note(f"Did you mean {target.project}/{guess}?" if guess else f"Functions: {listed}")
+    elif target.version is not None:
+        error.add_note(f"`clip versions {target.project}` lists the versions")
+
+
+def complete_projects(incomplete: str) -> list[str]:
+    """Names of the running platform's projects; none while it is down."""
+    return _from_platform(lambda control: [str(p["name"]) for p in control.projects()])
+
+
+def complete_functions(incomplete: str) -> list[str]:
+    """`project/function` for every deployed function; none while the platform is down."""
+    return _from_platform(
+        lambda control: [f"{p['name']}/{f['name']}" for p in control.projects() for f in p["functions"]]
+    )
+
+
+def complete_targets(incomplete: str) -> list[str]:
+    """Projects and, once a slash is written, their functions."""
+    return complete_functions(incomplete) if "/" in incomplete else [*complete_projects(incomplete)]
+
+
+def _from_platform(ask: Callable[[ControlClient], list[str]]) -> list[str]:
+    try:
+        from clipper.control import ControlClient
+
+        with ControlClient(timeout_s=_COMPLETION_TIMEOUT_S) as control:
+            return ask(control)
+    except Exception:  # noqa: BLE001 - whatever is wrong, a half-typed command line is no place to say it
+        return []

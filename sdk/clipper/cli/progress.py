@@ -1,0 +1,200 @@
+"""How far a deploy is: events in, a picture out; as a live display on a terminal, as lines everywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from clipper.cli.text import clean, duration, plural, size
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from clipper.cli.console import Output
+
+__all__ = ["PHASES", "Phase", "Progress", "display"]
+
+PHASES = ("bundle", "upload", "environment", "replicas", "route")
+
+# Lines of the build's or a replica's log under the running phase.
+_LOG_LINES = 4
+_REFRESHES_PER_S = 10
+
+
+@dataclass(slots=True)
+class Phase:
+    """One step: not begun while `began` is None, going on while `seconds` is None."""
+
+    name: str
+    began: float | None = None
+    seconds: float | None = None
+    detail: str = ""
+    failed: bool = False
+    fraction: float | None = None  # of a phase that knows how much there is
+    log: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG_LINES))
+
+    @property
+    def running(self) -> bool:
+        return self.began is not None and self.seconds is None and not self.failed
+
+
+class Progress:
+    """The picture of one deploy, built from its events (`infra/docs/control-api.md`, and the SDK's own before them)."""
+
+    def __init__(self) -> None:
+        self.phases = {name: Phase(name) for name in PHASES}
+        self.ready: dict[str, tuple[int, int]] = {}  # function → ready, wanted
+
+    def handle(self, event: Mapping[str, Any], now: float) -> None:
+        """Take one event at monotonic time `now`. Unknown kinds and phases are left out of the picture."""
+        kind, data = event.get("kind"), event.get("data") or {}
+        phase = self.phases.get(str(event.get("phase") or ("replicas" if kind == "progress" else "")))
+        if phase is None:
+            return
+        if phase.began is None:
+            phase.began = now
+        if kind == "log":
+            name = data.get("function")
+            line = clean(event.get("message") or "").rstrip()
+            phase.log.append(f"{name}: {line}" if name else line)
+        elif kind == "progress":
+            self._progress(phase, data)
+        elif kind == "phase_done":
+            seconds = data.get("seconds")
+            phase.seconds = float(seconds) if seconds is not None else now - phase.began
+            phase.detail = _done_words(phase, data) or phase.detail
+
+    def _progress(self, phase: Phase, data: Mapping[str, Any]) -> None:
+        if "wanted" in data:
+            self.ready[str(data.get("function") or "")] = (int(data["ready"]), int(data["wanted"]))
+            phase.detail = ", ".join(f"{name} {ready}/{wanted}" for name, (ready, wanted) in self.ready.items())
+        elif data.get("total"):
+            phase.fraction = min(1.0, data.get("sent", 0) / data["total"])
+            phase.detail = f"{size(data.get('sent', 0))} of {size(data['total'])}"
+
+    def succeed(self, now: float) -> None:
+        """Mark what was going on as done."""
+        for phase in self.phases.values():
+            if phase.running and phase.began is not None:
+                phase.seconds = now - phase.began
+
+    def fail(self) -> None:
+        """Mark what was going on as failed."""
+        for phase in self.phases.values():
+            phase.failed = phase.failed or phase.running
+
+
+def _done_words(phase: Phase, data: Mapping[str, Any]) -> str:
+    """What a finished phase leaves behind."""
+    if phase.name == "bundle" and "files" in data:
+        total = data.get("uncompressed_bytes")
+        unpacked = f" ({size(total)} unpacked)" if total is not None else ""
+        return f"{plural(int(data['files']), 'file')}, {size(data.get('bytes'))}{unpacked}"
+    if phase.name == "upload":
+        return "already there" if data.get("reused") else size(data.get("bytes"))
+    if phase.name == "environment":
+        return "reused" if data.get("reused") else "built"
+    return ""
+
+
+@contextmanager
+def display(out: Output, progress: Progress) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Show a deploy while it lasts; gives the function that takes its events.
+
+    On a terminal a live display on stdout, which leaves its last picture behind. Otherwise a line for each thing that
+    happened: on stdout, or on stderr when stdout is for JSON.
+    """
+    if not out.terminal:
+        yield _Lines(out, progress).handle
+        return
+    from rich.live import Live
+
+    view = _View(progress)
+    with Live(view, console=out.console(), refresh_per_second=_REFRESHES_PER_S, transient=False):
+        yield lambda event: progress.handle(event, time.monotonic())
+
+
+class _Lines:
+    """Progress as plain lines: phase, then what happened."""
+
+    def __init__(self, out: Output, progress: Progress) -> None:
+        self.progress = progress
+        self.say: Callable[[str], None] = out.note if out.json else out.line
+        self.last = ""
+
+    def handle(self, event: Mapping[str, Any]) -> None:
+        self.progress.handle(event, time.monotonic())
+        kind, name = (
+            event.get("kind"),
+            str(event.get("phase") or ("replicas" if event.get("kind") == "progress" else "")),
+        )
+        phase = self.progress.phases.get(name)
+        if phase is None:
+            return
+        if kind == "log":
+            self.say(f"{name:<11}  | {phase.log[-1]}")
+        elif kind == "progress" and phase.fraction is None and phase.detail != self.last:
+            self.last = phase.detail  # a replica that fails and one that starts leave the count as it was
+            self.say(f"{name:<11}  {phase.detail}")
+        elif kind == "phase_done":
+            done = phase.detail or "done"
+            self.say(f"{name:<11}  {done}, {duration(phase.seconds)}")
+
+
+class _View:
+    """The live picture; rich asks for it several times a second, so that elapsed times go on."""
+
+    def __init__(self, progress: Progress) -> None:
+        from rich.spinner import Spinner
+
+        self.progress = progress
+        self.spinner = Spinner("dots", style="cyan")
+
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        parts: list[RenderableType] = []
+        now = time.monotonic()
+        for phase in self.progress.phases.values():
+            if phase.began is None:
+                continue
+            row = Table.grid(padding=(0, 1), pad_edge=False, expand=True)
+            row.add_column(width=1)
+            row.add_column(width=11)
+            row.add_column(ratio=1, overflow="ellipsis", no_wrap=True)
+            row.add_column(justify="right", no_wrap=True)
+            elapsed = phase.seconds if phase.seconds is not None else now - phase.began
+            row.add_row(
+                self._mark(phase), Text(phase.name, "bold"), self._middle(phase), Text(duration(elapsed), "dim")
+            )
+            parts.append(row)
+            if phase.running or phase.failed:
+                parts += [Text(f"    {line}", "dim", no_wrap=True, overflow="ellipsis") for line in phase.log]
+        return Group(*parts)
+
+    def _mark(self, phase: Phase) -> RenderableType:
+        from rich.text import Text
+
+        from clipper.cli.console import FAIL, OK
+
+        if phase.failed:
+            return Text(FAIL, "red")
+        return self.spinner if phase.running else Text(OK, "green")
+
+    def _middle(self, phase: Phase) -> RenderableType:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        words = Text(phase.detail, overflow="ellipsis", no_wrap=True)
+        if not phase.running or phase.fraction is None:
+            return words
+        both = Table.grid(padding=(0, 1))
+        both.add_row(ProgressBar(total=1.0, completed=phase.fraction, width=24), words)
+        return both

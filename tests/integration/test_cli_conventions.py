@@ -1,0 +1,222 @@
+"""What holds for every command: JSON, exit codes, diagnostics on stderr, pipes, a platform that is not there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.fake_platform import FakePlatform, client_environment, fake_platform
+from tests.support.terminal import COMMAND, clip, clip_process, environment, on_terminal
+
+NOWHERE = {"CLIP_URL": "http://127.0.0.1:9", "CLIP_API_KEY": "clip_any", "CLIP_HOME": "/nonexistent/clip-home"}
+
+REMOTE = [
+    ["list"],
+    ["status", "digits"],
+    ["versions", "digits"],
+    ["logs", "digits/analyze"],
+    ["invoke", "digits/analyze"],
+    ["rollback", "digits"],
+    ["delete", "digits", "--yes"],
+    ["key", "create", "ci"],
+    ["key", "list"],
+    ["key", "revoke", "k1"],
+    ["secret", "set", "digits", "NAME", "value"],
+    ["secret", "list", "digits"],
+    ["secret", "delete", "digits", "NAME"],
+]
+
+
+@pytest.fixture
+def platform() -> Iterator[FakePlatform]:
+    with fake_platform() as running:
+        yield running
+
+
+@pytest.fixture
+def env(platform: FakePlatform) -> dict[str, str]:
+    return client_environment(platform)
+
+
+@pytest.mark.parametrize("arguments", REMOTE, ids=" ".join)
+def test_without_a_platform_every_command_says_how_to_start_one(arguments: list[str]) -> None:
+    done = clip(*arguments, env=NOWHERE)
+    assert (done.code, done.out) == (1, "")
+    assert "No platform at http://127.0.0.1:9" in done.err
+    assert "clip up" in done.err
+
+
+@pytest.mark.parametrize("arguments", REMOTE, ids=" ".join)
+def test_with_json_a_failure_is_one_document_on_stdout(arguments: list[str]) -> None:
+    done = clip(*arguments, "--json", env=NOWHERE)
+    assert done.code == 1
+    assert json.loads(done.out)["error"]["code"] == "platform_unreachable"
+
+
+def test_a_home_without_a_running_platform_says_how_to_start_one(tmp_path: Path) -> None:
+    done = clip("list", env={"CLIP_HOME": str(tmp_path)})
+    assert done.code == 1
+    assert "clip up" in done.err
+
+
+def test_an_address_that_is_none_is_a_failure_that_names_it() -> None:
+    done = clip("list", env=NOWHERE | {"CLIP_URL": "8700"})
+    assert done.code == 1
+    assert "'8700'" in done.err
+
+
+def test_a_refused_key_says_where_keys_come_from(env: dict[str, str]) -> None:
+    done = clip("list", env=env | {"CLIP_API_KEY": "clip_wrong"})
+    assert done.code == 1
+    assert "CLIP_API_KEY" in done.err
+    assert "clip_wrong" not in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["list", "--nonsense"], ["status"], ["logs", "digits/analyze", "--tail", "many"]]
+)
+def test_wrong_usage_is_exit_code_two(arguments: list[str], env: dict[str, str]) -> None:
+    done = clip(*arguments, env=env)
+    assert (done.code, done.out) == (2, "")
+    assert "--help" in done.err
+    error = json.loads(clip(*arguments, "--json", env=env).out)["error"]
+    assert error["code"] == "usage"
+
+
+def test_json_after_the_double_dash_is_an_argument(platform: FakePlatform, env: dict[str, str]) -> None:
+    platform.add_project("digits")
+    done = clip("secret", "set", "digits", "NAME", "--", "--json", env=env)
+    assert done.code == 0
+    assert done.out.startswith("✓ ")
+    assert platform.secrets["digits"]["NAME"] == "--json"
+
+
+@pytest.mark.parametrize("command", ["init", "up", "deploy", "invoke", "list", "status", "versions", "logs", "doctor"])
+def test_every_command_has_help_and_json(command: str) -> None:
+    done = clip(command, "--help", env={})
+    assert done.code == 0
+    assert "--json" in done.out
+
+
+def test_help_groups_the_commands_with_a_line_each() -> None:
+    out = clip("--help", env={}).out
+    order = [out.index(word) for word in ("Build and call", "deploy", "Look", "status", "Change and manage", "secret")]
+    assert order == sorted(order)
+
+
+def test_the_version_is_printed() -> None:
+    done = clip("--version", env={})
+    assert (done.code, done.out.startswith("clip ")) == (0, True)
+
+
+def test_a_reader_that_leaves_is_not_an_error_message(platform: FakePlatform, env: dict[str, str]) -> None:
+    for n in range(2000):
+        platform.add_project(f"project-{n:04}")
+    process = subprocess.Popen(
+        [*COMMAND, "list"], env=environment(env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    process.wait(30)
+    assert errors == ""
+
+
+def test_a_locale_without_the_marks_still_works(tmp_path: Path) -> None:
+    done = clip_process(
+        "init", str(tmp_path / "demo"), env={"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    )
+    assert done.code == 0
+    assert "Project demo" in done.out
+
+
+def test_what_the_command_needs_not_is_not_loaded() -> None:
+    code = "import clipper.cli.main, sys; print([m for m in ('httpx', 'rich', 'msgspec') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("clip status d", {"digits"}), ("clip status digits/", {"digits/analyze"}), ("clip logs ", {"digits/analyze"})],
+)
+def test_the_shell_completes_names_from_the_platform(
+    words: str, found: set[str], platform: FakePlatform, env: dict[str, str]
+) -> None:
+    platform.add_project("digits")
+    asked = {"_CLIP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    assert set(clip_process(env=env | asked).out.split()) == found
+
+
+def test_the_shell_completes_commands() -> None:
+    asked = {"_CLIP_COMPLETE": "complete_bash", "COMP_WORDS": "clip de", "COMP_CWORD": "1"}
+    assert clip_process(env=asked).out.split() == ["deploy", "delete"]
+
+
+def test_completion_can_be_shown_for_a_shell() -> None:
+    with on_terminal("--show-completion", env={"SHELL": "/bin/bash"}) as terminal:
+        done = terminal.finish()
+    assert done.code in (0, 1)  # 1 where the parent process is no shell that typer knows
+    assert "Traceback" not in done.out
+
+
+def test_doctor_finds_nothing_wrong_with_a_running_platform(env: dict[str, str], tmp_path: Path) -> None:
+    done = clip("doctor", "--json", env=env | {"CLIP_HOME": str(tmp_path)})
+    document = json.loads(done.out)
+    results = {check["name"]: check["result"] for check in document["checks"]}
+    assert results["platform"] == results["API key"] == results["Python"] == results["home"] == "ok"
+    assert document["ok"] is (done.code == 0)
+
+
+def test_doctor_fails_with_the_fix_while_no_platform_runs(tmp_path: Path) -> None:
+    done = clip("doctor", env=NOWHERE | {"CLIP_HOME": str(tmp_path)})
+    assert done.code == 1
+    assert "✗ platform" in done.out
+    assert "clip up" in done.out
+
+
+def test_doctor_tells_a_refused_key_from_an_unreachable_platform(env: dict[str, str]) -> None:
+    done = clip("doctor", "--json", env=env | {"CLIP_API_KEY": "clip_wrong"})
+    results = {check["name"]: check["result"] for check in json.loads(done.out)["checks"]}
+    assert (done.code, results["platform"], results["API key"]) == (1, "ok", "fail")
+
+
+def test_doctor_warns_when_platform_and_client_differ(platform: FakePlatform, env: dict[str, str]) -> None:
+    platform.version = "9.9.9"
+    checks = json.loads(clip("doctor", "--json", env=env).out)["checks"]
+    versions = next(check for check in checks if check["name"] == "versions")
+    assert (versions["result"], "9.9.9" in versions["detail"]) == ("warn", True)
+
+
+def test_config_show_names_the_source_of_every_value_and_never_the_key(env: dict[str, str], tmp_path: Path) -> None:
+    clip("init", str(tmp_path / "demo"), env={})
+    done = clip("config", "show", str(tmp_path / "demo"), env=env)
+    rows = {line.split()[0]: line.split()[1:] for line in done.out.splitlines() if line.strip()}
+    assert rows["timeout_s"] == ["10", "clip.toml"]
+    assert rows["max_batch_size"][:2] == ["32", "decorator"]
+    assert rows["max_retries"][-1] == "default"
+    assert rows["autoscaling.max_replicas"] == ["4", "clip.toml"]
+    assert rows["api_key"] == ["found", "CLIP_API_KEY"]
+    assert env["CLIP_API_KEY"] not in done.out
+
+
+def test_config_show_with_json_and_outside_of_a_project(env: dict[str, str], tmp_path: Path) -> None:
+    done = clip_process("config", "show", "--json", env=env, cwd=tmp_path)
+    document = json.loads(done.out)
+    assert document["project"] is None
+    assert document["client"]["url"]["from"] == "CLIP_URL"
+    assert env["CLIP_API_KEY"] not in done.out
+
+
+def test_config_show_of_a_directory_without_a_project_fails(env: dict[str, str], tmp_path: Path) -> None:
+    done = clip("config", "show", str(tmp_path), env=env)
+    assert done.code == 1
+    assert "clip init" in done.err

@@ -1,0 +1,161 @@
+"""Whatever the sequence of arrivals, cancellations, deaths and time, each invocation is answered exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipper_platform.backends.base import Exit
+from clipper_platform.backends.memory import CRASH, InMemoryBackend
+from clipper_platform.core.pooling import Tick
+from clipper_platform.errors import ClipperError
+from clipper_runtime import protocol as wire
+from tests.support.serving import Harness, harness, target
+
+OUTCOMES = {
+    "ok", "function_error", "deadline_exceeded", "client_closed", "replica_lost", "quarantined", "unavailable",
+}  # fmt: skip
+
+
+class Script:
+    """Replicas that answer when told to: `release` finishes the oldest batch that runs."""
+
+    def __init__(self) -> None:
+        self.gates: list[asyncio.Future[None]] = []
+
+    async def __call__(self, invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
+        gate = asyncio.get_running_loop().create_future()
+        self.gates.append(gate)
+        try:
+            await gate
+        finally:
+            self.gates.remove(gate)
+        bodies = [bytes(p) for p in payloads]
+        outcomes = [
+            wire.Outcome(i.id, wire.Status.FUNCTION_ERROR, error_type="ValueError", message="no")
+            if body == b"bad"
+            else wire.Outcome(i.id, wire.Status.OK, "application/json", len(body))
+            for i, body in zip(invoke.items, bodies, strict=True)
+        ]
+        return wire.Result(invoke.batch, outcomes), [b"" if body == b"bad" else body for body in bodies]
+
+    def release(self, count: int) -> None:
+        for gate in self.gates[:count]:
+            if not gate.done():
+                gate.set_result(None)
+
+
+class ManualClock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+async def settle() -> None:
+    for _ in range(6):
+        await asyncio.sleep(0)
+
+
+def check_books(h: Harness) -> None:
+    """What must hold after every step."""
+    lanes = h.dispatcher.lanes()
+    assert h.dispatcher.admission.total == sum(lane.queue.live for lane in lanes)
+    assert h.dispatcher.admission.lanes == sum(bool(lane.queue.live) for lane in lanes)
+    for lane in lanes:
+        assert lane.running >= 0
+        assert lane.queue.live <= lane.spec.max_queued_requests + lane.spec.max_batch_size * 8
+        for handle in lane.pool.handles.values():
+            assert handle.load == sum(batch.left for batch in handle.batches.values())
+            assert len(handle.batches) <= (2 if handle.one_at_a_time else handle.concurrency)
+            assert all(batch.left > 0 for batch in handle.batches.values())
+            if any(batch.solo for batch in handle.batches.values()):
+                assert len(handle.batches) == 1
+    assert all(caller.answers <= 1 for caller in h.callers)
+
+
+async def play(steps: list[tuple[Any, ...]], options: dict[str, Any], ready: wire.Ready, replicas: int) -> None:
+    script, clock = Script(), ManualClock()
+    backend = InMemoryBackend(script, ready=ready)
+    async with harness(backend, clock=clock, max_queued_total=40) as h:
+        await h.deploy(target(max_queued_requests=30, **options), replicas=replicas)
+        for step in steps:
+            match step:
+                case ("call", body, timeout_s):
+                    try:
+                        h.call(body=body, timeout_s=timeout_s)
+                    except ClipperError as refusal:
+                        assert refusal.status in (429, 503)  # noqa: PT017  refusing is allowed, not demanded
+                case ("cancel", index) if h.callers:
+                    h.dispatcher.cancel(h.callers[index % len(h.callers)].invocation)
+                case ("crash", index, exit) if backend.alive:
+                    backend.alive[index % len(backend.alive)].crash(exit)
+                case ("release", count):
+                    script.release(count)
+                case ("pass", seconds):
+                    clock.now += seconds
+                    h.dispatcher.wheel.tick()
+                    for lane in h.dispatcher.lanes():
+                        lane.pool._handle(Tick())
+                case _:
+                    continue
+            await settle()
+            check_books(h)
+        for _ in range(200):  # let everything come to its end
+            clock.now += 0.5
+            script.release(len(script.gates))
+            h.dispatcher.wheel.tick()
+            await settle()
+            if all(caller.answers for caller in h.callers):
+                break
+        assert {caller.code for caller in h.callers} <= OUTCOMES
+        for caller in h.callers:
+            if caller.code == "ok" and not caller.invocation.default_reason:
+                assert caller.payload == bytes(caller.invocation.body)
+                assert caller.invocation.finished <= caller.invocation.deadline
+
+
+EXTERNAL = Exit("crashed", "killed by SIGKILL", -9)
+STEPS = st.one_of(
+    st.tuples(st.just("call"), st.sampled_from([b"a", b"b", b"c", b"bad"]), st.sampled_from([0.05, 1.0, 60.0])),
+    st.tuples(st.just("cancel"), st.integers(0, 60)),
+    st.tuples(st.just("crash"), st.integers(0, 3), st.sampled_from([CRASH, EXTERNAL])),
+    st.tuples(st.just("release"), st.integers(1, 4)),
+    st.tuples(st.just("pass"), st.sampled_from([0.0, 0.02, 0.3, 2.0])),
+)
+OPTIONS = st.fixed_dictionaries(
+    {
+        "max_batch_size": st.sampled_from([1, 3, 8]),
+        "max_retries": st.integers(0, 2),
+    },
+    optional={
+        "cache_ttl_s": st.just(60.0),
+        "default_output": st.just("default"),
+        "max_invocations": st.integers(1, 5),
+        "latency_slo_s": st.just(0.5),
+        "hedge_after": st.just(0.5),
+    },
+)
+READY = st.builds(
+    wire.Ready,
+    schema=st.just({}),
+    batched=st.booleans(),
+    streaming=st.just(False),
+    concurrency=st.sampled_from([1, 4]),
+    phases=st.just({}),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(STEPS, max_size=60), OPTIONS, READY, st.integers(1, 3))
+def test_each_invocation_is_answered_exactly_once_whatever_happens(
+    steps: list[tuple[Any, ...]], options: dict[str, Any], ready: wire.Ready, replicas: int
+) -> None:
+    asyncio.run(play(steps, options, ready, replicas))
