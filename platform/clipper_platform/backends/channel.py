@@ -1,0 +1,176 @@
+"""The platform's end of the wire to one replica, over any stream transport: a Unix socket here, TCP elsewhere.
+
+On the way of every batch, so it is kept lean: a protocol on the transport (no stream reader, no task), frames decoded
+by `wire.FrameReader` without a copy, and all frames that are sent in one turn of the event loop written at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+from clipper_platform.backends.base import ChannelListener, Exit
+from clipper_runtime import protocol as wire
+
+__all__ = ["ChannelOwner", "WireChannel"]
+
+# Above this many unsent bytes `writable` is False: about two batches of large payloads.
+HIGH_WATER_BYTES = 4 * 1024 * 1024
+
+# Small frames are joined into one buffer, which costs less than handing the kernel a vector; large ones are not copied.
+_JOIN_BYTES = 64 * 1024
+
+_STATUSES = frozenset(int(status) for status in wire.Status)
+
+Buffer = bytes | memoryview
+
+
+class ChannelOwner(Protocol):
+    """Who made the channel: told of the start-up conversation, of log frames and of the end."""
+
+    def on_control(self, message: wire.Hello | wire.Ready | wire.Failed | wire.Log) -> None:
+        """May raise wire.ProtocolError: the message has no place here."""
+        ...
+
+    def on_disconnect(self, violation: str | None) -> None:
+        """Once, the last call: nothing more will come. `violation` says what the replica sent that it must not."""
+        ...
+
+
+class _Nobody:
+    """Listens until the owner of the replica attaches: nothing was asked yet, so no answer can be right."""
+
+    def on_result(self, result: wire.Result, payloads: Sequence[memoryview]) -> None:
+        raise wire.ProtocolError("a Result came before any Invoke")
+
+    def on_chunk(self, chunk: wire.Chunk, payload: memoryview) -> None:
+        raise wire.ProtocolError("a Chunk came before any Invoke")
+
+    def on_pong(self, pong: wire.Pong) -> None:
+        raise wire.ProtocolError("a Pong came before any Ping")
+
+    def on_exit(self, exit: Exit) -> None:
+        return None
+
+
+class WireChannel(asyncio.Protocol):
+    """Implements `Channel`. Belongs to one event loop; `owner` outlives it."""
+
+    def __init__(self, owner: ChannelOwner, max_frame_bytes: int = wire.MAX_FRAME_BYTES) -> None:
+        self._owner = owner
+        self._listener: ChannelListener = _Nobody()
+        self._reader = wire.FrameReader(max_frame_bytes)
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._unsent: list[Buffer] = []
+        self._unsent_bytes = 0
+        self._paused = False
+        self._violation: str | None = None
+        self._closed = False
+
+    # What the owner uses
+
+    def listen(self, listener: ChannelListener) -> None:
+        """From now on results, chunks and pongs go to `listener`."""
+        self._listener = listener
+
+    def send(self, message: wire.Message) -> None:
+        """Send a message without a body."""
+        header = wire.encode(message)
+        self._queue([header], len(header))
+
+    def close(self) -> None:
+        """Give the connection up at once: nothing more is sent or heard. `on_disconnect` follows."""
+        self._closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Channel
+
+    @property
+    def writable(self) -> bool:
+        return not self._paused and self._unsent_bytes < HIGH_WATER_BYTES and not self._closed
+
+    def send_invoke(self, invoke: wire.Invoke, payloads: Sequence[Buffer]) -> None:
+        size = sum(map(len, payloads))
+        header = wire.encode(invoke, size)
+        self._queue([header, *payloads], len(header) + size)
+
+    def send_cancel(self, ids: Sequence[int]) -> None:
+        self.send(wire.Cancel(list(ids)))
+
+    def send_credit(self, item: int, n: int) -> None:
+        self.send(wire.Credit(item, n))
+
+    def send_ping(self, nonce: int) -> None:
+        self.send(wire.Ping(nonce))
+
+    def _queue(self, buffers: list[Buffer], size: int) -> None:
+        if self._closed:
+            return  # on_exit has been called, or is about to be
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent += buffers
+        self._unsent_bytes += size
+
+    def _flush(self) -> None:
+        buffers, self._unsent = self._unsent, []
+        size, self._unsent_bytes = self._unsent_bytes, 0
+        if self._closed or self._transport is None:
+            return
+        if len(buffers) == 1:
+            self._transport.write(buffers[0])
+        elif size <= _JOIN_BYTES:
+            self._transport.write(b"".join(buffers))
+        else:
+            self._transport.writelines(buffers)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's have the methods, not the base class
+        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        if self._unsent:
+            self._loop.call_soon(self._flush)
+
+    def data_received(self, data: bytes) -> None:
+        if self._closed:
+            return
+        try:
+            for frame in self._reader.feed(data):
+                self._dispatch(frame.message, frame.body)
+        except wire.ProtocolError as error:
+            self._violation = str(error)
+            self.close()
+
+    def _dispatch(self, message: Any, body: memoryview) -> None:
+        kind = type(message)
+        if kind is wire.Result:
+            self._on_result(message, body)
+        elif kind is wire.Chunk:
+            self._listener.on_chunk(message, body)
+        elif kind is wire.Pong:
+            self._listener.on_pong(message)
+        elif isinstance(message, (wire.Hello, wire.Ready, wire.Failed, wire.Log)):
+            self._owner.on_control(message)
+        else:
+            raise wire.ProtocolError(f"a replica must not send {kind.__name__}")
+
+    def _on_result(self, result: wire.Result, body: memoryview) -> None:
+        payloads = wire.split_body(body, [outcome.length for outcome in result.outcomes])
+        for outcome in result.outcomes:
+            if outcome.status not in _STATUSES:
+                raise wire.ProtocolError(f"{outcome.status} is not the status of an outcome")
+        self._listener.on_result(result, payloads)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
+        self._unsent.clear()
+        self._owner.on_disconnect(self._violation)

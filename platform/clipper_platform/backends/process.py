@@ -1,0 +1,150 @@
+"""The process backend: replicas are child processes on the platform's own machine.
+
+Each has a process group, a working directory (its bundle), a temporary directory, memory limits and a scrubbed
+environment of its own. None outlives the platform:
+
+1. The runtime ends when its connection does, and asks the kernel for its own death with its parent's.
+2. The guardian kills every process with this instance's marker once the platform is gone, by SIGKILL too.
+3. `open` kills what instances of the same home left that are not alive any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from clipper_platform.backends.base import LaunchSpec, LogSink, Replica, StartError
+from clipper_platform.backends.orphans import Guardian, InstanceRecord, marker, sweep_abandoned, tmp_prefix
+from clipper_platform.backends.output import ReplicaOutput
+from clipper_platform.backends.replica import Means, ProcessReplica
+from clipper_platform.backends.staging import stage
+from clipper_platform.backends.surroundings import replica_environment
+from clipper_platform.clock import Clock, SystemClock
+from clipper_runtime.protocol import LogRecord
+
+__all__ = ["RUNTIME_COMMAND", "ProcessBackend"]
+
+_logger = logging.getLogger(__name__)
+
+INSTANCE_ID = re.compile(r"[A-Za-z0-9]{8,64}\Z")
+
+RUNTIME_COMMAND = ("-m", "clipper_runtime")
+"""What the environment's interpreter is told to run. -P (beside it) keeps the bundle from shadowing the runtime."""
+
+
+class ProcessBackend:
+    """Implements `Backend`. Belongs to one event loop, asyncio's or uvloop's; `home` to one platform at a time."""
+
+    def __init__(
+        self,
+        home: Path,
+        log_sink: LogSink,
+        *,
+        instance_id: str | None = None,
+        clock: Clock | None = None,
+        url: str | None = None,
+        command: Sequence[str] = RUNTIME_COMMAND,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._home = home.absolute()
+        self._log_sink = log_sink
+        self._instance_id = instance_id or secrets.token_hex(8)
+        if not INSTANCE_ID.match(self._instance_id):
+            raise ValueError(f"instance_id {self._instance_id!r} is not allowed: use 8 to 64 letters and digits")
+        self._clock = clock or SystemClock()
+        self._url = url
+        self._command = tuple(command)
+        self._environ = dict(os.environ if environ is None else environ)
+        self._guardian = Guardian(self._instance_id)
+        self._replicas: set[ProcessReplica] = set()
+        self._runtime: Path | None = None
+        self._record: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return "process"
+
+    @property
+    def instance_id(self) -> str:
+        """The value of CLIP_PLATFORM_INSTANCE in every process that this backend starts."""
+        return self._instance_id
+
+    async def open(self) -> None:
+        """Raises OSError when the home cannot be written."""
+        run = self._home / "run"
+        for directory in (self._home, run, self._tmp):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._record = InstanceRecord.of_this_process(self._instance_id).write(run)
+        killed = await asyncio.to_thread(sweep_abandoned, run, self._tmp)
+        if killed:
+            _logger.warning("ended %d processes that an earlier platform left behind", killed)
+        self._runtime = await asyncio.to_thread(stage, self._home / "runtime")
+        self._guardian.start()
+
+    async def close(self) -> None:
+        self._runtime = None  # launches are refused from here on
+        for replica in self._replicas:
+            replica.kill()
+        await asyncio.gather(*(replica.gone() for replica in tuple(self._replicas)))
+        await self._guardian.close()
+        if self._record is not None:
+            self._record.unlink(missing_ok=True)
+            self._record = None
+
+    async def launch(self, spec: LaunchSpec) -> Replica:
+        replica = self._spawn(spec)
+        try:
+            await replica.start()
+        except BaseException:
+            replica.kill()
+            await replica.gone()
+            raise
+        return replica
+
+    def _spawn(self, spec: LaunchSpec) -> ProcessReplica:
+        if self._runtime is None:
+            raise StartError("launch", "the platform's process backend is not open")
+        output = ReplicaOutput(self._sink_for(spec), self._clock)
+        means = self._means(spec, self._runtime)
+        try:
+            replica = ProcessReplica(spec, means, output, self._clock, lambda: self._replicas.discard(replica))
+        except BaseException:
+            means.tmp.rmdir()
+            raise
+        self._replicas.add(replica)
+        return replica
+
+    def _means(self, spec: LaunchSpec, runtime: Path) -> Means:
+        try:
+            tmp = Path(tempfile.mkdtemp(prefix=tmp_prefix(self._instance_id), dir=self._tmp))
+        except OSError as error:
+            raise StartError("launch", f"no temporary directory can be made: {error}") from error
+        env = replica_environment(
+            spec, platform=self._environ, instance_id=self._instance_id, runtime=runtime, tmp=tmp, url=self._url
+        )
+        return Means(
+            argv=(str(spec.environment.python), "-P", "-u", *self._command),
+            env=env,
+            tmp=tmp,
+            mark=frozenset([marker(self._instance_id), f"CLIP_REPLICA={spec.replica}".encode()]),
+        )
+
+    def _sink_for(self, spec: LaunchSpec) -> Callable[[Sequence[LogRecord]], None]:
+        def emit(records: Sequence[LogRecord]) -> None:
+            try:
+                self._log_sink(spec.function, spec.replica, records)
+            except Exception:
+                # A log that cannot be written must not end the replica whose lines it holds.
+                _logger.exception("lines of %s were lost: the log does not take them", spec.replica)
+
+        return emit
+
+    @property
+    def _tmp(self) -> Path:
+        return self._home / "tmp"

@@ -1,0 +1,268 @@
+"""Environments are really built here, by uv, small ones; and killed, shared, cancelled and refused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clipper.spec import EnvironmentSpec
+from clipper_platform.environments.base import Environment
+from clipper_platform.environments.venv import VenvBuilder
+from clipper_platform.errors import DeployFailed
+from clipper_platform.types import EnvironmentId
+from tests.support.waiting import has_ended, until
+
+PLAIN = EnvironmentSpec()
+# A build of this one takes forever: its package's setup script sleeps.
+SLOW_SETUP = "import os, time\nopen({started!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
+
+
+def quiet(_: str) -> None:
+    return None
+
+
+def versions_in(environment: Environment, *modules: str) -> str:
+    code = f"import {', '.join(modules)}, sys; print(sys.version.split()[0])"
+    return subprocess.run(
+        [environment.python, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=30
+    ).stdout.strip()
+
+
+def slow_package(directory: Path) -> tuple[EnvironmentSpec, Path]:
+    """A requirement whose build writes its pid to a file and then hangs."""
+    package, started = directory / "slow", directory / "started"
+    package.mkdir()
+    (package / "backend.py").write_text(
+        "def get_requires_for_build_wheel(c=None): return []\n"
+        "def build_wheel(*a, **k):\n    " + SLOW_SETUP.format(started=str(started)).replace("\n", "\n    ") + "pass\n"
+        "def prepare_metadata_for_build_wheel(*a, **k): return build_wheel()\n"
+    )
+    (package / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "slow"\ndynamic = ["version"]\n'
+    )
+    return EnvironmentSpec(requirements=(f"slow @ file://{package}",)), started
+
+
+def pid_in(path: Path) -> int | None:
+    """The pid that the slow package wrote, once it has."""
+    return int(path.read_text()) if path.exists() and path.read_text() else None
+
+
+async def appears(path: Path) -> int:
+    await until(lambda: pid_in(path), timeout_s=60)
+    return pid_in(path) or 0
+
+
+def directories(root: Path) -> list[Path]:
+    return [path for path in root.iterdir() if path.is_dir()]
+
+
+def start_platform(root: Path, spec: EnvironmentSpec) -> subprocess.Popen[bytes]:
+    """A process of its own that builds `spec`."""
+    return subprocess.Popen([sys.executable, "-c", PLATFORM, root, spec.requirements[0]], stdout=subprocess.PIPE)
+
+
+async def test_what_was_asked_for_can_be_imported_and_is_recorded(tmp_path: Path) -> None:
+    builder, lines = VenvBuilder(tmp_path), list[str]()
+    spec = EnvironmentSpec(requirements=("six==1.17.0",))
+    environment = await builder.build(spec, lines.append)
+    assert environment.id == builder.identify(spec)
+    assert versions_in(environment, "six", "msgspec", "cloudpickle") == sys.version.split()[0]
+    assert any("six==1.17.0" in line for line in lines)
+    (record,) = builder.list()
+    assert record.id == environment.id
+    assert "six==1.17.0" in record.packages
+    assert record.size_bytes > 100_000
+    assert record.python == sys.version.split()[0]
+
+
+async def test_a_second_build_of_the_same_is_the_first_and_says_nothing(tmp_path: Path) -> None:
+    first = await VenvBuilder(tmp_path).build(PLAIN, quiet)
+    created = (first.path / ".complete").read_text()
+    lines: list[str] = []
+    assert await VenvBuilder(tmp_path).build(PLAIN, lines.append) == first
+    assert lines == []
+    assert (first.path / ".complete").read_text() == created
+
+
+async def test_builds_of_the_same_at_the_same_time_are_one_also_across_builders(tmp_path: Path) -> None:
+    one, other = VenvBuilder(tmp_path), VenvBuilder(tmp_path)
+    lines: list[list[str]] = [[], [], []]
+    built = await asyncio.gather(
+        one.build(PLAIN, lines[0].append), one.build(PLAIN, lines[1].append), other.build(PLAIN, lines[2].append)
+    )
+    assert len(set(built)) == 1
+    said = [sum("Creating an environment" in line for line in each) for each in lines]
+    assert said[0] == said[1]  # the two that shared a task heard the same
+    assert said[0] + said[2] == 1  # and only one of the two builders built
+
+
+async def test_what_a_kill_left_half_built_is_built_again(tmp_path: Path) -> None:
+    builder = VenvBuilder(tmp_path)
+    left = tmp_path / builder.identify(PLAIN)
+    (left / "bin").mkdir(parents=True)
+    (left / "bin" / "python").symlink_to(sys.executable)
+    (left / "stale").write_text("half")
+    environment = await builder.build(PLAIN, quiet)
+    assert environment.path == left
+    assert not (left / "stale").exists()
+    assert versions_in(environment, "msgspec")
+
+
+async def test_an_environment_whose_interpreter_is_gone_is_built_again(tmp_path: Path) -> None:
+    builder = VenvBuilder(tmp_path)
+    environment = await builder.build(PLAIN, quiet)
+    environment.python.unlink()
+    environment.python.symlink_to(tmp_path / "uninstalled")
+    assert versions_in(await builder.build(PLAIN, quiet), "msgspec")
+
+
+@pytest.mark.parametrize(
+    ("requirement", "says", "hint"),
+    [
+        ("six==99", "no version of six==99", "version of the package that exists"),
+        ("six=1", "no such comparison operator", "as pip would read it"),
+    ],
+)
+async def test_a_bad_requirement_fails_with_uvs_own_words(
+    tmp_path: Path, requirement: str, says: str, hint: str
+) -> None:
+    builder, lines = VenvBuilder(tmp_path), list[str]()
+    with pytest.raises(DeployFailed, match=says) as caught:
+        await builder.build(EnvironmentSpec(requirements=(requirement,)), lines.append)
+    assert caught.value.details["phase"] == "environment"
+    assert hint in caught.value.details["hint"]
+    assert any(says in line for line in caught.value.details["log"])
+    assert any(says in line for line in lines)
+    assert str(tmp_path) not in caught.value.message
+    assert builder.list() == []
+    assert directories(tmp_path) == []
+
+
+async def test_all_who_wait_for_a_build_that_fails_are_told(tmp_path: Path) -> None:
+    builder, spec = VenvBuilder(tmp_path), EnvironmentSpec(requirements=("six==99",))
+    told = await asyncio.gather(*(builder.build(spec, quiet) for _ in range(3)), return_exceptions=True)
+    assert [type(error) for error in told] == [DeployFailed] * 3
+
+
+async def test_cancelling_the_last_waiter_ends_uv_and_its_children_and_leaves_nothing(tmp_path: Path) -> None:
+    builder = VenvBuilder(tmp_path / "root")
+    spec, started = slow_package(tmp_path)
+    first = asyncio.create_task(builder.build(spec, quiet))
+    pid = await appears(started)
+    second = asyncio.create_task(builder.build(spec, quiet))
+    await asyncio.sleep(0.05)
+    first.cancel()
+    await asyncio.wait([first])
+    assert psutil.pid_exists(pid)  # somebody still waits
+    second.cancel()
+    await asyncio.wait([second])
+    assert second.cancelled()
+    assert has_ended(pid)
+    assert not (tmp_path / "root" / builder.identify(spec)).exists()
+
+
+async def test_a_build_that_takes_too_long_fails_and_leaves_nothing(tmp_path: Path) -> None:
+    spec, started = slow_package(tmp_path)
+    builder = VenvBuilder(tmp_path / "root", build_timeout_s=3.0)
+    with pytest.raises(DeployFailed, match="not built within 3 s"):
+        await builder.build(spec, quiet)
+    if started.exists():
+        assert has_ended(int(started.read_text()))
+    assert not (tmp_path / "root" / builder.identify(spec)).exists()
+
+
+PLATFORM = """
+import asyncio, sys
+from pathlib import Path
+from clipper.spec import EnvironmentSpec
+from clipper_platform.environments.venv import VenvBuilder
+asyncio.run(VenvBuilder(Path(sys.argv[1])).build(EnvironmentSpec(requirements=(sys.argv[2],)), print))
+"""
+
+
+async def test_a_killed_platforms_build_dies_and_the_next_platform_starts_over(tmp_path: Path) -> None:
+    spec, started = slow_package(tmp_path)
+    root = tmp_path / "root"
+    with start_platform(root, spec) as platform:
+        pid = await appears(started)
+        uv = psutil.Process(platform.pid).children()[0]
+        platform.send_signal(signal.SIGKILL)
+    assert has_ended(uv.pid)
+    left = root / VenvBuilder(root).identify(spec)
+    assert left.exists()
+    assert not (left / ".complete").exists()
+    # The package's build, uv's child, is the guardian's to end; here it stands for what still holds the lock.
+    os.kill(pid, signal.SIGKILL)
+    started.unlink()
+    again = asyncio.create_task(VenvBuilder(root).build(spec, quiet))
+    await appears(started)
+    again.cancel()
+    await asyncio.wait([again])
+    assert not left.exists()
+
+
+async def test_while_an_orphan_of_a_killed_build_lives_nobody_builds_beside_it(tmp_path: Path) -> None:
+    spec, started = slow_package(tmp_path)
+    root = tmp_path / "root"
+    with start_platform(root, spec) as platform:
+        pid = await appears(started)
+        platform.send_signal(signal.SIGKILL)
+    lines: list[str] = []
+    waiting = asyncio.create_task(VenvBuilder(root).build(spec, lines.append))
+    try:
+        await until(lambda: any("Waiting for another process" in line for line in lines))
+    finally:
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        os.kill(pid, signal.SIGKILL)
+
+
+async def test_a_removed_environment_is_gone_and_can_be_built_again(tmp_path: Path) -> None:
+    builder = VenvBuilder(tmp_path)
+    environment = await builder.build(PLAIN, quiet)
+    await builder.remove(environment.id)
+    assert not environment.path.exists()
+    assert builder.list() == []
+    await builder.remove(environment.id)
+    assert versions_in(await builder.build(PLAIN, quiet), "msgspec")
+
+
+@pytest.mark.parametrize("name", ["..", "../other", "", "x" * 20, "0123456789abcdef0123/.."])
+async def test_only_environments_can_be_removed(tmp_path: Path, name: str) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(ValueError, match="not the id of an environment"):
+        await VenvBuilder(tmp_path / "root").remove(EnvironmentId(name))
+    assert other.exists()
+
+
+async def test_the_id_tells_pythons_requirements_and_the_runtimes_own_apart(tmp_path: Path) -> None:
+    builder = VenvBuilder(tmp_path)
+    same = EnvironmentSpec(requirements=("Six", "numpy"))
+    assert builder.identify(same) == builder.identify(EnvironmentSpec(requirements=("numpy", "six")))
+    ids = {
+        builder.identify(PLAIN),
+        builder.identify(same),
+        VenvBuilder(tmp_path, ("msgspec>=0.20",)).identify(PLAIN),
+    }
+    assert len(ids) == 3
+
+
+async def test_a_root_that_cannot_be_written_is_a_clear_failure(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(DeployFailed, match="cannot be written"):
+        await VenvBuilder(file / "root").build(PLAIN, quiet)
+
+
+async def test_the_platforms_pythons_are_listed_with_their_full_versions(tmp_path: Path) -> None:
+    assert sys.version.split()[0] in VenvBuilder(tmp_path).pythons()

@@ -1,0 +1,201 @@
+"""The platform's end of the wire, over a transport that remembers what it is given."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipper_platform.backends.channel import HIGH_WATER_BYTES, WireChannel
+from clipper_runtime import protocol as wire
+from tests.support.replicas import Recorder, invoke
+
+
+class FakeTransport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[list[Any]] = []
+        self.aborted = False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high == HIGH_WATER_BYTES
+
+    def write(self, data: Any) -> None:
+        self.writes.append([data])
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.writes.append(list(list_of_data))
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def sent(self) -> list[wire.Frame]:
+        return wire.FrameReader().feed(b"".join(bytes(part) for write in self.writes for part in write))
+
+
+class Owner:
+    def __init__(self) -> None:
+        self.control: list[Any] = []
+        self.disconnects: list[str | None] = []
+
+    def on_control(self, message: Any) -> None:
+        self.control.append(message)
+
+    def on_disconnect(self, violation: str | None) -> None:
+        self.disconnects.append(violation)
+
+
+def channel(attached: bool = True) -> tuple[WireChannel, FakeTransport, Owner, Recorder]:
+    owner, recorder, transport = Owner(), Recorder(), FakeTransport()
+    made = WireChannel(owner)
+    made.connection_made(transport)
+    if attached:
+        made.listen(recorder)
+    return made, transport, owner, recorder
+
+
+def frame(message: wire.Message, *payloads: bytes) -> bytes:
+    return b"".join(wire.encode_frames(message, payloads))
+
+
+def result(*payloads: bytes, status: int = 0) -> bytes:
+    outcomes = [wire.Outcome(n, status, "text/plain", len(payload)) for n, payload in enumerate(payloads)]
+    return frame(wire.Result(1, outcomes), *payloads)
+
+
+async def test_frames_sent_in_one_turn_of_the_loop_are_one_write() -> None:
+    made, transport, _, _ = channel()
+    made.send_invoke(invoke(b"abc", b"d"), [b"abc", b"d"])
+    made.send_ping(7)
+    made.send_cancel([1])
+    made.send_credit(2, 16)
+    assert transport.writes == []
+    await asyncio.sleep(0)
+    assert len(transport.writes) == 1
+    sent = transport.sent()
+    assert [type(f.message) for f in sent] == [wire.Invoke, wire.Ping, wire.Cancel, wire.Credit]
+    assert bytes(sent[0].body) == b"abcd"
+    made.send_ping(8)
+    await asyncio.sleep(0)
+    assert len(transport.writes) == 2
+
+
+async def test_a_large_payload_is_handed_to_the_transport_as_it_is() -> None:
+    made, transport, _, _ = channel()
+    large = bytes(1 << 20)
+    made.send_invoke(invoke(large), [large])
+    await asyncio.sleep(0)
+    assert any(part is large for part in transport.writes[0])
+
+
+async def test_writable_follows_the_transport_and_counts_what_waits_for_the_next_turn() -> None:
+    made, _, _, _ = channel()
+    assert made.writable
+    made.pause_writing()
+    assert not made.writable
+    made.resume_writing()
+    assert made.writable
+    large = bytes(HIGH_WATER_BYTES)
+    made.send_invoke(invoke(large), [large])
+    assert not made.writable
+    await asyncio.sleep(0)
+    assert made.writable
+
+
+@given(st.lists(st.binary(max_size=40), max_size=5), st.data())
+def test_any_split_of_the_stream_gives_the_same_results(payloads: list[bytes], data: st.DataObject) -> None:
+    async def check() -> None:
+        made, _, owner, recorder = channel()
+        stream = result(*payloads) + frame(wire.Pong(3, 0, 0.0)) + frame(wire.Chunk(5, 0, "x"), b"chunk")
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+        for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+            made.data_received(stream[start:end])
+        assert recorder.answers.get_nowait()[1] == payloads
+        assert recorder.pongs.get_nowait().nonce == 3
+        assert recorder.chunks.get_nowait()[1] == b"chunk"
+        assert owner.disconnects == []
+
+    asyncio.run(check())
+
+
+@given(st.binary(min_size=1, max_size=200))
+def test_garbage_never_raises_into_the_loop_and_only_ever_closes(garbage: bytes) -> None:
+    async def check() -> None:
+        made, transport, owner, _ = channel()
+        made.data_received(garbage)
+        made.data_received(garbage)
+        if transport.aborted:
+            made.connection_lost(None)
+            assert owner.disconnects[0]
+
+    asyncio.run(check())
+
+
+VIOLATIONS: Sequence[tuple[bytes, str]] = [
+    (b"HTTP/1.1 200 OK\r\n\r\n", "over the limit"),
+    (frame(wire.Result(1, [wire.Outcome(1, 0, "", 9)]), b"abc"), "do not make the body"),
+    (frame(wire.Result(1, [wire.Outcome(1, 0, "", -1)])), "negative"),
+    (result(b"x", status=77), "77 is not the status"),
+    (frame(wire.Invoke(1, [])), "must not send Invoke"),
+    (frame(wire.Drain(1.0)), "must not send Drain"),
+]
+
+
+@pytest.mark.parametrize(("data", "words"), VIOLATIONS, ids=[words for _, words in VIOLATIONS])
+async def test_a_violation_closes_the_channel_and_says_what_it_was(data: bytes, words: str) -> None:
+    made, transport, owner, recorder = channel()
+    made.data_received(data + result(b"late"))
+    assert transport.aborted
+    made.data_received(result(b"later"))
+    made.connection_lost(None)
+    assert owner.disconnects[0] is not None
+    assert words in owner.disconnects[0]
+    assert recorder.events == []
+
+
+@pytest.mark.parametrize("data", [result(b"x"), frame(wire.Pong(1, 0, 0.0)), frame(wire.Chunk(1, 0, "x"), b"y")])
+async def test_an_answer_before_any_question_is_a_violation(data: bytes) -> None:
+    made, transport, owner, _ = channel(attached=False)
+    made.data_received(data)
+    assert transport.aborted
+    made.connection_lost(None)
+    assert "before any" in str(owner.disconnects[0])
+
+
+async def test_start_up_messages_and_log_frames_go_to_the_owner() -> None:
+    made, _, owner, recorder = channel()
+    messages: list[wire.Message] = [
+        wire.Hello(1, 1, "r", "0", "3.11", 1),
+        wire.Ready({}, False, False, 1, {}),
+        wire.Failed("import", "E", "m", "t"),
+        wire.Log([]),
+    ]
+    for message in messages:
+        made.data_received(frame(message))
+    assert owner.control == messages
+    assert recorder.events == []
+
+
+async def test_after_the_end_sends_are_dropped_and_nothing_is_heard() -> None:
+    made, transport, owner, recorder = channel()
+    made.send_ping(1)
+    made.connection_lost(None)
+    made.send_ping(2)
+    made.data_received(result(b"late"))
+    await asyncio.sleep(0)
+    assert transport.writes == []
+    assert recorder.events == []
+    assert owner.disconnects == [None]
+    assert not made.writable
+
+
+async def test_what_was_sent_before_the_connection_was_made_goes_out_then() -> None:
+    made, transport = WireChannel(Owner()), FakeTransport()
+    made.send_ping(1)
+    made.connection_made(transport)
+    await asyncio.sleep(0)
+    assert [f.message for f in transport.sent()] == [wire.Ping(1)]

@@ -1,0 +1,138 @@
+"""Lines out of bytes, however they are cut; bounded in length, rate and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipper_platform.backends.output import (
+    MAX_BYTES_PER_WINDOW,
+    MAX_LINE_BYTES,
+    MAX_LINES_PER_WINDOW,
+    PAUSE_BYTES_PER_WINDOW,
+    TAIL_LINES,
+    WINDOW_S,
+    LineSplitter,
+    ReplicaOutput,
+)
+from clipper_runtime.protocol import LogRecord
+
+
+class FakeClock:
+    now = 50.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return 1_000.0 + self.now
+
+
+def output() -> tuple[ReplicaOutput, list[LogRecord], FakeClock]:
+    clock, records = FakeClock(), list[LogRecord]()
+
+    def emit(more: Sequence[LogRecord]) -> None:
+        assert more
+        records.extend(more)
+
+    return ReplicaOutput(emit, clock), records, clock
+
+
+@given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=10))
+def test_any_cut_of_the_bytes_gives_the_same_lines(data: bytes, cuts: list[int]) -> None:
+    whole, pieces = LineSplitter(), LineSplitter()
+    positions = [0, *sorted(cut for cut in cuts if cut <= len(data)), len(data)]
+    lines = [line for a, b in pairwise(positions) for line in pieces.feed(data[a:b])]
+    assert lines + pieces.flush() == whole.feed(data) + whole.flush()
+
+
+def test_an_overlong_line_is_cut_and_the_next_one_is_whole() -> None:
+    splitter = LineSplitter()
+    lines = splitter.feed(b"a" * (MAX_LINE_BYTES + 5))
+    lines += splitter.feed(b"a" * 100_000)
+    lines += splitter.feed(b"tail\nnext\n")
+    assert [line[:1] for line in lines] == [b"a", b"n"]
+    assert lines[0].endswith("… [cut]".encode())
+    assert lines[1] == b"next"
+
+
+def test_of_a_progress_bar_the_last_state_is_kept() -> None:
+    splitter = LineSplitter()
+    for percent in range(100):
+        assert splitter.feed(b"\r" + b"#" * 1_000 + b" %d" % percent) == []
+    assert splitter.feed(b"\r\ndone\r\n")[-1] == b"done"
+    assert LineSplitter().feed(b"10%\r50%\r100%\n") == [b"100%"]
+
+
+def test_lines_become_records_with_their_stream_and_level_and_an_unfinished_one_at_the_end() -> None:
+    collected, records, _ = output()
+    assert collected.feed("stdout", b"one\ntw") == 0.0
+    collected.feed("stderr", b"\xff oops\n")
+    collected.feed("stdout", b"o")
+    collected.end("stdout")
+    assert [(r.stream, r.level, r.message) for r in records] == [
+        ("stdout", "INFO", "one"),
+        ("stderr", "ERROR", "� oops"),
+        ("stdout", "INFO", "two"),
+    ]
+    assert records[0].ts == 1_050.0
+    assert collected.tail == ["one", "� oops", "two"]
+
+
+def test_beyond_the_rate_lines_are_counted_and_the_count_is_told_when_the_second_is_over() -> None:
+    collected, records, clock = output()
+    for number in range(MAX_LINES_PER_WINDOW + 300):
+        collected.feed("stdout", b"%d\n" % number)
+    assert len(records) == MAX_LINES_PER_WINDOW
+    clock.now += WINDOW_S
+    collected.feed("stdout", b"after\n")
+    assert [r.message for r in records[-2:]] == ["300 lines were dropped: more than the log takes in a second", "after"]
+    assert records[-2].stream == "system"
+
+
+def test_the_rate_also_bounds_bytes_and_the_last_words_are_remembered_all_the_same() -> None:
+    collected, records, _ = output()
+    line = b"z" * 999 + b"\n"
+    for _ in range(50):
+        collected.feed("stdout", line * 100)
+    collected.feed("stderr", b"Fatal Python error: Segmentation fault\n")
+    collected.close()
+    assert sum(len(record.message) for record in records) <= MAX_BYTES_PER_WINDOW + 1_000 * 100
+    assert collected.tail[-1] == "Fatal Python error: Segmentation fault"
+    assert records[-1].message.endswith("lines were dropped: more than the log takes in a second")
+
+
+def test_a_writer_far_over_the_rate_is_made_to_wait_for_the_rest_of_the_second() -> None:
+    collected, _, clock = output()
+    chunk = b"y" * 65_535 + b"\n"
+    pauses = [collected.feed("stdout", chunk) for _ in range(PAUSE_BYTES_PER_WINDOW // len(chunk) + 1)]
+    assert set(pauses[:-1]) == {0.0}
+    assert pauses[-1] == WINDOW_S
+    clock.now += WINDOW_S
+    assert collected.feed("stdout", chunk) == 0.0
+
+
+def test_records_of_log_frames_pass_with_their_fields_and_the_same_bounds() -> None:
+    collected, records, clock = output()
+    record = LogRecord(3.0, "log", "WARNING", "r-1", "m" * (MAX_LINE_BYTES * 2), "app")
+    collected.records([record], dropped=7)
+    assert (records[0].ts, records[0].request_id, records[0].logger) == (3.0, "r-1", "app")
+    assert len(records[0].message) < MAX_LINE_BYTES + 20
+    collected.records([LogRecord(3.0, "log", "INFO", "", "x")] * (MAX_LINES_PER_WINDOW * 2))
+    assert len(records) == MAX_LINES_PER_WINDOW
+    clock.now += WINDOW_S
+    collected.records([])
+    assert records[-1].message.startswith(f"{MAX_LINES_PER_WINDOW + 1 + 7} lines were dropped")
+
+
+@given(st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(max_size=5_000)), max_size=30))
+def test_whatever_is_written_the_memory_of_it_stays_bounded(writes: list[tuple[str, bytes]]) -> None:
+    collected, records, _ = output()
+    for stream, data in writes:
+        collected.feed(stream, data)
+    collected.close()
+    assert len(collected.tail) <= TAIL_LINES
+    assert all(len(record.message) <= MAX_LINE_BYTES + 10 for record in records)

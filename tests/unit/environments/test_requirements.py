@@ -1,0 +1,91 @@
+"""Equal wishes are equal text; uv's explanations become a sentence and a hint; packages' scripts see no secrets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipper_platform.environments.uv import explain, hint_for, uv_environment
+from clipper_platform.environments.venv import normalise
+
+LINES = st.lists(st.sampled_from(["numpy", "Scikit_Learn >= 1.5", "six==1.17.0 # tested", "a[b] ; python_version<'4'"]))
+
+
+@given(LINES, st.randoms())
+def test_the_order_of_packages_and_repetitions_do_not_matter(lines: list[str], random: object) -> None:
+    shuffled = list(lines)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis types it as object
+    assert normalise(lines) == normalise([*shuffled, *shuffled])
+
+
+@given(LINES)
+def test_normalising_twice_changes_nothing(lines: list[str]) -> None:
+    assert normalise(normalise(lines)) == normalise(lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["Scikit_Learn >=1.5  # models"], ("scikit-learn>=1.5",)),
+        (["# only words", "   "], ()),
+        (["b", "--index-url https://x", "--extra-index-url  https://y", "a"], (
+            "--index-url https://x", "--extra-index-url https://y", "a", "b",
+        )),
+        (["Pkg @ https://example.com/Pkg-1.0.whl#sha256=ab"], ("pkg @ https://example.com/Pkg-1.0.whl#sha256=ab",)),
+        (["https://example.com/Pkg.whl"], ("https://example.com/Pkg.whl",)),
+        (["./Local_Package"], ("./Local_Package",)),
+    ],
+)  # fmt: skip
+def test_lines_take_their_one_form(lines: list[str], expected: tuple[str, ...]) -> None:
+    assert normalise(lines) == expected
+
+
+def test_uvs_explanation_is_joined_and_its_chatter_left_out() -> None:
+    said = [
+        "Using Python 3.11.7 environment at: x",
+        "error: No solution found when resolving dependencies",
+        "  cause: Because there is no version of six==99, your requirements are unsatisfiable.",
+    ]
+    assert explain(said) == (
+        "No solution found when resolving dependencies: "
+        "Because there is no version of six==99, your requirements are unsatisfiable."
+    )
+    assert explain(["  × Failed to build `x`", "  ├─▶ The build backend", "  ╰─▶ ^^^"]) == (
+        "Failed to build `x`: The build backend"
+    )
+    assert explain(["words without an error"]) == "words without an error"
+    assert explain([]) == "uv said nothing"
+    assert len(explain(["error: " + "x" * 100_000])) < 5_000
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("Because nosuch was not found in the package registry", "spelling"),
+        ("Because there is no version of six==99", "version of the package that exists"),
+        ("Failed to fetch: http://127.0.0.1:9: tcp connect error", "cannot be reached"),
+        ("Couldn't parse requirement", "as pip would read it"),
+        ("Failed to build `x`", "compiled"),
+        ("No space left on device", "disk is full"),
+        ("something new", "correct the requirements"),
+    ],
+)
+def test_the_hint_says_what_to_do(text: str, part: str) -> None:
+    assert part in hint_for(text)
+
+
+def test_uv_sees_where_to_fetch_from_but_no_secrets_and_no_other_project() -> None:
+    passed = {
+        "PATH": "/bin", "https_proxy": "p", "HTTP_PROXY": "p", "SSL_CERT_FILE": "c", "UV_INDEX_URL": "i",
+        "PIP_INDEX_URL": "i", "CC": "gcc", "CFLAGS": "-O2", "LC_ALL": "C", "XDG_CACHE_HOME": "x",
+    }  # fmt: skip
+    refused = {
+        "AWS_SECRET_ACCESS_KEY": "s", "CLIP_API_KEY": "s", "VIRTUAL_ENV": "/v", "PYTHONPATH": "/p",
+        "UV_PROJECT_ENVIRONMENT": "/e", "UV_PYTHON": "3.8", "UV_VENV_CLEAR": "1", "OPENAI_KEY": "s", "PATHS": "x",
+    }  # fmt: skip
+    environment = uv_environment(passed | refused, {"MARK": "1"})
+    assert passed.items() <= environment.items()
+    assert not refused.keys() & environment.keys()
+    assert environment["MARK"] == "1"
+    assert environment["NO_COLOR"] == "1"
