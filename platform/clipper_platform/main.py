@@ -22,7 +22,7 @@ import uvloop
 
 from clipper_platform import logs
 from clipper_platform.backends.process import ProcessBackend
-from clipper_platform.clock import SystemClock
+from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.control.collector import LogStore
 from clipper_platform.control.deployer import Deployer
 from clipper_platform.control.events import EventLog
@@ -38,6 +38,7 @@ from clipper_platform.gateway.invoke import InvokeService, invoke_routes
 from clipper_platform.gateway.lifecycle import Lifecycle
 from clipper_platform.gateway.services import Services
 from clipper_platform.metrics import Metrics
+from clipper_platform.serving.cache import SharedResults
 from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.settings import Settings
 from clipper_platform.store.artifacts import ArtifactStore
@@ -197,6 +198,7 @@ class Platform:
             events=events,
             max_queued_total=settings.max_queued_total,
             cache_bytes=settings.cache_bytes,
+            shared_results=await open_shared_results(settings, clock, stack),
         )
         stack.push_async_callback(dispatcher.close)
         deployer = Deployer(
@@ -296,6 +298,17 @@ def open_store(settings: Settings) -> MetadataStore:
     except ModuleNotFoundError as error:
         raise StoreUnavailable("the Redis store needs a package: pip install 'clipper[redis]'") from error
     return RedisStore.from_url(url)
+
+
+async def open_shared_results(settings: Settings, clock: Clock, stack: AsyncExitStack) -> SharedResults | None:
+    """The result cache's second tier, where the store is a Redis that other platforms may use too."""
+    if settings.store_url.startswith("sqlite:"):
+        return None
+    from clipper_platform.store.results import RedisResults
+
+    results = RedisResults(settings.store_url, clock)
+    await stack.enter_async_context(opened(results))
+    return results
 
 
 @asynccontextmanager

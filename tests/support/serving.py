@@ -15,6 +15,7 @@ from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.environments.base import Environment
 from clipper_platform.metrics import Metrics
 from clipper_platform.serving.base import Target
+from clipper_platform.serving.cache import SharedResults
 from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.serving.invocation import Invocation, StreamSink
 from clipper_platform.types import EnvironmentId, FunctionId
@@ -60,7 +61,13 @@ class Caller:
 
 class Harness:
     def __init__(
-        self, backend: InMemoryBackend, *, max_queued_total: int, cache_bytes: int, clock: Clock | None = None
+        self,
+        backend: InMemoryBackend,
+        *,
+        max_queued_total: int,
+        cache_bytes: int,
+        clock: Clock | None = None,
+        shared: SharedResults | None = None,
     ) -> None:
         self.backend = backend
         self.clock = clock or SystemClock()
@@ -74,6 +81,7 @@ class Harness:
             events=lambda *event: self.events.append(event),
             max_queued_total=max_queued_total,
             cache_bytes=cache_bytes,
+            shared_results=shared,
             rng=random.Random(1),
         )
 
@@ -124,9 +132,14 @@ async def harness(
     max_queued_total: int = 10_000,
     cache_bytes: int = 1 << 20,
     clock: Clock | None = None,
+    shared: SharedResults | None = None,
 ) -> AsyncIterator[Harness]:
     made = Harness(
-        backend or InMemoryBackend(), max_queued_total=max_queued_total, cache_bytes=cache_bytes, clock=clock
+        backend or InMemoryBackend(),
+        max_queued_total=max_queued_total,
+        cache_bytes=cache_bytes,
+        clock=clock,
+        shared=shared,
     )
     try:
         yield made

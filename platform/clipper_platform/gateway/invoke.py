@@ -215,6 +215,7 @@ class InvokeService:
 # RFC 9211: what this cache did, under our name.
 _CACHE_STATUS = {
     "hit": "clipper; hit",
+    "shared": "clipper-shared; hit",
     "miss": "clipper; fwd=miss; stored",
     "collapsed": "clipper; fwd=miss; collapsed",
 }

@@ -2,13 +2,16 @@
 
 A flight is an invocation of its own that no caller owns; those who asked for it follow it. A caller that goes away
 only leaves: the flight goes on for the others, whoever was first, and is cancelled with the last one. Its deadline is
-the latest of its followers'. Only plain successes are kept: neither errors nor default outputs.
+the latest of its followers'. Only plain successes are kept: neither errors nor default outputs. Where platforms share
+a Redis store, a miss asks there before it takes a replica's time (`SharedResults`).
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from clipper_platform.clock import Clock
 from clipper_platform.core import caching
@@ -20,7 +23,25 @@ from clipper_platform.serving.invocation import Invocation, State
 if TYPE_CHECKING:
     from clipper_platform.serving.lane import Lane
 
-__all__ = ["CachedResult", "Flight", "InvocationCache"]
+__all__ = ["CachedResult", "Flight", "InvocationCache", "SharedResults"]
+
+logger = logging.getLogger(__name__)
+
+
+class SharedResults(Protocol):
+    """A second tier that several platforms use together. It never raises and never takes long."""
+
+    @property
+    def resting(self) -> bool:
+        """It failed lately: asking it would be in vain."""
+        ...
+
+    async def get(self, owner: str, digest: bytes) -> tuple[bytes, str] | None:
+        """(payload, content type), or None."""
+        ...
+
+    def put(self, owner: str, digest: bytes, payload: bytes, content_type: str, ttl_s: float) -> None: ...
+    def drop(self, owner: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +51,30 @@ class CachedResult:
 
 
 class Flight:
-    """One execution that several callers wait for."""
+    """One execution that several callers wait for. `lookup`: it asks the shared tier before it goes to a replica."""
 
-    __slots__ = ("followers", "invocation", "key")
+    __slots__ = ("followers", "invocation", "key", "lookup")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, invocation: Invocation) -> None:
         self.key = key
         self.followers: set[Invocation] = set()
-        self.invocation: Invocation
+        self.invocation = invocation
+        self.lookup: asyncio.Task[None] | None = None
 
 
 class InvocationCache:
     """In front of the lanes of all functions with `cache_ttl_s`. Bounded in bytes over all of them."""
 
-    def __init__(self, max_bytes: int, *, clock: Clock, wheel: DeadlineWheel, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        *,
+        clock: Clock,
+        wheel: DeadlineWheel,
+        metrics: Metrics,
+        shared: SharedResults | None = None,
+    ) -> None:
+        self._shared = shared
         self.results: caching.ResultCache[CachedResult] = caching.ResultCache(max_bytes)
         self._flights: dict[bytes, Flight] = {}
         self._clock = clock
@@ -86,7 +117,6 @@ class InvocationCache:
         invocation.lane.count_cache(result)
 
     def _take_off(self, key: bytes, first: Invocation) -> Flight:
-        flight = Flight(key)
         carrier = Invocation(
             first.lane,
             request_id=first.request_id,
@@ -99,34 +129,62 @@ class InvocationCache:
         )
         carrier.cache_key = key
         carrier.flight = carrier  # marks it as nobody's own
-        first.lane.submit(carrier)
-        flight.invocation = carrier
+        flight = Flight(key, carrier)
+        if self._shared is not None and not self._shared.resting:
+            flight.lookup = asyncio.get_running_loop().create_task(self._look_up(flight, self._shared))
+        else:
+            first.lane.submit(carrier)
         self._flights[key] = flight
         return flight
 
-    def _land(self, carrier: Invocation) -> None:
-        key = carrier.cache_key
-        flight = self._flights.pop(key) if key is not None else None
-        if key is None or flight is None:
+    async def _look_up(self, flight: Flight, shared: SharedResults) -> None:
+        """Ask the shared tier; a miss goes on to the lane. Cancelled when the last follower leaves."""
+        carrier = flight.invocation
+        lane = carrier.lane
+        found = await shared.get(lane.name, flight.key)
+        flight.lookup = None
+        if found is not None:
+            carrier.payload, carrier.content_type_out = found
+            for follower in flight.followers:
+                follower.cache_status = "shared"
+            self._requests.child(lane.target.id.path, "shared").inc()
+            self._end(flight, None, fresh=False)
             return
-        if carrier.error is None and not carrier.default_reason:
+        try:
+            lane.submit(carrier)
+        except ClipperError as refusal:
+            self._end(flight, refusal, fresh=False)
+
+    def _land(self, carrier: Invocation) -> None:
+        flight = self._flights.get(carrier.cache_key) if carrier.cache_key is not None else None
+        if flight is not None and flight.invocation is carrier:
+            self._end(flight, carrier.error, fresh=True)
+
+    def _end(self, flight: Flight, error: ClipperError | None, *, fresh: bool) -> None:
+        """Give every follower the answer; `fresh`: it comes from a replica, so that the shared tier wants it too."""
+        del self._flights[flight.key]
+        carrier = flight.invocation
+        carrier.state = State.DONE
+        if error is None and not carrier.default_reason:
             result = CachedResult(bytes(carrier.payload), carrier.content_type_out)
-            self._keep(carrier.lane, key, result)
+            self._keep(carrier.lane, flight.key, result, fresh=fresh)
         for follower in list(flight.followers):
             if follower.state is not State.FOLLOWING:
                 continue  # another follower's answer made it leave
             follower.payload, follower.content_type_out = carrier.payload, carrier.content_type_out
             follower.default_reason = carrier.default_reason
             follower.dispatched, follower.exec_s = carrier.dispatched, carrier.exec_s
-            self._answer(follower, carrier.error)
+            self._answer(follower, error)
 
-    def _keep(self, lane: Lane, key: bytes, result: CachedResult) -> None:
+    def _keep(self, lane: Lane, key: bytes, result: CachedResult, *, fresh: bool) -> None:
         ttl = lane.spec.cache_ttl_s
         if ttl is None or lane.closed:
             return  # a version on its way out keeps nothing: its entries were dropped already
         now = self._clock.monotonic()
         size = len(result.payload) + len(result.content_type)
         self.results.put(key, result, size, ttl_s=ttl, now=now, owner=lane.name)
+        if fresh and self._shared is not None:
+            self._shared.put(lane.name, key, result.payload, result.content_type, ttl)
 
     def _answer(self, invocation: Invocation, error: ClipperError | None) -> None:
         now = self._clock.monotonic()
@@ -150,7 +208,12 @@ class InvocationCache:
             self._answer(invocation, None)
         else:
             self._answer(invocation, error)
-        if not flight.followers and flight.invocation.state is not State.DONE:
+        if flight.followers or flight.invocation.state is State.DONE:
+            return
+        if flight.lookup is not None:
+            flight.lookup.cancel()
+            del self._flights[flight.key]
+        else:
             lane.cancel(flight.invocation)
 
     def cancel(self, invocation: Invocation) -> None:
@@ -164,3 +227,5 @@ class InvocationCache:
     def drop(self, lane: Lane) -> None:
         """Forget all results of a version that is gone."""
         self.results.drop_owner(lane.name)
+        if self._shared is not None and lane.spec.cache_ttl_s is not None:
+            self._shared.drop(lane.name)

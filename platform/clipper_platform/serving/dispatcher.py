@@ -20,7 +20,7 @@ from clipper_platform.clock import Clock
 from clipper_platform.errors import ClipperError, DeployFailed, NotFound, Unavailable
 from clipper_platform.metrics import Metrics
 from clipper_platform.serving.base import EventSink, FunctionStatus, Progress, Target
-from clipper_platform.serving.cache import InvocationCache
+from clipper_platform.serving.cache import InvocationCache, SharedResults
 from clipper_platform.serving.deadlines import DeadlineWheel
 from clipper_platform.serving.instruments import LaneMetrics
 from clipper_platform.serving.invocation import Invocation, State
@@ -48,6 +48,7 @@ class Dispatcher:
         events: EventSink,
         max_queued_total: int,
         cache_bytes: int,
+        shared_results: SharedResults | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._backend = backend
@@ -58,7 +59,7 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self.wheel = DeadlineWheel(self._loop, clock, self._expire)
         self.admission = Admission(max_queued_total)
-        self.cache = InvocationCache(cache_bytes, clock=clock, wheel=self.wheel, metrics=metrics)
+        self.cache = InvocationCache(cache_bytes, clock=clock, wheel=self.wheel, metrics=metrics, shared=shared_results)
         self._lanes: dict[FunctionId, Lane] = {}
         self._routes: dict[str, int] = {}
         self._routed: dict[str, Lane] = {}  # "project/function", or with "@version" -> lane: the hot look-up

@@ -1,0 +1,464 @@
+"""Changes what answers: deploy, rollback, delete, and bringing everything back after a restart.
+
+A deploy goes: environment → version recorded → replicas ready → route flips → the old version drains. Until the flip
+nothing changes for callers: whatever fails or is cancelled before it stops what was started and leaves the old route
+alone. The flip itself is one compare-and-set in the store followed, without an await in between, by the dispatcher's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from clipper.spec import Manifest, SpecError, check_name
+from clipper_platform.clock import Clock
+from clipper_platform.control.collector import LogLine, LogStore
+from clipper_platform.control.deployment import Deployment, DeployProblem, Phase
+from clipper_platform.control.events import EventLog
+from clipper_platform.control.ports import Artifacts, Serving
+from clipper_platform.control.registry import Current, Registry, parse_manifest
+from clipper_platform.control.rollout import Rollout
+from clipper_platform.control.tasks import TaskSet, uninterrupted
+from clipper_platform.environments.base import EnvironmentBuilder
+from clipper_platform.errors import (
+    ClipperError,
+    Conflict,
+    InternalError,
+    InvalidSpec,
+    NotFound,
+    Unavailable,
+)
+from clipper_platform.store.base import Version
+from clipper_platform.types import FunctionId
+
+__all__ = ["Deployer"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_RUNNING: Final = 16  # deploys at the same time; each may hold a build and a set of starting replicas
+MAX_REMEMBERED: Final = 100  # deployments that can be asked about
+RESTORE_AT_ONCE: Final = 4
+RESTORE_WAIT_S: Final = 5.0
+RESTORE_RETRY_S: Final = 1.0
+RESTORE_RETRY_MAX_S: Final = 60.0
+
+
+class Deployer:
+    """One change of a project at a time; projects do not wait for each other."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        artifacts: Artifacts,
+        environments: EnvironmentBuilder,
+        serving: Serving,
+        logs: LogStore,
+        events: EventLog,
+        clock: Clock,
+        restore_retry_s: float = RESTORE_RETRY_S,
+    ) -> None:
+        self._registry = registry
+        self._artifacts = artifacts
+        self._serving = serving
+        self._logs = logs
+        self._events = events
+        self._clock = clock
+        self._rollout = Rollout(registry, artifacts, environments, serving)
+        self._restore_retry_s = restore_retry_s
+        self._restore_slots = asyncio.Semaphore(RESTORE_AT_ONCE)
+        self._tasks = TaskSet()
+        self._deployments: dict[str, Deployment] = {}
+        self._working: dict[str, asyncio.Task[Current]] = {}  # deployment -> its steps, while they may be cancelled
+        self._busy: dict[str, str] = {}  # project -> what is being done to it, in words
+        self._draining: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._restoring: dict[str, asyncio.Task[None]] = {}
+        self._trouble: dict[str, str] = {}
+        self._closed = False
+
+    # Deploying
+
+    def submit(self, project: str, body: Mapping[str, Any]) -> Deployment:
+        """Begin a deploy from a manifest (with an optional `force`); it goes on by itself.
+
+        Raises InvalidSpec, Conflict (the project is busy, or its bundle was not uploaded), StoreUnavailable,
+        Unavailable.
+        """
+        manifest, force = _parse_body(project, body)
+        self._registry.check_store()
+        if not self._artifacts.has(manifest.bundle):
+            raise Conflict(
+                f"the bundle {manifest.bundle} is not on the platform: upload it with "
+                f"PUT /api/v1/bundles/{manifest.bundle}, then deploy again",
+                bundle=manifest.bundle,
+            )
+        current = self._registry.current(project)
+        if current is not None and current.manifest == manifest and not force and not self._failed(current):
+            self._check_free(project)
+            return self._unchanged(current)
+        if len(self._working) >= MAX_RUNNING:
+            raise Unavailable(f"{MAX_RUNNING} deploys are running already; try again soon", retry_after_s=5.0)
+        self._claim(project, "a deploy")
+        deployment = self._remember(manifest, current)
+        steps = asyncio.create_task(self._deploy(deployment, manifest), name=f"deploy {project}")
+        self._working[deployment.id] = steps
+        self._tasks.start(self._supervise(deployment, steps), f"supervise the deploy of {project}")
+        return deployment
+
+    def get(self, id: str) -> Deployment:
+        """Raises NotFound; the newest 100 are remembered."""
+        try:
+            return self._deployments[id]
+        except KeyError:
+            raise NotFound(f"there is no deployment {id!r}; the newest {MAX_REMEMBERED} are remembered") from None
+
+    async def cancel(self, id: str) -> Deployment:
+        """Stop a deploy and wait until it has ended. One that is over, or whose route is flipping, stays as it is."""
+        deployment = self.get(id)
+        if (steps := self._working.get(id)) is not None:
+            steps.cancel()
+        await deployment.wait()
+        return deployment
+
+    def _failed(self, current: Current) -> bool:
+        """Whether a function of the version gave up: deploying the same again is then worth a try."""
+        statuses = (self._serving.status(self._id(current, spec.name)) for spec in current.manifest.functions)
+        return any(status is not None and status.state == "failed" for status in statuses)
+
+    @staticmethod
+    def _id(current: Current, function: str) -> FunctionId:
+        return FunctionId(current.route.project, function, current.route.version)
+
+    def _remember(self, manifest: Manifest, current: Current | None) -> Deployment:
+        deployment = Deployment(
+            id="dep_" + secrets.token_hex(8),
+            project=manifest.project,
+            bundle=manifest.bundle,
+            function_names=tuple(spec.name for spec in manifest.functions),
+            clock=self._clock,
+            previous=current.route.version if current else None,
+        )
+        self._deployments[deployment.id] = deployment
+        over = [d.id for d in self._deployments.values() if not d.running and d is not deployment]
+        for id in over[: max(0, len(self._deployments) - MAX_REMEMBERED)]:
+            del self._deployments[id]
+        return deployment
+
+    def _unchanged(self, current: Current) -> Deployment:
+        deployment = self._remember(current.manifest, current)
+        deployment.version = current.route.version
+        deployment.previous = current.route.previous
+        deployment.schemas = current.version.schemas
+        deployment.finish("unchanged", f"no changes: version {current.route.version} is this already")
+        return deployment
+
+    async def _supervise(self, deployment: Deployment, steps: asyncio.Task[Current]) -> None:
+        """Wait for a deploy's steps and tell how they ended. Never cancelled itself, so that nothing stays open."""
+        await asyncio.wait([steps])
+        self._working.pop(deployment.id, None)
+        if steps.cancelled():
+            problem = None
+        elif (error := steps.exception()) is None:
+            self._succeed(deployment, steps.result())
+            return
+        elif isinstance(error, ClipperError):
+            problem = DeployProblem.of(error, deployment.phase)
+        else:
+            logger.error("a deploy met a defect", exc_info=error, extra={"project": deployment.project})
+            problem = DeployProblem.of(
+                InternalError("the platform met a defect; its log tells more", hint="see the platform's log"),
+                deployment.phase,
+            )
+        await self._fail(deployment, problem)
+
+    def _succeed(self, deployment: Deployment, current: Current) -> None:
+        project, number = deployment.project, current.route.version
+        self._busy.pop(project, None)
+        self._events.record(project, "deploy", f"version {number} answers", version=number)
+        logger.info("version %d answers", number, extra={"project": project})
+        deployment.finish("succeeded", f"version {number} answers")
+
+    async def _fail(self, deployment: Deployment, problem: DeployProblem | None) -> None:
+        """`problem` is None for a cancelled deploy."""
+        said = "cancelled" if problem is None else f"{problem.phase}: {problem.message}"
+        if deployment.version is not None:
+            try:
+                await self._registry.mark_failed(deployment.project, deployment.version, (said.splitlines() or [""])[0])
+            except Exception:
+                logger.exception("a failed version could not be marked", extra={"project": deployment.project})
+        self._busy.pop(deployment.project, None)
+        deployment.error = problem
+        self._events.record(deployment.project, "deploy_failed", f"deploy {said}", version=deployment.version)
+        logger.warning("deploy did not succeed: %s", said, extra={"project": deployment.project})
+        deployment.finish("cancelled" if problem is None else "failed", said)
+
+    async def _deploy(self, deployment: Deployment, manifest: Manifest) -> Current:
+        """The steps; cancelled or failing at any await, it leaves nothing running."""
+        with self._phase(deployment, "environment", "building the environment") as facts:
+            lines = 0
+
+            def told(line: str) -> None:
+                nonlocal lines
+                lines += 1
+                deployment.emit("log", line, phase="environment")
+
+            prepared = await self._rollout.prepare(manifest, told)
+            facts["reused"] = lines == 0  # a builder that finds the environment there has nothing to say
+        await uninterrupted(self._record(deployment, manifest, prepared.environment.id))
+        version = deployment.version
+        if version is None:
+            raise InternalError("the store gave no version number")
+        with self._phase(deployment, "replicas", f"starting version {version}"):
+            forward = _Forward(deployment)
+            with self._logs.tap(manifest.project, version, forward.line):
+                schemas = await self._rollout.start(manifest, version, prepared, forward.progress)
+            deployment.schemas = schemas
+        with self._phase(deployment, "route", f"switching to version {version}"):
+            try:
+                ready = await uninterrupted(self._registry.mark_ready(manifest.project, version, schemas))
+                self._working.pop(deployment.id, None)  # from here on it is too late to cancel
+                return await uninterrupted(self._flip(ready))
+            except BaseException:
+                await uninterrupted(self._serving.stop(manifest.project, version))
+                raise
+
+    async def _record(self, deployment: Deployment, manifest: Manifest, environment: str) -> None:
+        version = await self._registry.add_version(manifest, environment)
+        deployment.version = version.number
+
+    @contextmanager
+    def _phase(self, deployment: Deployment, phase: Phase, message: str) -> Iterator[dict[str, Any]]:
+        deployment.phase = phase
+        deployment.emit("phase", message, phase=phase)
+        began, facts = self._clock.monotonic(), dict[str, Any]()
+        yield facts
+        seconds = round(self._clock.monotonic() - began, 3)
+        deployment.emit("phase_done", f"{phase} done", phase=phase, data={"seconds": seconds, **facts})
+
+    async def _flip(self, version: Version) -> Current:
+        """Make `version`, whose replicas are ready, the one that answers, and let the old one drain."""
+        project = version.project
+        before = self._registry.current(project)
+        current = await self._registry.set_route(version, before.route.version if before else None)
+        self._serving.set_route(project, version.number)
+        self._trouble.pop(project, None)
+        if before is not None:
+            self._retire(project, before.route.version)
+        return current
+
+    def _retire(self, project: str, version: int) -> None:
+        """Drain a version that no longer answers, in the background."""
+        restoring = self._restoring.pop(project, None)
+        if restoring is not None:
+            restoring.cancel()
+
+        async def drain() -> None:
+            if restoring is not None:
+                await asyncio.wait([restoring])
+            await self._serving.stop(project, version)
+
+        task = self._tasks.start(drain(), f"drain {project}@{version}")
+        self._draining[project, version] = task
+        task.add_done_callback(lambda _: self._draining.pop((project, version), None))
+
+    # One change at a time
+
+    def _check_free(self, project: str) -> None:
+        if self._closed:
+            raise Unavailable("the platform is shutting down", retry_after_s=5.0)
+        if (what := self._busy.get(project)) is not None:
+            raise Conflict(f"{what} of {project!r} is running; wait for it or cancel it")
+
+    def _claim(self, project: str, what: str) -> None:
+        self._check_free(project)
+        self._busy[project] = what
+
+    async def _exclusively(self, project: str, what: str, work: Coroutine[Any, Any, T]) -> T:
+        """Do `work` as the project's one change. It goes on when the caller goes away."""
+        try:
+            self._claim(project, what)
+        except ClipperError:
+            work.close()
+            raise
+        task = self._tasks.start(work, f"{what} of {project}", awaited=True)
+        task.add_done_callback(lambda _: self._busy.pop(project, None))
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise Unavailable("the platform is shutting down", retry_after_s=5.0)
+        return task.result()
+
+    # Rollback and delete
+
+    async def rollback(self, project: str, number: int | None = None) -> Current:
+        """Let an earlier version answer again, healthy before the route flips.
+
+        Raises NotFound, Conflict, DeployFailed, StoreUnavailable.
+        """
+        self._registry.project(project)
+        self._registry.check_store()
+        current = self._registry.current(project)
+        if number is None:
+            number = current.route.previous if current else None
+            if number is None:
+                raise Conflict(f"{project!r} has no previous version to return to")
+        version = await self._registry.version(project, number)
+        if current is not None and current.route.version == number:
+            raise Conflict(f"version {number} of {project!r} is the one that answers already")
+        if version.state != "ready":
+            why = f": {version.detail}" if version.detail else ""
+            raise Conflict(f"version {number} of {project!r} never became ready{why}")
+        return await self._exclusively(project, "a rollback", self._roll_back(version))
+
+    async def _roll_back(self, version: Version) -> Current:
+        project, number = version.project, version.number
+        manifest = parse_manifest(version)
+        prepared = await self._rollout.prepare(manifest, lambda _: None)
+        if (draining := self._draining.get((project, number))) is not None:
+            await asyncio.wait([draining])
+        if number in self._serving.versions(project):  # its drain met an error: start from a clean slate
+            await self._serving.stop(project, number)
+        await self._rollout.start(manifest, number, prepared)
+        try:
+            current = await uninterrupted(self._flip(version))
+        except BaseException:
+            if not self._answers(project, number):
+                await uninterrupted(self._serving.stop(project, number))
+            raise
+        self._events.record(project, "rollback", f"rolled back to version {number}", version=number)
+        logger.info("rolled back to version %d", number, extra={"project": project})
+        return current
+
+    def _answers(self, project: str, number: int) -> bool:
+        current = self._registry.current(project)
+        return current is not None and current.route.version == number
+
+    async def delete(self, project: str) -> None:
+        """Drain and forget a project. Raises NotFound, Conflict, StoreUnavailable."""
+        self._registry.project(project)
+        await self._exclusively(project, "a delete", self._delete(project))
+
+    async def _delete(self, project: str) -> None:
+        await self._registry.delete_project(project)
+        self._serving.drop_route(project)
+        self._trouble.pop(project, None)
+        if (restoring := self._restoring.pop(project, None)) is not None:
+            restoring.cancel()
+            await asyncio.wait([restoring])
+        numbers = self._serving.versions(project) | {n for p, n in self._draining if p == project}
+        stops = [self._serving.stop(project, number) for number in numbers]
+        for outcome in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                logger.error("a deleted version did not stop cleanly", exc_info=outcome, extra={"project": project})
+        await self._logs.delete(project)
+        self._tasks.start(self._collect_bundles(), "collect bundles")
+        logger.info("deleted", extra={"project": project})
+
+    # Restart and shutdown
+
+    def trouble(self, project: str) -> str:
+        """Why a routed project could not be brought back yet; empty when there is nothing to say."""
+        return self._trouble.get(project, "")
+
+    async def restore(self, wait_s: float = RESTORE_WAIT_S) -> None:
+        """Bring back every route, each by itself: a broken one is tried again and again and blocks no other.
+
+        Returns when all were brought back, at the latest after `wait_s`; the rest goes on in the background.
+        """
+        for current in self._registry.routed():
+            project = current.route.project
+            self._restoring[project] = self._tasks.start(self._restore(current), f"restore {project}")
+        self._tasks.start(self._collect_bundles(), "collect bundles")
+        if self._restoring:
+            await asyncio.wait(self._restoring.values(), timeout=wait_s)
+
+    async def _restore(self, current: Current) -> None:
+        project, number = current.route.project, current.route.version
+        delay_s = self._restore_retry_s
+        while (error := await self._try_restore(current)) is not None:
+            told = f"version {number} could not be brought back: {error}"
+            if self._trouble.get(project) != told:
+                logger.error("%s", told, extra={"project": project})
+                self._events.record(project, "restore", told, version=number)
+            self._trouble[project] = told
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, RESTORE_RETRY_MAX_S)
+        # No await since the replicas were started: a deploy that flipped the route meanwhile has cancelled this task.
+        self._serving.set_route(project, number)
+        self._trouble.pop(project, None)
+        self._restoring.pop(project, None)
+        logger.info("version %d is back", number, extra={"project": project})
+
+    async def _try_restore(self, current: Current) -> Exception | None:
+        project, number = current.route.project, current.route.version
+        async with self._restore_slots:
+            try:
+                prepared = await self._rollout.prepare(current.manifest, lambda _: None)
+                await self._rollout.revive(current.manifest, number, prepared)
+            except Exception as error:
+                if not isinstance(error, ClipperError):
+                    logger.exception("bringing a project back met a defect", extra={"project": project})
+                await self._serving.stop(project, number)
+                return error
+        return None
+
+    async def _collect_bundles(self) -> None:
+        """Remove bundles that no version and no running deploy refers to."""
+        try:
+            versions = [await self._registry.versions(p.name) for p in self._registry.projects()]
+            keep = {v.bundle for found in versions for v in found}
+            keep |= {d.bundle for d in self._deployments.values() if d.running}
+            removed = await self._artifacts.collect(keep)
+        except ClipperError as error:
+            logger.warning("bundles were not collected: %s", error)
+            return
+        if removed:
+            logger.info("removed %d bundles that nothing refers to", len(removed))
+
+    async def close(self) -> None:
+        """Cancel what can be cancelled, let a flip that has begun end, and accept nothing more."""
+        self._closed = True
+        for steps in list(self._working.values()):
+            steps.cancel()
+        running = [d for d in self._deployments.values() if d.running]
+        for deployment in running:
+            await deployment.wait()
+        await self._tasks.cancel()
+
+
+class _Forward:
+    """Turns what starting replicas say into events of their deployment."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+
+    def line(self, function: FunctionId, line: LogLine) -> None:
+        self._deployment.emit("log", line.message, phase="replicas", data={"function": function.function})
+
+    def progress(self, function: FunctionId, ready: int, wanted: int) -> None:
+        self._deployment.emit(
+            "progress",
+            f"{function.function}: {ready} of {wanted} replicas ready",
+            phase="replicas",
+            data={"ready": ready, "wanted": wanted, "function": function.function},
+        )
+
+
+def _parse_body(project: str, body: Mapping[str, Any]) -> tuple[Manifest, bool]:
+    table = dict(body)
+    force = table.pop("force", False)
+    if not isinstance(force, bool):
+        raise InvalidSpec(f"force = {force!r} is not allowed: it must be true or false", key="force")
+    try:
+        check_name(project, "project", where="manifest")
+        manifest = Manifest.from_dict(table)
+    except SpecError as error:
+        raise InvalidSpec(str(error), key=error.key, where=error.where) from None
+    if manifest.project != project:
+        raise InvalidSpec(f"the manifest is for project {manifest.project!r}, the URL for {project!r}", key="project")
+    return manifest, force

@@ -1,0 +1,57 @@
+"""What the control plane needs of its neighbours, as Protocols, so that it can be driven without them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from clipper_platform.serving.base import FunctionStatus, Progress, Target
+from clipper_platform.types import FunctionId
+
+__all__ = ["Artifacts", "Serving", "Stored"]
+
+
+class Serving(Protocol):
+    """The data plane as the control plane drives it."""
+
+    async def start(
+        self, target: Target, *, replicas: int, on_progress: Progress | None = None, wait: bool = True
+    ) -> Mapping[str, Any]:
+        """Start the pool of one function version, wait for `replicas` ready ones, return its JSON schema.
+
+        Raises DeployFailed. Failing or cancelled, it leaves nothing behind. With `wait=False` it returns {} at once
+        and the pool keeps trying with back-off.
+        """
+        ...
+
+    def set_route(self, project: str, version: int) -> None: ...
+    def drop_route(self, project: str) -> None: ...
+    async def stop(self, project: str, version: int) -> None: ...
+    def status(self, id: FunctionId) -> FunctionStatus | None: ...
+    def versions(self, project: str) -> set[int]: ...
+
+
+class Stored(Protocol):
+    """What the store says of a bundle that it took."""
+
+    @property
+    def bytes(self) -> int: ...
+
+
+class Artifacts(Protocol):
+    """Bundles by digest."""
+
+    def has(self, digest: str) -> bool: ...
+    async def put(self, digest: str, chunks: AsyncIterator[bytes]) -> Stored:
+        """Store the archive, verified. Raises InvalidSpec, PayloadTooLarge."""
+        ...
+
+    async def unpack(self, digest: str) -> Path:
+        """The directory with the bundle's files. Raises NotFound when the archive is lost, InternalError when it is
+        damaged."""
+        ...
+
+    async def collect(self, keep: Collection[str]) -> Sequence[Stored]:
+        """Remove bundles that are neither in `keep` (digests) nor new; those removed."""
+        ...

@@ -1,0 +1,134 @@
+"""The outermost layer around every route: request id, host and origin, errors, the access log line. Plain ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clipper_platform.clock import Clock
+from clipper_platform.errors import ClientClosed, Forbidden
+from clipper_platform.gateway.edge import EdgePolicy
+from clipper_platform.gateway.errors import render
+from clipper_platform.gateway.invoke import REQUEST_ID, new_request_id
+
+__all__ = ["Edge"]
+
+logger = logging.getLogger(__name__)
+access_logger = logging.getLogger("clipper_platform.access")
+
+# Asked every few seconds by machines: of interest only when something is wrong with them.
+_QUIET_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_MAX_LOGGED_PATH: Final = 500
+
+
+class Edge:
+    """Puts `request_id` into the scope's state; handlers find it as `request.state.request_id`."""
+
+    def __init__(self, app: ASGIApp, *, policy: EdgePolicy, clock: Clock) -> None:
+        self._app = app
+        self._policy = policy
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        await _Exchange(self._app, self._policy, self._clock, scope, send).run(receive)
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, app: ASGIApp, policy: EdgePolicy, clock: Clock, scope: Scope, send: Send) -> None:
+        self._app = app
+        self._policy = policy
+        self._clock = clock
+        self._scope = scope
+        self._send = send
+        self._headers = Headers(scope=scope)
+        given = self._headers.get("x-request-id", "")
+        self._id = given if REQUEST_ID.match(given) else new_request_id()
+        self._extra: list[tuple[bytes, bytes]] = [(b"x-request-id", self._id.encode())]
+        self._status = 0  # 0: no answer yet
+        self._bytes = 0
+        self._complete = False
+
+    async def run(self, receive: Receive) -> None:
+        self._scope.setdefault("state", {})["request_id"] = self._id
+        began = self._clock.monotonic()
+        try:
+            if not await self._answered_at_the_edge():
+                await self._app(self._scope, receive, self._sender)
+        except Exception as error:  # noqa: BLE001 - the one place where errors are told; render logs what is unknown
+            await self._tell(error)
+        except asyncio.CancelledError:
+            self._status = self._status or ClientClosed.status
+            raise
+        finally:
+            self._log(self._clock.monotonic() - began)
+
+    async def _answered_at_the_edge(self) -> bool:
+        """Host, origin, preflight. Raises Forbidden."""
+        hosts = self._headers.getlist("host")
+        if len(hosts) > 1:
+            raise Forbidden("more than one Host header")
+        host = hosts[0] if hosts else None
+        self._policy.check_host(host)
+        origin = self._headers.get("origin")
+        if self._policy.check_origin(origin, self._headers.get("sec-fetch-site"), host) and origin is not None:
+            self._extra += self._policy.cors_headers(origin)
+            if self._scope["method"] == "OPTIONS" and "access-control-request-method" in self._headers:
+                private = "access-control-request-private-network" in self._headers
+                headers = self._policy.preflight_headers(private)
+                await self._sender({"type": "http.response.start", "status": 204, "headers": headers})
+                await self._sender({"type": "http.response.body", "body": b""})
+                return True
+        return False
+
+    async def _sender(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            message = {**message, "headers": [*message.get("headers", ()), *self._extra]}
+        elif message["type"] == "http.response.body":
+            self._bytes += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
+        await self._send(message)
+
+    async def _tell(self, error: Exception) -> None:
+        status, headers, body = render(error, self._id)
+        if self._status:
+            # Part of an answer is out: it must not look whole. Raising makes the server cut the connection.
+            if not self._complete:
+                raise error
+            return
+        if status == ClientClosed.status:
+            self._status = status
+            return
+        if self._scope["method"] == "HEAD":
+            body = b""
+        await self._sender({"type": "http.response.start", "status": status, "headers": headers})
+        await self._sender({"type": "http.response.body", "body": body})
+
+    def _log(self, seconds: float) -> None:
+        path = self._scope["path"]
+        level = logging.DEBUG if path in _QUIET_PATHS and self._status < 400 else logging.INFO
+        if not access_logger.isEnabledFor(level):
+            return
+        client = self._scope.get("client")
+        access_logger.log(
+            level,
+            "%s %s %d",
+            self._scope["method"],
+            path[:_MAX_LOGGED_PATH],
+            self._status,
+            extra={
+                "request_id": self._id,
+                "duration_s": round(seconds, 6),
+                "bytes": self._bytes,
+                "client": client[0] if client else None,
+            },
+        )

@@ -1,0 +1,92 @@
+"""What machines ask: liveness, readiness, metrics, the API's description."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from clipper_platform.errors import Unavailable
+from clipper_platform.gateway.endpoints import Call, Endpoint
+from clipper_platform.gateway.services import Services
+
+__all__ = ["Health", "Probes", "Readiness"]
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    ok: bool
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """`ready` is false while starting and draining. `degraded` names what is missing while functions go on answering:
+    a load balancer that dropped the platform for it would turn an inconvenience into an outage."""
+
+    ready: bool
+    state: str
+    degraded: list[str]
+
+
+class Probes:
+    def __init__(self, services: Services) -> None:
+        self._s = services
+        self.description: dict[str, Any] = {}
+
+    def endpoints(self) -> list[Endpoint]:
+        return [
+            Endpoint(
+                method="GET",
+                path="/healthz",
+                handler=self.healthz,
+                summary="Whether the process is alive",
+                scope=None,
+                gives=Health,
+            ),
+            Endpoint(
+                method="GET",
+                path="/readyz",
+                handler=self.readyz,
+                summary="Whether requests should be sent here",
+                scope=None,
+                gives=Readiness,
+                also={Unavailable.status: "Starting, or draining"},
+            ),
+            Endpoint(
+                method="GET",
+                path="/metrics",
+                handler=self.metrics,
+                summary="Prometheus metrics; on a bind that is not loopback any key is asked for",
+                scope=None,
+                media_type="text/plain",
+            ),
+            Endpoint(
+                method="GET",
+                path="/openapi.json",
+                handler=self.openapi,
+                summary="This description",
+                scope=None,
+            ),
+        ]
+
+    async def healthz(self, call: Call) -> Health:
+        return Health(ok=True)
+
+    async def readyz(self, call: Call) -> Response:
+        state = self._s.lifecycle.state
+        degraded = []
+        if not self._s.registry.store_healthy:
+            # Only the store's kind: anyone may ask, and its address is nobody's business.
+            kind = self._s.registry.store.url.partition(":")[0]
+            degraded.append(f"store: {kind} cannot be reached; functions answer, changes are refused")
+        body = Readiness(ready=state == "ready", state=state, degraded=degraded)
+        status = 200 if body.ready else Unavailable.status
+        return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+    async def metrics(self, call: Call) -> Response:
+        # Labels name projects, which are nobody's business without a key; the rule is that of invocations.
+        self._s.access.authorize_invoke(call.request.headers.get("authorization"), public=False)
+        body, content_type = self._s.metrics_render()
+        return Response(body, headers={"content-type": content_type})
+
+    async def openapi(self, call: Call) -> Response:
+        return Response(msgspec.json.encode(self.description), media_type="application/json")

@@ -1,0 +1,55 @@
+"""What the gateway's routes work with, put together by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute
+
+from clipper_platform.clock import Clock
+from clipper_platform.control.collector import LogStore
+from clipper_platform.control.deployer import Deployer
+from clipper_platform.control.keyring import Keyring
+from clipper_platform.control.ports import Artifacts, Serving
+from clipper_platform.control.registry import Registry
+from clipper_platform.gateway.auth import Access
+from clipper_platform.gateway.edge import EdgePolicy
+from clipper_platform.gateway.lifecycle import Lifecycle
+
+__all__ = ["Services"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """`access.open_invoke` is `policy.loopback` unless someone wants it stricter. Sizes in bytes."""
+
+    registry: Registry
+    keyring: Keyring
+    access: Access
+    policy: EdgePolicy
+    deployer: Deployer
+    logs: LogStore
+    artifacts: Artifacts
+    dispatcher: Serving
+    lifecycle: Lifecycle
+    clock: Clock
+    metrics_render: Callable[[], tuple[bytes, str]]
+    """The exposition and its content type."""
+
+    version: str
+    backend: str
+    home: str
+    started_at: float  # Unix seconds
+    max_body_bytes: int
+    max_bundle_bytes: int
+    pythons: Callable[[], Sequence[str]] = tuple
+    """Interpreters that an environment may ask for; called in a thread, as it may look at the disk."""
+
+    extra_routes: Sequence[BaseRoute] = ()
+    """Tried before the gateway's own: those of invocations."""
+
+    lifespan: Callable[[Starlette], AbstractAsyncContextManager[Any]] | None = None

@@ -1,0 +1,95 @@
+"""Every Redis key that Clipper uses, built here and nowhere else.
+
+With the prefix `clip:` (configurable, so that platforms can share a server):
+
+| key | type | holds |
+| --- | --- | --- |
+| `clip:schema` | string | the version of this layout, a whole number |
+| `clip:projects` | hash | project → its record |
+| `clip:versions:{project}` | hash | number → the version's record, whose own number does not count |
+| `clip:last-version` | hash | project → the number given out last; outlives the project |
+| `clip:routes` | hash | project → the route's record |
+| `clip:keys` | hash | key id → the key's record |
+| `clip:secrets:{project}` | hash | name → value, in clear |
+| `clip:policies` | hash | `project/function` → the policy's record |
+| `clip:events:{project}` | stream | entry `SEQ-0`, field `event` → the event's record, whose own seq does not count |
+| `clip:last-event` | hash | project → the seq given out last; outlives the project |
+| `clip:result:{project/function@N}:{digest}` | string | a cached result, in MessagePack; expires with its lifetime |
+
+Records are JSON. A number that Redis allocates stands in the field or entry id, not in the JSON beside it. Nothing but
+results expires, and the server must not evict the rest (`maxmemory-policy noeviction` or `volatile-ttl`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clipper_platform.errors import InvalidRequest
+
+__all__ = ["DEFAULT_PREFIX", "RedisKeys"]
+
+DEFAULT_PREFIX = "clip:"
+
+
+@dataclass(frozen=True, slots=True)
+class RedisKeys:
+    """The keys under one prefix. Raises InvalidRequest for a prefix that would read badly in redis-cli."""
+
+    prefix: str = DEFAULT_PREFIX
+
+    def __post_init__(self) -> None:
+        if not self.prefix or len(self.prefix) > 128 or not self.prefix.isascii() or not self.prefix.isprintable():
+            raise InvalidRequest(
+                f"the Redis key prefix {self.prefix!r} is not allowed: use 1 to 128 printable ASCII characters"
+            )
+        if " " in self.prefix:
+            raise InvalidRequest(f"the Redis key prefix {self.prefix!r} is not allowed: it holds a space")
+
+    @property
+    def schema(self) -> str:
+        return f"{self.prefix}schema"
+
+    @property
+    def projects(self) -> str:
+        return f"{self.prefix}projects"
+
+    def versions(self, project: str) -> str:
+        return f"{self.prefix}versions:{project}"
+
+    @property
+    def last_version(self) -> str:
+        return f"{self.prefix}last-version"
+
+    @property
+    def routes(self) -> str:
+        return f"{self.prefix}routes"
+
+    @property
+    def api_keys(self) -> str:
+        return f"{self.prefix}keys"
+
+    def secrets(self, project: str) -> str:
+        return f"{self.prefix}secrets:{project}"
+
+    @property
+    def policies(self) -> str:
+        return f"{self.prefix}policies"
+
+    def policy_field(self, project: str, function: str) -> str:
+        """The field of one policy. Names hold no `/`, so no two functions share a field."""
+        return f"{project}/{function}"
+
+    def events(self, project: str) -> str:
+        return f"{self.prefix}events:{project}"
+
+    @property
+    def last_event(self) -> str:
+        return f"{self.prefix}last-event"
+
+    def result(self, owner: str, digest: bytes) -> str:
+        """A cached result of the version `owner`."""
+        return f"{self.prefix}result:{owner}:{digest.hex()}"
+
+    def results_of(self, owner: str) -> str:
+        """A pattern for all results of a version. Names hold none of the pattern's special characters."""
+        return f"{self.prefix}result:{owner}:*"

@@ -1,0 +1,87 @@
+"""What a Redis server must be to hold the metadata, and what its errors mean to people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ConnectionError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,
+)
+
+from clipper_platform.errors import StoreUnavailable
+
+__all__ = ["SCHEMA", "check_schema", "check_server", "risks", "translate"]
+
+SCHEMA = 1  # the layout that `keys` describes
+
+# Streams came with 5.0; nothing older than 6 is maintained anywhere.
+MINIMUM_VERSION = (6, 0)
+
+
+def check_server(info: Mapping[str, Any], where: str) -> None:
+    """Raises StoreUnavailable if the server, by its own INFO, cannot be the store."""
+    version = str(info.get("redis_version", "unknown"))
+    parts = version.split(".")
+    if not all(part.isdigit() for part in parts[:2]) or tuple(map(int, parts[:2])) < MINIMUM_VERSION:
+        wanted = ".".join(map(str, MINIMUM_VERSION))
+        raise StoreUnavailable(f"the server at {where} is Redis {version}: the store needs {wanted} or newer")
+    if info.get("redis_mode") == "cluster":
+        raise StoreUnavailable(
+            f"the server at {where} is part of a Redis cluster: the store changes several keys at once and needs a "
+            "single server (or its Sentinel-managed master)"
+        )
+    if info.get("role") != "master":
+        raise StoreUnavailable(f"the server at {where} is a read-only replica: name its master")
+
+
+def risks(info: Mapping[str, Any], snapshots: str | None, where: str) -> Iterator[str]:
+    """What could lose the metadata on a server that works, in words. `snapshots`: its `save` setting, if known."""
+    if info.get("maxmemory") and str(info.get("maxmemory_policy", "")).startswith("allkeys-"):
+        yield (
+            f"the Redis server at {where} drops keys when its memory is full (maxmemory-policy "
+            f"{info['maxmemory_policy']}), the store's too: set it to noeviction"
+        )
+    if snapshots == "" and not info.get("aof_enabled"):
+        yield (
+            f"the Redis server at {where} keeps nothing on disk: a restart of it loses every project; "
+            "set appendonly yes"
+        )
+
+
+def check_schema(found: bytes, where: str, key: str) -> None:
+    """Raises StoreUnavailable if the data under the prefix is of a newer Clipper, or nobody's."""
+    if not found.isdigit():
+        raise StoreUnavailable(f"{key} at {where} holds {found[:40]!r}, not a number: choose another key prefix")
+    if int(found) > SCHEMA:
+        raise StoreUnavailable(
+            f"the data at {where} was written by a newer Clipper (its schema is {int(found)}, this one knows up to "
+            f"{SCHEMA}): upgrade Clipper, or choose another database or key prefix"
+        )
+
+
+def translate(error: RedisError | OSError, where: str) -> StoreUnavailable:
+    """Whatever the client raises, as the one error of a store that cannot do its work now."""
+    words = next((words for kinds, words in _WORDS if isinstance(error, kinds)), "refused a command of the store")
+    detail = f" ({error})" if str(error) else ""
+    return StoreUnavailable(f"the Redis server at {where} {words}{detail}")
+
+
+# First match: the client's exceptions derive from each other.
+_WORDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    ((AuthenticationError, AuthorizationError), "refused the user name or password: check the store's URL"),
+    ((NoPermissionError,), "lets this user do too little: grant it the store's keys, EVAL and INFO"),
+    ((BusyLoadingError,), "is still loading its data: try again soon"),
+    ((TimeoutError, OSError), "did not answer in time or cannot be reached"),
+    ((ConnectionError,), "cannot be reached"),
+    ((ReadOnlyError,), "became a read-only replica: name its master"),
+    ((OutOfMemoryError,), "has no memory left: raise its maxmemory"),
+)

@@ -1,0 +1,49 @@
+"""The metadata stores that the contract suite runs on."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clipper_platform.store.base import MetadataStore
+from clipper_platform.store.memory import MemoryStore
+from clipper_platform.store.redis import RedisStore
+from clipper_platform.store.sqlite import SqliteStore
+from tests.support.redis_server import RedisServer, running_redis
+
+MakeStore = Callable[[], MetadataStore]
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def make_durable(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
+    """Makes stores, all on the same data."""
+    if request.param == "sqlite":
+        return lambda: SqliteStore(tmp_path / "home" / "clipper.db")
+    server: RedisServer = request.getfixturevalue("redis_server")
+    prefix = f"test-{uuid.uuid4().hex}:"
+    return lambda: RedisStore(server.url, prefix)
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MetadataStore]:
+    """An empty, open store."""
+    made: MetadataStore
+    if request.param == "memory":
+        made = MemoryStore()
+    elif request.param == "sqlite":
+        made = SqliteStore(tmp_path / "clipper.db")
+    else:
+        server: RedisServer = request.getfixturevalue("redis_server")
+        made = RedisStore(server.url, f"test-{uuid.uuid4().hex}:")
+    await made.open()
+    yield made
+    await made.close()

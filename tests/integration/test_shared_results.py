@@ -1,0 +1,111 @@
+"""The shared tier of the result cache on a real Redis: it helps while it is there, and is not missed when it is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from clipper_platform.backends.memory import InMemoryBackend, echo
+from clipper_platform.clock import SystemClock
+from clipper_platform.store.results import RedisResults
+from clipper_runtime import protocol as wire
+from tests.support.redis_server import RedisServer, running_redis
+from tests.support.serving import harness, target
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+async def until(ask: Callable[[], Awaitable[bool]], timeout_s: float = 5) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not await ask():
+            await asyncio.sleep(0.01)
+
+
+async def test_what_one_platform_computed_another_one_finds(redis: RedisServer) -> None:
+    results = RedisResults(redis.url, SystemClock())
+    await results.open()
+    executions: list[bytes] = []
+
+    async def count(invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
+        executions.extend(bytes(p) for p in payloads)
+        return await echo(invoke, payloads)
+
+    try:
+        async with harness(InMemoryBackend(count), shared=results) as first:
+            await first.deploy(target(cache_ttl_s=60))
+            assert (await first.call(body=b"same").wait()).invocation.cache_status == "miss"
+            lane = first.dispatcher.resolve("p/f")
+            key = first.callers[0].invocation.cache_key
+            assert key is not None
+
+            async def stored() -> bool:
+                return await results.get(lane.name, key) == (b"same", "application/json")
+
+            await until(stored)
+            async with harness(InMemoryBackend(count), shared=results) as second:
+                await second.deploy(target(cache_ttl_s=60))
+                calls = [second.call(body=b"same") for _ in range(3)]
+                for call in calls:
+                    assert (await call.wait()).payload == b"same"
+                assert {c.invocation.cache_status for c in calls} == {"shared"}
+                assert (await second.call(body=b"same").wait()).invocation.cache_status == "hit"
+        assert executions == [b"same"]
+
+        async def dropped() -> bool:
+            return await results.get(lane.name, key) is None
+
+        await until(dropped)
+    finally:
+        await results.close()
+
+
+async def test_a_caller_that_leaves_during_the_look_up_leaves_nothing_behind(redis: RedisServer) -> None:
+    results = RedisResults(redis.url, SystemClock())
+    await results.open()
+    try:
+        async with harness(shared=results) as h:
+            await h.deploy(target(cache_ttl_s=60))
+            call = h.call(body=b"x")
+            h.dispatcher.cancel(call.invocation)
+            assert call.code == "client_closed"
+            assert h.dispatcher.cache.flights == 0
+    finally:
+        await results.close()
+
+
+async def test_a_redis_that_is_gone_costs_one_short_wait_and_is_left_alone(redis: RedisServer) -> None:
+    results = RedisResults(redis.url, SystemClock())
+    await results.open()
+    try:
+        redis.kill()
+        async with harness(shared=results) as h:
+            await h.deploy(target(cache_ttl_s=60))
+            assert (await h.call(body=b"x").wait()).code == "ok"
+            assert results.resting
+            assert (await h.call(body=b"y").wait()).code == "ok"
+    finally:
+        await results.close()
+
+
+async def test_large_results_and_past_lifetimes_are_not_written(redis: RedisServer) -> None:
+    results = RedisResults(redis.url, SystemClock())
+    await results.open()
+    try:
+        results.put("o", b"1" * 32, b"x" * (1 << 21), "application/json", 60)
+        results.put("o", b"2" * 32, b"x", "application/json", 0.0001)
+        results.put("o", b"3" * 32, b"x", "application/json", 60)
+
+        async def third() -> bool:
+            return await results.get("o", b"3" * 32) is not None
+
+        await until(third)
+        assert await results.get("o", b"1" * 32) is None
+        assert await results.get("o", b"2" * 32) is None
+    finally:
+        await results.close()

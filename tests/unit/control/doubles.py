@@ -1,0 +1,335 @@
+"""Stand-ins for the control plane's neighbours, and the whole of it put together around them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipper.spec import EnvironmentSpec, FunctionSpec, Manifest
+from clipper_platform.control.collector import LogStore
+from clipper_platform.control.deployer import Deployer
+from clipper_platform.control.events import EventLog
+from clipper_platform.control.keyring import Keyring
+from clipper_platform.control.registry import Registry
+from clipper_platform.environments.base import BuildProgress, Environment
+from clipper_platform.errors import DeployFailed, NotFound
+from clipper_platform.serving.base import FunctionStatus, Progress, ReplicaStatus, Target
+from clipper_platform.store.memory import MemoryStore
+from clipper_platform.types import EnvironmentId, FunctionId
+from clipper_runtime.protocol import LogRecord
+
+BUNDLE = "sha256:" + "a" * 64
+
+
+class FakeClock:
+    """Moves when told to."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+@dataclass
+class Gates:
+    """Where the doubles stop and wait: `hold(name)` closes a gate, `reached(name)` waits until someone stands there."""
+
+    closed: dict[str, asyncio.Event] = field(default_factory=dict)
+    arrived: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    def hold(self, name: str) -> None:
+        self.closed[name] = asyncio.Event()
+        self.arrived[name] = asyncio.Event()
+
+    def open(self, name: str) -> None:
+        self.closed[name].set()
+
+    async def reached(self, name: str) -> None:
+        async with asyncio.timeout(5):
+            await self.arrived[name].wait()
+
+    async def passing(self, name: str) -> None:
+        await asyncio.sleep(0)
+        if name in self.closed:
+            self.arrived[name].set()
+            await self.closed[name].wait()
+
+
+class GatedStore(MemoryStore):
+    """A store whose writes take their time, so that a cancellation can meet them."""
+
+    def __init__(self, gates: Gates) -> None:
+        super().__init__()
+        self.gates = gates
+        self.lose_answer_of: set[str] = set()  # methods that do their work and then lose the connection
+
+    async def _done(self, name: str) -> None:
+        await self.gates.passing(name)
+        if name in self.lose_answer_of:
+            self.outage = "connection lost"
+            self._check()
+
+    async def add_version(self, version: Any) -> Any:
+        made = await super().add_version(version)
+        await self._done("add_version")
+        return made
+
+    async def update_version(self, project: str, number: int, **changes: Any) -> Any:
+        made = await super().update_version(project, number, **changes)
+        await self._done("update_version")
+        return made
+
+    async def set_route(self, route: Any, *, expected_revision: int) -> Any:
+        made = await super().set_route(route, expected_revision=expected_revision)
+        await self._done("set_route")
+        return made
+
+
+class FakeArtifacts:
+    def __init__(self, gates: Gates) -> None:
+        self.gates = gates
+        self.known = {BUNDLE: 10}
+        self.broken: Exception | None = None
+
+    def has(self, digest: str) -> bool:
+        return digest in self.known
+
+    async def put(self, digest: str, chunks: AsyncIterator[bytes]) -> Any:
+        self.known[digest] = sum([len(chunk) async for chunk in chunks])
+        return Taken(self.known[digest])
+
+    async def unpack(self, digest: str) -> Path:
+        await self.gates.passing("unpack")
+        if self.broken is not None:
+            raise self.broken
+        if digest not in self.known:
+            raise NotFound(f"there is no bundle {digest}")
+        return Path("/bundles") / digest
+
+    async def collect(self, keep: Collection[str]) -> list[Any]:
+        gone = [digest for digest in self.known if digest not in keep]
+        return [Taken(self.known.pop(digest)) for digest in gone]
+
+
+@dataclass(frozen=True)
+class Taken:
+    bytes: int
+
+
+class FakeEnvironments:
+    def __init__(self, gates: Gates) -> None:
+        self.gates = gates
+        self.lines: list[str] = []
+        self.broken: Exception | None = None
+        self.running = 0
+
+    def identify(self, spec: EnvironmentSpec) -> EnvironmentId:
+        return EnvironmentId(f"env-{spec.python}-{len(spec.requirements)}")
+
+    async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> Environment:
+        self.running += 1
+        try:
+            for line in self.lines:
+                progress(line)
+            await self.gates.passing("build")
+            if self.broken is not None:
+                raise self.broken
+        finally:
+            self.running -= 1
+        id = self.identify(spec)
+        return Environment(id=id, python=Path("/env/bin/python"), path=Path("/env"))
+
+    async def remove(self, environment: EnvironmentId) -> None: ...
+
+
+class FakeServing:
+    """A data plane that remembers: `running` are started functions, `routes` what answers."""
+
+    def __init__(self, gates: Gates) -> None:
+        self.gates = gates
+        self.running: dict[FunctionId, Target] = {}
+        self.starting: set[FunctionId] = set()
+        self.routes: dict[str, int] = {}
+        self.broken: dict[str, Exception] = {}  # function -> what its start raises
+        self.states: dict[FunctionId, str] = {}
+        self.replicas: dict[FunctionId, int] = {}
+        self.log: Callable[[FunctionId, str, list[LogRecord]], None] | None = None
+        self.history: list[str] = []
+
+    async def start(
+        self, target: Target, *, replicas: int, on_progress: Progress | None = None, wait: bool = True
+    ) -> Mapping[str, Any]:
+        assert target.id not in self.running, f"{target.id} runs already"
+        self.history.append(f"start {target.id}")
+        self.replicas[target.id] = replicas
+        if not wait:
+            if target.id.function in self.broken:
+                raise self.broken[target.id.function]
+            self.running[target.id] = target
+            return {}
+        self.starting.add(target.id)
+        try:
+            if self.log is not None:
+                line = LogRecord(ts=1.0, stream="stdout", level="info", request_id="", message="loading")
+                self.log(target.id, "r1", [line])
+            await self.gates.passing(f"start {target.id.function}")
+            if target.id.function in self.broken:
+                raise self.broken[target.id.function]
+            if on_progress is not None:
+                on_progress(target.id, replicas, replicas)
+        finally:
+            self.starting.discard(target.id)
+        self.running[target.id] = target
+        return {"title": target.id.function}
+
+    def set_route(self, project: str, version: int) -> None:
+        assert version in self.versions(project), "a route must lead to a version that was started"
+        self.history.append(f"route {project}@{version}")
+        self.routes[project] = version
+
+    def drop_route(self, project: str) -> None:
+        self.routes.pop(project, None)
+
+    async def stop(self, project: str, version: int) -> None:
+        self.history.append(f"stop {project}@{version}")
+        await self.gates.passing("stop")
+        for id in [id for id in self.running if (id.project, id.version) == (project, version)]:
+            del self.running[id]
+
+    def status(self, id: FunctionId) -> FunctionStatus | None:
+        if id not in self.running:
+            return None
+        state: Any = self.states.get(id, "ready")
+        replica = ReplicaStatus(
+            id="r1",
+            state="ready",
+            pid=4711,
+            version=id.version,
+            started_at=1.0,
+            invocations=3,
+            in_flight=0,
+            memory_bytes=1000,
+        )
+        return FunctionStatus(
+            id=id,
+            state=state,
+            reason="" if state == "ready" else "it crashed",
+            schema={},
+            queue_depth=0,
+            running=0,
+            replicas_wanted=1,
+            restarts=0,
+            replicas=(replica,),
+            p50_s=0.001,
+            p99_s=0.002,
+            rate_per_s=1.0,
+            cache_hits=0,
+            cache_misses=0,
+            cache_bytes=0,
+        )
+
+    def versions(self, project: str) -> set[int]:
+        return {id.version for id in self.running if id.project == project}
+
+
+def manifest(
+    project: str = "digits", *, bundle: str = BUNDLE, functions: tuple[str, ...] = ("classify",), **options: Any
+) -> dict[str, Any]:
+    """What a client sends to deploy."""
+    specs = tuple(FunctionSpec.parse(name, f"app:{name}", options) for name in functions)
+    return Manifest(project=project, bundle=bundle, environment=EnvironmentSpec(), functions=specs).to_dict()
+
+
+def replica_failure(function: str = "classify") -> DeployFailed:
+    return DeployFailed(
+        f"{function} did not start (setup): ValueError: no model",
+        phase="setup",
+        exception="ValueError: no model",
+        log=["loading", "Traceback…"],
+        hint="look at __init__",
+    )
+
+
+@dataclass
+class Plane:
+    """The control plane on doubles."""
+
+    root: Path
+    store: GatedStore
+    gates: Gates
+    clock: FakeClock
+    registry: Registry
+    keyring: Keyring
+    logs: LogStore
+    events: EventLog
+    artifacts: Any
+    environments: FakeEnvironments
+    serving: FakeServing
+    deployer: Deployer
+
+    async def deployed(self, **kwargs: Any) -> int:
+        """Deploy and expect it to succeed; the version."""
+        body = manifest(**kwargs)
+        made = self.deployer.submit(body["project"], body)
+        await made.wait()
+        assert made.state == "succeeded", made.error
+        assert made.version is not None
+        return made.version
+
+    async def settle(self) -> None:
+        """Let background tasks (drains) end."""
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    def restarted(self) -> Plane:
+        """Another platform on the same store and files, as after a restart."""
+        return make_plane(self.root, store=self.store, gates=self.gates, artifacts=self.artifacts)
+
+
+def make_plane(
+    root: Path,
+    *,
+    store: GatedStore | None = None,
+    gates: Gates | None = None,
+    artifacts: Any = None,
+) -> Plane:
+    gates = gates or Gates()
+    clock = FakeClock()
+    store = store or GatedStore(gates)
+    registry = Registry(store, clock)
+    logs = LogStore(root / "logs", clock)
+    events = EventLog(store, logs, clock)
+    artifacts = artifacts or FakeArtifacts(gates)
+    environments = FakeEnvironments(gates)
+    serving = FakeServing(gates)
+    deployer = Deployer(
+        registry=registry,
+        artifacts=artifacts,
+        environments=environments,
+        serving=serving,
+        logs=logs,
+        events=events,
+        clock=clock,
+        restore_retry_s=0.001,
+    )
+    return Plane(
+        root=root,
+        store=store,
+        gates=gates,
+        clock=clock,
+        registry=registry,
+        keyring=Keyring(store, clock),
+        logs=logs,
+        events=events,
+        artifacts=artifacts,
+        environments=environments,
+        serving=serving,
+        deployer=deployer,
+    )

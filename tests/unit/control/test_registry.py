@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from clipper.spec import Manifest
+from clipper_platform.control.registry import Registry
+from clipper_platform.errors import NotFound, StoreUnavailable
+from clipper_platform.store.base import Route
+from clipper_platform.store.memory import MemoryStore
+from tests.unit.control.doubles import FakeClock, manifest
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+async def registry(store: MemoryStore) -> Registry:
+    made = Registry(store, FakeClock())
+    await made.load()
+    return made
+
+
+async def routed(registry: Registry, project: str = "digits") -> int:
+    version = await registry.add_version(Manifest.from_dict(manifest(project)), "env")
+    ready = await registry.mark_ready(project, version.number, {})
+    await registry.set_route(ready, None)
+    return version.number
+
+
+async def test_what_was_written_is_loaded_by_the_next_platform(registry: Registry, store: MemoryStore) -> None:
+    await routed(registry)
+    again = Registry(store, FakeClock())
+    await again.load()
+    assert [p.name for p in again.projects()] == ["digits"]
+    current = again.current("digits")
+    assert current is not None
+    assert (current.route.version, current.manifest.functions[0].name) == (1, "classify")
+    assert current.function("classify") is not None
+    assert current.function("other") is None
+
+
+async def test_reads_of_memory_go_on_while_the_store_is_away(registry: Registry, store: MemoryStore) -> None:
+    await routed(registry)
+    store.outage = "gone"
+    await registry.check_health()
+    assert registry.current("digits") is not None
+    assert registry.project("digits").name == "digits"
+    assert (await registry.version("digits", 1)).number == 1
+    with pytest.raises(StoreUnavailable):
+        await registry.versions("digits")
+    with pytest.raises(StoreUnavailable, match="functions go on answering"):
+        registry.check_store()
+
+
+async def test_losing_and_regaining_the_store_is_logged_once_each(
+    registry: Registry, store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    store.outage = "gone"
+    for _ in range(3):
+        await registry.check_health()
+    assert not registry.store_healthy
+    assert registry.store_error == "gone"
+    store.outage = ""
+    for _ in range(3):
+        await registry.check_health()
+    assert registry.store_healthy
+    assert [r.levelname for r in caplog.records] == ["ERROR", "WARNING"]
+
+
+async def test_those_who_asked_are_told_when_the_store_is_back(registry: Registry, store: MemoryStore) -> None:
+    told: list[bool] = []
+
+    async def back() -> None:
+        told.append(registry.store_healthy)
+
+    registry.on_recovery(back)
+    await registry.check_health()
+    store.outage = "gone"
+    await registry.check_health()
+    store.outage = ""
+    await registry.check_health()
+    assert told == [True]
+
+
+async def test_a_round_that_meets_a_defect_does_not_end_the_watch(
+    registry: Registry, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rounds = asyncio.Queue[int]()
+
+    async def broken() -> None:
+        rounds.put_nowait(1)
+        raise RuntimeError("defect")
+
+    monkeypatch.setattr(store, "ping", broken)
+    watching = asyncio.create_task(registry.watch(period_s=0))
+    async with asyncio.timeout(5):
+        await rounds.get()
+        await rounds.get()
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+    assert "defect" in caplog.text
+
+
+async def test_a_failed_version_that_could_not_be_stored_is_stored_later(
+    registry: Registry, store: MemoryStore
+) -> None:
+    version = await registry.add_version(Manifest.from_dict(manifest()), "env")
+    store.outage = "gone"
+    await registry.mark_failed("digits", version.number, "it broke")
+    store.outage = ""
+    await registry.check_health()
+    stored = await store.get_version("digits", version.number)
+    assert (stored.state, stored.detail) == ("failed", "it broke")
+
+
+async def test_a_route_to_what_cannot_be_read_is_left_out_and_told(
+    registry: Registry, store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    await routed(registry)
+    await routed(registry, "letters")
+    route = await store.get_route("letters")
+    assert route is not None
+    broken = await store.get_version("letters", 1)
+    broken.manifest["functions"] = "nonsense"
+    await store.add_version(broken)
+    await store.set_route(Route(project="letters", version=2), expected_revision=route.revision)
+    again = Registry(store, FakeClock())
+    await again.load()
+    assert [c.route.project for c in again.routed()] == ["digits"]
+    assert "cannot be brought back" in caplog.text
+
+
+async def test_unknown_projects_are_not_found(registry: Registry) -> None:
+    with pytest.raises(NotFound):
+        registry.project("nope")
+    with pytest.raises(NotFound):
+        await registry.versions("nope")
+    with pytest.raises(NotFound):
+        await registry.list_secrets("nope")
+    with pytest.raises(NotFound):
+        await registry.delete_project("nope")
+    assert registry.current("nope") is None
+
+
+async def test_secrets_may_be_set_before_the_first_deploy(registry: Registry) -> None:
+    await registry.put_secret("digits", "B", "2")
+    await registry.put_secret("digits", "A", "1")
+    assert await registry.list_secrets("digits") == ["A", "B"]
+    assert await registry.secrets("digits") == {"A": "1", "B": "2"}
+    await registry.delete_secret("digits", "A")
+    assert await registry.list_secrets("digits") == ["B"]

@@ -1,0 +1,67 @@
+"""The gateway's application on the control plane's doubles, with a client and a key for each scope."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from clipper_platform.gateway.app import Services, build_app
+from clipper_platform.gateway.auth import Access
+from clipper_platform.gateway.edge import EdgePolicy
+from clipper_platform.gateway.lifecycle import Lifecycle
+from tests.unit.control.doubles import Plane, make_plane
+
+
+@dataclass
+class Gate:
+    plane: Plane
+    services: Services
+    keys: dict[str, str]  # scope -> secret
+
+    def client(self, scope: str | None = "admin", host: str = "127.0.0.1:8700", **changes: Any) -> httpx.AsyncClient:
+        """`changes`: fields of Services that differ."""
+        app = build_app(replace(self.services, **changes) if changes else self.services)
+        headers = {"authorization": f"Bearer {self.keys[scope]}"} if scope else {}
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app, raise_app_exceptions=False),
+            base_url=f"http://{host}",
+            headers=headers,
+        )
+
+    async def close(self) -> None:
+        self.plane.store.outage = ""
+        await self.plane.deployer.close()
+        await self.plane.logs.close()
+
+
+async def make_gate(root: Path, *, bind: str = "127.0.0.1", cors: tuple[str, ...] = (), artifacts: Any = None) -> Gate:
+    plane = make_plane(root, artifacts=artifacts)
+    await plane.registry.load()
+    keys = {scope: (await plane.keyring.create(scope, (scope,)))[1] for scope in ("invoke", "deploy", "admin")}
+    policy = EdgePolicy(bind, cors)
+    lifecycle = Lifecycle()
+    lifecycle.ready()
+    services = Services(
+        registry=plane.registry,
+        keyring=plane.keyring,
+        access=Access(plane.keyring, open_invoke=policy.loopback),
+        policy=policy,
+        deployer=plane.deployer,
+        logs=plane.logs,
+        artifacts=plane.artifacts,
+        dispatcher=plane.serving,
+        lifecycle=lifecycle,
+        clock=plane.clock,
+        metrics_render=lambda: (b"clip_up 1\n", "text/plain; version=0.0.4; charset=utf-8"),
+        version="0.1.0",
+        backend="process",
+        home=str(root),
+        started_at=1.0,
+        max_body_bytes=1000,
+        max_bundle_bytes=10_000,
+        pythons=lambda: ["3.11.7"],
+    )
+    return Gate(plane=plane, services=services, keys=keys)
