@@ -27,7 +27,9 @@ from clipper_platform.control.collector import LogStore
 from clipper_platform.control.deployer import Deployer
 from clipper_platform.control.events import EventLog
 from clipper_platform.control.keyring import Keyring
+from clipper_platform.control.pins import Pins
 from clipper_platform.control.registry import Registry
+from clipper_platform.control.rollout import Rollout
 from clipper_platform.environments.venv import VenvBuilder
 from clipper_platform.errors import Conflict, InvalidSpec, StoreUnavailable
 from clipper_platform.gateway.app import build_app
@@ -201,16 +203,27 @@ class Platform:
             shared_results=await open_shared_results(settings, clock, stack),
         )
         stack.push_async_callback(dispatcher.close)
+        rollout = Rollout(registry, artifacts, environments, dispatcher)
         deployer = Deployer(
             registry=registry,
             artifacts=artifacts,
-            environments=environments,
+            rollout=rollout,
             serving=dispatcher,
             logs=log_store,
             events=events,
             clock=clock,
         )
         stack.push_async_callback(deployer.close)
+        pins = Pins(
+            registry=registry,
+            rollout=rollout,
+            serving=dispatcher,
+            clock=clock,
+            drained=deployer.drained,
+            trouble=deployer.trouble,
+        )
+        stack.push_async_callback(pins.close)
+        await stack.enter_async_context(background({"pinned versions": pins.watch()}))
 
         policy = edge_policy(settings)
         access = Access(keyring, open_invoke=policy.loopback)
@@ -219,7 +232,7 @@ class Platform:
             clock=clock,
             authorize=access.authorize_invoke,
             max_body_bytes=settings.max_body_bytes,
-            starting=lambda: lifecycle.state == "starting",
+            wake=pins.wake,
         )
         services = Services(
             registry=registry,

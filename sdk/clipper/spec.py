@@ -101,12 +101,9 @@ class _Rule:
             return "one of " + ", ".join(repr(c) for c in self.choices)
         noun = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}[self.kind]
         bounds = []
-        if self.above is not None:
-            bounds.append(f"above {self.above:g}")
-        if self.low is not None:
-            bounds.append(f"at least {self.low:g}")
-        if self.high is not None:
-            bounds.append(f"at most {self.high:g}")
+        for word, bound in (("above", self.above), ("at least", self.low), ("at most", self.high)):
+            if bound is not None:
+                bounds.append(f"{word} {bound if isinstance(bound, int) else format(bound, 'g')}")
         return " ".join([noun, " and ".join(bounds)]).strip()
 
     def check(self, key: str, value: object, where: str) -> Any:

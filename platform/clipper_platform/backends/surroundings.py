@@ -51,8 +51,6 @@ def replica_environment(
         "PYTHONUNBUFFERED": "1",
         # A crash, and a start-up that takes too long, say where they happened.
         "PYTHONFAULTHANDLER": "1",
-        # The bundle stays as it was unpacked; the bytecode goes when its environment goes.
-        "PYTHONPYCACHEPREFIX": str(spec.environment.path / ".pycache"),
         "TMPDIR": str(tmp),
         "VIRTUAL_ENV": str(spec.environment.path),
     }

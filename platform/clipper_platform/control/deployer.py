@@ -23,7 +23,6 @@ from clipper_platform.control.ports import Artifacts, Serving
 from clipper_platform.control.registry import Current, Registry, parse_manifest
 from clipper_platform.control.rollout import Rollout
 from clipper_platform.control.tasks import TaskSet, uninterrupted
-from clipper_platform.environments.base import EnvironmentBuilder
 from clipper_platform.errors import (
     ClipperError,
     Conflict,
@@ -57,7 +56,7 @@ class Deployer:
         *,
         registry: Registry,
         artifacts: Artifacts,
-        environments: EnvironmentBuilder,
+        rollout: Rollout,
         serving: Serving,
         logs: LogStore,
         events: EventLog,
@@ -70,7 +69,7 @@ class Deployer:
         self._logs = logs
         self._events = events
         self._clock = clock
-        self._rollout = Rollout(registry, artifacts, environments, serving)
+        self._rollout = rollout
         self._restore_retry_s = restore_retry_s
         self._restore_slots = asyncio.Semaphore(RESTORE_AT_ONCE)
         self._tasks = TaskSet()
@@ -319,10 +318,7 @@ class Deployer:
         project, number = version.project, version.number
         manifest = parse_manifest(version)
         prepared = await self._rollout.prepare(manifest, lambda _: None)
-        if (draining := self._draining.get((project, number))) is not None:
-            await asyncio.wait([draining])
-        if number in self._serving.versions(project):  # its drain met an error: start from a clean slate
-            await self._serving.stop(project, number)
+        await self.drained(project, number)
         await self._rollout.start(manifest, number, prepared)
         try:
             current = await uninterrupted(self._flip(version))
@@ -333,6 +329,11 @@ class Deployer:
         self._events.record(project, "rollback", f"rolled back to version {number}", version=number)
         logger.info("rolled back to version %d", number, extra={"project": project})
         return current
+
+    async def drained(self, project: str, number: int) -> None:
+        """Wait for the end of a version's drain, if it is under way."""
+        if (draining := self._draining.get((project, number))) is not None:
+            await asyncio.wait([draining])
 
     def _answers(self, project: str, number: int) -> bool:
         current = self._registry.current(project)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -25,7 +25,6 @@ from clipper_platform.errors import (
     NotFound,
     PayloadTooLarge,
     RequestTimeout,
-    Unavailable,
     UnsupportedMediaType,
 )
 from clipper_platform.gateway.errors import render
@@ -124,10 +123,10 @@ class InvokeService:
         clock: Clock,
         authorize: Authorize,
         max_body_bytes: int,
-        starting: Callable[[], bool] = lambda: False,
+        wake: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self.dispatcher = dispatcher
-        self._starting = starting
+        self._wake = wake
         self.max_body_bytes = max_body_bytes
         self.clock = clock
         self._authorize = authorize
@@ -139,11 +138,19 @@ class InvokeService:
             lane = self.dispatcher.resolve(path)
         except NotFound:
             self._authorize(head.authorization, False)  # who may not call learns nothing about what there is
-            if self._starting():
-                raise Unavailable("the platform is starting and brings its routes back", retry_after_s=1) from None
             raise
         self._authorize(head.authorization, lane.spec.public)
         return lane
+
+    async def find(self, path: str, head: RequestHead) -> Lane:
+        """Like `lane`, but a version that does not run is started where there is a way to."""
+        try:
+            return self.lane(path, head)
+        except NotFound:
+            if self._wake is None:
+                raise
+        await self._wake(path)
+        return self.lane(path, head)
 
     def begin(
         self,
@@ -250,7 +257,7 @@ class InvokeEndpoint:
         if state_id:
             head.request_id = state_id  # the one that the outer layers log and answer with
         params = scope["path_params"]
-        lane = service.lane(f"{params['project']}/{params['function']}", head)
+        lane = await service.find(f"{params['project']}/{params['function']}", head)
         body = await self._read_body(scope, receive)
         # A function whose first replica is still starting may turn out to stream.
         if lane.streaming is not False or EVENT_STREAM in head.accept:
@@ -438,7 +445,7 @@ class SchemaEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         params = scope["path_params"]
-        lane = self._service.lane(f"{params['project']}/{params['function']}", read_head(scope["headers"]))
+        lane = await self._service.find(f"{params['project']}/{params['function']}", read_head(scope["headers"]))
         if lane.schema is None:
             raise NotFound(f"{lane.target.id} has no schema yet: its first replica is starting")
         body = msgspec.json.encode({"function": lane.target.id.path, "version": lane.target.id.version, **lane.schema})

@@ -151,6 +151,7 @@ class Dispatcher:
         lane = self._lanes.get(target.id) or self._make_lane(target)
         lane.pool.want(replicas)
         if not wait:
+            self._index()
             return {}
 
         def tell(ready: int) -> None:
@@ -245,6 +246,10 @@ class Dispatcher:
     def versions(self, project: str) -> set[int]:
         """The versions of a project that have replicas or are starting them."""
         return {id.version for id in self._lanes if id.project == project}
+
+    def functions(self, project: str, version: int) -> list[str]:
+        """The functions of a version that have lanes."""
+        return [id.function for id in self._lanes if (id.project, id.version) == (project, version)]
 
     def lanes(self) -> list[Lane]:
         return list(self._lanes.values())

@@ -332,8 +332,19 @@ class Lane:
             invocation.payload = payload
             invocation.content_type_out = outcome.content_type
             self._finish(invocation, None)
+        elif outcome.status == wire.Status.CANCELLED:
+            self._passed_over(invocation)
         else:
             self._finish(invocation, error_of(outcome))
+
+    def _passed_over(self, invocation: Invocation) -> None:
+        """The replica did not run it, although somebody waits: its time was up when its turn came. A flight of the
+        cache may have got more time since it was sent, from a follower that came later."""
+        if self._clock.monotonic() < invocation.deadline and not self.closed:
+            self._queue_again(invocation)
+            self._kick()
+        else:
+            self._finish(invocation, DeadlineExceeded("the deadline passed before its turn on a replica came"))
 
     def on_stream_chunk(
         self, handle: ReplicaHandle, invocation: Invocation, chunk: wire.Chunk, payload: memoryview
@@ -363,14 +374,18 @@ class Lane:
 
     def on_replica_exit(self, handle: ReplicaHandle, exit: Exit) -> None:
         running, waiting = handle.take_unfinished()
-        guilty = exit.reason in ("crashed", "oom", "exited") and not external_kill(exit)
+        guilty = handle.silent or (exit.reason in ("crashed", "oom", "exited") and not external_kill(exit))
+        if running and guilty:
+            # What it ran ended it, not its start: poison alone must not look like a crash loop and stop the pool.
+            self.pool.served(handle)
         for invocation in running:
             self._retry(invocation, exit, blamed=guilty)
         for invocation in waiting:
-            self._retry(invocation, exit, blamed=False)
+            # Never begun, so that it is no retry: behind enough poison it would otherwise run out of them.
+            self._retry(invocation, exit, begun=False)
         self.pool.exited(handle, exit)
 
-    def _retry(self, invocation: Invocation, exit: Exit, *, blamed: bool) -> None:
+    def _retry(self, invocation: Invocation, exit: Exit, *, begun: bool = True, blamed: bool = False) -> None:
         """An invocation's replica is gone: queue it again while its deadline and its retries allow.
 
         Items of one batch that ended a replica are all suspect; each runs alone from then on, so that the innocent
@@ -378,7 +393,7 @@ class Lane:
         """
         if invocation.state is not State.RUNNING:
             return
-        invocation.attempts += 1
+        invocation.attempts += begun
         invocation.blamed += blamed
         if invocation.blamed >= QUARANTINE_AFTER:
             self.instruments.quarantined.inc()
@@ -398,6 +413,9 @@ class Lane:
         if error is not None:
             self._finish(invocation, error)
             return
+        self._queue_again(invocation)
+
+    def _queue_again(self, invocation: Invocation) -> None:
         self.running -= 1
         invocation.replica = None
         self.instruments.retries.inc()

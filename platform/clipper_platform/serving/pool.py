@@ -236,7 +236,11 @@ class ReplicaPool:
         now = self._clock.monotonic()
         grace = self.target.spec.graceful_shutdown_timeout_s
         for handle in list(self.handles.values()):
+            member = self.state.members.get(handle.id)
+            if member is not None and member.state is ReplicaState.UNHEALTHY:
+                continue  # killed already; its end is on its way
             if handle.silent_pings >= MISSED_PINGS:
+                handle.silent = True
                 self._unhealthy(handle, f"answered none of {MISSED_PINGS} health checks")
             elif handle.stuck(now, grace):
                 self._unhealthy(handle, f"worked on a batch for {grace:g} s past its deadline")

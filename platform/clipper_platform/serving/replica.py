@@ -56,6 +56,7 @@ class ReplicaHandle:
         self.concurrency = max(1, replica.ready.concurrency)
         self.controller = controller
         self.draining = False
+        self.silent = False  # given up because it answered no health checks
         self.batches: dict[int, Batch] = {}  # by id, in the order sent
         self.load = 0  # items in flight
         self.answered = 0
@@ -180,6 +181,9 @@ class ReplicaHandle:
         self.channel.send_ping(nonce)
 
     def stuck(self, now: float, grace_s: float) -> bool:
-        """The batch that it runs is `grace_s` past its last deadline."""
-        first = next(iter(self.batches.values()), None)
-        return first is not None and now > first.deadline + grace_s
+        """What it runs is `grace_s` past its deadline: of a batch, which runs as one, past its last deadline."""
+        latest = now - grace_s
+        if self.one_at_a_time:
+            first = next(iter(self.batches.values()), None)
+            return first is not None and first.deadline < latest
+        return any(i is not None and i.deadline < latest for batch in self.batches.values() for i in batch.items)

@@ -13,7 +13,9 @@ from clipper_platform.control.collector import LogStore
 from clipper_platform.control.deployer import Deployer
 from clipper_platform.control.events import EventLog
 from clipper_platform.control.keyring import Keyring
+from clipper_platform.control.pins import Pins
 from clipper_platform.control.registry import Registry
+from clipper_platform.control.rollout import Rollout
 from clipper_platform.environments.base import BuildProgress, Environment
 from clipper_platform.errors import DeployFailed, NotFound
 from clipper_platform.serving.base import FunctionStatus, Progress, ReplicaStatus, Target
@@ -238,6 +240,9 @@ class FakeServing:
     def versions(self, project: str) -> set[int]:
         return {id.version for id in self.running if id.project == project}
 
+    def functions(self, project: str, version: int) -> list[str]:
+        return [id.function for id in self.running if (id.project, id.version) == (project, version)]
+
 
 def manifest(
     project: str = "digits", *, bundle: str = BUNDLE, functions: tuple[str, ...] = ("classify",), **options: Any
@@ -273,6 +278,7 @@ class Plane:
     environments: FakeEnvironments
     serving: FakeServing
     deployer: Deployer
+    pins: Pins
 
     async def deployed(self, **kwargs: Any) -> int:
         """Deploy and expect it to succeed; the version."""
@@ -309,15 +315,25 @@ def make_plane(
     artifacts = artifacts or FakeArtifacts(gates)
     environments = FakeEnvironments(gates)
     serving = FakeServing(gates)
+    rollout = Rollout(registry, artifacts, environments, serving)
     deployer = Deployer(
         registry=registry,
         artifacts=artifacts,
-        environments=environments,
+        rollout=rollout,
         serving=serving,
         logs=logs,
         events=events,
         clock=clock,
         restore_retry_s=0.001,
+    )
+    pins = Pins(
+        registry=registry,
+        rollout=rollout,
+        serving=serving,
+        clock=clock,
+        drained=deployer.drained,
+        trouble=deployer.trouble,
+        idle_s=60.0,
     )
     return Plane(
         root=root,
@@ -332,4 +348,5 @@ def make_plane(
         environments=environments,
         serving=serving,
         deployer=deployer,
+        pins=pins,
     )

@@ -1,0 +1,428 @@
+"""How many waiting invocations make the next batch, and when: pure decisions.
+
+`plan` answers *dispatch n now* or *wait until t* for one replica. It conserves work: an idle replica gets what is
+there, unless the policy asks to wait a bounded time for company. A second batch is committed to a busy replica only
+when that costs nothing: it is full anyway, or the running one is about to end (the replica then never idles between
+two batches). Nothing is ever padded.
+
+A `SizeController` learns the size limit from how long batches take to *run*. Time spent in a queue is no argument:
+under overload it grows whatever the size, and shrinking batches for it would lower the throughput and lengthen the
+queue further.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple, Protocol
+
+__all__ = [
+    "NEVER",
+    "Aimd",
+    "Dispatch",
+    "DurationFit",
+    "LatencyModel",
+    "Policy",
+    "PolicyName",
+    "Single",
+    "SizeController",
+    "Static",
+    "WaitUntil",
+    "make_controller",
+    "plan",
+    "take",
+]
+
+PolicyName = Literal["aimd", "latency_model", "static", "none"]
+
+
+def _at_least(low: int, key: str, value: float) -> None:
+    if not low <= value < math.inf:
+        raise ValueError(f"{key} = {value!r} is not allowed: it must be a number of at least {low}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What holds for one replica's batches. Times in seconds; sizes in items, or in units of weight if items have one.
+
+    `limit` is the size controller's; `depth` is how many batches may be in flight; a batch behind a running one is
+    committed `lead_s` before that one is expected to end (1 ms covers a frame's way through two event loops).
+    """
+
+    max_batch_size: int
+    wait_timeout_s: float = 0.0
+    limit: int = 1
+    depth: int = 2
+    lead_s: float = 0.001
+
+    def __post_init__(self) -> None:
+        _at_least(1, "max_batch_size", self.max_batch_size)
+        _at_least(1, "limit", self.limit)
+        _at_least(1, "depth", self.depth)
+        _at_least(0, "wait_timeout_s", self.wait_timeout_s)
+        _at_least(0, "lead_s", self.lead_s)
+
+    def with_limit(self, limit: int) -> Policy:
+        """This policy with the controller's present limit; itself when that has not changed."""
+        if limit == self.limit:
+            return self
+        return Policy(
+            max_batch_size=self.max_batch_size,
+            wait_timeout_s=self.wait_timeout_s,
+            limit=limit,
+            depth=self.depth,
+            lead_s=self.lead_s,
+        )
+
+
+class Dispatch(NamedTuple):
+    """Send the first `n` waiting items to the replica now.
+
+    `full`: the limit, not the load, decided the size. To be kept with the batch and told to `SizeController.observe`.
+    """
+
+    n: int
+    full: bool = False
+
+
+class WaitUntil(NamedTuple):
+    """Plan again at `t`, or earlier when an item arrives or a batch ends. `inf`: only then."""
+
+    t: float
+
+
+NEVER = WaitUntil(math.inf)
+
+_dispatch = lru_cache(maxsize=1024)(Dispatch)  # finding an immutable one is three times as fast as making it
+
+
+def plan(
+    pending: int,
+    oldest_at: float,
+    policy: Policy,
+    now: float,
+    *,
+    in_flight: int = 0,
+    running_since: float | None = None,
+    expected_s: float | None = None,
+    weights: Iterable[float] | None = None,
+) -> Dispatch | WaitUntil:
+    """The next batch for one replica.
+
+    pending: waiting items. oldest_at: when the first of them came. in_flight: batches the replica has not answered.
+    running_since, expected_s: when the batch it runs now began, and how long such a batch is expected to take
+    (`SizeController.expected`); None when unknown. weights: those of the waiting items in order, if items differ.
+
+    Monotone in `now`: at the time of a WaitUntil, with nothing else changed, the answer is a Dispatch.
+    """
+    if pending <= 0 or in_flight >= policy.depth:
+        return NEVER
+    cap = policy.limit if policy.limit < policy.max_batch_size else policy.max_batch_size
+    if weights is None:
+        size, full = (pending, pending == cap) if pending <= cap else (cap, True)
+    else:
+        size, weight = _prefix(weights, cap)
+        size = max(1, min(size, pending, policy.max_batch_size))
+        full = size < pending or weight >= cap
+    if full:
+        return _dispatch(size, True)
+    ready_at = oldest_at + policy.wait_timeout_s
+    if in_flight:
+        if running_since is None or expected_s is None:
+            return NEVER
+        nearly_done_at = running_since + expected_s - policy.lead_s
+        if nearly_done_at > ready_at:
+            ready_at = nearly_done_at
+    return _dispatch(size, False) if now >= ready_at else WaitUntil(ready_at)
+
+
+def take(weights: Iterable[float], limit: float) -> int:
+    """How many of the first items fit: the longest prefix whose weights sum to at most `limit`, but at least 1.
+
+    An item heavier than the limit goes alone, since it would otherwise wait for ever. 0 only without items.
+    """
+    return _prefix(weights, limit)[0]
+
+
+def _prefix(weights: Iterable[float], limit: float) -> tuple[int, float]:
+    count, total = 0, 0.0
+    for weight in weights:
+        if count and total + weight > limit:
+            break
+        count += 1
+        total += weight
+    return count, total
+
+
+class SizeController(Protocol):
+    """Learns how large a replica's batches may be."""
+
+    @property
+    def limit(self) -> int:
+        """The present limit of a batch's size, at least 1."""
+        ...
+
+    def observe(self, size: float, duration_s: float, *, full: bool | None = None) -> None:
+        """A batch of `size` ran for `duration_s`: from its start in the replica to its end.
+
+        With two batches in flight, that is from the later of its sending and the previous batch's reply. `full` is
+        `Dispatch.full`; without it, a size of at least the present limit counts as full.
+        """
+        ...
+
+    def expected(self, size: float) -> float | None:
+        """How long a batch of `size` should run, in seconds; None before the first observation."""
+        ...
+
+
+# The share of the objective that a batch's own run may take. An item that just missed a batch waits for that one to
+# end (d) and then runs in the next (d): it stays 2·d, so d <= 0.5 of the objective. A tenth is left for what the model
+# does not see: the network, the lead of the second batch, and bursts that do not fit one batch.
+# objective 20 ms -> d = 9 ms, stay = 18 ms, 2 ms to spare.
+BUDGET_FRACTION = 0.45
+
+# Where a batch's fixed cost `a` alone takes more than this share of the budget, the objective is lost for a busy
+# replica whatever the size: `DurationFit.floor`.
+_FEASIBLE = 2 / 3
+
+
+class DurationFit:
+    """duration ≈ a + b·size, fitted online by least squares that forget exponentially.
+
+    Robust in two ways. A single far-off duration (a stall, a collection of garbage) is clipped to what was plausible.
+    Several in a row, all slower or all faster, are a change of the model's speed: the fit is scaled by their median
+    ratio at once and keeps little of its memory. While all batches have one size they say nothing about the slope:
+    it is pulled to slightly less than its previous value with the strength that sizes spread by 3% would have.
+    """
+
+    __slots__ = ("_ratios", "_sx", "_sxx", "_sxy", "_sy", "_turn", "_w", "a", "b", "deviation_s", "tried")
+
+    # Memory of about 1 / (1 - 0.98) = 50 batches: half a second at 10 ms each.
+    KEEP = 0.98
+    # Clip beyond 4 mean absolute deviations (3.2 standard deviations of a normal one), at least 20% of the prediction.
+    CLIP_DEVIATIONS = 4.0
+    CLIP_SHARE = 0.2
+    # So many in a row are a change: clipping a lone stall and following a slow-down within three batches.
+    CHANGE_AFTER = 3
+    # A prediction of next to nothing, once wrong, must not multiply into infinity.
+    LARGEST_CHANGE = 1000.0
+    # Without news of it, the slope fades by half in 14 batches: a limit that a wrong slope holds down is tried again.
+    FADE = 0.95
+    # What the memory weighs after a change of speed.
+    KEEP_AFTER_CHANGE = 0.1
+
+    def __init__(self) -> None:
+        self.a = 0.0
+        self.b = 0.0
+        self.deviation_s = 0.0  # mean absolute deviation from the line
+        self.tried = 0.0  # the largest size of late, slowly forgotten
+        self._w = self._sx = self._sy = self._sxx = self._sxy = 0.0
+        self._ratios: list[float] = []
+        self._turn = False
+
+    def predict(self, size: float) -> float | None:
+        return self.a + self.b * size if self._w else None
+
+    def observe(self, size: float, duration_s: float) -> None:
+        """Learn that `size` took `duration_s`. Raises ValueError for what cannot be: it would poison the sums."""
+        if not (size > 0 and 0 <= duration_s < math.inf):
+            raise ValueError(f"a batch of {size!r} that took {duration_s!r} s is not an observation")
+        if self._w:
+            duration_s = self._clipped(size, duration_s)
+        keep = self.KEEP
+        self._w = self._w * keep + 1
+        self._sx = self._sx * keep + size
+        self._sy = self._sy * keep + duration_s
+        self._sxx = self._sxx * keep + size * size
+        self._sxy = self._sxy * keep + size * duration_s
+        self.tried = max(size, self.tried * keep)
+        self._solve()
+
+    def floor(self, budget_s: float) -> float:
+        """The size below which shrinking does more harm than good; 1 where the budget can be kept.
+
+        Where the fixed cost is most of the budget, small batches keep no objective and ruin the throughput. At
+        size = a/b throughput per latency is greatest (n/(a+bn)² has its maximum there: Kleinrock's power); at half of
+        it, 89% of that is left, a third of the peak throughput, and a run takes 1.5·a. That size is the floor. It joins
+        the budget's own size continuously: at a = 2/3 of the budget both are a/2b. It rises by at most the double of
+        what was tried. Every other time it is half as large again: full batches of one size would teach nothing about
+        the slope that it depends on.
+        """
+        if self.a <= budget_s * _FEASIBLE:
+            return 1.0
+        self._turn = not self._turn
+        knee = self.a / (2 * self.b) * (1.5 if self._turn else 1.0) if self.b > 0 else math.inf
+        return max(1.0, min(knee, 2 * self.tried))
+
+    def _clipped(self, size: float, duration_s: float) -> float:
+        predicted = self.a + self.b * size
+        error = duration_s - predicted
+        room = max(self.CLIP_DEVIATIONS * self.deviation_s, self.CLIP_SHARE * predicted)
+        self.deviation_s += (min(abs(error), room) - self.deviation_s) * (1 - self.KEEP)
+        # A size far beyond those tried may prove the line wrong without a change, unless that was suspected before.
+        if abs(error) <= room or predicted <= 0 or (size > 1.5 * self.tried and not self._ratios):
+            self._ratios.clear()
+            return duration_s
+        ratio = min(duration_s / predicted, self.LARGEST_CHANGE)
+        if self._ratios and (self._ratios[-1] > 1) != (ratio > 1):
+            self._ratios.clear()
+        self._ratios.append(ratio)
+        if len(self._ratios) < self.CHANGE_AFTER:
+            return predicted + math.copysign(room, error)
+        self._change(sorted(self._ratios)[len(self._ratios) // 2])
+        return duration_s
+
+    def _change(self, ratio: float) -> None:
+        """The model became `ratio` times as slow: so did both of its costs, until new batches say otherwise."""
+        self._ratios.clear()
+        self.deviation_s *= ratio
+        self.b *= ratio
+        self._w *= self.KEEP_AFTER_CHANGE
+        self._sx *= self.KEEP_AFTER_CHANGE
+        self._sxx *= self.KEEP_AFTER_CHANGE
+        self._sy *= self.KEEP_AFTER_CHANGE * ratio
+        self._sxy *= self.KEEP_AFTER_CHANGE * ratio
+
+    def _solve(self) -> None:
+        mean_x, mean_y = self._sx / self._w, self._sy / self._w
+        spread = max(0.0, self._sxx - self._sx * mean_x)
+        together = self._sxy - self._sx * mean_y
+        pull = self._w * (0.03 * mean_x) ** 2
+        b = max(0.0, (together + pull * self.b * self.FADE) / (spread + pull))
+        a = mean_y - b * mean_x
+        if a < 0:
+            a, b = 0.0, mean_y / mean_x
+        self.a, self.b = a, b
+
+
+class Single:
+    """One item per batch, its duration a moving average: an eighth of what a fit costs, since it is paid per item."""
+
+    __slots__ = ("_mean_s", "limit")
+
+    # The next duration is what matters for the second slot: a short memory, of about 5 batches.
+    NEWS = 0.2
+
+    def __init__(self) -> None:
+        self.limit = 1
+        self._mean_s: float | None = None
+
+    def observe(self, size: float, duration_s: float, *, full: bool | None = None) -> None:
+        mean_s = self._mean_s
+        self._mean_s = duration_s if mean_s is None else mean_s + (duration_s - mean_s) * self.NEWS
+
+    def expected(self, size: float) -> float | None:
+        return self._mean_s
+
+
+class Static:
+    """Always the same limit; it learns only how long batches take."""
+
+    __slots__ = ("_fit", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._fit = DurationFit()
+
+    def observe(self, size: float, duration_s: float, *, full: bool | None = None) -> None:
+        self._fit.observe(size, duration_s)
+
+    def expected(self, size: float) -> float | None:
+        return self._fit.predict(size)
+
+
+class Aimd:
+    """Additive growth while batches keep the budget, back-off by 10% when they don't (Clipper, NSDI '17, §4.3.1).
+
+    Two additions. The step of the growth doubles after every 8 steps without a back-off, so that a limit of 1,000 is
+    found in 56 batches and not in 1,000, and is 1 again after each back-off, so that the limit stays within 10% below
+    the best. And the back-off ends at `DurationFit.floor`: where the objective cannot be kept, the paper's rule goes
+    down to 1 and takes the throughput with it.
+    """
+
+    __slots__ = ("_budget_s", "_fit", "_grown", "_limit", "_max", "_step")
+
+    BACK_OFF = 0.9
+    PATIENCE = 8
+
+    def __init__(self, max_batch_size: int, budget_s: float) -> None:
+        self._max = max_batch_size
+        self._budget_s = budget_s
+        self._fit = DurationFit()
+        self._limit = 1.0
+        self._step = 1.0
+        self._grown = 0
+
+    @property
+    def limit(self) -> int:
+        return int(self._limit)
+
+    def observe(self, size: float, duration_s: float, *, full: bool | None = None) -> None:
+        self._fit.observe(size, duration_s)
+        if duration_s > self._budget_s:
+            self._step, self._grown = 1.0, 0
+            floor = self._fit.floor(self._budget_s)
+            self._limit = min(float(self._max), max(1.0, floor, self._limit * self.BACK_OFF))
+        elif size >= self.limit if full is None else full:
+            # A smaller batch says nothing about the limit: without this, it would grow for ever under low load.
+            self._limit = min(float(self._max), self._limit + self._step)
+            self._grown += 1
+            if self._grown % self.PATIENCE == 0:
+                self._step *= 2
+
+    def expected(self, size: float) -> float | None:
+        return self._fit.predict(size)
+
+
+class LatencyModel:
+    """The largest size whose predicted duration, and its usual deviation, fits the budget.
+
+    Cautious where it has no data: never beyond the double of the largest size tried of late. So it starts at 1, doubles
+    with each full batch until the line says stop, and does not grow while load is low. It shrinks by at most 30% per
+    batch: the sizes on the way down tell the slope, which decides how far down is right.
+    """
+
+    __slots__ = ("_budget_s", "_fit", "_max", "limit")
+
+    SHRINK = 0.7
+
+    def __init__(self, max_batch_size: int, budget_s: float) -> None:
+        self._max = max_batch_size
+        self._budget_s = budget_s
+        self._fit = DurationFit()
+        self.limit = 1
+
+    def observe(self, size: float, duration_s: float, *, full: bool | None = None) -> None:
+        fit = self._fit
+        fit.observe(size, duration_s)
+        room_s = self._budget_s - fit.a - fit.deviation_s
+        fits = room_s / fit.b if fit.b > 0 else math.copysign(math.inf, room_s)
+        wanted = min(max(fits, fit.floor(self._budget_s)), 2 * fit.tried, self._max)
+        self.limit = max(1, int(wanted), int(self.limit * self.SHRINK))
+
+    def expected(self, size: float) -> float | None:
+        return self._fit.predict(size)
+
+
+def make_controller(policy_name: PolicyName, max_batch_size: int, latency_slo_s: float | None) -> SizeController:
+    """The controller that `batch_policy` names. Without an objective, every batch keeps it.
+
+    Raises ValueError for an unknown name, a size below 1 or an objective that is not above 0.
+    """
+    if max_batch_size < 1:
+        raise ValueError(f"max_batch_size = {max_batch_size!r} is not allowed: it must be at least 1")
+    if latency_slo_s is not None and not latency_slo_s > 0:
+        raise ValueError(f"latency_slo_s = {latency_slo_s!r} is not allowed: it must be above 0")
+    budget_s = math.inf if latency_slo_s is None else latency_slo_s * BUDGET_FRACTION
+    match policy_name:
+        case "aimd":
+            return Aimd(max_batch_size, budget_s)
+        case "latency_model":
+            return LatencyModel(max_batch_size, budget_s)
+        case "static":
+            return Static(max_batch_size) if max_batch_size > 1 else Single()
+        case "none":
+            return Single()
+    raise ValueError(f"batch_policy = {policy_name!r} is not allowed: use 'aimd', 'latency_model', 'static' or 'none'")

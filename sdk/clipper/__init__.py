@@ -1,0 +1,53 @@
+"""Clipper: write a function, run `clip deploy`, call it by HTTP or from Python.
+
+    import clipper
+
+    @clipper.function(max_batch_size=32)
+    class Classify: ...
+
+Importing this package is cheap: what talks HTTP, reads projects or pickles loads when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+# The module `clipper.function` is imported before the name is bound to the decorator, so that it stays bound: a later
+# `from clipper.function import Function` finds the module in sys.modules and does not touch this package's attribute.
+from clipper.function import Function, function
+
+if TYPE_CHECKING:
+    from clipper import errors
+    from clipper.calls import Call
+    from clipper.client import Client
+    from clipper.deploying import deploy
+    from clipper.errors import ClipperError
+    from clipper.spec import SpecError
+
+__all__ = ["Call", "Client", "ClipperError", "Function", "SpecError", "__version__", "deploy", "errors", "function"]
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Call": "clipper.calls",
+    "Client": "clipper.client",
+    "ClipperError": "clipper.errors",
+    "SpecError": "clipper.spec",
+    "deploy": "clipper.deploying",
+}
+
+
+if not TYPE_CHECKING:  # to a type checker the names above are all there are, so that it sees a misspelt one
+
+    def __getattr__(name: str) -> Any:
+        import importlib
+
+        if name == "errors":
+            return importlib.import_module("clipper.errors")
+        if name in _LAZY:
+            return getattr(importlib.import_module(_LAZY[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

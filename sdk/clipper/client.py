@@ -1,0 +1,238 @@
+"""Invokes functions of a platform: arguments out, values back, blocking or awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import functools
+import os
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
+
+import httpx
+
+from clipper import codec, errors
+from clipper.address import FunctionAddress
+from clipper.background import BackgroundLoop
+from clipper.lines import EventReader, ServerEvent
+from clipper.location import Location, find_platform
+from clipper.transport import Answer, AsyncConnection, Connection, Request, RetryPolicy
+
+__all__ = ["EVENT_STREAM", "Client", "EventItems", "check_stream", "shared_client"]
+
+T = TypeVar("T")
+
+EVENT_STREAM: Final = "text/event-stream"
+
+
+class Client:
+    """A platform's functions. Safe to share between threads and event loops; each loop gets its own connections.
+
+    Without arguments the platform is found by `CLIP_URL` and `CLIP_API_KEY`, else in `~/.clip`.
+    """
+
+    def __init__(self, url: str | None = None, api_key: str | None = None, *, retry: RetryPolicy | None = None) -> None:
+        self.location = find_platform(url, api_key)
+        self._retry = retry or RetryPolicy()
+        self._connection = Connection(self.location, retry=self._retry)
+        self._background = BackgroundLoop()
+        self._lock = threading.Lock()
+        self._of_loop: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, tuple[AsyncConnection, AsyncGenerator[None, None]]
+        ] = WeakKeyDictionary()
+
+    # Blocking
+
+    def invoke(self, address: FunctionAddress, arguments: Mapping[str, Any], *, timeout_s: float | None = None) -> Any:
+        """One invocation's value. `timeout_s` bounds it with its retries. Raises ClipperError, TypeError."""
+        return _value(self._connection.send(_invocation(address, arguments, codec.MSGPACK, timeout_s)))
+
+    def stream(
+        self, address: FunctionAddress, arguments: Mapping[str, Any], *, timeout_s: float | None = None
+    ) -> Iterator[Any]:
+        """The items of a streaming function as they come; closing the iterator cancels the invocation."""
+        request = _invocation(address, arguments, EVENT_STREAM, timeout_s)
+        items = EventItems()
+        with self._connection.open(request) as response:
+            check_stream(response)
+            for piece in self._connection.pieces(response):
+                for event in items.feed(piece):
+                    yield codec.decode_json(event.data)
+                if items.ended:
+                    return
+        items.check_ended()
+
+    def schema(self, address: FunctionAddress) -> dict[str, Any]:
+        """What the function takes and gives, as its JSON Schema."""
+        return _schema(self._connection.send(_schema_request(address)))
+
+    # Awaited
+
+    async def ainvoke(
+        self, address: FunctionAddress, arguments: Mapping[str, Any], *, timeout_s: float | None = None
+    ) -> Any:
+        """`invoke`, awaited; cancelling it closes the connection, which cancels the invocation."""
+        connection = await self._for_this_loop()
+        return _value(await connection.send(_invocation(address, arguments, codec.MSGPACK, timeout_s)))
+
+    async def astream(
+        self, address: FunctionAddress, arguments: Mapping[str, Any], *, timeout_s: float | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """`stream`, asynchronously."""
+        connection = await self._for_this_loop()
+        request = _invocation(address, arguments, EVENT_STREAM, timeout_s)
+        items = EventItems()
+        async with connection.open(request) as response:
+            check_stream(response)
+            async for piece in connection.pieces(response):
+                for event in items.feed(piece):
+                    yield codec.decode_json(event.data)
+                if items.ended:
+                    return
+        items.check_ended()
+
+    async def aschema(self, address: FunctionAddress) -> dict[str, Any]:
+        """`schema`, awaited."""
+        connection = await self._for_this_loop()
+        return _schema(await connection.send(_schema_request(address)))
+
+    # In the background
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine of this client's on its own loop, in a thread."""
+        return self._background.submit(work)
+
+    def close(self) -> None:
+        """End what runs in the background and close the blocking connections; a loop's own close with the loop."""
+        self._background.close()
+        self._connection.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def _for_this_loop(self) -> AsyncConnection:
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            held = self._of_loop.get(loop)
+            if held is not None:
+                return held[0]
+            connection = AsyncConnection(self.location, retry=self._retry)
+            keeper = _close_with_the_loop(connection)
+            self._of_loop[loop] = connection, keeper
+        # Started, the generator is known to the loop, whose end (`asyncio.run`, `shutdown_asyncgens`) closes it.
+        await anext(keeper)
+        return connection
+
+
+async def _close_with_the_loop(connection: AsyncConnection) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await connection.close()
+
+
+class EventItems:
+    """The events of a function's stream: items are `message`, `end` ends it, `error` raises what it carries."""
+
+    def __init__(self) -> None:
+        self._reader = EventReader()
+        self.ended = False
+
+    def feed(self, piece: bytes) -> Iterator[ServerEvent]:
+        """The items that `piece` completes. Raises ClipperError."""
+        for event in self._reader.feed(piece):
+            if self.ended:
+                return
+            if event.event == "end":
+                self.ended = True
+            elif event.event == "error":
+                raise _stream_error(event.data)
+            elif event.event == "message":
+                yield event
+
+    def check_ended(self) -> None:
+        """Raises ConnectionLost for a stream that stopped without its `end`."""
+        if not self.ended:
+            raise errors.ConnectionLost("the stream broke off before its end")
+
+
+def _stream_error(data: str) -> errors.ClipperError:
+    table = codec.decode_json(data)
+    if isinstance(table, dict) and isinstance(table.get("error"), dict):
+        table = table["error"]
+    if not isinstance(table, dict) or "code" not in table:
+        return errors.UnexpectedAnswer(f"the stream ended with an error of an unknown form: {data[:200]}")
+    details = {k: v for k, v in table.items() if k not in ("code", "message", "request_id", "status")}
+    code = str(table["code"])
+    status = table.get("status", errors.status_of(code))
+    return errors.error_for(
+        code, status, str(table.get("message", "")), request_id=table.get("request_id"), details=details
+    )
+
+
+def _invocation(
+    address: FunctionAddress, arguments: Mapping[str, Any], accept: str, timeout_s: float | None
+) -> Request:
+    return Request(
+        method="POST",
+        path=address.url_path,
+        content=codec.encode(arguments),
+        headers={"Content-Type": codec.MSGPACK, "Accept": accept},
+        timeout_s=timeout_s,
+        deadline=True,
+    )
+
+
+def _schema_request(address: FunctionAddress) -> Request:
+    return Request(method="GET", path=f"{address.url_path}/schema", safe=True, timeout_s=30.0)
+
+
+def _schema(answer: Answer) -> dict[str, Any]:
+    table = codec.decode_json(answer.content)
+    if not isinstance(table, dict):
+        raise errors.UnexpectedAnswer("the function's schema is not an object")
+    return table
+
+
+def _value(answer: Answer) -> Any:
+    if answer.status == 204 or not answer.content:
+        return None
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == codec.MSGPACK:
+        return codec.decode(answer.content)
+    if kind == "application/json":
+        return codec.decode_json(answer.content)
+    if kind in ("application/octet-stream",) or kind.startswith("image/"):
+        return answer.content
+    raise errors.UnexpectedAnswer(f"the answer's content type is {kind or 'missing'!r}, not {codec.MSGPACK}")
+
+
+def check_stream(response: httpx.Response) -> None:
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != EVENT_STREAM:
+        raise errors.UnexpectedAnswer(
+            f"the answer is {kind or 'of no type'}, not a stream: is the function a generator?"
+        )
+
+
+def shared_client(location: Location | None = None) -> Client:
+    """The client that functions use by themselves: one per platform, key and process, so that connections are kept.
+
+    Looked up at each call, so that a platform that moved (another `CLIP_URL`, another port) is found.
+    """
+    location = location or find_platform()
+    return _client_of(location.url, location.api_key, os.getpid())
+
+
+# A pool of connections is a thing of the process: a forked child must not write into its parent's sockets.
+@functools.cache
+def _client_of(url: str, api_key: str | None, _pid: int) -> Client:
+    client = Client(url, api_key)
+    atexit.register(client.close)
+    return client

@@ -1,0 +1,199 @@
+"""From a project, or from a function in a notebook, to something that answers."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar, Unpack
+
+from clipper import errors
+from clipper.address import FunctionAddress
+from clipper.client import shared_client
+from clipper.closures import CLOSURE_FILE, CLOSURE_MODULE, dump_closure
+from clipper.control import ControlClient
+from clipper.function import Function, FunctionOptions
+from clipper.packaging import Bundle, bundle_directory, bundle_files
+from clipper.project import Project
+from clipper.spec import EnvironmentSpec, FunctionSpec, SpecError
+
+__all__ = ["OnEvent", "deploy", "deploy_project"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+"""Takes events of the form that `infra/docs/control-api.md` describes.
+
+Phases `bundle` and `upload` are this side's own and come before the platform's. Their `phase_done` carry {"digest",
+"files", "bytes", "uncompressed_bytes", "seconds"} and {"reused", "bytes", "seconds"}; `progress` of `upload` carries
+{"sent", "total"}. `accepted` stands between them and the platform's, with {"deployment"}.
+"""
+
+# States of a deployment after its last event.
+_ENDED_WELL: Final = ("succeeded", "unchanged")
+_ENDED: Final = (*_ENDED_WELL, "failed", "cancelled")
+
+
+def deploy_project(project: Project, control: ControlClient, on_event: OnEvent, force: bool = False) -> dict[str, Any]:
+    """Bundle, upload, deploy, wait until callers get the new version; gives the deployment.
+
+    Raises DeployFailed with the phase, the exception and the last lines of the log; Conflict while another deployment
+    of the project runs; SpecError for what cannot be bundled. Interrupted, it cancels the deployment.
+    """
+    phase = _Phase("bundle", on_event)
+    bundle = bundle_directory(project.directory)
+    _check_entrypoints(project, bundle)
+    phase.done(
+        digest=bundle.digest,
+        files=len(bundle.files),
+        bytes=len(bundle.data),
+        uncompressed_bytes=bundle.uncompressed_bytes,
+    )
+    return _deploy(project, bundle, control, on_event, force)
+
+
+def deploy(
+    fn: Callable[P, R] | Function[P, R],
+    *,
+    name: str,
+    requirements: Iterable[str] = (),
+    python: str | None = None,
+    force: bool = False,
+    control: ControlClient | None = None,
+    on_event: OnEvent | None = None,
+    **options: Unpack[FunctionOptions],
+) -> Function[P, R]:
+    """Deploy a function or class from where it stands, as in a notebook; gives it bound to what was deployed.
+
+    `name` is "project/function"; the project then has this function only. What it refers to in `__main__` and in
+    modules of this machine goes with it by value (cloudpickle), what is installed must be among `requirements`. Only a
+    replica unpickles it, with the same minor version of Python: that is the default, and another one is refused.
+    """
+    address = FunctionAddress.parse(name)
+    if address.version is not None:
+        raise SpecError(f"name = {name!r} names a version; versions are counted by the platform", key="name")
+    decorated = fn if isinstance(fn, Function) else None
+    wrapped = decorated.wrapped if decorated is not None else fn
+    merged = {**(decorated.options if decorated is not None else {}), **options}
+    requirement_lines = [requirements] if isinstance(requirements, str) else list(requirements)
+    target = re.sub(r"\W", "_", getattr(wrapped, "__name__", "")).strip("_") or "closure"
+    spec = FunctionSpec.parse(
+        address.function, f"{CLOSURE_MODULE}:{_identifier(target)}", merged, where=f"clipper.deploy({name!r})"
+    )
+    environment = EnvironmentSpec.parse(
+        {"python": _python(python), "requirements": requirement_lines}, where=f"clipper.deploy({name!r})"
+    )
+    project = Project(
+        directory=Path(),
+        name=address.project,
+        environment=environment,
+        functions=(spec,),
+        provenance={},
+    )
+    bundle = bundle_files({CLOSURE_FILE: dump_closure(wrapped)})
+    given = control
+    control = given or ControlClient()
+    try:
+        _deploy(project, bundle, control, on_event or (lambda event: None), force)
+    finally:
+        if given is None:
+            control.close()
+    client = shared_client(given.location) if given is not None else None
+    made: Function[P, R] = Function(wrapped, name=address.function, options=merged)
+    return made.bind(address, client)
+
+
+def _identifier(text: str) -> str:
+    return text if not text[0].isdigit() else f"_{text}"
+
+
+def _python(wanted: str | None) -> str:
+    """The version to ask for: bytecode by value is read by the same minor version only."""
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if wanted is not None and wanted != own and not wanted.startswith(own + "."):
+        raise SpecError(
+            f"python = {wanted!r} is not allowed: a closure of Python {own} can only be loaded by Python {own}; "
+            "leave python out, or deploy a project directory",
+            key="python",
+        )
+    return wanted or own
+
+
+def _deploy(project: Project, bundle: Bundle, control: ControlClient, on_event: OnEvent, force: bool) -> dict[str, Any]:
+    manifest = project.manifest(bundle.digest)
+    phase = _Phase("upload", on_event)
+    known = control.has_bundle(bundle.digest)
+    if not known:
+        control.put_bundle(bundle.digest, bundle.data, phase.progress)
+    phase.done(reused=known, bytes=len(bundle.data))
+    deployment = control.create_deployment(project.name, manifest.to_dict(), force)
+    on_event(_event("accepted", data={"deployment": deployment}))
+    if deployment.get("state") not in _ENDED:
+        deployment = _follow(control, str(deployment["id"]), on_event)
+    if deployment.get("state") in _ENDED_WELL:
+        return deployment
+    raise _failure(project.name, deployment)
+
+
+def _follow(control: ControlClient, id: str, on_event: OnEvent) -> dict[str, Any]:
+    """The deployment as it ended. Whoever stops waiting for it (Ctrl-C) ends it: nobody would look at its outcome."""
+    try:
+        for event in control.deployment_events(id):
+            on_event(event)
+    except errors.ClipperError:
+        raise  # it may well go on: the platform has it
+    except BaseException:
+        try:
+            control.cancel_deployment(id)
+        except errors.ClipperError:
+            pass  # it ended by itself meanwhile, or nobody answers; the interruption is what matters
+        raise
+    return control.deployment(id)
+
+
+def _failure(name: str, deployment: Mapping[str, Any]) -> errors.DeployFailed:
+    told = deployment.get("error")
+    details = dict(told) if isinstance(told, Mapping) else {}
+    details.pop("code", None)
+    message = details.pop("message", None)
+    if deployment.get("state") == "cancelled":
+        message = message or f"the deployment of {name} was cancelled"
+    details["deployment"] = deployment.get("id")
+    return errors.DeployFailed(str(message or f"the deployment of {name} failed"), details=details)
+
+
+def _check_entrypoints(project: Project, bundle: Bundle) -> None:
+    """Raises SpecError where an ignore file keeps a function's own module out of the bundle."""
+    packed = {path for path, _ in bundle.files}
+    for spec in project.functions:
+        module = spec.entrypoint.partition(":")[0].replace(".", "/")
+        if not packed & {f"{module}.py", f"{module}/__init__.py"}:
+            raise SpecError(
+                f"{module}.py is not in the bundle: .gitignore or .clipignore leaves it out; "
+                f"add !{module}.py to .clipignore",
+                where=f"[functions.{spec.name}]",
+                key="entrypoint",
+            )
+
+
+def _event(kind: str, message: str = "", **more: Any) -> dict[str, Any]:
+    return {"seq": 0, "at": time.time(), "kind": kind, "message": message, **more}
+
+
+class _Phase:
+    """A step on this side, told as the platform tells its own."""
+
+    def __init__(self, name: str, on_event: OnEvent) -> None:
+        self._name, self._on_event = name, on_event
+        self._begun = time.monotonic()
+        on_event(_event("phase", name, phase=name))
+
+    def progress(self, sent: int, total: int) -> None:
+        self._on_event(_event("progress", phase=self._name, data={"sent": sent, "total": total}))
+
+    def done(self, **data: Any) -> None:
+        data["seconds"] = time.monotonic() - self._begun
+        self._on_event(_event("phase_done", phase=self._name, data=data))
