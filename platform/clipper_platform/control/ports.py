@@ -18,7 +18,7 @@ class Serving(Protocol):
     async def start(
         self, target: Target, *, replicas: int, on_progress: Progress | None = None, wait: bool = True
     ) -> Mapping[str, Any]:
-        """Start the pool of one function version unless it runs already, wait for `replicas` ready ones, return its JSON schema.
+        """Start the pool of one function version, unless it runs already; wait for `replicas` ready ones; its schema.
 
         Raises DeployFailed. Failing or cancelled, it leaves nothing behind. With `wait=False` it returns {} at once
         and the pool keeps trying with back-off.

@@ -242,14 +242,15 @@ class Lane:
                 return handle.room()
             each = controller.expected(1)
             return max(1, min(SHARED_FRAME_ITEMS, int(SHARED_FRAME_S / each))) if each else 1
-        expected = controller.expected(handle.load) if handle.batches else None
+        behind = handle.behind
+        expected = controller.expected(handle.load) if behind else None
         self._policy = self._policy.with_limit(controller.limit)
         decision = batching.plan(
             self.queue.weight,
             head.queued,
             self._policy,
             now,
-            in_flight=len(handle.batches),
+            in_flight=behind,
             running_since=handle.running_since,
             expected_s=expected,
         )

@@ -14,6 +14,9 @@ from clipper_runtime import protocol as wire
 __all__ = ["Batch", "ReplicaHandle", "ReplicaOwner"]
 
 
+_UNBOUNDED = 1 << 30  # the batch's own limits decide
+
+
 class Batch:
     """Invocations given to a replica together. `items[i]` has the wire id `first + i`; None once it is answered."""
 
@@ -43,10 +46,11 @@ class ReplicaOwner(Protocol):
 
 
 class ReplicaHandle:
-    """Implements `ChannelListener`. A sync function works on one batch while a second waits in its socket, so that it
-    never idles between them; a concurrent one takes up to `concurrency` items at once."""
+    """Implements `ChannelListener`. A replica works on `concurrency` calls at once: a call is a batch where the function
+    is batched, else an item. One that works on a single call gets a second one to its socket, so that it never idles
+    between them."""
 
-    PIPELINE = 2  # batches in flight to a replica that works on one at a time
+    PIPELINE = 2  # calls in flight to a replica that works on one at a time
 
     def __init__(self, replica: Replica, owner: ReplicaOwner, clock: Clock, controller: SizeController) -> None:
         self.id = str(replica.id)
@@ -70,18 +74,24 @@ class ReplicaHandle:
 
     @property
     def one_at_a_time(self) -> bool:
-        return self.concurrency == 1 or self.ready.batched
+        return self.concurrency == 1
+
+    @property
+    def behind(self) -> int:
+        """Batches that would be before another one: 0 when it would run at once."""
+        return len(self.batches) if self.concurrency == 1 else 0
 
     def room(self) -> int:
         """How many items may be sent now; 0: none. A replica running a suspect takes nothing beside it."""
         if self.draining or not self.channel.writable:
             return 0
-        if not self.batches:
-            return self.concurrency if not self.one_at_a_time else 1 << 30
-        if any(batch.solo for batch in self.batches.values()):
+        batches = self.batches
+        if batches and any(batch.solo for batch in batches.values()):
             return 0
-        if self.one_at_a_time:
-            return 1 << 30 if len(self.batches) < self.PIPELINE else 0
+        if self.concurrency == 1:
+            return _UNBOUNDED if len(batches) < self.PIPELINE else 0
+        if self.ready.batched:
+            return _UNBOUNDED if len(batches) < self.concurrency else 0
         return self.concurrency - self.load
 
     def send(self, items: list[Invocation], weight: int, *, solo: bool = False, hedge: bool = False) -> Batch:

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from clipper_platform.backends.base import Exit, StartError
-from clipper_platform.backends.memory import READY, InMemoryBackend, echo
+from clipper_platform.backends.memory import InMemoryBackend, echo
 from clipper_platform.errors import DeployFailed, NotFound, QueueFull, Unavailable
 from clipper_runtime import protocol as wire
 from tests.support.serving import harness, target

@@ -1,0 +1,147 @@
+"""The replica's end of the channel: a connected stream socket, read and written by whichever thread has to."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+from clipper_runtime.protocol import MAX_FRAME_BYTES, Frame, FrameReader
+
+__all__ = ["Channel", "ChannelClosed", "connect"]
+
+# One read takes what a socket buffer usually holds; larger frames arrive in several.
+_READ_BYTES = 256 * 1024
+
+# Smaller buffers are joined: copying this much costs less than another system call.
+_JOIN_BYTES = 64 * 1024
+
+
+class ChannelClosed(Exception):
+    """The platform closed the channel, or went away."""
+
+
+def connect(address: str) -> socket.socket:
+    """A blocking stream socket from `fd:N`, `unix:PATH` or `tcp:HOST:PORT`.
+
+    Raises ValueError for another form, OSError when nobody answers there.
+    """
+    scheme, _, rest = address.partition(":")
+    if scheme == "fd" and rest.isdigit():
+        sock = socket.socket(fileno=int(rest))
+    elif scheme == "unix" and rest:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.connect(rest)
+    elif scheme == "tcp" and rest.rpartition(":")[2].isdigit():
+        host, _, port = rest.rpartition(":")
+        sock = socket.create_connection((host.strip("[]"), int(port)))
+        # A reply is one write, so waiting for more to send only adds latency.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    else:
+        raise ValueError(f"the channel {address!r} is not of the form fd:N, unix:PATH or tcp:HOST:PORT")
+    sock.setblocking(True)
+    # User code may start processes: they must not keep the channel open after this one died.
+    os.set_inheritable(sock.fileno(), False)
+    return sock
+
+
+class Channel:
+    """Frames in, frames out.
+
+    Whoever reads holds the read lock until the frames it got are handled, so that they are handled in order although
+    two threads read. Writes are blocking: the platform reads at all times and never waits for us.
+    """
+
+    def __init__(self, sock: socket.socket, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._sock = sock
+        self._reader = FrameReader(max_frame_bytes)
+        self._buffer = bytearray(_READ_BYTES)
+        self._view = memoryview(self._buffer)
+        self._read_lock = threading.Lock()
+        self._write_lock = threading.Lock()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self.reads = 0  # grows with each read, so that the watcher sees whether anyone reads
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def limit_frames(self, max_frame_bytes: int) -> None:
+        self._reader.max_frame_bytes = max_frame_bytes
+
+    def set_read_timeout(self, seconds: float) -> None:
+        """Make a blocking `pump` return after that long; safe in a signal handler, whose interrupted read sees it."""
+        whole = int(seconds)
+        packed = struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
+
+    def readable(self) -> bool:
+        """Whether a read would not block: bytes wait, or the end."""
+        return bool(self._poll.poll(0))
+
+    def pump(self, handle: Callable[[Frame], None], *, wait: bool = True, yielding: bool = False) -> None:
+        """Read once and hand over each complete frame; without `wait`, only what is there.
+
+        `yielding`: do nothing if another thread reads. Raises ChannelClosed at the end of the stream, ProtocolError on
+        garbage.
+        """
+        if not self._read_lock.acquire(blocking=not yielding):
+            return
+        try:
+            self.reads += 1
+            for frame in self._reader.feed(self._receive(wait)):
+                handle(frame)
+        finally:
+            self._read_lock.release()
+
+    def _receive(self, wait: bool) -> bytes | memoryview:
+        flags = 0 if wait else socket.MSG_DONTWAIT
+        try:
+            count = self._sock.recv_into(self._buffer, 0, flags)
+        except BlockingIOError:
+            return b""  # nothing there, or the read timeout passed
+        except OSError as error:
+            raise ChannelClosed(str(error)) from None
+        if not count:
+            raise ChannelClosed("the platform closed the channel")
+        return self._view[:count]
+
+    def hold(self, action: Callable[[], None]) -> None:
+        """Run `action` while nobody reads."""
+        with self._read_lock:
+            action()
+
+    def send(
+        self, buffers: list[bytes | memoryview], first: Callable[[], list[bytes | memoryview]] | None = None
+    ) -> None:
+        """Write them one after the other as a unit. Raises ChannelClosed.
+
+        `first` is called when nobody else writes; what it returns goes ahead. So what it takes keeps its order.
+        """
+        with self._write_lock:
+            if first is not None:
+                buffers = first() + buffers
+            try:
+                small: list[bytes | memoryview] = []
+                for buffer in buffers:
+                    if len(buffer) < _JOIN_BYTES:
+                        small.append(buffer)
+                        continue
+                    if small:
+                        self._sock.sendall(b"".join(small))
+                        small = []
+                    self._sock.sendall(buffer)
+                if small:
+                    self._sock.sendall(b"".join(small))
+            except OSError as error:
+                raise ChannelClosed(str(error)) from None
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def forget(self) -> None:
+        """In a forked child: give up this copy of the descriptor, so that the parent's death is still seen."""
+        os.close(self._sock.detach())

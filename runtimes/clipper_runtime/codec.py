@@ -1,0 +1,371 @@
+"""Payload bytes to arguments and return values to payload bytes, for one function.
+
+Decoders and encoders are built once; what a content type or an `Accept` value leads to is remembered, so that an
+invocation costs one dictionary look-up before msgspec's own work.
+
+NaN and infinities: JSON has none, so a JSON request that spells them is malformed and a return value that holds them
+cannot be encoded as JSON. MessagePack and npy carry them both ways.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, Final, get_origin
+
+import msgspec
+
+from clipper.spec import nearest
+from clipper_runtime import media
+from clipper_runtime.protocol import Status
+from clipper_runtime.schema import Signature, is_numpy, is_pydantic, json_schema, plain_type
+
+__all__ = ["NPY_EXTENSION", "Codec", "Rejected"]
+
+NPY_EXTENSION: Final = 1  # MessagePack extension type: the bytes of a .npy file
+
+# Clients choose these headers, so what is remembered is bounded.
+_MAX_REMEMBERED = 64
+
+Decode = Callable[[bytes | memoryview], tuple[Any, ...]]
+Encode = Callable[[Any], tuple[bytes, str]]
+
+
+class Rejected(Exception):
+    """A payload or a value that cannot be taken: the outcome of its item."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class Codec:
+    """How one function's arguments and values travel.
+
+    `in_place`: a payload is decoded once and then belongs to user code, so that a large array need not be copied.
+    """
+
+    def __init__(self, signature: Signature, *, in_place: bool = False) -> None:
+        self._signature = signature
+        self._in_place = in_place
+        struct = signature.struct
+        self._json = msgspec.json.Decoder(struct, dec_hook=_build)
+        self._msgpack = msgspec.msgpack.Decoder(struct, dec_hook=_build, ext_hook=self._read_extension)
+        self._encode_json = msgspec.json.Encoder(enc_hook=_plain).encode
+        self._encode_msgpack = msgspec.msgpack.Encoder(enc_hook=_plain_or_array).encode
+        self._defaults = tuple(p.default for p in signature.parameters[1:])
+        self._names = tuple(p.name for p in signature.parameters)
+        self._getters = [attrgetter(name) for name in self._names]
+        body = signature.body_parameter
+        self._body_type = plain_type(body.type) if body is not None else None
+        self._decoders: dict[str, Decode] = {}
+        self._encoders: dict[str, Encode] = {}
+
+    @property
+    def content_types(self) -> list[str]:
+        """Media types of a request that this function takes."""
+        found = [media.JSON, media.MSGPACK]
+        if self._takes_array():
+            found.append(media.NPY)
+        if self._takes_bytes():
+            found += [media.OCTETS, "image/*"]
+        return found
+
+    def schema(self) -> dict[str, Any]:
+        """What `Ready` publishes: JSON Schema of the arguments and of the value, and the request's content types."""
+        parameters = {**json_schema(self._signature.struct), "title": "Parameters"}
+        if self._signature.doc:
+            parameters["description"] = self._signature.doc
+        try:
+            returns = json_schema(self._signature.returns)
+        except Exception:  # noqa: BLE001 - whatever a hint is that describes no value
+            returns = {}  # any value: a hint about what is returned is not checked against it
+        return {"parameters": parameters, "returns": returns, "content_types": self.content_types}
+
+    # Requests
+
+    def decode(self, content_type: str, payload: bytes | memoryview) -> tuple[Any, ...]:
+        """The arguments in the order of the parameters. Raises Rejected."""
+        return self._decoder(content_type)(payload)
+
+    def decode_batch(self, content_type: str, payloads: Sequence[memoryview]) -> tuple[list[Any], ...]:
+        """For each parameter the list of its arguments, of payloads that share a content type.
+
+        One third of the time of decoding them one by one. Raises whatever the first bad payload causes: the caller
+        then decodes one by one, to learn which.
+        """
+        decode = self._decoder(content_type)
+        if decode == self._decode_json:
+            structs = list(map(self._json.decode, payloads))
+            return tuple([list(map(get, structs)) for get in self._getters])
+        return tuple(map(list, zip(*map(decode, payloads), strict=True)))
+
+    def _decoder(self, content_type: str) -> Decode:
+        decode = self._decoders.get(content_type)
+        if decode is None:
+            decode = self._choose_decoder(content_type)
+            if len(self._decoders) < _MAX_REMEMBERED:
+                self._decoders[content_type] = decode
+        return decode
+
+    def _choose_decoder(self, content_type: str) -> Decode:
+        kind, charset = media.canonical(content_type)
+        if kind in ("", media.JSON):
+            if charset not in ("", "utf-8", "utf8", "us-ascii"):
+                raise Rejected(Status.UNSUPPORTED_MEDIA_TYPE, f"JSON must be UTF-8, not {charset}")
+            return self._decode_json
+        if kind == media.MSGPACK:
+            return self._decode_msgpack
+        if kind == media.NPY and self._takes_array():
+            return self._decode_npy
+        if (kind == media.OCTETS or kind.startswith("image/")) and self._takes_bytes():
+            return self._decode_bytes
+        hint = ""
+        if kind == "application/x-www-form-urlencoded":
+            hint = " (curl -d sends this type unless told -H 'Content-Type: application/json')"
+        known = ", ".join(self.content_types)
+        raise Rejected(
+            Status.UNSUPPORTED_MEDIA_TYPE, f"content type {kind!r} is not taken{hint}; this function takes {known}"
+        )
+
+    def _decode_json(self, payload: bytes | memoryview) -> tuple[Any, ...]:
+        try:
+            return msgspec.structs.astuple(self._json.decode(payload if len(payload) else b"{}"))
+        except Exception as error:  # noqa: BLE001 - translated below, whatever it is
+            raise self._request_error(error, "JSON") from None
+
+    def _decode_msgpack(self, payload: bytes | memoryview) -> tuple[Any, ...]:
+        try:
+            return msgspec.structs.astuple(self._msgpack.decode(payload if len(payload) else b"\x80"))
+        except Exception as error:  # noqa: BLE001 - translated below, whatever it is
+            raise self._request_error(error, "MessagePack") from None
+
+    def _read_extension(self, code: int, data: memoryview) -> Any:
+        if code != NPY_EXTENSION or "numpy" not in sys.modules:
+            raise Rejected(Status.MALFORMED, f"MessagePack extension type {code} is not one that this function takes")
+        from clipper_runtime import arrays
+
+        try:
+            return arrays.load_npy(data, in_place=self._in_place)
+        except ValueError as error:
+            raise Rejected(Status.MALFORMED, str(error)) from None
+
+    def _decode_npy(self, payload: bytes | memoryview) -> tuple[Any, ...]:
+        from clipper_runtime import arrays
+
+        try:
+            array = arrays.load_npy(payload, in_place=self._in_place)
+        except ValueError as error:
+            raise Rejected(Status.MALFORMED, str(error)) from None
+        kind = self._body_type
+        try:
+            value = array if kind is Any else _build(kind, array)
+        except ValueError as error:
+            raise Rejected(Status.INVALID, f"{error} - at `$.{self._names[0]}`") from None
+        return (value, *self._defaults)
+
+    def _decode_bytes(self, payload: bytes | memoryview) -> tuple[Any, ...]:
+        return (bytes(payload), *self._defaults)
+
+    def _takes_array(self) -> bool:
+        kind = self._body_type
+        return "numpy" in sys.modules and (kind is Any or is_numpy(get_origin(kind) or kind))
+
+    def _takes_bytes(self) -> bool:
+        return self._body_type in (bytes, Any)
+
+    def _request_error(self, error: Exception, form: str) -> Rejected:
+        if isinstance(error, Rejected):
+            return error
+        if isinstance(error, msgspec.ValidationError):
+            return Rejected(Status.INVALID, self._explain(str(error)))
+        if isinstance(error, RecursionError):
+            return Rejected(Status.MALFORMED, f"the {form} is nested too deeply")
+        if isinstance(error, UnicodeDecodeError):
+            return Rejected(Status.MALFORMED, f"{form} is malformed: not valid UTF-8")
+        if isinstance(error, msgspec.DecodeError):
+            message = str(error)
+            if not message.startswith(form):
+                message = f"{form} is malformed: {message[:1].lower()}{message[1:]}"
+            return Rejected(Status.MALFORMED, message)
+        return Rejected(Status.INVALID, f"{type(error).__name__}: {error}")  # a user's __post_init__ or validator
+
+    def _explain(self, message: str) -> str:
+        """msgspec's message, always with a path, and with the nearest right name for an unknown argument."""
+        missing = re.fullmatch(r"Object missing required field `(.*?)`(?: - at `(.*)`)?", message, re.DOTALL)
+        if missing:
+            return f"missing required argument - at `{missing[2] or '$'}.{missing[1]}`"
+        unknown = re.fullmatch(r"Object contains unknown field `(.*?)`(?: - at `(.*)`)?", message, re.DOTALL)
+        if unknown:
+            guess = nearest(unknown[1][:100], self._names) if not unknown[2] else None
+            hint = f", did you mean `{guess}`?" if guess else ""
+            return f"unknown argument{hint} - at `{unknown[2] or '$'}.{unknown[1][:200]}`"
+        return message if " - at `" in message else f"{message} - at `$`"
+
+    # Values
+
+    def encode(self, value: Any, accept: str) -> tuple[bytes, str]:
+        """A value's bytes and content type, in the form that `accept` likes best. Raises Rejected."""
+        return self._encoder(accept)(value)
+
+    def encode_batch(self, values: Sequence[Any], accept: str) -> tuple[list[bytes], str] | None:
+        """The values' bytes where `accept` means JSON for all of them, else None.
+
+        Raises whatever the first value causes that has no JSON form: the caller then encodes one by one.
+        """
+        if self._encoder(accept) != self._to_json:
+            return None
+        bodies = list(map(self._encode_json, values))
+        return None if b"null" in b"".join(bodies) else (bodies, media.JSON)
+
+    def _encoder(self, accept: str) -> Encode:
+        encode = self._encoders.get(accept)
+        if encode is None:
+            encode = self._choose_encoder(accept)
+            if len(self._encoders) < _MAX_REMEMBERED:
+                self._encoders[accept] = encode
+        return encode
+
+    def _choose_encoder(self, accept: str) -> Encode:
+        ranges, refused = media.accepted(accept)
+
+        def allowed(kind: str) -> bool:
+            return not any(r.matches(kind) and r.media != "*/*" for r in refused)
+
+        if ranges and allowed(media.JSON) and ranges[0].matches(media.JSON):
+            return self._to_json
+        if ranges and ranges[0].media == media.MSGPACK:
+            return self._to_msgpack
+
+        def negotiate(value: Any) -> tuple[bytes, str]:
+            for wanted in ranges:
+                for kind, to_bytes in self._forms(value, wanted):
+                    if allowed(kind) and wanted.matches(kind):
+                        return to_bytes(value)
+            raise Rejected(
+                Status.NOT_ACCEPTABLE,
+                f"a value of type {type(value).__name__} has no form that Accept: {accept[:200]} allows",
+            )
+
+        return negotiate
+
+    def _forms(self, value: Any, wanted: media.Range) -> list[tuple[str, Encode]]:
+        """The forms that a value has, the default first. Bytes are whatever concrete image type is asked for, unless
+        their first bytes say otherwise."""
+        forms: list[tuple[str, Encode]] = [(media.JSON, self._to_json), (media.MSGPACK, self._to_msgpack)]
+        if _is_array(value):
+            forms.append((media.NPY, _to_npy))
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            raw = bytes(value)
+            image = media.sniff_image(raw)
+            if image is None and wanted.kind == "image" and wanted.subtype != "*":
+                image = wanted.media
+            forms += [(kind, lambda _, kind=kind: (raw, kind)) for kind in (media.OCTETS, image) if kind]  # type: ignore[misc]  # lambda defaults
+        return forms
+
+    def _to_json(self, value: Any) -> tuple[bytes, str]:
+        try:
+            data = self._encode_json(value)
+            # msgspec writes NaN and infinities as null: only where a null came out is the value looked through.
+            if b"null" in data:
+                _refuse_non_finite(value)
+        except Exception as error:  # noqa: BLE001 - translated below, whatever it is
+            raise _value_error(error, value) from None
+        return data, media.JSON
+
+    def _to_msgpack(self, value: Any) -> tuple[bytes, str]:
+        try:
+            return self._encode_msgpack(value), media.MSGPACK
+        except Exception as error:  # noqa: BLE001 - translated below, whatever it is
+            raise _value_error(error, value) from None
+
+
+def _value_error(error: Exception, value: Any) -> Rejected:
+    if isinstance(error, Rejected):
+        return error
+    if isinstance(error, RecursionError):
+        return Rejected(Status.UNENCODABLE, "the return value is nested too deeply, or contains itself")
+    return Rejected(Status.UNENCODABLE, f"the return value, of type {type(value).__name__}, cannot be encoded: {error}")
+
+
+def _refuse_non_finite(value: Any) -> None:
+    """Raise Rejected if a float anywhere in `value` is NaN or infinite."""
+    waiting = [msgspec.to_builtins(value, enc_hook=_plain)]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, float):
+            if not math.isfinite(one):
+                raise Rejected(
+                    Status.UNENCODABLE,
+                    f"the return value contains {one}, which JSON cannot express: return None or a finite number in "
+                    "its place, or ask for application/msgpack",
+                )
+        elif isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, (list, tuple, set, frozenset)):
+            waiting += one
+
+
+def _is_array(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def _to_npy(value: Any) -> tuple[bytes, str]:
+    from clipper_runtime import arrays
+
+    try:
+        return arrays.dump_npy(value), media.NPY
+    except ValueError as error:
+        raise _value_error(error, value) from None
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """msgspec's dec_hook: an instance of a class that msgspec does not know, from plain data.
+
+    Raises ValueError (or TypeError), which msgspec turns into a ValidationError with the path.
+    """
+    origin = get_origin(kind) or kind
+    if is_pydantic(origin):
+        return origin.model_validate(value)
+    if not is_numpy(origin):
+        raise TypeError(f"the type {kind} is not supported")
+    from clipper_runtime import arrays
+
+    if issubclass(origin, sys.modules["numpy"].ndarray):
+        if not isinstance(value, (list, tuple)) and not _is_array(value):
+            raise ValueError(f"Expected `array`, got `{_json_word(value)}`")
+        return arrays.coerce(value, arrays.array_type(kind))
+    return arrays.coerce_scalar(value, origin)
+
+
+def _json_word(value: Any) -> str:
+    words = {dict: "object", str: "str", bool: "bool", int: "int", float: "float", type(None): "null"}
+    return words.get(type(value), type(value).__name__)
+
+
+def _plain(value: Any) -> Any:
+    """msgspec's enc_hook: what msgspec cannot write, as something it can. Raises TypeError."""
+    if is_numpy(type(value)):
+        from clipper_runtime import arrays
+
+        return arrays.to_plain(value)
+    if is_pydantic(type(value)):
+        return value.model_dump(mode="json")
+    if hasattr(value, "__array__") and "numpy" in sys.modules:  # a tensor, a pandas Series
+        return _plain(sys.modules["numpy"].asarray(value))
+    kind = type(value)
+    raise TypeError(f"objects of type {kind.__module__}.{kind.__qualname__} have no form as plain data")
+
+
+def _plain_or_array(value: Any) -> Any:
+    """As `_plain`, with arrays as the bytes of a .npy file instead of nested lists."""
+    if hasattr(value, "__array__") and "numpy" in sys.modules and not isinstance(value, sys.modules["numpy"].generic):
+        from clipper_runtime import arrays
+
+        return msgspec.msgpack.Ext(NPY_EXTENSION, arrays.dump_npy(sys.modules["numpy"].asarray(value)))
+    return _plain(value)

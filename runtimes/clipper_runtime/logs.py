@@ -1,0 +1,316 @@
+"""User output as log records: what is printed, written to stderr or logged, with the request that caused it.
+
+Everything here may be called from any thread, also re-entrantly (a `__del__` that prints while a line is being added).
+Records wait in a bounded buffer until the server takes them to the channel; what comes too fast is counted, not kept.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+
+from clipper_runtime.protocol import Log, LogRecord, encode
+
+__all__ = [
+    "MAX_LINE_CHARACTERS",
+    "REQUEST_ID",
+    "LogBuffer",
+    "LogHandler",
+    "LogStream",
+    "clean_text",
+    "format_error",
+    "install",
+]
+
+# The request that the running code serves; "" outside of one, and while a batch of several runs.
+REQUEST_ID: ContextVar[str] = ContextVar("clip_request_id", default="")
+
+MAX_LINE_CHARACTERS = 16 * 1024
+MAX_TRACEBACK_CHARACTERS = 64 * 1024
+
+# Between two takes, which are at most about 20 ms apart: 1 Mi characters are at most 4 MiB of UTF-8, and with the
+# fields of 5,000 records still inside a frame's header limit of 8 MiB.
+_MAX_WAITING_RECORDS = 5_000
+_MAX_WAITING_CHARACTERS = 1024 * 1024
+
+# Sustained lines per second, and how many may come at once before that rate holds.
+_RATE = 2_000.0
+_BURST = 10_000.0
+
+# Frames of these files are how user code came to run, not part of it.
+_RUNTIME_FILES = (os.path.dirname(os.path.abspath(__file__)) + os.sep, "<frozen importlib", importlib.__file__)
+
+
+def clean_text(text: str, limit: int, cut: int = 0) -> str:
+    """`text` cut to `limit` characters and without lone surrogates, which UTF-8 cannot carry.
+
+    It says how much is missing; `cut` characters already were.
+    """
+    cut += max(0, len(text) - limit)
+    if cut:
+        text = f"{text[:limit]}… [{cut} more characters]"
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def format_error(error: BaseException) -> str:
+    """The traceback as Python prints it, beginning at user code: the runtime's own frames are left out."""
+    try:
+        report = traceback.TracebackException.from_exception(error, compact=True)
+        _drop_runtime_frames(report)
+        return clean_text("".join(report.format()).rstrip("\n"), MAX_TRACEBACK_CHARACTERS)
+    except Exception:  # noqa: BLE001 - a user's __str__ or __repr__ may raise anything
+        return f"{type(error).__name__} (its traceback cannot be shown)"
+
+
+def _drop_runtime_frames(report: traceback.TracebackException) -> None:
+    seen: set[int] = set()
+    waiting: list[traceback.TracebackException | None] = [report]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        frames = [f for f in one.stack if not f.filename.startswith(_RUNTIME_FILES)]
+        one.stack = traceback.StackSummary.from_list(frames)
+        waiting += [one.__cause__, one.__context__, *(getattr(one, "exceptions", None) or ())]
+
+
+class LogBuffer:
+    """Records on their way to the platform. `clock` gives Unix time in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._records: list[LogRecord] = []
+        self._characters = 0
+        self._dropped = 0
+        self._tokens = _BURST
+        self._refilled_at = clock()
+        self._detached = False
+        self.on_waiting: Callable[[], None] = lambda: None  # called after each addition; wakes who takes
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._records) or self._dropped > 0
+
+    def add(
+        self,
+        stream: str,
+        level: str,
+        message: str,
+        *,
+        logger: str = "",
+        request_id: str | None = None,
+        cut: int = 0,
+    ) -> None:
+        """One record per line of `message`, which is `cut` characters shorter than it was."""
+        request_id = REQUEST_ID.get() if request_id is None else request_id
+        now = self._clock()
+        for line in message.split("\n"):
+            self._add_line(now, stream, level, request_id, clean_text(line, MAX_LINE_CHARACTERS, cut), logger)
+        self.on_waiting()
+
+    def detach(self) -> None:
+        """From here on lines go to the descriptors; without a lock, since a fork may have left ours taken."""
+        self._detached = True
+
+    def _add_line(self, now: float, stream: str, level: str, request_id: str, line: str, logger: str) -> None:
+        if self._detached:
+            os.write(1 if stream == "stdout" else 2, f"{line}\n".encode())
+            return
+        with self._lock:
+            self._tokens = min(_BURST, self._tokens + max(0.0, now - self._refilled_at) * _RATE)
+            self._refilled_at = now
+            if (
+                self._tokens < 1
+                or len(self._records) >= _MAX_WAITING_RECORDS
+                or self._characters + len(line) > _MAX_WAITING_CHARACTERS
+            ):
+                self._dropped += 1
+                return
+            self._tokens -= 1
+            self._characters += len(line)
+            self._records.append(LogRecord(now, stream, level, request_id, line, clean_text(logger, 256)))
+
+    def take(self) -> list[bytes | memoryview]:
+        """A Log frame with all that waits, as buffers to send; empty when nothing does."""
+        if not self.waiting:
+            return []
+        with self._lock:
+            log = Log(self._records, self._dropped)
+            self._records, self._characters, self._dropped = [], 0, 0
+        return [encode(log)]
+
+
+class _Partial(threading.local):
+    """A thread's line that has no end yet."""
+
+    text = ""
+    cut = 0  # characters beyond the limit, which are not kept
+
+
+class LogStream(io.TextIOBase):
+    """A text stream, in the place of sys.stdout or sys.stderr, whose lines become records.
+
+    A carriage return overwrites the line, as on a terminal, so that a progress bar costs one record. `buffer` takes
+    bytes. `fileno()` is the descriptor that the launcher gave, for child processes.
+    """
+
+    def __init__(self, logs: LogBuffer, stream: str, level: str, descriptor: int) -> None:
+        super().__init__()
+        self._logs = logs
+        self._stream = stream
+        self._level = level
+        self._descriptor = descriptor
+        self._partial = _Partial()
+        self.buffer = _BytesView(self)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # typeshed declares an attribute
+        return "utf-8"
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]  # typeshed declares an attribute
+        return "backslashreplace"
+
+    @property
+    def name(self) -> str:
+        return f"<{self._stream}>"
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str, /) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        *lines, rest = text.split("\n")
+        for line in lines:
+            self._continue(line)
+            self._emit()
+        self._continue(rest)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str], /) -> None:  # type: ignore[override]  # typeshed allows any buffer
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Nothing: a line goes out when it ends, or when its invocation does."""
+
+    def end_line(self) -> None:
+        """Emit the calling thread's unfinished line."""
+        if self._partial.text:
+            self._emit()
+
+    def reconfigure(self, **_options: object) -> None:
+        """Accepted and without effect, since user code may call it on sys.stdout."""
+
+    def close(self) -> None:
+        """Nothing: user code that closes sys.stdout must not lose what comes after."""
+
+    def _continue(self, text: str) -> None:
+        partial = self._partial
+        text = partial.text + text
+        if "\r" in text[:-1]:  # one at the end may still become part of a line's end
+            end = len(text.rstrip("\r"))
+            text, partial.cut = text[text.rfind("\r", 0, end) + 1 :], 0
+        # Bounded also for a line that never ends.
+        partial.cut += max(0, len(text) - MAX_LINE_CHARACTERS)
+        partial.text = text[:MAX_LINE_CHARACTERS]
+
+    def _emit(self) -> None:
+        partial = self._partial
+        line, cut = partial.text.rstrip("\r"), partial.cut
+        partial.text, partial.cut = "", 0
+        self._logs.add(self._stream, self._level, line, cut=cut)
+
+
+class _BytesView(io.RawIOBase):
+    """`sys.stdout.buffer`: bytes, written as UTF-8 text."""
+
+    def __init__(self, text: LogStream) -> None:
+        super().__init__()
+        self._text = text
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._text.fileno()
+
+    def write(self, data: object, /) -> int:
+        raw = bytes(memoryview(data))  # type: ignore[arg-type]  # whatever has the buffer protocol; else TypeError
+        self._text.write(raw.decode("utf-8", "replace"))
+        return len(raw)
+
+    def close(self) -> None:
+        """Nothing, as for the text stream."""
+
+
+class LogHandler(logging.Handler):
+    """`logging` records, with their level and logger; a traceback follows its message line by line."""
+
+    def __init__(self, logs: LogBuffer) -> None:
+        super().__init__()
+        self._logs = logs
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._logs.add("log", record.levelname, self.format(record), logger=record.name)
+        except Exception:  # noqa: BLE001 - arguments that do not fit the format, as logging's own handlers treat them
+            self.handleError(record)
+
+
+class Output:
+    """What `install` put in place, for the places that end lines or undo it."""
+
+    def __init__(self, logs: LogBuffer) -> None:
+        self.logs = logs
+        self.stdout = LogStream(logs, "stdout", "INFO", 1)
+        self.stderr = LogStream(logs, "stderr", "ERROR", 2)
+        self.handler = LogHandler(logs)
+
+    def end_lines(self) -> None:
+        """At the end of an invocation: unfinished lines of this thread belong to it."""
+        self.stdout.end_line()
+        self.stderr.end_line()
+
+    def remove(self) -> None:
+        """Back to the descriptors: in a forked child, which has no channel, and at the very end."""
+        self.logs.detach()
+        sys.stdout = sys.__stdout__
+        sys.stderr = sys.__stderr__
+        root = logging.getLogger()
+        if self.handler in root.handlers:
+            root.removeHandler(self.handler)
+            if not root.handlers:
+                root.addHandler(logging.StreamHandler())
+
+
+def install(logs: LogBuffer) -> Output:
+    """Replace sys.stdout and sys.stderr and handle the root logger, at level INFO.
+
+    Descriptors 1 and 2 stay as they are: what C code writes there, faulthandler's report included, reaches whoever
+    holds their other end.
+    """
+    output = Output(logs)
+    sys.stdout = output.stdout
+    sys.stderr = output.stderr
+    root = logging.getLogger()
+    root.addHandler(output.handler)
+    root.setLevel(logging.INFO)
+    return output

@@ -1,0 +1,98 @@
+"""Media types: what a content type names, and which forms an `Accept` header allows, best first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["JSON", "MSGPACK", "NPY", "OCTETS", "Range", "accepted", "canonical", "sniff_image"]
+
+JSON = "application/json"
+MSGPACK = "application/msgpack"
+NPY = "application/x-npy"
+OCTETS = "application/octet-stream"
+
+_ALIASES = {
+    "application/x-msgpack": MSGPACK,
+    "application/vnd.msgpack": MSGPACK,
+    "application/npy": NPY,
+    "text/json": JSON,
+    # How items travel to the client is the platform's matter; each one is JSON.
+    "text/event-stream": JSON,
+    "application/x-ndjson": JSON,
+}
+
+# The first bytes of the image formats that browsers ask for by name.
+_IMAGE_SIGNATURES = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+)
+
+
+def canonical(content_type: str) -> tuple[str, str]:
+    """The media type in lower case under the name used here, and its charset ("" if none is given)."""
+    media, *parameters = content_type.split(";")
+    media = media.strip().lower()
+    charset = ""
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        if key.strip().lower() == "charset":
+            charset = value.strip().strip('"').lower()
+    return _ALIASES.get(media, media), charset
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """One acceptable media range, such as `image/png`, `image/*` or `*/*`."""
+
+    kind: str
+    subtype: str
+
+    def matches(self, media: str) -> bool:
+        kind, _, subtype = media.partition("/")
+        return self.kind in ("*", kind) and self.subtype in ("*", subtype)
+
+    @property
+    def media(self) -> str:
+        return f"{self.kind}/{self.subtype}"
+
+
+def accepted(accept: str) -> tuple[list[Range], list[Range]]:
+    """The ranges of an `Accept` value, most wanted first, and those it rules out with `q=0`.
+
+    An empty value accepts anything. What cannot be parsed is passed over.
+    """
+    wanted: list[tuple[float, int, int, Range]] = []
+    refused: list[Range] = []
+    for position, part in enumerate((accept or "*/*").split(",")):
+        media, *parameters = part.split(";")
+        kind, slash, subtype = canonical(media)[0].partition("/")
+        if not (kind and slash and subtype):
+            continue
+        found, quality = Range(kind, subtype), _quality(parameters)
+        if quality == 0:
+            refused.append(found)
+        else:
+            wildcards = (kind == "*") + (subtype == "*")
+            wanted.append((-quality, wildcards, position, found))
+    return [entry[3] for entry in sorted(wanted, key=lambda entry: entry[:3])], refused
+
+
+def _quality(parameters: list[str]) -> float:
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        if key.strip().lower() == "q":
+            try:
+                return min(1.0, max(0.0, float(value)))
+            except ValueError:
+                return 1.0
+    return 1.0
+
+
+def sniff_image(data: bytes) -> str | None:
+    """The image type that `data` begins like, or None."""
+    for signature, media in _IMAGE_SIGNATURES:
+        if data.startswith(signature):
+            return media
+    return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None

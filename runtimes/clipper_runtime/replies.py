@@ -1,0 +1,89 @@
+"""Answers on their way out: Result and Chunk frames within the frame limit, the log lines that precede them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+from clipper_runtime.channel import Channel
+from clipper_runtime.executor import Answer
+from clipper_runtime.logs import Output
+from clipper_runtime.protocol import Chunk, Message, Outcome, Result, encode
+
+__all__ = ["Replies", "max_payload_bytes"]
+
+# An outcome's header: at most 4 Ki characters of message and 256 of type, at four bytes each, and small fields. So
+# 256 outcomes stay under 5 MiB, inside the header limit of 8 MiB.
+_OUTCOMES_PER_FRAME: Final = 256
+_HEADER_ALLOWANCE_BYTES: Final = 64 * 1024
+
+
+def max_payload_bytes(max_frame_bytes: int) -> int:
+    """The largest single payload that fits a frame beside its header."""
+    return max(0, max_frame_bytes - _HEADER_ALLOWANCE_BYTES)
+
+
+class Replies:
+    """Sends answers, from any thread. `in_flight` counts the items that came and were not answered."""
+
+    def __init__(self, channel: Channel, output: Output, max_frame_bytes: int) -> None:
+        self._channel = channel
+        self._output = output
+        self._max_body_bytes = max_payload_bytes(max_frame_bytes)
+        self._lock = threading.Lock()
+        self._open = 0
+
+    @property
+    def in_flight(self) -> int:
+        return self._open
+
+    def expect(self, items: int) -> None:
+        """Items came."""
+        with self._lock:
+            self._open += items
+
+    def send(self, message: Message, body: bytes = b"") -> None:
+        self._channel.send([encode(message, len(body)), body])
+
+    def chunk(self, item: int, seq: int, content_type: str, body: bytes) -> None:
+        self._channel.send([encode(Chunk(item, seq, content_type), len(body)), body], self._output.logs.take)
+
+    def answer(self, batch: int, answer: Answer) -> None:
+        """One Result, or several where one frame cannot hold it; user output of the batch goes first."""
+        outcomes = answer.outcomes
+        if not outcomes:
+            return
+        self._output.end_lines()
+        buffers: list[bytes | memoryview] = []
+        size = sum(map(len, answer.bodies))
+        if size <= self._max_body_bytes and len(outcomes) <= _OUTCOMES_PER_FRAME:
+            buffers.append(encode(Result(batch, outcomes, answer.exec_s, answer.reruns), size))
+            buffers += answer.bodies
+        else:
+            exec_s, reruns = answer.exec_s, answer.reruns
+            for part, bodies in self._parts(answer):
+                buffers.append(encode(Result(batch, part, exec_s, reruns), sum(map(len, bodies))))
+                buffers += bodies
+                exec_s, reruns = 0.0, 0  # said once: the platform adds them up
+        with self._lock:
+            self._open -= len(outcomes)
+        self._channel.send(buffers, self._output.logs.take)
+
+    def _parts(self, answer: Answer) -> Iterator[tuple[list[Outcome], list[bytes]]]:
+        outcomes: list[Outcome] = []
+        bodies: list[bytes] = []
+        size = 0
+        for outcome, body in zip(answer.outcomes, answer.bodies, strict=True):
+            if outcomes and (size + len(body) > self._max_body_bytes or len(outcomes) == _OUTCOMES_PER_FRAME):
+                yield outcomes, bodies
+                outcomes, bodies, size = [], [], 0
+            outcomes.append(outcome)
+            bodies.append(body)
+            size += len(body)
+        yield outcomes, bodies
+
+    def flush_logs(self) -> None:
+        """Send the lines that wait."""
+        if self._output.logs.waiting:
+            self._channel.send([], self._output.logs.take)

@@ -1,0 +1,275 @@
+"""From type hints to a schema: what one invocation of a function takes and gives."""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, get_args, get_origin
+
+import msgspec
+
+__all__ = [
+    "Parameter",
+    "SchemaError",
+    "Signature",
+    "is_numpy",
+    "is_pydantic",
+    "json_schema",
+    "plain_type",
+    "read_signature",
+]
+
+_EMPTY: Final = inspect.Parameter.empty
+_PLAIN = (type(None), bool, int, float, str, bytes)
+_STREAMS = (
+    collections.abc.Iterator,
+    collections.abc.Generator,
+    collections.abc.AsyncIterator,
+    collections.abc.AsyncGenerator,
+    collections.abc.Iterable,
+    collections.abc.AsyncIterable,
+)
+
+
+class SchemaError(Exception):
+    """A signature that cannot be served; the message names the parameter and what to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One argument of one invocation. Of a batched function, `type` is that of the list's entries."""
+
+    name: str
+    type: Any
+    keyword_only: bool
+    required: bool
+    default: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """`returns` is what one invocation, or one item of a stream, gives; `doc` the function's first paragraph."""
+
+    parameters: tuple[Parameter, ...]
+    returns: Any
+    struct: type[msgspec.Struct]
+    doc: str
+
+    @property
+    def body_parameter(self) -> Parameter | None:
+        """The parameter that a body of raw bytes fills: the first, where no other one is required."""
+        if not self.parameters or any(p.required for p in self.parameters[1:]):
+            return None
+        return self.parameters[0]
+
+
+def read_signature(call: Callable[..., Any], *, batched: bool, streaming: bool, doc: str = "") -> Signature:
+    """The signature of a function or a bound `__call__`. Raises SchemaError."""
+    try:
+        signature = inspect.signature(call)
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"its signature cannot be read: {error}") from None
+    hints = _hints(call)
+    parameters = tuple(_parameter(p, hints.get(p.name, _EMPTY), batched) for p in signature.parameters.values())
+    if batched and not parameters:
+        raise SchemaError(
+            "a function with max_batch_size above 1 needs a parameter, a list with an entry per invocation"
+        )
+    returns = _returned(hints.get("return", Any), batched=batched, streaming=streaming)
+    struct = _struct(parameters)
+    for parameter in parameters:
+        _check_supported(parameter)
+    return Signature(parameters, returns, struct, doc)
+
+
+def _hints(call: Callable[..., Any]) -> dict[str, Any]:
+    function = inspect.unwrap(call)
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, types.FunctionType):
+        call_method = getattr(type(function), "__call__", None)  # noqa: B004 - an instance whose class is asked
+        if not isinstance(call_method, types.FunctionType):
+            return {}
+        function = call_method
+    try:
+        # A closure's own names are not among its globals, where deferred annotations are looked up.
+        names = dict(inspect.getclosurevars(function).nonlocals)
+    except (TypeError, ValueError):
+        names = {}
+    try:
+        return typing.get_type_hints(function, localns=names or None, include_extras=True)
+    except Exception as error:  # annotations are expressions: they raise whatever they raise
+        hint = ""
+        if isinstance(error, NameError) and function.__module__ not in sys.modules:
+            # Pickled by value: cloudpickle takes along what the code names, not what a hint names as text.
+            hint = "; hints of a function deployed from a notebook must be types: leave out the __future__ import"
+        raise SchemaError(f"its type hints cannot be resolved: {type(error).__name__}: {error}{hint}") from error
+
+
+def _parameter(parameter: inspect.Parameter, hint: Any, batched: bool) -> Parameter:
+    name = parameter.name
+    if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+        stars = "*" if parameter.kind is inspect.Parameter.VAR_POSITIONAL else "**"
+        raise SchemaError(f"parameter {stars}{name}: write out each argument by name, as the schema needs")
+    kind = Any if hint is _EMPTY else hint
+    required, default = parameter.default is _EMPTY, parameter.default
+    if batched:
+        kind = _entry_type(name, kind)
+        if not required:
+            default = _entry_default(name, default)
+    if default is None and not required and kind is not Any:
+        kind = typing.Optional[kind]  # noqa: UP045 - not every form of type hint supports `|`
+    return Parameter(name, kind, parameter.kind is inspect.Parameter.KEYWORD_ONLY, required, default)
+
+
+def _entry_type(name: str, hint: Any) -> Any:
+    """T of `list[T]` and of `list[T] | None`."""
+    bare = plain_type(hint)
+    if bare is Any or bare is list:
+        return Any
+    if get_origin(bare) is list:
+        return get_args(bare)[0]
+    raise SchemaError(
+        f"parameter {name!r} is annotated {_show(hint)}, but with max_batch_size above 1 every parameter is a list "
+        f"with one entry per invocation: write {name}: list[{_show(hint)}]"
+    )
+
+
+def _entry_default(name: str, default: Any) -> Any:
+    if default is None:
+        return None
+    if isinstance(default, list) and len(default) == 1:
+        return default[0]
+    raise SchemaError(
+        f"parameter {name!r} has the default {default!r}, but with max_batch_size above 1 it stands for one "
+        "invocation: write None, or a list with the one entry that an invocation without the argument gets"
+    )
+
+
+def _returned(hint: Any, *, batched: bool, streaming: bool) -> Any:
+    if streaming:
+        return get_args(hint)[0] if get_origin(hint) in _STREAMS and get_args(hint) else Any
+    if batched:
+        hint = get_args(hint)[0] if get_origin(hint) in (list, tuple, collections.abc.Sequence) else Any
+    if get_origin(hint) in (typing.Union, types.UnionType):
+        # An Exception instance in the list fails its invocation: it is an outcome, not a value.
+        rest = [a for a in get_args(hint) if not (isinstance(a, type) and issubclass(a, BaseException))]
+        if len(rest) < len(get_args(hint)):
+            return typing.Union[tuple(rest)] if rest else Any  # noqa: UP007 - the members are known at run time only
+    return hint
+
+
+def _struct(parameters: tuple[Parameter, ...]) -> type[msgspec.Struct]:
+    members: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    for parameter in parameters:
+        if parameter.required:
+            members.append((parameter.name, parameter.type))
+        else:
+            members.append((parameter.name, parameter.type, _default_field(parameter.default)))
+    try:
+        return msgspec.defstruct("Parameters", members, kw_only=True, forbid_unknown_fields=True)
+    except (TypeError, ValueError) as error:
+        raise SchemaError(str(error)) from None
+
+
+def _default_field(default: Any) -> Any:
+    if isinstance(default, _PLAIN) and default == default:  # NaN has no place in a JSON Schema
+        return default
+    # As in Python: one object, made when the function was.
+    return msgspec.field(default_factory=lambda: default)
+
+
+def _check_supported(parameter: Parameter) -> None:
+    try:
+        info = msgspec.inspect.type_info(parameter.type)
+        msgspec.json.Decoder(parameter.type)
+    except Exception as error:  # noqa: BLE001 - whatever msgspec says about a type it cannot take
+        raise SchemaError(f"parameter {parameter.name!r} cannot be decoded: {error}") from None
+    for cls in _custom_types(info):
+        if not is_supported(cls):
+            raise SchemaError(
+                f"parameter {parameter.name!r}: the type {cls.__module__}.{cls.__qualname__} cannot be built from a "
+                "request; use plain types, dataclasses, TypedDict, msgspec.Struct, pydantic models or numpy arrays"
+            )
+
+
+def _custom_types(info: Any) -> Iterator[type]:
+    """The classes inside a type that msgspec leaves to a hook. Recursive types are followed once."""
+    seen: set[int] = set()
+    waiting = [info]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, msgspec.inspect.CustomType):
+            yield one.cls
+        elif isinstance(one, tuple):
+            waiting += one
+        elif isinstance(one, msgspec.inspect.Type | msgspec.inspect.Field):
+            waiting += [getattr(one, name) for name in one.__struct_fields__]
+
+
+def plain_type(hint: Any) -> Any:
+    """T of `Annotated[T, …]` and of `T | None`, else the hint itself."""
+    if get_origin(hint) is typing.Annotated:
+        return plain_type(get_args(hint)[0])
+    if get_origin(hint) in (typing.Union, types.UnionType):
+        rest = [a for a in get_args(hint) if a is not type(None)]
+        return plain_type(rest[0]) if len(rest) == 1 else hint
+    return hint
+
+
+def is_supported(cls: type) -> bool:
+    """Whether `codec` builds this class from plain data."""
+    return is_pydantic(cls) or is_numpy(cls)
+
+
+def is_pydantic(cls: Any) -> bool:
+    return isinstance(cls, type) and hasattr(cls, "model_validate") and hasattr(cls, "__pydantic_validator__")
+
+
+def is_numpy(cls: Any) -> bool:
+    """Whether it is np.ndarray or a numpy scalar type. numpy is not imported: the class exists only where it is."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(cls, type) and issubclass(cls, (numpy.ndarray, numpy.generic))
+
+
+def schema_hook(kind: Any) -> dict[str, Any]:
+    """JSON Schema of the types that msgspec leaves to us."""
+    origin = get_origin(kind) or kind
+    if is_pydantic(origin):
+        schema: dict[str, Any] = origin.model_json_schema()
+        return schema
+    if is_numpy(origin):
+        from clipper_runtime import arrays
+
+        return arrays.schema_of(kind) or {}
+    raise NotImplementedError
+
+
+def json_schema(kind: Any) -> dict[str, Any]:
+    """A self-contained JSON Schema. Raises TypeError where a type has none."""
+    (schema,), components = msgspec.json.schema_components([kind], schema_hook=schema_hook)
+    name = schema.get("$ref", "").removeprefix("#/$defs/")
+    if len(schema) == 1 and name in components:
+        top = components.pop(name)
+        if f'"#/$defs/{name}"'.encode() in msgspec.json.encode([top, components], enc_hook=str):
+            components[name] = top  # it refers to itself
+        else:
+            schema = top
+    if components:
+        schema = {**schema, "$defs": components}
+    # Defaults may hold anything msgspec can write: through JSON they become what a schema may hold.
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(schema, enc_hook=str))
+    return plain
+
+
+def _show(hint: Any) -> str:
+    if hint is _EMPTY:
+        return "nothing"
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")

@@ -1,0 +1,319 @@
+"""The life of a replica: greet, become a function, serve it, leave.
+
+Who reads the channel: the main thread whenever it waits for work, the watcher while user code keeps the main thread
+busy. Whoever reads hands the frames out under the read lock, in the order they came.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Never
+
+from clipper.spec import FunctionSpec
+from clipper_runtime import __version__
+from clipper_runtime.channel import Channel, ChannelClosed
+from clipper_runtime.engines import Engine, InlineEngine, ThreadEngine
+from clipper_runtime.executor import Executor, Work
+from clipper_runtime.loader import Loaded, LoadError, Phases, Program, bundle_off_path, load, set_up
+from clipper_runtime.logs import LogBuffer, Output, clean_text, format_error, install
+from clipper_runtime.protocol import (
+    PROTOCOL_VERSION,
+    Cancel,
+    Credit,
+    Drain,
+    Failed,
+    Frame,
+    Hello,
+    Invoke,
+    Ping,
+    Pong,
+    ProtocolError,
+    Ready,
+    Start,
+    encode,
+)
+from clipper_runtime.replies import Replies, max_payload_bytes
+from clipper_runtime.watcher import TICK_S, Watcher
+
+__all__ = ["EXIT_DEFECT", "EXIT_FAILED", "EXIT_LOST", "EXIT_PROTOCOL", "Replica", "await_start", "greet"]
+
+EXIT_FAILED: Final = 1  # Failed was sent
+EXIT_LOST: Final = 3  # the platform went away
+EXIT_PROTOCOL: Final = 4  # the platform sent what is not the protocol
+EXIT_DEFECT: Final = 70
+
+_DEFAULT_ASYNC_CONCURRENCY: Final = 32
+_MAX_FAILURE_CHARACTERS: Final = 64 * 1024
+
+# How long threads and exit handlers of user code may keep a process that has nothing left to do.
+_EXIT_GRACE_S: Final = 5.0
+
+
+def greet(channel: Channel, token: str) -> None:
+    """Say who we are. Raises ChannelClosed."""
+    hello = Hello(
+        protocol_min=PROTOCOL_VERSION,
+        protocol_max=PROTOCOL_VERSION,
+        runtime="clipper-python",
+        runtime_version=__version__,
+        python=platform.python_version(),
+        pid=os.getpid(),
+        token=token,
+    )
+    channel.send([encode(hello)])
+
+
+def await_start(channel: Channel) -> tuple[Start, list[Frame]]:
+    """Wait until the platform says what to become; also the frames that came right behind it.
+
+    Raises ChannelClosed, ProtocolError.
+    """
+    starts: list[Start] = []
+    later: list[Frame] = []
+
+    def handle(frame: Frame) -> None:
+        message = frame.message
+        if starts:
+            later.append(frame)
+        elif isinstance(message, Start):
+            starts.append(message)
+        elif isinstance(message, Ping):
+            channel.send([encode(Pong(message.nonce, 0, 0.0))])
+        else:
+            raise ProtocolError(f"a {type(message).__name__} frame came where Start was expected")
+
+    while not starts:
+        channel.pump(handle)
+    return starts[0], later
+
+
+def abandon() -> Never:
+    """The platform is gone: end this process and, where it leads a process group, its children with it."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(EXIT_LOST)
+
+
+class Replica:
+    """A process on its way through one `Start`. It is the `Lifeline` of its engine."""
+
+    def __init__(self, channel: Channel, start: Start) -> None:
+        self._channel = channel
+        self._start = start
+        self.output: Output = install(LogBuffer())
+        self._replies = Replies(channel, self.output, start.max_frame_bytes)
+        self._engine: Engine | None = None
+        self._early: list[Frame] = []  # what came before the engine was there
+        self._setting_up = True
+        self.draining = False
+        self._watcher = Watcher(
+            channel,
+            read=lambda: channel.pump(self.handle, wait=False, yielding=True),
+            flush=self._replies.flush_logs,
+            busy=self._busy,
+            fatal=self.fatal,
+        )
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            Ping: self._on_ping,
+            Cancel: lambda m: self._with_engine(lambda e: e.cancel(m.ids)),
+            Credit: lambda m: self._with_engine(lambda e: e.credit(m.id, m.n)),
+            Drain: lambda _: self.drain(),
+        }
+
+    def run(self, later: Sequence[Frame] = ()) -> int:
+        """Load, serve, leave; the exit status."""
+        self._channel.limit_frames(self._start.max_frame_bytes)
+        self.output.logs.on_waiting = self._watcher.wake
+        os.register_at_fork(after_in_child=self._forget)
+        signal.signal(signal.SIGTERM, lambda *_: self._on_sigterm())
+        self._watcher.start()
+        phases = Phases()
+        try:
+            with phases.measure("handshake"):
+                spec = self._check_start()
+            loaded = load(self._start.bundle, spec, phases)
+            loop = self._make_loop(loaded)
+            with phases.measure("setup"):
+                program: Program = loop.call(lambda: set_up(loaded)) if loop else set_up(loaded)
+        except LoadError as error:
+            return self._fail(error)
+        del phases.seconds["handshake"]
+        self._serve(spec, loaded, program, loop, phases, later)
+        return 0
+
+    # Start
+
+    def _check_start(self) -> FunctionSpec:
+        if self._start.protocol != PROTOCOL_VERSION:
+            raise ProtocolError(f"protocol {self._start.protocol} was chosen; this runtime speaks {PROTOCOL_VERSION}")
+        return FunctionSpec.from_dict(self._start.spec, where="Start.spec")
+
+    def _make_loop(self, loaded: Loaded) -> Any:
+        if loaded.kind != "async":
+            return None
+        with bundle_off_path(self._start.bundle):
+            from clipper_runtime.aio import Loop
+        return Loop()
+
+    def _make_engine(self, spec: FunctionSpec, program: Program, loop: Any, concurrency: int) -> Engine:
+        executor = Executor(
+            program,
+            self.output.logs,
+            bisect=spec.on_batch_error == "bisect",
+            max_payload_bytes=max_payload_bytes(self._start.max_frame_bytes),
+        )
+        if loop is not None:
+            from clipper_runtime.aio import AsyncEngine
+
+            return AsyncEngine(executor, self._replies, self, concurrency, loop=loop, descriptor=self._channel.fileno())
+        if program.streaming or concurrency > 1:
+            return ThreadEngine(executor, self._replies, self, concurrency)
+        return InlineEngine(executor, self._replies, self)
+
+    def _fail(self, error: LoadError) -> int:
+        self._watcher.stop()
+        trace = format_error(error.cause) if error.cause is not None else ""
+        self.output.end_lines()
+        self._replies.flush_logs()
+        self._replies.send(
+            Failed(
+                error.phase,
+                clean_text(error.error_type, 256),
+                clean_text(error.message, _MAX_FAILURE_CHARACTERS),
+                clean_text(trace, _MAX_FAILURE_CHARACTERS),
+            )
+        )
+        return EXIT_FAILED
+
+    # Serve
+
+    def _serve(
+        self,
+        spec: FunctionSpec,
+        loaded: Loaded,
+        program: Program,
+        loop: Any,
+        phases: Phases,
+        later: Sequence[Frame],
+    ) -> None:
+        concurrency = spec.max_ongoing_requests or (_DEFAULT_ASYNC_CONCURRENCY if loop is not None else 1)
+        self.output.end_lines()
+        # What import and setup made lives as long as the replica: collections need not walk it again and again.
+        gc.collect()
+        gc.freeze()
+        self._replies.flush_logs()
+        self._replies.send(Ready(loaded.schema, loaded.batched, loaded.streaming, concurrency, phases.seconds))
+        engine = self._make_engine(spec, program, loop, concurrency)
+        self._channel.hold(lambda: self._adopt(engine, later))
+        engine.serve()
+        self._watcher.stop()
+        self._close(program, loop)
+
+    def _adopt(self, engine: Engine, later: Sequence[Frame]) -> None:
+        early, self._early = [*later, *self._early], []
+        self._engine = engine
+        self._setting_up = False
+        for frame in early:
+            self.handle(frame)
+
+    def _close(self, program: Program, loop: Any) -> None:
+        """Run the user's `close` and send what it says; an exception there is logged."""
+        try:
+            if program.close is not None:
+                if loop is not None:
+                    loop.call(program.close)
+                else:
+                    program.close()
+            if loop is not None:
+                loop.close()
+        except BaseException as error:  # noqa: BLE001 - user code; there is nothing left to fail
+            self.output.logs.add("log", "ERROR", format_error(error), logger="clipper", request_id="")
+        self.output.end_lines()
+        try:
+            self._replies.flush_logs()
+        except ChannelClosed:
+            pass  # the platform need not wait for our last words
+
+    # Frames
+
+    def pump(self, *, wait: bool = True) -> None:
+        try:
+            self._channel.pump(self.handle, wait=wait)
+        except ChannelClosed:
+            abandon()
+
+    def handle(self, frame: Frame) -> None:
+        """One frame of the platform, under the read lock. Raises ProtocolError for what only a replica may send."""
+        message = frame.message
+        if type(message) is Invoke and self._engine is not None:
+            work = Work(message, frame.body, time.monotonic())
+            self._replies.expect(len(work.items))
+            self._engine.invoke(work)
+            self._watcher.wake()
+            return
+        if type(message) is Invoke or (self._engine is None and isinstance(message, (Cancel, Credit))):
+            self._early.append(frame)
+            return
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            raise ProtocolError(f"a {type(message).__name__} frame is not for a replica that was started")
+        handler(message)
+
+    def _with_engine(self, tell: Callable[[Engine], None]) -> None:
+        if self._engine is not None:
+            tell(self._engine)
+
+    def _on_ping(self, ping: Ping) -> None:
+        since = self._engine.busy_since if self._engine is not None else 0.0
+        busy_s = time.monotonic() - since if since else 0.0
+        self._replies.send(Pong(ping.nonce, self._replies.in_flight, busy_s))
+
+    def drain(self) -> None:
+        """Serve what came, then leave. From any thread, or a signal handler."""
+        self.draining = True
+        # The main thread may sit in a read that nothing will end.
+        self._channel.set_read_timeout(TICK_S)
+        self._with_engine(lambda engine: engine.drain())
+
+    # The process
+
+    def _busy(self) -> bool:
+        return self._setting_up or self._replies.in_flight > 0 or self.output.logs.waiting
+
+    def _on_sigterm(self) -> None:
+        if self._setting_up:
+            os._exit(128 + signal.SIGTERM)
+        self.drain()
+
+    def _forget(self) -> None:
+        """In a forked child of user code: it prints to the descriptors and holds no end of the channel."""
+        self.output.remove()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._channel.forget()
+
+    def fatal(self, error: BaseException) -> None:
+        """End the process: the channel broke, the platform sent garbage, or this runtime has a defect."""
+        if isinstance(error, ChannelClosed):
+            abandon()
+        traceback.print_exception(error, file=sys.__stderr__)
+        if sys.__stderr__ is not None:
+            sys.__stderr__.flush()
+        os._exit(EXIT_PROTOCOL if isinstance(error, ProtocolError) else EXIT_DEFECT)
+
+
+def leave(status: int, output: Output | None = None) -> Never:
+    """Exit as Python does, with exit handlers, unless user code's threads hold it up."""
+    timer = threading.Timer(_EXIT_GRACE_S, os._exit, (status,))
+    timer.daemon = True
+    timer.start()
+    if output is not None:
+        output.remove()
+    sys.exit(status)
