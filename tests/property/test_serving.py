@@ -13,7 +13,7 @@ from clipper_platform.backends.memory import CRASH, InMemoryBackend
 from clipper_platform.core.pooling import Tick
 from clipper_platform.errors import ClipperError
 from clipper_runtime import protocol as wire
-from tests.support.serving import Harness, harness, target
+from tests.support.serving import Harness, ManualClock, harness, target
 
 OUTCOMES = {
     "ok", "function_error", "deadline_exceeded", "client_closed", "replica_lost", "quarantined", "unavailable",
@@ -46,17 +46,6 @@ class Script:
         for gate in self.gates[:count]:
             if not gate.done():
                 gate.set_result(None)
-
-
-class ManualClock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time(self) -> float:
-        return self.now
 
 
 async def settle() -> None:

@@ -20,7 +20,7 @@ from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.serving.invocation import Invocation, StreamSink
 from clipper_platform.types import EnvironmentId, FunctionId
 
-__all__ = ["Caller", "Harness", "harness", "target"]
+__all__ = ["Caller", "Harness", "ManualClock", "harness", "target"]
 
 
 def target(name: str = "f", *, project: str = "p", version: int = 1, **options: Any) -> Target:
@@ -30,6 +30,19 @@ def target(name: str = "f", *, project: str = "p", version: int = 1, **options: 
         environment=Environment(EnvironmentId("env"), Path("python"), Path()),
         bundle=Path(),
     )
+
+
+class ManualClock:
+    """Moves when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
 
 
 class Caller:

@@ -46,9 +46,9 @@ class ReplicaOwner(Protocol):
 
 
 class ReplicaHandle:
-    """Implements `ChannelListener`. A replica works on `concurrency` calls at once: a call is a batch where the function
-    is batched, else an item. One that works on a single call gets a second one to its socket, so that it never idles
-    between them."""
+    """Implements `ChannelListener`. A replica works on `concurrency` calls at once: a call is a batch where the
+    function is batched, else an item. One that works on a single call gets a second one to its socket, so that it
+    never idles between them."""
 
     PIPELINE = 2  # calls in flight to a replica that works on one at a time
 
