@@ -147,8 +147,10 @@ class Platform:
     async def serve(self, on_listening: OnListening) -> None:
         async with AsyncExitStack() as stack:
             lifecycle = Lifecycle()
-            services, invoke, restore = await self._open(stack, lifecycle)
+            metrics = Metrics()
+            services, invoke, restore = await self._open(stack, lifecycle, metrics)
             server = self._server(services, invoke)
+            metrics.connections.child().read = lambda: float(len(server.server_state.connections))
             self._handle_signals(server, lifecycle)
             write_platform_file(self.settings.home, self.url, self.started_at, self.version)
             stack.callback((self.settings.home / "platform.json").unlink, missing_ok=True)
@@ -166,10 +168,9 @@ class Platform:
         lifecycle.ready()
 
     async def _open(
-        self, stack: AsyncExitStack, lifecycle: Lifecycle
+        self, stack: AsyncExitStack, lifecycle: Lifecycle, metrics: Metrics
     ) -> tuple[Services, InvokeService, Callable[[], Any]]:
         settings, clock = self.settings, self.clock
-        metrics = Metrics()
         store = open_store(settings)
         await stack.enter_async_context(opened(store))
         artifacts = ArtifactStore(settings.home / "bundles", settings.max_bundle_bytes, clock=clock)
@@ -191,7 +192,14 @@ class Platform:
 
         instance = secrets.token_hex(8)
         environments = VenvBuilder(settings.environments_path, clock=clock, instance_id=instance)
-        backend = ProcessBackend(settings.home, log_store.append, instance_id=instance, clock=clock, url=self.url)
+        backend = ProcessBackend(
+            settings.home,
+            log_store.append,
+            instance_id=instance,
+            clock=clock,
+            url=self.url,
+            on_dropped=lambda function, lines: metrics.log_dropped.child(function.path).inc(lines),
+        )
         await stack.enter_async_context(opened(backend))
         dispatcher = Dispatcher(
             backend=backend,

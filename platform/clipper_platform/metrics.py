@@ -149,6 +149,10 @@ class Metrics(Collector):
             "clip_cold_start_seconds", "Phases of starting a replica.", _STARTS, "function", "phase"
         )
         self.restarts = counter("clip_replica_restarts", "Replicas that ended unasked, by how.", "function", "reason")
+        self.scaling_decisions = counter(
+            "clip_scaling_decisions", "Decisions on the number of replicas, by the rule that made them.",
+            "function", "rule",
+        )  # fmt: skip
         self.cache_requests = counter(
             "clip_cache_requests", "Look-ups in the result cache: hit, miss, collapsed (shared another's flight).",
             "function", "result",

@@ -71,6 +71,16 @@ async def test_a_bad_request_id_is_replaced(served: Gateway) -> None:
     writer.close()
 
 
+async def test_without_an_id_of_its_own_a_request_takes_its_traces(served: Gateway) -> None:
+    trace = b"4bf92f3577b34da6a3ce929d0e0e4736"
+    reader, writer = await served.connect()
+    writer.write(post(b"1", b"traceparent: 00-%b-00f067aa0ba902b7-01\r\n" % trace))
+    assert (await read_answer(reader)).headers["x-request-id"] == trace.decode()
+    writer.write(post(b"1", b"traceparent: 00-%b-00f067aa0ba902b7-01\r\n" % (b"0" * 32)))
+    assert (await read_answer(reader)).headers["x-request-id"] != "0" * 32
+    writer.close()
+
+
 async def test_a_connection_is_kept_and_closed_when_asked(served: Gateway) -> None:
     reader, writer = await served.connect()
     for n in range(3):

@@ -78,8 +78,14 @@ class ReplicaOutput:
     """Collects a replica's lines from its pipes and its Log frames, passes on what the rate allows to `emit`, counts
     the rest, and remembers the last `TAIL_LINES` whatever the rate."""
 
-    def __init__(self, emit: Callable[[Sequence[LogRecord]], None], clock: Clock) -> None:
+    def __init__(
+        self,
+        emit: Callable[[Sequence[LogRecord]], None],
+        clock: Clock,
+        on_dropped: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._emit = emit
+        self._on_dropped = on_dropped
         self._clock = clock
         self._splitters: dict[str, LineSplitter] = {}
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -164,6 +170,7 @@ class ReplicaOutput:
     def _report(self) -> None:
         if self._dropped:
             message = f"{self._dropped} lines were dropped: more than the log takes in a second"
+            self._on_dropped(self._dropped)
             self._dropped = 0
             self._emit([LogRecord(self._clock.time(), "system", "WARNING", "", message)])
 

@@ -26,6 +26,7 @@ from clipper_platform.backends.replica import Means, ProcessReplica
 from clipper_platform.backends.staging import stage
 from clipper_platform.backends.surroundings import replica_environment
 from clipper_platform.clock import Clock, SystemClock
+from clipper_platform.types import FunctionId
 from clipper_runtime.protocol import LogRecord
 
 __all__ = ["RUNTIME_COMMAND", "ProcessBackend"]
@@ -51,9 +52,12 @@ class ProcessBackend:
         url: str | None = None,
         command: Sequence[str] = RUNTIME_COMMAND,
         environ: Mapping[str, str] | None = None,
+        on_dropped: Callable[[FunctionId, int], None] = lambda _, __: None,
     ) -> None:
+        """`on_dropped` is told how many lines of a function's output were lost to the log's rate limit."""
         self._home = home.absolute()
         self._log_sink = log_sink
+        self._on_dropped = on_dropped
         self._instance_id = instance_id or secrets.token_hex(8)
         if not INSTANCE_ID.match(self._instance_id):
             raise ValueError(f"instance_id {self._instance_id!r} is not allowed: use 8 to 64 letters and digits")
@@ -110,7 +114,7 @@ class ProcessBackend:
     def _spawn(self, spec: LaunchSpec) -> ProcessReplica:
         if self._runtime is None:
             raise StartError("launch", "the platform's process backend is not open")
-        output = ReplicaOutput(self._sink_for(spec), self._clock)
+        output = ReplicaOutput(self._sink_for(spec), self._clock, lambda n: self._on_dropped(spec.function, n))
         means = self._means(spec, self._runtime)
         try:
             replica = ProcessReplica(spec, means, output, self._clock, lambda: self._replicas.discard(replica))

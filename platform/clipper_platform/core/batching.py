@@ -298,23 +298,26 @@ class DurationFit:
 
 
 class Single:
-    """One item per batch, its duration a moving average: an eighth of what a fit costs, since it is paid per item."""
+    """One item at a time: a moving average of what one takes, at an eighth of the cost of a fit: it is paid per item.
 
-    __slots__ = ("_mean_s", "limit")
+    Where several are sent in one frame to run one after another, they count as so many items.
+    """
+
+    __slots__ = ("_each_s", "limit")
 
     # The next duration is what matters for the second slot: a short memory, of about 5 batches.
     NEWS = 0.2
 
     def __init__(self) -> None:
         self.limit = 1
-        self._mean_s: float | None = None
+        self._each_s: float | None = None
 
     def observe(self, size: float, duration_s: float, *, full: bool | None = None) -> None:
-        mean_s = self._mean_s
-        self._mean_s = duration_s if mean_s is None else mean_s + (duration_s - mean_s) * self.NEWS
+        each_s = self._each_s
+        self._each_s = duration_s / size if each_s is None else each_s + (duration_s / size - each_s) * self.NEWS
 
     def expected(self, size: float) -> float | None:
-        return self._mean_s
+        return None if self._each_s is None else self._each_s * size
 
 
 class Static:

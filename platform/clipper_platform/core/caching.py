@@ -1,10 +1,13 @@
 """The result cache: which answers are kept, in how many bytes, for how long. No clock, no I/O.
 
-The policy joins what three published ones do best, and beats each of them in `tests/benchmarks/cache_policies.py`:
+The policy joins what three published ones do best. In `tests/benchmarks/cache_policies.py` it finds at least as many
+hits in the same bytes as the best of LRU, SIEVE, S3-FIFO, W-TinyLFU and GDSF on nearly every trace, and is never more
+than 2% behind: 0.6% on Zipf traces with and without scans, 1.6% where popularity shifts.
 
 - A miss costs a run of the model however few bytes its result has, so entries are ranked by *frequency per byte*, as
-  GreedyDual-Size-Frequency does (Cherkasova, 1998). With sizes that differ, this finds 10 to 60% more hits in the same
-  bytes than LRU, SIEVE (NSDI '24) or S3-FIFO (SOSP '23), which look at the order of requests only.
+  GreedyDual-Size-Frequency does (Cherkasova, 1998). With sizes that differ, this finds up to a third more hits than
+  SIEVE (NSDI '24) or S3-FIFO (SOSP '23), which look at the order of requests only. It finds them among small results:
+  of the *bytes* asked for, fewer hit than with those.
 - An entry comes in only if it ranks above those that would leave, by a frequency that is remembered beyond its stay in
   the cache: the admission of TinyLFU (Einziger, Friedman and Manes, 2017). That is what keeps scans and loops out.
 - Frequencies age: a hit counts half as much after 24 times as many requests as there are entries, and after 2 times as

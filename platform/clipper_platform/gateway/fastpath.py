@@ -18,13 +18,14 @@ take to send head and body.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from clipper_platform.errors import ClipperError, HeadersTooLarge, PayloadTooLarge, RequestTimeout
+from clipper_platform.errors import ClipperError, HeadersTooLarge, InternalError, PayloadTooLarge, RequestTimeout
 from clipper_platform.gateway.errors import render
 from clipper_platform.gateway.invoke import (
     EVENT_STREAM,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
 __all__ = ["FastPathOptions", "fast_protocol"]
+
+access_logger = logging.getLogger("clipper_platform.access")
 
 PREFIX = b"/fn/"
 # Headers of requests that want more than an answer.
@@ -158,6 +161,8 @@ class FastCycle:
             transport.write(b"".join((start, body)))
         else:
             transport.writelines([start, body])
+        if status >= InternalError.status and access_logger.isEnabledFor(logging.INFO):
+            access_logger.info("POST /fn/%s %d", self.lane.name, status, extra={"request_id": self.head.request_id})
         if not self.keep_alive:
             transport.close()
         protocol.on_response_complete()

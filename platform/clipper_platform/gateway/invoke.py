@@ -32,13 +32,15 @@ from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.serving.invocation import Invocation, StreamSink
 from clipper_platform.serving.lane import Lane
 
-__all__ = ["InvokeService", "RequestHead", "invoke_routes", "new_request_id", "read_head"]
+__all__ = ["InvokeService", "RequestHead", "invoke_routes", "new_request_id", "read_head", "request_id"]
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 EVENT_STREAM = "text/event-stream"
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}\Z")
+# W3C Trace Context: version, trace id, parent id, flags; an all-zero trace id is invalid.
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
 Authorize = Callable[[str | None, bool], None]
 """(Authorization header, whether the function is public): returns, or raises Unauthenticated or Forbidden."""
@@ -47,6 +49,16 @@ Authorize = Callable[[str | None, bool], None]
 def new_request_id() -> str:
     """64 random bits: unique among the requests of a log's lifetime, and cheap enough for each of them."""
     return f"{random.getrandbits(64):016x}"
+
+
+def request_id(given: str, traceparent: str = "") -> str:
+    """The caller's own id if it is one, else the trace that the request belongs to, so that logs and traces meet,
+    else a new one."""
+    if given and REQUEST_ID.match(given):
+        return given
+    if traceparent and (trace := TRACEPARENT.match(traceparent)):
+        return trace[1]
+    return new_request_id()
 
 
 class RequestHead:
@@ -94,6 +106,7 @@ def media_type(raw: bytes) -> str:
 def read_head(headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
     """Pick what an invocation needs from header pairs with lower-case names. Never raises."""
     head = RequestHead()
+    given = trace = ""
     for name, value in headers:
         if name == b"content-type":
             head.content_type = media_type(value) or JSON
@@ -102,14 +115,14 @@ def read_head(headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
         elif name == b"authorization":
             head.authorization = value.decode("latin-1")
         elif name == b"x-request-id":
-            text = value.decode("latin-1")
-            head.request_id = text if REQUEST_ID.match(text) else ""
+            given = value.decode("latin-1")
+        elif name == b"traceparent":
+            trace = value.decode("latin-1")
         elif name == b"x-clip-timeout-ms":
             head.timeout_ms = value
         elif name == b"content-encoding":
             head.encoding = value
-    if not head.request_id:
-        head.request_id = new_request_id()
+    head.request_id = request_id(given, trace)
     return head
 
 

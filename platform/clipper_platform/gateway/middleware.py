@@ -13,14 +13,15 @@ from clipper_platform.clock import Clock
 from clipper_platform.errors import ClientClosed, Forbidden
 from clipper_platform.gateway.edge import EdgePolicy
 from clipper_platform.gateway.errors import render
-from clipper_platform.gateway.invoke import REQUEST_ID, new_request_id
+from clipper_platform.gateway.invoke import request_id
 
 __all__ = ["Edge"]
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("clipper_platform.access")
 
-# Asked every few seconds by machines: of interest only when something is wrong with them.
+# Asked every few seconds by machines, or, invocations, thousands of times a second: of interest only when something is
+# wrong with us. Metrics count them all.
 _QUIET_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _MAX_LOGGED_PATH: Final = 500
 
@@ -50,8 +51,7 @@ class _Exchange:
         self._scope = scope
         self._send = send
         self._headers = Headers(scope=scope)
-        given = self._headers.get("x-request-id", "")
-        self._id = given if REQUEST_ID.match(given) else new_request_id()
+        self._id = request_id(self._headers.get("x-request-id", ""), self._headers.get("traceparent", ""))
         self._extra: list[tuple[bytes, bytes]] = [(b"x-request-id", self._id.encode())]
         self._status = 0  # 0: no answer yet
         self._bytes = 0
@@ -115,7 +115,8 @@ class _Exchange:
 
     def _log(self, seconds: float) -> None:
         path = self._scope["path"]
-        level = logging.DEBUG if path in _QUIET_PATHS and self._status < 400 else logging.INFO
+        quiet = path in _QUIET_PATHS or path.startswith("/fn/")
+        level = logging.DEBUG if quiet and self._status < 500 else logging.INFO
         if not access_logger.isEnabledFor(level):
             return
         client = self._scope.get("client")

@@ -149,6 +149,8 @@ class Dispatcher:
         if self._closing:
             raise Unavailable("the platform is shutting down")
         lane = self._lanes.get(target.id) or self._make_lane(target)
+        if lane.pool.state.wanted != replicas:
+            self._metrics.scaling_decisions.child(target.id.path, "fixed").inc()
         lane.pool.want(replicas)
         if not wait:
             self._index()

@@ -269,7 +269,7 @@ def test_a_large_entry_gets_in_step_by_step_and_no_put_takes_long() -> None:
     cache.capacity, cache.largest = 320_000, 40_000
     for number in range(32_000):
         cache.put(name(number), "", 6, now=0.0, ttl_s=1e9)
-    evicted = []
+    evicted: list[int] = []
     cache.misses += 20_000_000  # everything else grows old
     while cache.get(b"large", 1.0) is None and len(evicted) < 60:
         evicted.append(cache.put(b"large", "large", 39_000, now=1.0, ttl_s=1e9).evicted)
