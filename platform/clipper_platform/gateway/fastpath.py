@@ -138,7 +138,8 @@ class FastCycle:
 
     def refuse(self, error: ClipperError) -> None:
         status, headers, body = render(error, self.head.request_id)
-        self._write(status, header_lines(headers), body)
+        taken_ms = (self.protocol.now() - self.arrived) * 1000
+        self._write(status, b"%bserver-timing: total;dur=%.3f\r\n" % (header_lines(headers), taken_ms), body)
 
     def finish(self, invocation: Invocation) -> None:
         if not self.disconnected:
@@ -421,6 +422,9 @@ class FastPathProtocol(HttpToolsProtocol):
             )
         else:
             self.transport.close()
+
+    def now(self) -> float:
+        return self._clock()
 
     def default_head(self) -> bytes:
         """uvicorn's own headers (the date), encoded once for as long as it keeps the list."""

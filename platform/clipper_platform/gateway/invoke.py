@@ -214,6 +214,8 @@ class InvokeService:
             queue_ms = (invocation.dispatched - invocation.queued) * 1000
             batch_ms = (invocation.finished - invocation.dispatched) * 1000
             timing = f"queue;dur={queue_ms:.3f}, batch;dur={batch_ms:.3f}, exec;dur={invocation.exec_s * 1000:.3f}"
+            if invocation.cold is not None:
+                timing += "".join(f", {phase};dur={s * 1000:.3f}" for phase, s in invocation.cold.items())
         else:
             timing = f"queue;dur={(invocation.finished - invocation.arrived) * 1000:.3f}"
         cache = ""
@@ -389,6 +391,7 @@ class InvokeEndpoint:
                     (b"cache-control", b"no-store"),
                     (b"x-accel-buffering", b"no"),
                     (b"x-clip-version", str(lane.target.id.version).encode()),
+                    (b"server-timing", b"queue;dur=%.3f" % ((invocation.dispatched - invocation.queued) * 1000)),
                 ],
             }
         )

@@ -56,10 +56,10 @@ class _Exchange:
         self._status = 0  # 0: no answer yet
         self._bytes = 0
         self._complete = False
+        self._began = clock.monotonic()
 
     async def run(self, receive: Receive) -> None:
         self._scope.setdefault("state", {})["request_id"] = self._id
-        began = self._clock.monotonic()
         try:
             if not await self._answered_at_the_edge():
                 await self._app(self._scope, receive, self._sender)
@@ -69,7 +69,7 @@ class _Exchange:
             self._status = self._status or ClientClosed.status
             raise
         finally:
-            self._log(self._clock.monotonic() - began)
+            self._log(self._clock.monotonic() - self._began)
 
     async def _answered_at_the_edge(self) -> bool:
         """Host, origin, preflight. Raises Forbidden."""
@@ -92,7 +92,11 @@ class _Exchange:
     async def _sender(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), *self._extra]}
+            headers = [*message.get("headers", ()), *self._extra]
+            if all(name != b"server-timing" for name, _ in headers):
+                taken_ms = (self._clock.monotonic() - self._began) * 1000
+                headers.append((b"server-timing", b"total;dur=%.3f" % taken_ms))
+            message = {**message, "headers": headers}
         elif message["type"] == "http.response.body":
             self._bytes += len(message.get("body", b""))
             self._complete = not message.get("more_body", False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -46,6 +46,7 @@ class Invocation:
         "cache_key",
         "cache_status",
         "chunks",
+        "cold",
         "content_type",
         "content_type_out",
         "deadline",
@@ -101,6 +102,7 @@ class Invocation:
         self.dispatched = 0.0
         self.finished = 0.0
         self.exec_s = 0.0
+        self.cold: Mapping[str, float] | None = None  # phases of the start that it waited for, in seconds
         self.error: ClipperError | None = None
         self.payload: bytes | memoryview = b""
         self.content_type_out = ""

@@ -211,12 +211,12 @@ class Lane:
         if handle is None:
             return 0
         now = self._clock.monotonic()
-        limit = self._allowed(handle, head, now)
+        limit, full = self._allowed(handle, head, now)
         if not limit:
             return 0
         items, weight, dropped = self._take(limit, handle.room(), now)
         if items:
-            self._send(handle, items, weight)
+            self._send(handle, items, weight, full=full)
         return len(items) + dropped
 
     def _pick(self, *, idle: bool = False) -> ReplicaHandle | None:
@@ -234,14 +234,15 @@ class Lane:
         )
         return handles[chosen] if chosen is not None else None
 
-    def _allowed(self, handle: ReplicaHandle, head: Invocation, now: float) -> int:
-        """How many items (by weight) may leave for this replica now; 0 after arming a timer for later."""
+    def _allowed(self, handle: ReplicaHandle, head: Invocation, now: float) -> tuple[int, bool]:
+        """How many items (by weight) may leave for this replica now, and whether the limit is what holds back the
+        others; 0 after arming a timer for later."""
         controller = handle.controller
         if not self.spec.batched:
             if not handle.one_at_a_time:
-                return handle.room()
+                return handle.room(), False
             each = controller.expected(1)
-            return max(1, min(SHARED_FRAME_ITEMS, int(SHARED_FRAME_S / each))) if each else 1
+            return (max(1, min(SHARED_FRAME_ITEMS, int(SHARED_FRAME_S / each))) if each else 1), False
         behind = handle.behind
         expected = controller.expected(handle.load) if behind else None
         self._policy = self._policy.with_limit(controller.limit)
@@ -255,9 +256,9 @@ class Lane:
             expected_s=expected,
         )
         if isinstance(decision, batching.Dispatch):
-            return decision.n
+            return decision.n, decision.full
         self._wait_until(decision.t, now)
-        return 0
+        return 0, False
 
     def _wait_until(self, at: float, now: float) -> None:
         if self._timer is not None:
@@ -293,9 +294,16 @@ class Lane:
         self._left_queue(len(items) + dropped)
         return items, weight, dropped
 
-    def _send(self, handle: ReplicaHandle, items: list[Invocation], weight: int, *, solo: bool = False) -> None:
+    def _send(
+        self, handle: ReplicaHandle, items: list[Invocation], weight: int, *, full: bool = False, solo: bool = False
+    ) -> None:
         batch = handle.send(items, weight, solo=solo)
+        batch.full = full
         self.running += len(items)
+        if not handle.answered:
+            for invocation in items:
+                if invocation.queued < handle.ready_at:
+                    invocation.cold = handle.ready.phases
         self.instruments.dispatched(items, batch.sent)
         if self.spec.hedge_after is not None and not solo:
             self._plan_hedge(handle, batch, self.spec.hedge_after)
@@ -360,7 +368,7 @@ class Lane:
             invocation.replica.channel.send_credit(invocation.item, n)
 
     def on_batch_done(self, handle: ReplicaHandle, batch: Batch, duration_s: float, reruns: int) -> None:
-        handle.controller.observe(batch.weight if self.spec.batched else batch.size, duration_s)
+        handle.controller.observe(batch.weight if self.spec.batched else batch.size, duration_s, full=batch.full)
         self._floor_s = duration_s if not self._floor_s else min(duration_s, self._floor_s * 1.05)
         self._drain.observe(batch.size, self._clock.monotonic())
         self.instruments.batch_done(batch.size, duration_s, reruns)

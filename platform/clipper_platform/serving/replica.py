@@ -20,7 +20,7 @@ _UNBOUNDED = 1 << 30  # the batch's own limits decide
 class Batch:
     """Invocations given to a replica together. `items[i]` has the wire id `first + i`; None once it is answered."""
 
-    __slots__ = ("deadline", "first", "hedge", "id", "items", "left", "sent", "size", "solo", "weight")
+    __slots__ = ("deadline", "first", "full", "hedge", "id", "items", "left", "sent", "size", "solo", "weight")
 
     def __init__(self, id: int, first: int, items: list[Invocation | None], weight: int, sent: float) -> None:
         self.id = id
@@ -31,6 +31,7 @@ class Batch:
         self.sent = sent
         self.deadline = max(i.deadline for i in items if i is not None)
         self.solo = False
+        self.full = False  # the size limit is why it is not larger
         self.hedge = False  # a second copy of what another replica is slow with
 
 
@@ -65,6 +66,7 @@ class ReplicaHandle:
         self.load = 0  # items in flight
         self.answered = 0
         self.started_at = clock.time()
+        self.ready_at = clock.monotonic()
         self.running_since = 0.0  # when the oldest batch in flight had its turn
         self.silent_pings = 0
         self._owner = owner
