@@ -196,6 +196,7 @@ class Lane:
 
     def _dispatch_one(self) -> int:
         """Send one batch; the number of invocations that left the queue, 0 when none can be sent now."""
+        reserved = None
         suspect = self.queue.suspect()
         if suspect is not None:
             idle = self._pick(idle=True)
@@ -204,10 +205,12 @@ class Lane:
                 self._left_queue(1)
                 self._send(idle, [suspect], suspect.weight, solo=True)
                 return 1
+            # A busy function has no idle replica, ever: the least loaded one gets nothing new until it is.
+            reserved = min(self.pool.handles.values(), key=lambda h: h.load, default=None)
         head = self.queue.peek()
         if head is None:
             return 0
-        handle = self._pick()
+        handle = self._pick(but=reserved)
         if handle is None:
             return 0
         now = self._clock.monotonic()
@@ -219,16 +222,16 @@ class Lane:
             self._send(handle, items, weight, full=full)
         return len(items) + dropped
 
-    def _pick(self, *, idle: bool = False) -> ReplicaHandle | None:
+    def _pick(self, *, idle: bool = False, but: ReplicaHandle | None = None) -> ReplicaHandle | None:
         handles = self.pool.handles
         if len(handles) == 1:
             (only,) = handles.values()
-            return only if only.room() and not (idle and only.batches) else None
+            return only if only is not but and only.room() and not (idle and only.batches) else None
         chosen = balancing.pick(
             [
                 balancing.Candidate(h.id, h.load, h.concurrency)
                 for h in handles.values()
-                if h.room() and not (idle and h.batches)
+                if h is not but and h.room() and not (idle and h.batches)
             ],
             self._rng,
         )

@@ -205,6 +205,27 @@ async def test_an_item_that_ends_two_replicas_is_quarantined_and_its_mates_are_a
         assert len(backend.replicas) == 3
 
 
+async def test_suspects_are_not_starved_by_a_queue_that_never_ends() -> None:
+    crashed: list[int] = []
+
+    async def once(invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
+        if not crashed:
+            crashed.append(1)
+            raise RuntimeError("segmentation fault")
+        return await echo(invoke, payloads)
+
+    async with harness(InMemoryBackend(once)) as h:
+        await h.deploy(target(max_batch_size=4))
+        suspects = [h.call() for _ in range(4)]
+        for _ in range(400):  # more than two batches of others wait at any moment
+            while h.dispatcher.admission.total < 12:
+                h.call()
+            await asyncio.sleep(0)
+            if all(call.done.is_set() for call in suspects):
+                break
+        assert [call.code for call in suspects if call.done.is_set()] == ["ok"] * 4
+
+
 async def test_what_waited_behind_a_crash_is_not_blamed() -> None:
     gate = Gate()
     backend = InMemoryBackend(gate)
