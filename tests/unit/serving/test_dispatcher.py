@@ -212,8 +212,11 @@ async def test_suspects_are_not_starved_by_a_queue_that_never_ends() -> None:
         if not crashed:
             crashed.append(1)
             raise RuntimeError("segmentation fault")
+        async with one_at_a_time:  # like a real one: the second batch begins when the first has ended
+            await turns(3)
         return await echo(invoke, payloads)
 
+    one_at_a_time = asyncio.Lock()
     async with harness(InMemoryBackend(once)) as h:
         await h.deploy(target(max_batch_size=4))
         suspects = [h.call() for _ in range(4)]
