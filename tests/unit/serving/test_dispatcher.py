@@ -206,26 +206,30 @@ async def test_an_item_that_ends_two_replicas_is_quarantined_and_its_mates_are_a
 
 
 async def test_suspects_are_not_starved_by_a_queue_that_never_ends() -> None:
-    crashed: list[int] = []
+    """One of two replicas crashes and does not come back; the other one is never idle by itself."""
+    crashed: list[str] = []
+    ends: dict[str, asyncio.Lock] = {}
 
     async def once(invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
-        if not crashed:
-            crashed.append(1)
+        if b"first" in map(bytes, payloads) and not crashed:
+            crashed.append("first")
             raise RuntimeError("segmentation fault")
-        async with one_at_a_time:  # like a real one: the second batch begins when the first has ended
+        async with ends.setdefault("second", asyncio.Lock()):  # a batch begins when the one before has ended
             await turns(3)
         return await echo(invoke, payloads)
 
-    one_at_a_time = asyncio.Lock()
-    async with harness(InMemoryBackend(once)) as h:
-        await h.deploy(target(max_batch_size=4))
-        suspects = [h.call() for _ in range(4)]
+    async def never_again(_: object) -> None:
+        if len(backend.launches) > 2:
+            await asyncio.Event().wait()
+
+    backend = InMemoryBackend(once, before_ready=never_again)
+    async with harness(backend) as h:
+        await h.deploy(target(max_batch_size=4, graceful_shutdown_timeout_s=0), replicas=2)
+        suspects = [h.call(body=b"first") for _ in range(4)]
         for _ in range(400):  # more than two batches of others wait at any moment
             while h.dispatcher.admission.total < 12:
                 h.call()
             await asyncio.sleep(0)
-            if all(call.done.is_set() for call in suspects):
-                break
         assert [call.code for call in suspects if call.done.is_set()] == ["ok"] * 4
 
 
