@@ -19,6 +19,7 @@ REMOTE = [
     ["list"],
     ["status", "digits"],
     ["versions", "digits"],
+    ["top", "--once"],
     ["logs", "digits/analyze"],
     ["invoke", "digits/analyze"],
     ["rollback", "digits"],
@@ -96,7 +97,9 @@ def test_json_after_the_double_dash_is_an_argument(platform: FakePlatform, env: 
     assert platform.secrets["digits"]["NAME"] == "--json"
 
 
-@pytest.mark.parametrize("command", ["init", "up", "deploy", "invoke", "list", "status", "versions", "logs", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["init", "up", "deploy", "invoke", "list", "status", "versions", "top", "logs", "doctor"]
+)
 def test_every_command_has_help_and_json(command: str) -> None:
     done = clip(command, "--help", env={})
     assert done.code == 0

@@ -106,6 +106,7 @@ class FakePlatform:
     answer: Response | Refusal | None = None
     stream_items: list[Any] = field(default_factory=list)
     version: str = "0.1.0"
+    metrics: list[str] = field(default_factory=lambda: [""])
     requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
 
     def add_project(self, name: str, version: int = 1, previous: int | None = None) -> dict[str, Any]:
@@ -320,6 +321,12 @@ class FakePlatform:
             raise Refusal(404, "not_found", f"there is no secret {name!r}")
         return JSONResponse({"deleted": name})
 
+    # Metrics
+
+    async def scrape(self, request: Request) -> Response:
+        """The texts of `metrics` one after the other; the last one again and again."""
+        return Response(self.metrics.pop(0) if len(self.metrics) > 1 else self.metrics[0], media_type="text/plain")
+
     # Functions
 
     def _function(self, request: Request) -> None:
@@ -364,6 +371,7 @@ class FakePlatform:
             Route(f"{api}/keys/{{id}}", self.one_key, methods=["DELETE"]),
             Route(f"{project}/secrets", self.secret_collection),
             Route(f"{project}/secrets/{{name}}", self.one_secret, methods=["PUT", "DELETE"]),
+            Route("/metrics", self.scrape),
             Route("/fn/{project}/{function}/schema", self.function_schema),
             Route("/fn/{project}/{function}", self.invoke, methods=["POST"]),
         ]

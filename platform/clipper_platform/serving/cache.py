@@ -194,6 +194,7 @@ class InvocationCache:
         invocation.flight = None
         if invocation.bucket:
             self._wheel.discard(invocation)
+        invocation.lane.answers.observe(now - invocation.arrived, now)
         invocation.lane.instruments.finished(invocation, now)
         invocation.on_done(invocation)
 

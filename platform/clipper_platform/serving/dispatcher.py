@@ -17,6 +17,7 @@ from typing import Any
 
 from clipper_platform.backends.base import Backend, StartError
 from clipper_platform.clock import Clock
+from clipper_platform.core.canary import Answers
 from clipper_platform.errors import ClipperError, DeployFailed, NotFound, Unavailable
 from clipper_platform.metrics import Metrics
 from clipper_platform.serving.base import EventSink, FunctionStatus, Progress, Target
@@ -26,7 +27,9 @@ from clipper_platform.serving.instruments import LaneMetrics
 from clipper_platform.serving.invocation import Invocation, State
 from clipper_platform.serving.lane import Admission, Lane
 from clipper_platform.serving.pool import ReplicaPool
+from clipper_platform.serving.split import Split
 from clipper_platform.serving.status import lane_status, start_hint
+from clipper_platform.serving.trial import call_once, count_answers
 from clipper_platform.types import FunctionId
 
 __all__ = ["Dispatcher"]
@@ -63,6 +66,8 @@ class Dispatcher:
         self._lanes: dict[FunctionId, Lane] = {}
         self._routes: dict[str, int] = {}
         self._routed: dict[str, Lane] = {}  # "project/function", or with "@version" -> lane: the hot look-up
+        self._weights: dict[str, dict[int, int]] = {}  # project -> version -> percent, while versions share its calls
+        self._splits: dict[str, Split[Lane]] = {}  # "project/function" of those, which are not in _routed
         self._due: deque[Lane] = deque()
         self._turn: asyncio.Handle | None = None
         self._starts = 0
@@ -76,6 +81,9 @@ class Dispatcher:
         lane = self._routed.get(path)
         if lane is not None:
             return lane
+        split = self._splits.get(path)
+        if split is not None:
+            return split.next()
         raise self._unresolved(path)
 
     def _unresolved(self, path: str) -> ClipperError:
@@ -201,13 +209,25 @@ class Dispatcher:
         return lane
 
     def set_route(self, project: str, version: int) -> None:
-        """From now on the project's functions are those of this version, all at once."""
+        """From now on the project's functions are those of this version, all at once, and of no other."""
         self._routes[project] = version
+        self._weights.pop(project, None)
+        self._index()
+
+    def set_weights(self, project: str, weights: Mapping[int, int]) -> None:
+        """Let versions share the calls of the project by percent, until the next call or `set_route`; {} ends it.
+
+        A function that only one of them has is answered as by the route alone.
+        """
+        self._weights.pop(project, None)
+        if weights:
+            self._weights[project] = dict(weights)
         self._index()
 
     def drop_route(self, project: str) -> None:
         """The project is not there any more for callers."""
         self._routes.pop(project, None)
+        self._weights.pop(project, None)
         self._index()
 
     def _index(self) -> None:
@@ -219,7 +239,14 @@ class Dispatcher:
             routed[str(id)] = lane
             if id.version == current:
                 routed[id.path] = lane
-        self._routed = routed
+        splits: dict[str, Split[Lane]] = {}
+        for project, weights in self._weights.items():
+            for path in [path for path in routed if path.startswith(f"{project}/") and "@" not in path]:
+                shares = [(routed[key], w) for v, w in weights.items() if (key := f"{path}@{v}") in routed]
+                if len(shares) > 1:
+                    splits[path] = Split(shares)
+                    del routed[path]
+        self._routed, self._splits = routed, splits
 
     async def stop(self, project: str, version: int) -> None:
         """Drain and end a version's lanes, bounded by each function's graceful_shutdown_timeout_s."""
@@ -244,6 +271,21 @@ class Dispatcher:
         await lane.pool.close(timeout_s)
         self.cache.drop(lane)
         self._metrics.forget(lane.target.id.path, lane.target.id.version)
+
+    async def call(self, id: FunctionId, body: bytes) -> None:
+        """One invocation of a running function version with a JSON body, routed or not; its answer is dropped.
+
+        Raises what it met, an answer by the default output included, and NotFound.
+        """
+        lane = self._lanes.get(id)
+        if lane is None:
+            raise NotFound(f"{id} is not running")
+        await call_once(lane, self._clock, body)
+
+    def answers(self, id: FunctionId) -> Answers:
+        """What callers got from a function version so far."""
+        lane = self._lanes.get(id)
+        return Answers() if lane is None else count_answers(lane, self._clock.monotonic())
 
     def versions(self, project: str) -> set[int]:
         """The versions of a project that have replicas or are starting them."""

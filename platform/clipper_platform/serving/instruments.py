@@ -56,6 +56,12 @@ class LaneMetrics:
             counter = self._by_status[status] = self._metrics.invocations.child(*self._labels, str(status))
         counter.inc()
 
+    def totals(self) -> tuple[int, int]:
+        """Answers so far, and those among them with a status of 500 and above."""
+        by_status = [(status, int(counter.value)) for status, counter in self._by_status.items()]
+        answered = int(self._ok.value) + sum(n for _, n in by_status)
+        return answered, sum(n for status, n in by_status if status >= 500)
+
     def default(self, reason: str) -> None:
         self._defaults.child(*self._labels, reason).inc()
 

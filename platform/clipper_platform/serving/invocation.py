@@ -56,6 +56,7 @@ class Invocation:
         "exec_s",
         "finished",
         "flight",
+        "hedge",
         "item",
         "lane",
         "on_done",
@@ -110,6 +111,7 @@ class Invocation:
         self.cache_key: bytes | None = None
         self.cache_status = ""  # hit, miss, collapsed; empty when the function has no cache
         self.flight: Any = None
+        self.hedge: tuple[Any, int] | None = None  # the replica that has a second copy, and its id there
 
     @property
     def solo(self) -> bool:

@@ -84,7 +84,9 @@ class Lane:
         self.queue = InvocationQueue()
         self.pool: ReplicaPool  # set by whoever makes both
         self.running = 0
-        self.latency = LatencyHistogram()
+        self.latency = LatencyHistogram()  # of executions, which is what hedging goes by
+        # What callers see: the same, unless a cache answers some of them without an execution.
+        self.answers = self.latency if spec.cache_ttl_s is None else LatencyHistogram()
         self.instruments = instruments
         self.closed = ""  # why nothing is admitted any more
         self.streaming: bool | None = None  # None until the first replica was ready
@@ -339,6 +341,9 @@ class Lane:
             return
         elif invocation.replica is not handle:
             invocation.replica.cancel(invocation)  # the hedge was first
+        elif invocation.hedge is not None:
+            second, item = invocation.hedge
+            second.channel.send_cancel([item])
         invocation.exec_s = exec_s
         if outcome.status == wire.Status.OK:
             invocation.payload = payload

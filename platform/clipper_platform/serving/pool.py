@@ -242,7 +242,7 @@ class ReplicaPool:
             if handle.silent_pings >= MISSED_PINGS:
                 handle.silent = True
                 self._unhealthy(handle, f"answered none of {MISSED_PINGS} health checks")
-            elif handle.stuck(now, grace):
+            elif handle.stuck(now, grace, self.target.spec.timeout_s):
                 self._unhealthy(handle, f"worked on a batch for {grace:g} s past its deadline")
             else:
                 handle.ping(handle.silent_pings)

@@ -118,7 +118,9 @@ class ReplicaHandle:
                     len(body),
                 )
             )
-            if not hedge:
+            if hedge:
+                invocation.hedge = (self, number)
+            else:
                 invocation.state = State.RUNNING
                 invocation.item = number
                 invocation.replica = self
@@ -132,8 +134,11 @@ class ReplicaHandle:
         return batch
 
     def cancel(self, invocation: Invocation) -> None:
-        """Nobody waits for it: tell the replica, whose answer will be passed over."""
+        """Nobody waits for it: tell the replica, and the one that has its second copy; answers will be passed over."""
         self.channel.send_cancel([invocation.item])
+        if invocation.hedge is not None:
+            handle, item = invocation.hedge
+            handle.channel.send_cancel([item])
 
     def find(self, item: int) -> Invocation | None:
         for batch in self.batches.values():
@@ -192,10 +197,19 @@ class ReplicaHandle:
         self.silent_pings += 1
         self.channel.send_ping(nonce)
 
-    def stuck(self, now: float, grace_s: float) -> bool:
-        """What it runs is `grace_s` past its deadline: of a batch, which runs as one, past its last deadline."""
-        latest = now - grace_s
+    def stuck(self, now: float, grace_s: float, timeout_s: float) -> bool:
+        """What it runs is `grace_s` past its deadline: of a batch, which runs as one, past its last deadline.
+
+        `timeout_s`, the function's own, counts for those that asked for less: a caller's impatience is no reason to
+        end a replica that does what the function promises.
+        """
         if self.one_at_a_time:
             first = next(iter(self.batches.values()), None)
-            return first is not None and first.deadline < latest
-        return any(i is not None and i.deadline < latest for batch in self.batches.values() for i in batch.items)
+            if first is None:
+                return False
+            return max(first.deadline, max(first.sent, self.running_since) + timeout_s) < now - grace_s
+        return any(
+            i is not None and max(i.deadline, batch.sent + timeout_s) < now - grace_s
+            for batch in self.batches.values()
+            for i in batch.items
+        )

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from clipper.cli import config, deploy, doctor, init, invoke, logs, look, manage, up
+from clipper.cli import config, deploy, doctor, init, invoke, logs, look, manage, top, up
 from clipper.cli.console import FAIL, Output
 from clipper.cli.problems import CommandFailed, as_document, show
 from clipper.errors import ClipperError
@@ -37,6 +37,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "list": (look.list_projects, _LOOK),
     "status": (look.status, _LOOK),
     "versions": (look.versions, _LOOK),
+    "top": (top.top, _LOOK),
     "logs": (logs.logs, _LOOK),
     "doctor": (doctor.doctor, _LOOK),
     "rollback": (manage.rollback, _CHANGE),

@@ -406,6 +406,28 @@ async def test_a_function_whose_pool_gave_up_refuses_with_the_reason() -> None:
         assert "model.bin is gone" in status.reason
 
 
+async def test_an_impatient_caller_does_not_cost_a_slow_replica_its_life() -> None:
+    gate = Gate()
+    backend = InMemoryBackend(gate, ready=UNBATCHED)
+    async with harness(backend) as h:
+        await h.deploy(target(health_check_period_s=0.01, graceful_shutdown_timeout_s=0.01))
+        assert (await h.call(timeout_s=0.02).wait()).code == "deadline_exceeded"
+        await asyncio.sleep(0.1)
+        assert backend.replicas[0].exit is None
+        gate.open.set()
+
+
+async def test_a_status_counts_what_the_cache_answered() -> None:
+    async with harness() as h:
+        made = await h.deploy(target(cache_ttl_s=60))
+        for _ in range(20):
+            await h.call(body=b"same").wait()
+        status = h.dispatcher.status(made.id)
+        assert status is not None
+        assert (status.cache_hits, status.cache_misses) == (19, 1)
+        assert status.rate_per_s > 1
+
+
 async def test_a_hung_replica_is_replaced() -> None:
     backend = InMemoryBackend(ready=UNBATCHED)
     async with harness(backend) as h:
@@ -436,6 +458,7 @@ async def test_a_slow_invocation_is_hedged_on_another_replica_and_answered_once(
         call = await h.call(body=b"slow").wait(3)
         assert call.payload == b"slow"
         assert h.metrics.hedges.child("p/f", "1").value >= 1
+        assert any(replica.cancelled for replica in backend.replicas)
         release.set()
         await turns()
 

@@ -124,7 +124,7 @@ async def test_a_replica_stuck_in_one_call_is_not_the_fault_of_those_beside_it()
 
     backend = InMemoryBackend(gets_stuck, ready=CONCURRENT)
     async with harness(backend) as h:
-        await h.deploy(target(health_check_period_s=0.01, graceful_shutdown_timeout_s=0.01))
+        await h.deploy(target(timeout_s=0.2, health_check_period_s=0.01, graceful_shutdown_timeout_s=0.01))
         short, long = h.call(timeout_s=0.05), h.call(timeout_s=10)
         assert (await short.wait()).code == "deadline_exceeded"
         assert (await long.wait()).code == "ok"
