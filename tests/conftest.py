@@ -1,0 +1,26 @@
+"""What holds for every test: no settings of the developer's own, no surprises from a slow machine in property tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+HERE = Path(__file__).parent
+
+# The time of a single example says nothing on a busy machine; pytest-timeout bounds the whole test.
+settings.register_profile("clipper", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("clipper")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in [name for name in os.environ if name.startswith("CLIP_")]:
+        del os.environ[name]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE / "e2e"):
+            item.add_marker(pytest.mark.e2e)

@@ -1,0 +1,136 @@
+"""Replicas that die: seen at once, restarted, and given up with a reason when they die again and again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Deploy
+from tests.support.platform import PlatformProcess, eventually
+
+FRAGILE = """
+import ctypes, os, signal
+import clipper
+
+@clipper.function(max_retries={retries})
+def fragile(how: str = "") -> int:
+    if how == "exit":
+        os._exit(3)
+    if how == "segfault":
+        ctypes.string_at(0)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "raise":
+        raise SystemExit("a plain way to leave")
+    return os.getpid()
+"""
+
+
+@pytest.mark.parametrize(("how", "said"), [("exit", "exit status 3"), ("segfault", "SIGSEGV"), ("kill", "SIGKILL")])
+def test_a_replica_that_dies_fails_its_call_at_once_and_is_replaced(
+    platform: PlatformProcess, deploy: Deploy, how: str, said: str
+) -> None:
+    name = deploy(FRAGILE.format(retries=0))
+    before = platform.call(f"{name}/fragile")
+    began = time.monotonic()
+    answer = platform.post(f"/fn/{name}/fragile", json={"how": how}, timeout=30)
+    assert time.monotonic() - began < 5
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "replica_lost")
+
+    def replaced() -> bool:
+        answer = platform.post(f"/fn/{name}/fragile", json={}, timeout=30)
+        return answer.status_code == 200 and answer.json() != before
+
+    eventually(replaced, within_s=20)
+    status = eventually(lambda: (s := platform.status(f"{name}/fragile"))["state"] == "ready" and s)
+    assert len(status["replicas"]) == 1
+    events = platform.api("GET", f"/projects/{name}/events").json()["events"]
+    assert any(said in event["message"] for event in events), events
+    restarts = {
+        k: v for k, v in platform.metrics().items() if k.startswith("clip_replica_restarts_total") and name in k
+    }
+    assert sum(restarts.values()) >= 1
+
+
+def test_an_invocation_that_kills_every_replica_is_given_up(platform: PlatformProcess, deploy: Deploy) -> None:
+    name = deploy(FRAGILE.format(retries=1))
+    answer = platform.post(f"/fn/{name}/fragile", json={"how": "exit"}, timeout=60)
+    assert answer.status_code in {500, 502}
+    assert answer.json()["error"]["code"] in {"replica_lost", "quarantined"}
+    eventually(lambda: platform.post(f"/fn/{name}/fragile", json={}, timeout=30).status_code == 200, within_s=20)
+
+
+def test_a_function_that_raises_system_exit_keeps_its_replica(platform: PlatformProcess, deploy: Deploy) -> None:
+    name = deploy(FRAGILE.format(retries=0))
+    before = platform.call(f"{name}/fragile")
+    answer = platform.post(f"/fn/{name}/fragile", json={"how": "raise"}, timeout=30)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "function_error")
+    assert platform.call(f"{name}/fragile") == before
+
+
+def test_a_crash_of_one_function_leaves_the_others_of_its_project_alone(
+    platform: PlatformProcess, deploy: Deploy
+) -> None:
+    other = "\n@clipper.function()\ndef steady() -> int:\n    return os.getpid()\n"
+    name = deploy(FRAGILE.format(retries=0) + other)
+    before = platform.call(f"{name}/steady")
+    platform.post(f"/fn/{name}/fragile", json={"how": "exit"}, timeout=30)
+    assert platform.call(f"{name}/steady") == before
+
+
+@pytest.mark.timeout(180)
+def test_a_crash_loop_stops_with_its_reason_in_the_status(
+    platform: PlatformProcess, deploy: Deploy, tmp_path: Path
+) -> None:
+    fatal = tmp_path / "fatal"
+    name = deploy(
+        f"""
+import os, pathlib
+import clipper
+
+@clipper.function(max_retries=0)
+class Loop:
+    def __init__(self):
+        if pathlib.Path({str(fatal)!r}).exists():
+            raise RuntimeError("the disk with the weights is gone")
+    def __call__(self, die: bool = False) -> int:
+        if die:
+            os._exit(1)
+        return 1
+"""
+    )
+    fatal.touch()
+    assert platform.post(f"/fn/{name}/Loop", json={"die": True}, timeout=30).status_code == 502
+    status = eventually(
+        lambda: (s := platform.status(f"{name}/Loop"))["state"] == "failed" and s,
+        within_s=120,
+        every_s=0.5,
+        what="the crash loop stops",
+    )
+    assert "the disk with the weights is gone" in status["reason"]
+    assert "the disk with the weights is gone" in platform.clip("status", name).out
+    answer = platform.post(f"/fn/{name}/Loop", json={}, timeout=30)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+
+    fatal.unlink()
+    platform.clip("deploy", tmp_path / name, "--force")
+    assert platform.call(f"{name}/Loop") == 1
+
+
+@pytest.mark.timeout(180)
+def test_a_function_over_its_memory_limit_fails_alone(platform: PlatformProcess, deploy: Deploy) -> None:
+    name = deploy(
+        """
+import clipper
+
+@clipper.function(memory_bytes=400_000_000, max_retries=0)
+def eat(n: int) -> int:
+    return len(b"x" * n)
+"""
+    )
+    assert platform.call(f"{name}/eat", n=1000) == 1000
+    answer = platform.post(f"/fn/{name}/eat", json={"n": 2_000_000_000}, timeout=60)
+    assert answer.status_code in {500, 502}, answer.text
+    eventually(lambda: platform.post(f"/fn/{name}/eat", json={"n": 5}).status_code == 200, within_s=20)
