@@ -34,6 +34,7 @@ from clipper_platform.gateway.invoke import (
     header_lines,
     new_request_id,
     read_head,
+    request_id,
 )
 from clipper_platform.serving.invocation import Invocation, State
 from clipper_platform.serving.lane import Lane
@@ -49,7 +50,10 @@ access_logger = logging.getLogger("clipper_platform.access")
 PREFIX = b"/fn/"
 # Headers of requests that want more than an answer.
 SLOW_HEADERS = frozenset(
-    {b"expect", b"origin", b"sec-fetch-site", b"upgrade", b"prefer", b"idempotency-key", b"content-encoding"}
+    {
+        *(b"expect", b"origin", b"sec-fetch-site", b"upgrade", b"prefer", b"idempotency-key", b"content-encoding"),
+        *(b"traceparent", b"x-request-id"),  # the latter: given twice
+    }
 )
 # Requests of one connection that may wait behind the first. Only beyond that does the server stop reading, because
 # a connection that is not read is one whose end is not seen.
@@ -88,26 +92,27 @@ class _Signal:
 
 
 class FastCycle:
-    """One request and its answer; takes the place of uvicorn's RequestResponseCycle in the protocol's bookkeeping."""
+    """One request and its answer; takes the place of uvicorn's RequestResponseCycle in the protocol's bookkeeping.
 
-    __slots__ = (
-        "arrived", "body", "disconnected", "head", "invocation", "keep_alive", "lane", "more_body", "parts",
-        "protocol", "response_complete", "size", "started",
-    )  # fmt: skip
+    Defaults stand on the class, so that making one sets only what differs.
+    """
 
-    def __init__(self, protocol: FastPathProtocol, lane: Lane, head: RequestHead, arrived: float) -> None:
+    body = b""
+    parts: list[bytes] | None = None  # where the body came in several pieces
+    size = 0
+    more_body = True
+    started = False  # its turn came; a pipelined one waits for those before it
+    keep_alive = True
+    response_complete = False
+    disconnected = False
+    invocation: Invocation | None = None
+
+    def __init__(self, protocol: FastPathProtocol, lane: Lane, head: RequestHead, id: str, arrived: float) -> None:
         self.protocol = protocol
         self.lane = lane
         self.head = head
+        self.id = id
         self.arrived = arrived
-        self.parts: list[bytes] = []
-        self.size = 0
-        self.more_body = True
-        self.started = False  # its turn came; a pipelined one waits for those before it
-        self.keep_alive = True
-        self.response_complete = False
-        self.disconnected = False
-        self.invocation: Invocation | None = None
 
     @property
     def message_event(self) -> _Signal:
@@ -123,25 +128,36 @@ class FastCycle:
         if invocation is not None and invocation.state is not State.DONE:
             self.protocol.options.service.dispatcher.cancel(invocation)
 
+    def receive(self, part: bytes) -> None:
+        if not self.size:
+            self.body = part
+        elif self.parts is None:
+            self.parts = [self.body, part]
+        else:
+            self.parts.append(part)
+        self.size += len(part)
+
     def begin(self) -> None:
         """Body complete and its turn come: invoke."""
-        self.started = True
-        if self.more_body:
-            return
-        service = self.protocol.options.service
-        body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
-        self.parts.clear()
+        body = self.body if self.parts is None else b"".join(self.parts)
+        self.body, self.parts = b"", None
         try:
-            self.invocation = service.begin(self.lane, self.head, body, self.finish, arrived=self.arrived)
+            invocation = self.protocol.options.service.begin(
+                self.lane, self.head, self.id, body, self.finish, arrived=self.arrived
+            )
         except ClipperError as error:
             self.refuse(error)
+        else:
+            if not self.response_complete:  # as it is when the cache answered
+                self.invocation = invocation
 
     def refuse(self, error: ClipperError) -> None:
-        status, headers, body = render(error, self.head.request_id)
+        status, headers, body = render(error, self.id)
         taken_ms = (self.protocol.now() - self.arrived) * 1000
         self._write(status, b"%bserver-timing: total;dur=%.3f\r\n" % (header_lines(headers), taken_ms), body)
 
     def finish(self, invocation: Invocation) -> None:
+        self.invocation = None  # it holds us: without this, only the garbage collector would free the two
         if not self.disconnected:
             self._write(*self.protocol.options.service.answer(invocation))
 
@@ -151,11 +167,14 @@ class FastCycle:
         transport = protocol.transport
         if transport.is_closing():
             return
+        source = protocol.server_state.default_headers
+        if source is not protocol.date_source:
+            protocol.encode_date(source)
         start = b"%b%b%bx-request-id: %b\r\n%b\r\n" % (
             STATUS_LINE[status],
-            protocol.default_head(),
+            protocol.date_lines,
             head,
-            self.head.request_id.encode("latin-1"),
+            self.id.encode(),
             b"" if self.keep_alive else b"connection: close\r\n",
         )
         if len(body) < JOIN_BELOW:
@@ -163,7 +182,7 @@ class FastCycle:
         else:
             transport.writelines([start, body])
         if status >= InternalError.status and access_logger.isEnabledFor(logging.INFO):
-            access_logger.info("POST /fn/%s %d", self.lane.name, status, extra={"request_id": self.head.request_id})
+            access_logger.info("POST /fn/%s %d", self.lane.name, status, extra={"request_id": self.id})
         if not self.keep_alive:
             transport.close()
         protocol.on_response_complete()
@@ -182,14 +201,20 @@ class FastPathProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._clock = self.options.service.clock.monotonic
-        self._head_source: object = None
-        self._head = b""
+        self.now = self.options.service.clock.monotonic
+        self.date_source: object = None  # uvicorn's list that `date_lines` was made from
+        self.date_lines = b""
+        self._length = -1  # not given
+        self._given_id = ""
+        self._known_url = b""  # of the last plain request of this connection, with its headers and what they say
+        self._known_headers: list[tuple[bytes, bytes]] = []
+        self._known_head: RequestHead | None = None
+        self._known_path = ""
         self._in_head = False  # a request has begun and its headers are not complete
         self._head_bytes = 0
         self._messages = 0  # requests that began on this connection
         self._late_timer: asyncio.TimerHandle | None = None
-        self._last_activity = 0.0
+        self._moved = False  # something happened since the keep-alive timer was set
         self._active: Any = None  # the cycle whose answer is next; uvicorn remembers the latest request's only
         self._held: FastCycle | None = None  # waits for the client to read earlier answers
 
@@ -197,24 +222,28 @@ class FastPathProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self.url = b""
-        self.expect_100_continue = False
         self.headers = []
+        self._length = -1  # not given
+        self._given_id = ""
         self._in_head = True
         self._head_bytes = 0
         self._messages += 1
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # What differs from request to request stays out of the list, so that a connection's requests compare equal.
+        name = name.lower()
+        if name == b"content-length":
+            self._length = int(value)
+        elif name == b"x-request-id" and not self._given_id:
+            self._given_id = value.decode("latin-1")
+        else:
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         cycle = self._fast_cycle()
         if cycle is None:
-            # uvicorn builds the scope when a message begins; rebuild it around what was parsed since.
-            url, headers, expect = self.url, self.headers, self.expect_100_continue
-            super().on_message_begin()
-            self.url, self.headers, self.expect_100_continue = url, headers, expect
-            self.scope["headers"] = headers
-            super().on_headers_complete()
-            if 0 < len(self.pipeline) < MAX_PIPELINED:
-                self.flow.resume_reading()
+            self._hand_on()
             return
         before = self.cycle
         self.cycle = cycle  # type: ignore[assignment]  # the same interface, as far as the protocol uses it
@@ -226,47 +255,74 @@ class FastPathProtocol(HttpToolsProtocol):
                 self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))  # type: ignore[arg-type]  # as above
 
+    def _hand_on(self) -> None:
+        """To uvicorn, which builds the scope when a message begins: rebuild it around what was parsed since."""
+        url, headers = self.url, list(self.headers)
+        if self._length >= 0:
+            headers.append((b"content-length", b"%d" % self._length))
+        if self._given_id:
+            headers.append((b"x-request-id", self._given_id.encode("latin-1")))
+        super().on_message_begin()
+        self.url, self.headers, self.scope["headers"] = url, headers, headers
+        self.expect_100_continue = any(n == b"expect" and v.lower() == b"100-continue" for n, v in headers)
+        super().on_headers_complete()
+        if 0 < len(self.pipeline) < MAX_PIPELINED:
+            self.flow.resume_reading()
+
     def _fast_cycle(self) -> FastCycle | None:
         """The cycle for a plain invocation, else None."""
-        url = self.url
         parser = self.parser
+        head: RequestHead | None
         if (
-            not self.options.enabled
-            or not url.startswith(PREFIX)
-            or parser.get_method() != b"POST"
-            or b"?" in url
-            or b"%" in url
-            or b"#" in url
+            self._known_head is not None
+            and self.headers == self._known_headers
+            and self.url == self._known_url
+            and parser.get_method() == b"POST"
+            and parser.should_keep_alive()
         ):
-            return None
-        if parser.get_http_version() != "1.1" or parser.should_upgrade():
-            return None
-        options = self.options
-        length = 0
-        host = b""
-        for name, value in self.headers:
-            if name in SLOW_HEADERS:
-                return None
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"host":
-                if host:
-                    return None
-                host = value
-        if length > options.service.max_body_bytes or not options.host_allowed(host.decode("latin-1")):
-            return None
-        head = read_head(self.headers)
-        if EVENT_STREAM in head.accept:
+            head = self._known_head
+            keep_alive = True
+        else:
+            head = self._read_head()
+            keep_alive = parser.should_keep_alive()
+        service = self.options.service
+        if head is None or self._length > service.max_body_bytes:
             return None
         try:
-            lane = options.service.lane(url[4:].decode("ascii"), head)
-        except (ClipperError, UnicodeDecodeError):
+            lane = service.lane(self._known_path, head)
+        except ClipperError:
             return None  # Starlette's way refuses it, in one place
         if lane.streaming is not False:
             return None
-        cycle = FastCycle(self, lane, head, self._clock())
-        cycle.keep_alive = parser.should_keep_alive()
+        given = self._given_id
+        cycle = FastCycle(self, lane, head, request_id(given) if given else new_request_id(), self.now())
+        if not keep_alive:
+            cycle.keep_alive = False
         return cycle
+
+    def _read_head(self) -> RequestHead | None:
+        """What the headers say if the request is plain, else None; remembered for the connection's next one."""
+        url, headers, parser, options = self.url, self.headers, self.parser, self.options
+        self._known_headers, self._known_url, self._known_head = headers, url, None
+        if not options.enabled or not url.startswith(PREFIX) or parser.get_method() != b"POST":
+            return None
+        if b"?" in url or b"%" in url or b"#" in url or not url.isascii():
+            return None
+        # Kept-alive without saying so is HTTP/1.1: what a later request with the same headers is recognised by.
+        if parser.get_http_version() != "1.1" or parser.should_upgrade():
+            return None
+        hosts = [value for name, value in headers if name == b"host"]
+        if len(hosts) != 1 or not options.host_allowed(hosts[0].decode("latin-1")):
+            return None
+        if any(name in SLOW_HEADERS for name, _ in headers):
+            return None
+        head = read_head(headers)
+        if EVENT_STREAM in head.accept:
+            return None
+        self._known_path = url[len(PREFIX) :].decode()
+        if all(name != b"connection" or value.lower() == b"keep-alive" for name, value in headers):
+            self._known_head = head
+        return head
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
@@ -275,14 +331,13 @@ class FastPathProtocol(HttpToolsProtocol):
             return
         if cycle.response_complete:
             return
-        cycle.parts.append(body)
-        cycle.size += len(body)
+        cycle.receive(body)
         if cycle.size > self.options.service.max_body_bytes:
             self._too_large(cycle)
 
     def _too_large(self, cycle: FastCycle) -> None:
         """A chunked body that grew over the limit: refuse once its turn has come, and stop reading."""
-        cycle.parts.clear()
+        cycle.parts = None
         cycle.keep_alive = False
         limit = self.options.service.max_body_bytes
         if cycle.started:
@@ -328,7 +383,7 @@ class FastPathProtocol(HttpToolsProtocol):
     # Connection
 
     def data_received(self, data: bytes) -> None:
-        self._last_activity = self._clock()
+        self._moved = True
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -372,7 +427,7 @@ class FastPathProtocol(HttpToolsProtocol):
             return
         if self.cycle is None or self.cycle.response_complete:
             status, headers, body = render(error, new_request_id())
-            start = (STATUS_LINE[status], self.default_head(), header_lines(headers))
+            start = (STATUS_LINE[status], self.date_lines, header_lines(headers))
             self.transport.write(b"".join((*start, b"connection: close\r\n\r\n", body)))
         self.transport.close()
 
@@ -403,7 +458,7 @@ class FastPathProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
-        self._last_activity = self._clock()
+        self._moved = True
 
     def _next_in_pipeline(self) -> None:
         if self.pipeline and not self.transport.is_closing():
@@ -411,28 +466,23 @@ class FastPathProtocol(HttpToolsProtocol):
             self._start_asgi_task(cycle, app)
 
     def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if nothing happened on it for at least one whole period, at most two."""
         self.timeout_keep_alive_task = None
         if self.transport is None or self.transport.is_closing():
             return
         busy = self.cycle is not None and not self.cycle.response_complete
-        left = self.timeout_keep_alive - (self._clock() - self._last_activity)
-        if busy or left > 0:
+        if busy or self._moved:
+            self._moved = False
             self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive if busy else left, self.timeout_keep_alive_handler
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
         else:
             self.transport.close()
 
-    def now(self) -> float:
-        return self._clock()
-
-    def default_head(self) -> bytes:
+    def encode_date(self, source: list[tuple[bytes, bytes]]) -> None:
         """uvicorn's own headers (the date), encoded once for as long as it keeps the list."""
-        source = self.server_state.default_headers
-        if source is not self._head_source:
-            self._head_source = source
-            self._head = b"".join(b"%b: %b\r\n" % pair for pair in source)
-        return self._head
+        self.date_source = source
+        self.date_lines = b"".join(b"%b: %b\r\n" % pair for pair in source)
 
 
 def fast_protocol(options: FastPathOptions) -> type[HttpToolsProtocol]:

@@ -62,15 +62,14 @@ def request_id(given: str, traceparent: str = "") -> str:
 
 
 class RequestHead:
-    """What the headers of an invocation say."""
+    """What the headers of an invocation say, its id aside. Shared by the requests that say the same."""
 
-    __slots__ = ("accept", "authorization", "content_type", "encoding", "request_id", "timeout_ms")
+    __slots__ = ("accept", "authorization", "content_type", "encoding", "timeout_ms")
 
     def __init__(self) -> None:
         self.content_type = JSON
         self.accept = "*/*"
         self.authorization: str | None = None
-        self.request_id = ""
         self.timeout_ms = b""
         self.encoding = b""
 
@@ -106,7 +105,6 @@ def media_type(raw: bytes) -> str:
 def read_head(headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
     """Pick what an invocation needs from header pairs with lower-case names. Never raises."""
     head = RequestHead()
-    given = trace = ""
     for name, value in headers:
         if name == b"content-type":
             head.content_type = media_type(value) or JSON
@@ -114,15 +112,10 @@ def read_head(headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
             head.accept = value.decode("latin-1") if value != b"*/*" else "*/*"
         elif name == b"authorization":
             head.authorization = value.decode("latin-1")
-        elif name == b"x-request-id":
-            given = value.decode("latin-1")
-        elif name == b"traceparent":
-            trace = value.decode("latin-1")
         elif name == b"x-clip-timeout-ms":
             head.timeout_ms = value
         elif name == b"content-encoding":
             head.encoding = value
-    head.request_id = request_id(given, trace)
     return head
 
 
@@ -169,6 +162,7 @@ class InvokeService:
         self,
         lane: Lane,
         head: RequestHead,
+        id: str,
         body: bytes,
         on_done: Callable[[Invocation], Any],
         *,
@@ -180,12 +174,12 @@ class InvokeService:
             raise UnsupportedMediaType("Content-Encoding is not supported: send the body as it is")
         invocation = Invocation(
             lane,
-            request_id=head.request_id,
+            request_id=id,
             content_type=head.content_type,
             accept=head.accept,
             body=body,
             arrived=arrived,
-            deadline=arrived + head.timeout_s(lane.spec.timeout_s),
+            deadline=arrived + (head.timeout_s(lane.spec.timeout_s) if head.timeout_ms else lane.spec.timeout_s),
             on_done=on_done,
             sink=sink,
         )
@@ -198,30 +192,18 @@ class InvokeService:
         error = invocation.error
         if error is not None:
             status, headers, body = render(error, invocation.request_id)
-            return status, header_lines(headers) + self._common(invocation).encode("latin-1"), body
-        payload: bytes | memoryview
+            return status, header_lines(headers) + common_lines(invocation), body
         if invocation.default_reason:
             content_type, payload = self._default(invocation)
-            extra = f"x-clip-default: {invocation.default_reason}\r\n"
-        else:
-            content_type, payload, extra = invocation.content_type_out, invocation.payload, ""
-        head = f"content-type: {content_type}\r\ncontent-length: {len(payload)}\r\n{extra}{self._common(invocation)}"
-        return 200, head.encode("latin-1"), payload
-
-    def _common(self, invocation: Invocation) -> str:
-        lane = invocation.lane
-        if invocation.dispatched:
-            queue_ms = (invocation.dispatched - invocation.queued) * 1000
-            batch_ms = (invocation.finished - invocation.dispatched) * 1000
-            timing = f"queue;dur={queue_ms:.3f}, batch;dur={batch_ms:.3f}, exec;dur={invocation.exec_s * 1000:.3f}"
-            if invocation.cold is not None:
-                timing += "".join(f", {phase};dur={s * 1000:.3f}" for phase, s in invocation.cold.items())
-        else:
-            timing = f"queue;dur={(invocation.finished - invocation.arrived) * 1000:.3f}"
-        cache = ""
-        if invocation.cache_status:
-            cache = f"cache-status: {_CACHE_STATUS[invocation.cache_status]}\r\n"
-        return f"x-clip-version: {lane.target.id.version}\r\n{cache}server-timing: {timing}\r\n"
+            reason = b"x-clip-default: %b\r\n" % invocation.default_reason.encode()
+            head = b"content-type: %b\r\ncontent-length: %d\r\n%b%b"
+            return 200, head % (content_type.encode(), len(payload), reason, common_lines(invocation)), payload
+        head = b"content-type: %b\r\ncontent-length: %d\r\n%b" % (
+            invocation.content_type_out.encode("latin-1"),
+            len(invocation.payload),
+            common_lines(invocation),
+        )
+        return 200, head, invocation.payload
 
     def _default(self, invocation: Invocation) -> tuple[str, bytes]:
         kind = MSGPACK if invocation.accept.startswith(MSGPACK) else JSON
@@ -236,11 +218,35 @@ class InvokeService:
 
 # RFC 9211: what this cache did, under our name.
 _CACHE_STATUS = {
-    "hit": "clipper; hit",
-    "shared": "clipper-shared; hit",
-    "miss": "clipper; fwd=miss; stored",
-    "collapsed": "clipper; fwd=miss; collapsed",
+    "hit": b"cache-status: clipper; hit\r\n",
+    "shared": b"cache-status: clipper-shared; hit\r\n",
+    "miss": b"cache-status: clipper; fwd=miss; stored\r\n",
+    "collapsed": b"cache-status: clipper; fwd=miss; collapsed\r\n",
 }
+
+
+def common_lines(invocation: Invocation) -> bytes:
+    """The header lines that every answer of a lane has."""
+    status = invocation.cache_status
+    cache = _CACHE_STATUS[status] if status else b""
+    dispatched = invocation.dispatched
+    if not dispatched:
+        return b"x-clip-version: %d\r\n%bserver-timing: queue;dur=%.3f\r\n" % (
+            invocation.lane.target.id.version,
+            cache,
+            (invocation.finished - invocation.arrived) * 1000,
+        )
+    cold = b""
+    if invocation.cold is not None:
+        cold = "".join(f", {phase};dur={s * 1000:.3f}" for phase, s in invocation.cold.items()).encode()
+    return b"x-clip-version: %d\r\n%bserver-timing: queue;dur=%.3f, batch;dur=%.3f, exec;dur=%.3f%b\r\n" % (
+        invocation.lane.target.id.version,
+        cache,
+        (dispatched - invocation.queued) * 1000,
+        (invocation.finished - dispatched) * 1000,
+        invocation.exec_s * 1000,
+        cold,
+    )
 
 
 class _Chunks:
@@ -268,17 +274,15 @@ class InvokeEndpoint:
         service = self._service
         arrived = service.clock.monotonic()
         head = read_head(scope["headers"])
-        state_id = scope.get("state", {}).get("request_id")
-        if state_id:
-            head.request_id = state_id  # the one that the outer layers log and answer with
+        id = scope.get("state", {}).get("request_id") or new_request_id()  # the one that the outer layers tell
         params = scope["path_params"]
         lane = await service.find(f"{params['project']}/{params['function']}", head)
         body = await self._read_body(scope, receive)
         # A function whose first replica is still starting may turn out to stream.
         if lane.streaming is not False or EVENT_STREAM in head.accept:
-            await self._stream(lane, head, body, arrived, receive, send)
+            await self._stream(lane, head, id, body, arrived, receive, send)
         else:
-            await self._single(lane, head, body, arrived, receive, send)
+            await self._single(lane, head, id, body, arrived, receive, send)
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
         limit = self._service.max_body_bytes
@@ -305,7 +309,7 @@ class InvokeEndpoint:
             raise RequestTimeout(f"the body did not arrive within {self._body_timeout_s:g} s") from None
 
     async def _single(
-        self, lane: Lane, head: RequestHead, body: bytes, arrived: float, receive: Receive, send: Send
+        self, lane: Lane, head: RequestHead, id: str, body: bytes, arrived: float, receive: Receive, send: Send
     ) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -313,7 +317,7 @@ class InvokeEndpoint:
             if not done.done():
                 done.set_result(None)
 
-        invocation = self._service.begin(lane, head, body, finish, arrived=arrived)
+        invocation = self._service.begin(lane, head, id, body, finish, arrived=arrived)
         if await self._wait(done, invocation, receive):
             await send_answer(send, *self._service.answer(invocation))
 
@@ -338,13 +342,13 @@ class InvokeEndpoint:
     # Streams
 
     async def _stream(
-        self, lane: Lane, head: RequestHead, body: bytes, arrived: float, receive: Receive, send: Send
+        self, lane: Lane, head: RequestHead, id: str, body: bytes, arrived: float, receive: Receive, send: Send
     ) -> None:
         events = EVENT_STREAM in head.accept
         if events:
             head.accept = JSON  # the form of each item
         sink = _Chunks()
-        invocation = self._service.begin(lane, head, body, lambda _: sink.end(), arrived=arrived, sink=sink)
+        invocation = self._service.begin(lane, head, id, body, lambda _: sink.end(), arrived=arrived, sink=sink)
         gone = asyncio.ensure_future(self._watch(invocation, receive))
         try:
             if events:
