@@ -97,9 +97,12 @@ def _normalise_package(text: str) -> str:
 class _Build:
     """One build and those who wait for it."""
 
-    def __init__(self, id: EnvironmentId, requirements: Sequence[str], python: Interpreter) -> None:
+    def __init__(
+        self, id: EnvironmentId, requirements: Sequence[str], python: Interpreter, exclude: Sequence[str] = ()
+    ) -> None:
         self.id = id
         self.requirements = tuple(requirements)
+        self.exclude = tuple(exclude)
         self.python = python
         self.listeners: list[BuildProgress] = []
         self.history: deque[str] = deque(maxlen=_HISTORY_LINES)
@@ -148,10 +151,12 @@ class VenvBuilder:
         return self._identify(spec, self._interpreters.find(spec.python))
 
     def _identify(self, spec: EnvironmentSpec, python: Interpreter) -> EnvironmentId:
-        asked = {
+        asked: dict[str, Any] = {
             "python": f"cpython-{python.name}-{python.machine}",
             "requirements": normalise([*spec.requirements, *self._runtime]),
         }
+        if spec.exclude:  # absent where nothing is excluded, so that other environments keep their ids
+            asked["exclude"] = normalise(spec.exclude)
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
         return EnvironmentId(digest.hexdigest()[:20])
 
@@ -162,7 +167,7 @@ class VenvBuilder:
             return ready
         running = self._builds.get(id)
         if running is None:
-            build = _Build(id, (*normalise(spec.requirements), *self._runtime), python)
+            build = _Build(id, (*normalise(spec.requirements), *self._runtime), python, spec.exclude)
             task = asyncio.create_task(self._build(build), name=f"build environment {id}")
             running = self._builds[id] = (build, task)
             task.add_done_callback(lambda _: self._forget(build))
@@ -224,7 +229,12 @@ class VenvBuilder:
         await self._uv.run(*create, keep_open=lock)
         requirements = path / _REQUIREMENTS
         requirements.write_text("".join(f"{line}\n" for line in build.requirements), encoding="utf-8")
-        install = ("pip", "install", "--python", python, "--requirement", requirements)
+        install: list[str | Path] = ["pip", "install", "--python", python, "--requirement", requirements]
+        if build.exclude:
+            # An override whose marker is never true: whoever depends on the package goes without it.
+            overrides = path / "excluded.txt"
+            overrides.write_text("".join(f"{name}; python_version < '0'\n" for name in build.exclude), encoding="utf-8")
+            install += ["--overrides", overrides]
         await self._uv.run(*install, on_line=build.tell, keep_open=lock)
 
     def _complete(self, build: _Build, path: Path, packages: Sequence[str]) -> None:
