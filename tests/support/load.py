@@ -98,7 +98,8 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         if self._transport is not None:
-            self._transport.close()
+            # At once: a close that first wants to send the rest could outlive the loop.
+            self._transport.abort()
 
     # asyncio.Protocol
 

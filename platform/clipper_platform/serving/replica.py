@@ -14,6 +14,7 @@ from clipper_runtime import protocol as wire
 __all__ = ["Batch", "ReplicaHandle", "ReplicaOwner"]
 
 
+UNUSUAL = 20  # times its usual duration, after which a call is no longer taken for merely slow
 _UNBOUNDED = 1 << 30  # the batch's own limits decide
 
 
@@ -200,16 +201,19 @@ class ReplicaHandle:
     def stuck(self, now: float, grace_s: float, timeout_s: float) -> bool:
         """What it runs is `grace_s` past its deadline: of a batch, which runs as one, past its last deadline.
 
-        `timeout_s`, the function's own, counts for those that asked for less: a caller's impatience is no reason to
-        end a replica that does what the function promises.
+        A caller's impatience is no reason to end a replica that works as it always does: it gets at least
+        `UNUSUAL` times what such a batch usually takes, and `timeout_s`, the function's own, while that is not known.
         """
+        usual_s = self.controller.expected(1)
+        allowed_s = timeout_s if usual_s is None else min(timeout_s, usual_s * UNUSUAL)
+        latest = now - grace_s
         if self.one_at_a_time:
             first = next(iter(self.batches.values()), None)
             if first is None:
                 return False
-            return max(first.deadline, max(first.sent, self.running_since) + timeout_s) < now - grace_s
+            return max(first.deadline, max(first.sent, self.running_since) + allowed_s * first.size) < latest
         return any(
-            i is not None and max(i.deadline, batch.sent + timeout_s) < now - grace_s
+            i is not None and max(i.deadline, batch.sent + allowed_s) < latest
             for batch in self.batches.values()
             for i in batch.items
         )
