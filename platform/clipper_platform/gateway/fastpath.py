@@ -48,6 +48,10 @@ __all__ = ["FastPathOptions", "fast_protocol"]
 access_logger = logging.getLogger("clipper_platform.access")
 
 PREFIX = b"/fn/"
+# Heads that are remembered by their bytes, over all connections; forgotten all at once when there are more, since
+# clients with ever new heads gain nothing from any memory.
+MAX_KNOWN_HEADS = 1024
+MAX_KNOWN_HEAD_BYTES = 2048
 # Headers of requests that want more than an answer.
 SLOW_HEADERS = frozenset(
     {
@@ -64,11 +68,22 @@ MAX_HEAD_BYTES = 64 * 1024
 JOIN_BELOW = 64 * 1024
 
 
+class KnownHead:
+    """A head that httptools has parsed before: equal bytes mean the same."""
+
+    __slots__ = ("head", "length", "path")
+
+    def __init__(self, path: str, head: RequestHead, length: int) -> None:
+        self.path = path
+        self.head = head
+        self.length = length  # of the body
+
+
 class FastPathOptions:
     """What the protocol needs of the platform. `host_allowed` is the gateway's own check of the Host header;
     with `enabled` False everything goes to Starlette."""
 
-    __slots__ = ("body_timeout_s", "enabled", "host_allowed", "service")
+    __slots__ = ("body_timeout_s", "enabled", "host_allowed", "known", "service")
 
     def __init__(
         self, service: InvokeService, *, host_allowed: Callable[[str], bool], body_timeout_s: float, enabled: bool
@@ -77,6 +92,12 @@ class FastPathOptions:
         self.host_allowed = host_allowed
         self.body_timeout_s = body_timeout_s
         self.enabled = enabled
+        self.known: dict[bytes, KnownHead] = {}
+
+    def remember(self, raw: bytes, known: KnownHead) -> None:
+        if len(self.known) >= MAX_KNOWN_HEADS:
+            self.known.clear()
+        self.known[raw] = known
 
 
 class _Signal:
@@ -210,6 +231,8 @@ class FastPathProtocol(HttpToolsProtocol):
         self._known_headers: list[tuple[bytes, bytes]] = []
         self._known_head: RequestHead | None = None
         self._known_path = ""
+        self._raw = b""  # what was read last
+        self._between = True  # the parser is between two messages
         self._in_head = False  # a request has begun and its headers are not complete
         self._head_bytes = 0
         self._messages = 0  # requests that began on this connection
@@ -226,6 +249,7 @@ class FastPathProtocol(HttpToolsProtocol):
         self._length = -1  # not given
         self._given_id = ""
         self._in_head = True
+        self._between = False
         self._head_bytes = 0
         self._messages += 1
 
@@ -346,6 +370,7 @@ class FastPathProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def on_message_complete(self) -> None:
+        self._between = True
         cycle = self.cycle
         if not isinstance(cycle, FastCycle):
             super().on_message_complete()
@@ -353,6 +378,8 @@ class FastPathProtocol(HttpToolsProtocol):
         if cycle.response_complete:
             return
         cycle.more_body = False
+        if cycle.head is self._known_head:
+            self._remember_head(cycle)
         if cycle.started:
             self._begin(cycle)
 
@@ -384,6 +411,9 @@ class FastPathProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._moved = True
+        if data.startswith(b"POST /fn/") and self._take_known(data):
+            return
+        self._raw = data
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -403,6 +433,39 @@ class FastPathProtocol(HttpToolsProtocol):
             return
         if self._late_timer is None:
             self._late_timer = self.loop.call_later(self.options.body_timeout_s, self._late, self._messages)
+
+    def _take_known(self, data: bytes) -> bool:
+        """Answer a request that is here as a whole, and whose head was here before, without parsing it again. What is
+        not exactly that is left to the parser, which is at the beginning of a message then as before."""
+        before = self.cycle
+        if self._in_head or (before is not None and not before.response_complete) or not self._between:
+            return False
+        end = data.find(b"\r\n\r\n") + 4
+        known = self.options.known.get(data[:end])
+        if known is None or len(data) != end + known.length:
+            return False
+        try:
+            lane = self.options.service.lane(known.path, known.head)
+        except ClipperError:
+            return False
+        if lane.streaming is not False:
+            return False
+        cycle = FastCycle(self, lane, known.head, new_request_id(), self.now())
+        cycle.more_body = False
+        cycle.started = True
+        cycle.body = data[end:]
+        self.cycle = self._active = cycle  # type: ignore[assignment]  # as in on_headers_complete
+        self._begin(cycle)
+        return True
+
+    def _remember_head(self, cycle: FastCycle) -> None:
+        """Remember the head of a message that is complete, if nothing but it was in the last read."""
+        raw = self._raw
+        end = raw.find(b"\r\n\r\n") + 4
+        if self._given_id or cycle.parts is not None or not cycle.keep_alive:
+            return
+        if 4 <= end <= MAX_KNOWN_HEAD_BYTES and len(raw) == end + cycle.size and self._length == cycle.size:
+            self.options.remember(raw[:end], KnownHead(self._known_path, cycle.head, cycle.size))
 
     def _late(self, message: int) -> None:
         """A request that began is still incomplete: refuse it, so that a slow client holds no connection for ever."""
