@@ -10,11 +10,13 @@ import ctypes
 import faulthandler
 import os
 import signal
+import socket
 import sys
+from typing import Never
 
 from clipper_runtime.channel import Channel, ChannelClosed, connect
 from clipper_runtime.protocol import ProtocolError
-from clipper_runtime.server import EXIT_PROTOCOL, Replica, abandon, await_start, greet, leave
+from clipper_runtime.server import EXIT_PROTOCOL, Prepared, Replica, abandon, await_start, greet, leave
 
 _USAGE = 2
 _PR_SET_PDEATHSIG = 1
@@ -41,14 +43,20 @@ def main() -> None:
     prepare_process()
     token = os.environ.pop("CLIP_CHANNEL_TOKEN", "")
     try:
-        channel = Channel(connect(options.channel))
+        sock = connect(options.channel)
     except (OSError, ValueError) as error:
         print(f"cannot reach the platform: {error}", file=sys.stderr)
         sys.exit(_USAGE)
+    run_replica(sock, token=token)
+
+
+def run_replica(sock: socket.socket, prepared: Prepared | None = None, *, token: str = "") -> Never:
+    """The life of a replica on a connected channel. `prepared`: the function that this process has set up already."""
+    channel = Channel(sock)
     try:
         greet(channel, token)
         start, later = await_start(channel)
-        replica = Replica(channel, start)
+        replica = Replica(channel, start, prepared)
         status = replica.run(later)
     except ChannelClosed:
         abandon()

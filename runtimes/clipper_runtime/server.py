@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Never
 
 from clipper.spec import FunctionSpec
@@ -24,6 +25,7 @@ from clipper_runtime.engines import Engine, InlineEngine, ThreadEngine
 from clipper_runtime.executor import Executor, Work
 from clipper_runtime.loader import Loaded, LoadError, Phases, Program, bundle_off_path, load, set_up
 from clipper_runtime.logs import LogBuffer, Output, clean_text, format_error, install
+from clipper_runtime.modules import report_modules
 from clipper_runtime.protocol import (
     PROTOCOL_VERSION,
     Cancel,
@@ -43,7 +45,7 @@ from clipper_runtime.protocol import (
 from clipper_runtime.replies import Replies, max_payload_bytes
 from clipper_runtime.watcher import TICK_S, Watcher
 
-__all__ = ["EXIT_DEFECT", "EXIT_FAILED", "EXIT_LOST", "EXIT_PROTOCOL", "Replica", "await_start", "greet"]
+__all__ = ["EXIT_DEFECT", "EXIT_FAILED", "EXIT_LOST", "EXIT_PROTOCOL", "Prepared", "Replica", "await_start", "greet"]
 
 EXIT_FAILED: Final = 1  # Failed was sent
 EXIT_LOST: Final = 3  # the platform went away
@@ -55,6 +57,19 @@ _MAX_FAILURE_CHARACTERS: Final = 64 * 1024
 
 # How long threads and exit handlers of user code may keep a process that has nothing left to do.
 _EXIT_GRACE_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plain function that was loaded and set up before this process was forked."""
+
+    bundle: str
+    spec: Mapping[str, Any]
+    loaded: Loaded
+    program: Program
+
+    def fits(self, start: Start) -> bool:
+        return self.bundle == start.bundle and self.spec == start.spec
 
 
 def greet(channel: Channel, token: str) -> None:
@@ -105,9 +120,10 @@ def abandon() -> Never:
 class Replica:
     """A process on its way through one `Start`. It is the `Lifeline` of its engine."""
 
-    def __init__(self, channel: Channel, start: Start) -> None:
+    def __init__(self, channel: Channel, start: Start, prepared: Prepared | None = None) -> None:
         self._channel = channel
         self._start = start
+        self._prepared = prepared if prepared is not None and prepared.fits(start) else None
         self.output: Output = install(LogBuffer())
         self._replies = Replies(channel, self.output, start.max_frame_bytes)
         self._engine: Engine | None = None
@@ -139,13 +155,11 @@ class Replica:
         try:
             with phases.measure("handshake"):
                 spec = self._check_start()
-            loaded = load(self._start.bundle, spec, phases)
-            loop = self._make_loop(loaded)
-            with phases.measure("setup"):
-                program: Program = loop.call(lambda: set_up(loaded)) if loop else set_up(loaded)
+            loaded, program, loop = self._set_up(spec, phases)
         except LoadError as error:
             return self._fail(error)
         del phases.seconds["handshake"]
+        report_modules(self._start.bundle)
         self._serve(spec, loaded, program, loop, phases, later)
         return 0
 
@@ -155,6 +169,15 @@ class Replica:
         if self._start.protocol != PROTOCOL_VERSION:
             raise ProtocolError(f"protocol {self._start.protocol} was chosen; this runtime speaks {PROTOCOL_VERSION}")
         return FunctionSpec.from_dict(self._start.spec, where="Start.spec")
+
+    def _set_up(self, spec: FunctionSpec, phases: Phases) -> tuple[Loaded, Program, Any]:
+        if self._prepared is not None:
+            return self._prepared.loaded, self._prepared.program, None
+        loaded = load(self._start.bundle, spec, phases)
+        loop = self._make_loop(loaded)
+        with phases.measure("setup"):
+            program: Program = loop.call(lambda: set_up(loaded)) if loop else set_up(loaded)
+        return loaded, program, loop
 
     def _make_loop(self, loaded: Loaded) -> Any:
         if loaded.kind != "async":

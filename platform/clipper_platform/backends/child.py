@@ -17,7 +17,7 @@ from typing import IO, cast
 
 from clipper_platform.backends.output import ReplicaOutput
 
-__all__ = ["Child", "describe_status", "watch_exit"]
+__all__ = ["Child", "ChildProcess", "describe_status", "kill_process_group", "watch_exit"]
 
 # Of at most 1000, on top of the share of memory that a process uses.
 _OOM_SCORE_ADJ = "500"
@@ -34,7 +34,7 @@ def watch_exit(process: subprocess.Popen[bytes], *, kill_group: bool) -> asyncio
         loop.remove_reader(descriptor)
         os.close(descriptor)
         if kill_group:
-            _kill_group(process.pid)
+            kill_process_group(process.pid)
         status = process.wait()  # returns at once: the descriptor says that it has ended
         if not exited.done():
             exited.set_result(status)
@@ -53,54 +53,26 @@ def describe_status(status: int) -> str:
         return f"killed by signal {-status}"
 
 
-class Child:
+class ChildProcess:
     """A running process, leader of its own session and process group, whose output goes to `output`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], output: ReplicaOutput) -> None:
-        self._process = process
+    exited: asyncio.Future[int] | asyncio.Future[int | None]
+    """Its exit status, -N for signal N; None if nobody can know it."""
+
+    def __init__(self, pid: int, streams: Sequence[IO[bytes] | None], output: ReplicaOutput) -> None:
+        """`streams`: the read ends of its stdout and its stderr."""
+        self.pid = pid
+        self._streams = tuple(streams)
         self._output = output
         self._pipes: list[asyncio.ReadTransport] = []
         self._open_pipes = 2
-        loop = asyncio.get_running_loop()
-        self.exited = watch_exit(process, kill_group=True)
-        self.drained: asyncio.Future[None] = loop.create_future()
+        self.drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when everything that it wrote has been read."""
-
-    @classmethod
-    def spawn(
-        cls, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], inherit: int, output: ReplicaOutput
-    ) -> Child:
-        """Start it; `inherit` is the one descriptor that it gets besides its output. Raises OSError or ValueError.
-
-        Blocks for about a millisecond (vfork until exec), in the loop's thread on purpose: a parent-death signal
-        is tied to the thread that forked.
-        """
-        process = subprocess.Popen(
-            list(argv),
-            cwd=cwd,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            pass_fds=(inherit,),
-            start_new_session=True,
-        )
-        try:
-            return cls(process, output)
-        except OSError:  # no descriptor is left to watch it
-            _kill_group(process.pid)
-            process.wait()
-            raise
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     async def read_output(self) -> None:
         """Begin to read its output. Call once."""
-        await self._read("stdout", self._process.stdout)
-        await self._read("stderr", self._process.stderr)
+        await self._read("stdout", self._streams[0])
+        await self._read("stderr", self._streams[1])
 
     async def _read(self, stream: str, pipe: IO[bytes] | None) -> None:
         loop = asyncio.get_running_loop()
@@ -125,6 +97,64 @@ class Child:
         except OSError:
             pass  # it has ended already, which `exited` tells
 
+    def close(self) -> None:
+        """Stop reading, whoever else still holds the pipes' other ends."""
+        for transport in self._pipes:
+            transport.close()
+        if not self._pipes:
+            for pipe in self._streams:
+                if pipe is not None:
+                    pipe.close()
+
+    def _pipe_ended(self) -> None:
+        self._open_pipes -= 1
+        if self._open_pipes == 0 and not self.drained.done():
+            self.drained.set_result(None)
+
+    def ask_where(self) -> None:
+        """SIGABRT: an interpreter with faulthandler on writes where its threads are, then ends."""
+        raise NotImplementedError
+
+    def kill_group(self) -> None:
+        """Kill it and its process group, unless it was reaped."""
+        raise NotImplementedError
+
+
+class Child(ChildProcess):
+    """A process that this one started."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: ReplicaOutput) -> None:
+        super().__init__(process.pid, (process.stdout, process.stderr), output)
+        self._process = process
+        self.exited = watch_exit(process, kill_group=True)
+
+    @classmethod
+    def spawn(
+        cls, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], inherit: int, output: ReplicaOutput
+    ) -> Child:
+        """Start it; `inherit` is the one descriptor that it gets besides its output. Raises OSError or ValueError.
+
+        Blocks for about a millisecond (vfork until exec), in the loop's thread on purpose: a parent-death signal
+        is tied to the thread that forked.
+        """
+        process = subprocess.Popen(
+            list(argv),
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            pass_fds=(inherit,),
+            start_new_session=True,
+        )
+        try:
+            return cls(process, output)
+        except OSError:  # no descriptor is left to watch it
+            kill_process_group(process.pid)
+            process.wait()
+            raise
+
     def ask_where(self) -> None:
         """SIGABRT: an interpreter with faulthandler on writes where its threads are, then ends."""
         if not self.exited.done():
@@ -133,21 +163,7 @@ class Child:
     def kill_group(self) -> None:
         """Kill it and its process group, unless it was reaped."""
         if self._process.returncode is None:
-            _kill_group(self.pid)
-
-    def close(self) -> None:
-        """Stop reading, whoever else still holds the pipes' other ends."""
-        for transport in self._pipes:
-            transport.close()
-        if not self._pipes:
-            for pipe in (self._process.stdout, self._process.stderr):
-                if pipe is not None:
-                    pipe.close()
-
-    def _pipe_ended(self) -> None:
-        self._open_pipes -= 1
-        if self._open_pipes == 0 and not self.drained.done():
-            self.drained.set_result(None)
+            kill_process_group(self.pid)
 
 
 class _Pipe(asyncio.Protocol):
@@ -178,7 +194,8 @@ class _Pipe(asyncio.Protocol):
         self._on_end()
 
 
-def _kill_group(leader: int) -> None:
+def kill_process_group(leader: int) -> None:
+    """SIGKILL to whoever is in the group. The caller knows that the number still means this group."""
     try:
         os.killpg(leader, signal.SIGKILL)
     except ProcessLookupError:

@@ -15,16 +15,21 @@ import logging
 import os
 import re
 import secrets
+import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from clipper_platform.backends.base import LaunchSpec, LogSink, Replica, StartError
 from clipper_platform.backends.orphans import Guardian, InstanceRecord, marker, sweep_abandoned, tmp_prefix
 from clipper_platform.backends.output import ReplicaOutput
-from clipper_platform.backends.replica import Means, ProcessReplica
+from clipper_platform.backends.replica import Born, Means, ProcessReplica
 from clipper_platform.backends.staging import stage
 from clipper_platform.backends.surroundings import replica_environment
+from clipper_platform.backends.warm import WarmPools
+from clipper_platform.backends.zygotes import REPLICA_PLACEHOLDER, ForkFailed, Zygote, ZygoteStart
 from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.types import FunctionId
 from clipper_runtime.protocol import LogRecord
@@ -37,6 +42,11 @@ INSTANCE_ID = re.compile(r"[A-Za-z0-9]{8,64}\Z")
 
 RUNTIME_COMMAND = ("-m", "clipper_runtime")
 """What the environment's interpreter is told to run. -P (beside it) keeps the bundle from shadowing the runtime."""
+
+
+ZYGOTE_COMMAND = ("-m", "clipper_runtime.zygote")
+REPORT_VARIABLE = "CLIP_MODULES_TO"  # as in clipper_runtime.modules
+FUNCTION_VARIABLES = frozenset({"CLIP_PROJECT", "CLIP_FUNCTION", "CLIP_VERSION"})
 
 
 class ProcessBackend:
@@ -53,8 +63,10 @@ class ProcessBackend:
         command: Sequence[str] = RUNTIME_COMMAND,
         environ: Mapping[str, str] | None = None,
         on_dropped: Callable[[FunctionId, int], None] = lambda _, __: None,
+        warm_pool_size: int = 0,
     ) -> None:
-        """`on_dropped` is told how many lines of a function's output were lost to the log's rate limit."""
+        """`on_dropped` is told how many lines of a function's output were lost to the log's rate limit.
+        `warm_pool_size` holds for the environments that do not say."""
         self._home = home.absolute()
         self._log_sink = log_sink
         self._on_dropped = on_dropped
@@ -66,6 +78,7 @@ class ProcessBackend:
         self._command = tuple(command)
         self._environ = dict(os.environ if environ is None else environ)
         self._guardian = Guardian(self._instance_id)
+        self.warm = WarmPools(self._zygote_start, self._say, self._clock, warm_pool_size)
         self._replicas: set[ProcessReplica] = set()
         self._runtime: Path | None = None
         self._record: Path | None = None
@@ -96,33 +109,84 @@ class ProcessBackend:
         for replica in self._replicas:
             replica.kill()
         await asyncio.gather(*(replica.gone() for replica in tuple(self._replicas)))
+        await self.warm.close()
         await self._guardian.close()
         if self._record is not None:
             self._record.unlink(missing_ok=True)
             self._record = None
 
     async def launch(self, spec: LaunchSpec) -> Replica:
-        replica = self._spawn(spec)
+        replica = await self._spawn(spec)
         try:
             await replica.start()
         except BaseException:
             replica.kill()
             await replica.gone()
             raise
+        if (report := replica.env.get(REPORT_VARIABLE)) is not None:
+            self.warm.learn(spec, Path(report))
         return replica
 
-    def _spawn(self, spec: LaunchSpec) -> ProcessReplica:
+    async def _spawn(self, spec: LaunchSpec) -> ProcessReplica:
+        launched_at = self._clock.monotonic()
+        source = await self.warm.source(spec)
         if self._runtime is None:
             raise StartError("launch", "the platform's process backend is not open")
         output = ReplicaOutput(self._sink_for(spec), self._clock, lambda n: self._on_dropped(spec.function, n))
         means = self._means(spec, self._runtime)
         try:
-            replica = ProcessReplica(spec, means, output, self._clock, lambda: self._replicas.discard(replica))
+            born = await self._fork(spec, source, means, output, launched_at) if source is not None else None
+            replica = ProcessReplica(spec, means, output, self._clock, lambda: self._replicas.discard(replica), born)
         except BaseException:
-            means.tmp.rmdir()
+            shutil.rmtree(means.tmp, ignore_errors=True)
             raise
         self._replicas.add(replica)
+        if self._runtime is None:
+            replica.kill()  # the backend was closed while a zygote forked
         return replica
+
+    async def _fork(
+        self, spec: LaunchSpec, source: Zygote, means: Means, output: ReplicaOutput, launched_at: float
+    ) -> Born | None:
+        """A process forked from `source`; None if that is not possible any more."""
+        place_s = self._clock.monotonic() - launched_at
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            child = await source.fork(
+                replica=spec.replica, cwd=spec.bundle, env=means.env, channel=theirs.fileno(), output=output
+            )
+        except BaseException as error:
+            ours.close()
+            if not isinstance(error, ForkFailed):
+                raise
+            _logger.warning("replica %s is started without a zygote: %s", spec.replica, error)
+            return None
+        finally:
+            theirs.close()
+        return Born(child=child, socket=ours, launched_at=launched_at, place_s=place_s)
+
+    def _zygote_start(self, spec: LaunchSpec, message: Mapping[str, Any], shared: bool) -> ZygoteStart:
+        """`shared`: it knows nothing of the function. Raises OSError."""
+        if self._runtime is None:
+            raise OSError("the platform's process backend is not open")
+        tmp = Path(tempfile.mkdtemp(prefix=tmp_prefix(self._instance_id), dir=self._tmp))
+        env = replica_environment(
+            spec, platform=self._environ, instance_id=self._instance_id, runtime=self._runtime, tmp=tmp, url=self._url
+        )
+        if shared:
+            env = {key: value for key, value in env.items() if key not in FUNCTION_VARIABLES}
+        return ZygoteStart(
+            argv=(str(spec.environment.python), "-P", "-u", *ZYGOTE_COMMAND),
+            env=env | {"CLIP_REPLICA": REPLICA_PLACEHOLDER},
+            tmp=tmp,
+            message=message,
+            memory_bytes=None if shared else spec.memory_bytes,
+        )
+
+    def _say(self, spec: LaunchSpec, line: str) -> None:
+        """Into the function's log."""
+        self._sink_for(spec)([LogRecord(self._clock.time(), "system", "INFO", "", line)])
 
     def _means(self, spec: LaunchSpec, runtime: Path) -> Means:
         try:
@@ -132,6 +196,8 @@ class ProcessBackend:
         env = replica_environment(
             spec, platform=self._environ, instance_id=self._instance_id, runtime=runtime, tmp=tmp, url=self._url
         )
+        if self.warm.wants_report(spec):
+            env[REPORT_VARIABLE] = str(tmp / "modules.json")
         return Means(
             argv=(str(spec.environment.python), "-P", "-u", *self._command),
             env=env,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["boot_id", "out_of_memory_kills", "start_time", "tree_rss"]
+__all__ = ["boot_id", "out_of_memory_kills", "own_rss", "start_time", "tree_rss"]
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -23,7 +23,7 @@ def tree_rss(pid: int) -> int | None:
         if current in seen:
             continue
         seen.add(current)
-        resident = _rss(current)
+        resident = own_rss(current)
         if resident is not None:
             total, found = total + resident, True
             stack += _children(current)
@@ -61,7 +61,8 @@ def out_of_memory_kills() -> int:
     return 0
 
 
-def _rss(pid: int) -> int | None:
+def own_rss(pid: int) -> int | None:
+    """Resident bytes of a process without its descendants; None when it is gone."""
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             resident = int(file.read().split()[1]) * _PAGE_BYTES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ import msgspec
 
 from clipper_platform.backends.base import ChannelListener, Exit, LaunchSpec, StartError
 from clipper_platform.backends.channel import WireChannel
-from clipper_platform.backends.child import Child, describe_status
+from clipper_platform.backends.child import Child, ChildProcess, describe_status
 from clipper_platform.backends.guardian import kill_marked
 from clipper_platform.backends.output import ReplicaOutput
 from clipper_platform.backends.procfs import out_of_memory_kills, tree_rss
@@ -22,7 +22,7 @@ from clipper_platform.clock import Clock
 from clipper_platform.types import ReplicaId
 from clipper_runtime import protocol as wire
 
-__all__ = ["Means", "ProcessReplica"]
+__all__ = ["Born", "Means", "ProcessReplica"]
 
 _M = TypeVar("_M")
 
@@ -47,18 +47,36 @@ class Means:
     mark: frozenset[bytes]  # environment entries that all its descendants share
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Born:
+    """A process that was forked for the replica already. `place_s`: from the launch until the fork was asked for."""
+
+    child: ChildProcess
+    socket: socket.socket  # our end of its channel, not blocking
+    launched_at: float
+    place_s: float
+
+
 class ProcessReplica:
     """Implements `Replica`. `start` is called once; whatever it raises, `end` leaves nothing behind."""
 
     def __init__(
-        self, spec: LaunchSpec, means: Means, output: ReplicaOutput, clock: Clock, on_gone: Callable[[], None]
+        self,
+        spec: LaunchSpec,
+        means: Means,
+        output: ReplicaOutput,
+        clock: Clock,
+        on_gone: Callable[[], None],
+        born: Born | None = None,
     ) -> None:
+        """Starts a process, unless one was `born` for it. Raises StartError."""
         loop = asyncio.get_running_loop()
         self._spec = spec
         self._means = means
         self._output = output
         self._clock = clock
-        self._launched_at = clock.monotonic()
+        self._launched_at = clock.monotonic() if born is None else born.launched_at
+        self._place_s = None if born is None else born.place_s
         self._channel = WireChannel(self)
         self._listener: ChannelListener | None = None
         self._hello: asyncio.Future[wire.Hello] = loop.create_future()
@@ -71,7 +89,8 @@ class ProcessReplica:
         self._status_grace_s = STATUS_GRACE_S
         self._oom_kills = out_of_memory_kills()
         self._socket: socket.socket | None  # until the channel has it
-        self._socket, self._child = self._spawn()
+        self._child: ChildProcess
+        self._socket, self._child = self._spawn() if born is None else (born.socket, born.child)
         self._child.limit(spec.memory_bytes)
         self._watching = asyncio.create_task(self._watch(), name=f"replica {spec.replica}")
         self._watching.add_done_callback(lambda _: on_gone())
@@ -95,6 +114,11 @@ class ProcessReplica:
     @property
     def channel(self) -> WireChannel:
         return self._channel
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The environment that it was started with."""
+        return self._means.env
 
     @property
     def log_tail(self) -> list[str]:
@@ -170,7 +194,13 @@ class ProcessReplica:
             # It ends by itself, after its last lines.
             await asyncio.wait([self._exit], timeout=FAILED_GRACE_S)
             raise self._start_error(answer.phase, answer.message, answer.error_type, answer.traceback)
-        self._ready = msgspec.structs.replace(answer, phases={"launch": launch_s, **answer.phases})
+        self._ready = msgspec.structs.replace(answer, phases={**self._first_phases(launch_s), **answer.phases})
+
+    def _first_phases(self, launch_s: float) -> dict[str, float]:
+        """What came before its own: a whole interpreter's start, or a place found and a fork there."""
+        if self._place_s is None:
+            return {"launch": launch_s}
+        return {"place": self._place_s, "fork": launch_s - self._place_s}
 
     async def _connect(self) -> None:
         ours, self._socket = self._socket, None
@@ -284,6 +314,8 @@ class ProcessReplica:
             return Exit("lost", f"protocol violation: {self._violation}", status)
         if self._kill_words is not None and status != 0:
             return Exit("killed", self._kill_words, status)
+        if status is None and by_itself:
+            return Exit("crashed", "it ended; how is not known, because the zygote that forked it is gone too")
         if status is None or not by_itself:
             return Exit("lost", "it closed its connection and went on running", status)
         words = describe_status(status)

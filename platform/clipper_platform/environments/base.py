@@ -18,11 +18,15 @@ BuildProgress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A built environment. `python` is the interpreter that runs in it."""
+    """A built environment. `python` is the interpreter that runs in it.
+
+    `warm_pool_size`: how many processes that replicas are forked from are kept; None: what the platform's setting says.
+    """
 
     id: EnvironmentId
     python: Path
     path: Path
+    warm_pool_size: int | None = None
 
 
 class EnvironmentBuilder(Protocol):

@@ -1,0 +1,51 @@
+"""Which modules a function's environment brought in: what a zygote of that environment may import ahead of time."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable
+
+__all__ = ["REPORT_VARIABLE", "foreign_modules", "report_modules"]
+
+REPORT_VARIABLE = "CLIP_MODULES_TO"
+"""Environment variable: the file to write the names to, if the platform wants to know them."""
+
+_MAX_MODULES = 4_000
+
+
+def foreign_modules(bundle: str) -> list[str]:
+    """Loaded modules of the environment and of the standard library, in the order of their import; none of the
+    bundle's, which may be another one next time, and none of the runtime's."""
+    roots = tuple(_with_separator(sysconfig.get_paths()[key]) for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+    excluded = _with_separator(os.path.realpath(bundle))
+    found = []
+    for name, module in list(sys.modules.items()):
+        spec = getattr(module, "__spec__", None)
+        origin = getattr(spec, "origin", None)
+        if getattr(spec, "name", None) != name or not isinstance(origin, str):
+            continue  # an alias, or a module that code made up: it cannot be imported by this name
+        if origin.startswith(roots) and not origin.startswith(excluded):
+            found.append(name)
+    return [name for name in found if name.partition(".")[0] not in ("clipper", "clipper_runtime")][:_MAX_MODULES]
+
+
+def report_modules(bundle: str) -> None:
+    """Write the names as JSON to the file that REPORT_VARIABLE names, if it is set. Never raises OSError."""
+    path = os.environ.pop(REPORT_VARIABLE, "")
+    if path:
+        _write(path, foreign_modules(bundle))
+
+
+def _write(path: str, names: Iterable[str]) -> None:
+    try:
+        with open(path, "w") as file:
+            json.dump(list(names), file)
+    except OSError:
+        pass  # a full disk costs the next start time, not this one its life
+
+
+def _with_separator(path: str) -> str:
+    return path.rstrip(os.sep) + os.sep

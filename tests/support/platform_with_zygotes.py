@@ -1,0 +1,48 @@
+"""A platform's process for tests that kill it: a zygote, its spare child, two replicas forked from it and a template
+with one. Prints the pids of the zygote, the template and the replicas, then waits.
+
+Argument: the home directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from clipper.spec import FunctionSpec
+from clipper_platform.backends.process import ProcessBackend
+from tests.support.replicas import Recorder, launch_spec
+from tests.support.waiting import until
+
+APP = """
+import time
+
+def hang() -> None:
+    time.sleep(600)
+"""
+
+
+async def main(home: Path) -> None:
+    backend = ProcessBackend(home, lambda *_: None, warm_pool_size=1)
+    await backend.open()
+    (home / "bundle").mkdir(exist_ok=True)
+    (home / "environment").mkdir(exist_ok=True)
+    (home / "bundle" / "app.py").write_text(APP)
+
+    async def launch(**options: bool) -> int:
+        spec = FunctionSpec.parse("hang", "app:hang", options).to_dict()
+        replica = await backend.launch(launch_spec(home, spec=spec))
+        replica.attach(Recorder())
+        return replica.pid or 0
+
+    await launch()
+    await until(lambda: any(zygote.usable for zygote in backend.warm.zygotes))
+    pids = [await launch(), await launch(), await launch(snapshot=True)]
+    await asyncio.sleep(0.2)  # the spare children are there by now
+    print(backend.instance_id, *[zygote.pid for zygote in backend.warm.zygotes], *pids, flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))
