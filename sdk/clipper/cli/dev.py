@@ -1,0 +1,364 @@
+"""`clip dev`: deploys a directory on every save, and shows what its functions say."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from clipper.cli.options import Directory, Json
+
+if TYPE_CHECKING:
+    from clipper.cli.console import Output, Part
+    from clipper.cli.locating import Place
+    from clipper.control import ControlClient
+    from clipper.project import Project
+
+_SHOWN_FILES = 3
+_LOG_LINES = 20
+_RECONNECT_S = 1.0
+
+
+def dev(directory: Directory = Path("."), json: Json = False) -> None:
+    """Deploy a directory on every save, until Ctrl-C.
+
+    Uses the platform of this machine; where none runs, one of its own that ends with the command. What the functions
+    log is shown as it comes, an error with the file and line where it was raised. At the end the project is as it was
+    before: back at its version, or gone.
+    """
+    from clipper.cli.console import Output
+    from clipper.project import PROJECT_FILE
+
+    out = Output(json=json)
+    if not (directory / PROJECT_FILE).is_file():
+        from clipper.cli.problems import CommandFailed
+
+        raise CommandFailed(
+            f"There is no {PROJECT_FILE} in {directory}", hint="Make a project: clip init DIR", code="invalid_spec"
+        )
+    with ExitStack() as stack:
+        stack.enter_context(_interruptible())
+        try:
+            control, private = stack.enter_context(_platform(out))
+            stack.enter_context(session := _Session(out, control, directory.resolve(), restore=not private))
+            session.run()
+        except KeyboardInterrupt:
+            _say(out, {"event": "stopping"}, ("Stopping", "dim"))
+    raise typer.Exit(0)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does; once that has begun, the same again does not cut it short."""
+    began = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal began
+        if not began:
+            began = True
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _platform(out: Output) -> Iterator[tuple[ControlClient, bool]]:
+    """This machine's platform, or one of our own, and whether it is that. Raises CommandFailed."""
+    from clipper.cli.private import private_platform
+
+    control = _running()
+    if control is not None:
+        with control:
+            url = control.location.url
+            _say(out, {"event": "platform", "url": url, "private": False}, ("Platform ", "dim"), (url, "cyan"))
+            yield control, False
+        return
+    with private_platform() as (control, home):
+        url = control.location.url
+        event = {"event": "platform", "url": url, "private": True, "home": str(home)}
+        _say(out, event, ("Platform ", "dim"), (url, "cyan"), ("  (its own, ends with this command)", "dim"))
+        if not out.json:
+            out.line((f"  in another terminal: export CLIP_HOME={home}", "dim"))
+        yield control, True
+
+
+def _running() -> ControlClient | None:
+    """A client of the platform that runs on this machine, if one does. Raises CommandFailed."""
+    import os
+
+    from clipper.cli.problems import CommandFailed
+    from clipper.control import ControlClient
+    from clipper.errors import PlatformUnreachable
+
+    try:
+        control = ControlClient()
+    except PlatformUnreachable:
+        return None
+    except ValueError as error:
+        raise CommandFailed(str(error), hint="Correct CLIP_URL, or unset it", code="invalid_url") from None
+    try:
+        if not control.location.loopback:
+            raise CommandFailed(
+                f"{control.location.url} is another machine, and clip dev deploys on every save",
+                hint="Unset CLIP_URL to work on this machine, or use clip deploy",
+                code="not_local",
+            )
+        control.info()
+    except PlatformUnreachable as error:
+        control.close()
+        if os.environ.get("CLIP_URL"):
+            raise CommandFailed(
+                f"No platform at {control.location.url}", hint="Start it, or unset CLIP_URL", code=error.code
+            ) from None
+        return None  # the file of one that was killed
+    except BaseException:
+        control.close()
+        raise
+    return control
+
+
+def _say(out: Output, event: Mapping[str, Any], *parts: Part) -> None:
+    """One thing that happened: a line of JSON, or words."""
+    if out.json:
+        out.event({"ts": round(time.time(), 3), **event})
+    else:
+        out.line(*parts)
+
+
+class _Session:
+    """One project's deploys and logs; with `restore`, it leaves the platform as it found it on exit."""
+
+    def __init__(self, out: Output, control: ControlClient, directory: Path, *, restore: bool) -> None:
+        from clipper.cli.watching import Watcher
+
+        self._out = out
+        self._control = control
+        self._directory = directory
+        self._puts_back = restore
+        self._watcher = Watcher(directory)
+        self._before: dict[str, int | None] = {}  # project -> the version that answered when we came
+        self._logs: dict[tuple[str, str], threading.Thread] = {}
+        self._ended = threading.Event()
+        self._heard: set[str] = set()  # what a deploy's replicas said, shown as it came
+        self._talk = threading.Lock()  # deploys and logs take turns on the terminal
+
+    def __enter__(self) -> _Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._puts_back:
+            for project, version in self._before.items():
+                self._restore(project, version)
+
+    def run(self) -> None:
+        """Deploy, wait for a save, for ever."""
+        from clipper.spec import SpecError
+
+        changed: Sequence[str] = ()
+        while True:
+            try:
+                if not changed:
+                    self._watcher.take()
+                self._deploy(changed)
+            except SpecError as error:
+                self._failed(error, None)
+            changed = self._changed()
+
+    def _changed(self) -> list[str]:
+        from clipper.spec import SpecError
+
+        told = ""
+        while True:
+            try:
+                return self._watcher.changed()
+            except SpecError as error:  # the tree cannot be bundled: a link to nothing, a bad pattern
+                if str(error) != told:
+                    told = str(error)
+                    self._failed(error, None)
+                time.sleep(_RECONNECT_S)
+
+    # Deploying
+
+    def _deploy(self, changed: Sequence[str]) -> None:
+        from clipper.deploying import deploy_project
+        from clipper.errors import ClipperError, PlatformUnreachable
+        from clipper.project import load_project
+
+        began = time.monotonic()
+        if changed:
+            shown = ", ".join(changed[:_SHOWN_FILES]) + (" …" if len(changed) > _SHOWN_FILES else "")
+            self._tell({"event": "changed", "files": list(changed)}, (f"· {shown}", "cyan"))
+        self._heard.clear()
+        project = _quick(load_project(self._directory))
+        try:
+            self._remember(project.name)
+            deployment = deploy_project(project, self._control, lambda event: self._hear(project, event))
+        except PlatformUnreachable:
+            raise
+        except ClipperError as error:
+            self._failed(error, project)
+            return
+        self._succeeded(project, deployment, time.monotonic() - began)
+
+    def _remember(self, name: str) -> None:
+        from clipper.errors import NotFound
+
+        if name not in self._before:
+            try:
+                self._before[name] = self._control.project(name).get("version")
+            except NotFound:
+                self._before[name] = None
+
+    def _hear(self, project: Project, event: Mapping[str, Any]) -> None:
+        """Show what a build or a starting replica says, unless the function's log shows it already."""
+        if event.get("kind") != "log":
+            return
+        data = event.get("data") or {}
+        function = str(data.get("function") or "")
+        if function and (project.name, function) in self._logs:
+            return
+        message = str(event.get("message") or "")
+        self._heard.update(message.splitlines())
+        self._record({"function": function or str(event.get("phase")), "message": message})
+
+    def _succeeded(self, project: Project, deployment: Mapping[str, Any], seconds: float) -> None:
+        from clipper.cli.console import OK
+        from clipper.cli.text import duration
+
+        functions = [dict(function) for function in deployment.get("functions") or ()]
+        urls = {str(f["name"]): str(f["url"]) for f in functions}
+        version, same = deployment.get("version"), deployment.get("state") == "unchanged"
+        event = {
+            "event": "unchanged" if same else "deployed", "project": project.name, "version": version,
+            "seconds": round(seconds, 3), "functions": urls,
+        }  # fmt: skip
+        said = f"version {version} answers already" if same else f"version {version} in {duration(seconds)}"
+        self._tell(event, (f"{OK} ", "green"), (project.name, "bold"), f" {said}")
+        for name, url in urls.items():
+            if (project.name, name) not in self._logs:
+                if not self._out.json:
+                    self._out.line("  ", (url, "cyan"))
+                self._follow(project.name, name)
+
+    def _failed(self, error: Exception, project: Project | None) -> None:
+        """What went wrong and where. The version before goes on answering."""
+        from clipper.cli.console import FAIL
+        from clipper.cli.locating import Locator
+        from clipper.cli.problems import advice, as_document
+
+        locator = Locator(self._directory)
+        details = getattr(error, "details", None) or {}
+        lines = [line for entry in details.get("log") or () for line in str(entry).splitlines()]
+        places = locator.places(lines)
+        document = as_document(error)["error"]
+        message = str(document["message"])
+        event = {"event": "failed", "project": project.name if project else None, "error": document}
+        if places:
+            event |= {"file": places[-1].file, "line": places[-1].line}
+        self._tell(event, (f"{FAIL} ", "red bold"), (message, "bold"))
+        if self._out.json:
+            return
+        for line in [line for line in lines if line not in self._heard][-_LOG_LINES:]:
+            self._out.line(("  │ ", "dim"), locator.rewritten(line))
+        for place in places[-1:]:
+            self._point(place)
+        for hint in advice(error):
+            self._out.line(("  → ", "cyan"), hint)
+        self._out.line(("  waiting for the next save", "dim"))
+
+    def _point(self, place: Place) -> None:
+        self._out.line(("  → ", "cyan"), (str(place), "red bold"))
+
+    def _restore(self, name: str, version: int | None) -> None:
+        """The project as it was before: the same version, or none."""
+        from clipper.errors import ClipperError
+
+        try:
+            if version is None:
+                self._control.delete_project(name)
+                said = f"{name} is gone again"
+            elif self._control.project(name).get("version") != version:
+                self._control.rollback(name, version)
+                said = f"{name} is back at version {version}"
+            else:
+                return
+        except ClipperError as error:
+            if error.status == 404:
+                return
+            said = f"{name} could not be put back: {error}"
+        _say(self._out, {"event": "restored", "project": name, "version": version, "message": said}, (said, "dim"))
+
+    # Logs
+
+    def _follow(self, project: str, function: str) -> None:
+        thread = threading.Thread(
+            target=self._follow_log, args=(project, function, time.time()), name=f"log {function}", daemon=True
+        )
+        self._logs[project, function] = thread
+        thread.start()
+
+    def _follow_log(self, project: str, function: str, since: float) -> None:
+        from clipper.cli.locating import Locator
+        from clipper.errors import ClipperError
+
+        locator = Locator(self._directory)
+        while not self._ended.is_set():
+            try:
+                for record in self._control.logs(project, function, since=since, follow=True):
+                    if self._ended.is_set():
+                        return
+                    since = max(since, float(record.get("ts") or 0))
+                    if record.get("stream") != "system":
+                        self._record({**record, "function": function}, locator)
+            except (ClipperError, OSError, RuntimeError):  # the platform is going, or the client was closed
+                pass
+            self._ended.wait(_RECONNECT_S)
+
+    def _record(self, record: Mapping[str, Any], locator: Any = None) -> None:
+        """One record of a log, with the project's own paths, and the place of the error that it ends."""
+        from clipper.cli.locating import Locator
+
+        locator = locator or Locator(self._directory)
+        message = str(record.get("message") or "")
+        with self._talk:
+            lines = message.split("\n")
+            places = locator.places(lines)
+            if self._out.json:
+                _say(self._out, {"event": "log", **record})
+                for place in places:
+                    _say(self._out, {"event": "error", "function": record["function"], **_as_dict(place)})
+                return
+            level = str(record.get("level") or "").lower()
+            style = "red" if level in ("error", "critical") or record.get("stream") == "stderr" else ""
+            for line in lines:
+                self._out.line((f"{record['function']} │ ", "dim"), (locator.rewritten(line), style))
+            for place in places:
+                self._point(place)
+
+    def _tell(self, event: Mapping[str, Any], *parts: Part) -> None:
+        with self._talk:
+            _say(self._out, event, *parts)
+
+
+def _as_dict(place: Place) -> dict[str, Any]:
+    return {"file": place.file, "line": place.line, "in": place.function, "message": place.message}
+
+
+def _quick(project: Project) -> Project:
+    """A developer waits for each deploy: no canary, and nothing is kept warm. Smoke calls stay."""
+    deploy = type(project.deploy)(keep_previous_s=0.0, smoke=project.deploy.smoke)
+    return replace(project, deploy=deploy)

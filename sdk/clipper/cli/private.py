@@ -1,0 +1,117 @@
+"""A platform for one command: started beside it, in a home of its own, and gone with it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from clipper.control import ControlClient
+
+__all__ = ["private_platform"]
+
+STOP_TIMEOUT_S: Final = 15.0
+_PR_SET_PDEATHSIG: Final = 1
+
+
+@contextmanager
+def private_platform() -> Iterator[tuple[ControlClient, Path]]:
+    """A client of a platform that lives as long as the block, and its home, which is removed after it.
+
+    Environments are kept in the user's own home, so that they are built once. Raises CommandFailed.
+    """
+    from clipper.control import ControlClient
+    from clipper.location import home_directory
+
+    home = Path(tempfile.mkdtemp(prefix="clip-dev-"))
+    process: subprocess.Popen[str] | None = None
+    try:
+        with (home / "platform.log").open("w") as log:
+            process = _start(home, home_directory() / "dev-environments", log.fileno())
+        url = _listening(process, home / "platform.log")
+        with ControlClient(url, (home / "api_key").read_text(encoding="utf-8").strip()) as control:
+            yield control, home
+    finally:
+        if process is not None:
+            _stop(process)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _start(home: Path, environments: Path, log: int) -> subprocess.Popen[str]:
+    # What the user set for another platform, its address and its store above all, is not for this one.
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("CLIP_")}
+    arguments = ["up", "--home", str(home), "--port", "0", "--log-level", "warning", "--json"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "clipper.cli.main", *arguments],
+        env={**kept, "CLIP_ENVIRONMENTS": str(environments)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        start_new_session=True,  # Ctrl-C in the terminal is for the command, which then ends the platform
+        preexec_fn=_end_with(os.getpid()) if sys.platform == "linux" else None,
+    )
+
+
+def _end_with(parent: int) -> Callable[[], None]:
+    """Run in the child before it becomes the platform: if the command is killed, the platform ends with it."""
+    libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork, where it is safe
+
+    def prepare() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)  # it was killed before that
+
+    return prepare
+
+
+def _listening(process: subprocess.Popen[str], log: Path) -> str:
+    """The address from its first line. Raises CommandFailed with what it said instead."""
+    from clipper.cli.problems import CommandFailed
+
+    line = process.stdout.readline() if process.stdout is not None else ""
+    try:
+        told = json.loads(line)
+        return str(told["url"])
+    except (ValueError, KeyError, TypeError):
+        rest = process.stdout.read() if process.stdout is not None else ""
+        process.wait(STOP_TIMEOUT_S)
+        said = (line + rest + log.read_text(encoding="utf-8", errors="replace")).strip().splitlines()
+        message, hint = _told_error(line + rest)
+        raise CommandFailed(
+            f"A platform could not be started: {message or 'it ended at once'}",
+            hint=hint or "`clip up` shows why",
+            code="platform_failed",
+            log=said[-20:],
+        ) from None
+
+
+def _told_error(text: str) -> tuple[str, str]:
+    try:
+        error = json.loads(text)["error"]
+        return str(error["message"]), str(error.get("hint", ""))
+    except (ValueError, KeyError, TypeError):
+        return "", ""
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Let it drain, then end it. Its replicas end with it in both cases."""
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
