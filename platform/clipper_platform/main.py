@@ -23,11 +23,13 @@ import uvloop
 from clipper_platform import logs
 from clipper_platform.backends.process import ProcessBackend
 from clipper_platform.clock import Clock, SystemClock
+from clipper_platform.control.autoscaler import Autoscaler
 from clipper_platform.control.collector import LogStore
 from clipper_platform.control.deployer import Deployer
 from clipper_platform.control.events import EventLog
 from clipper_platform.control.keyring import Keyring
 from clipper_platform.control.pins import Pins
+from clipper_platform.control.policies import Policies
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.rollout import Rollout
 from clipper_platform.environments.venv import VenvBuilder
@@ -40,12 +42,14 @@ from clipper_platform.gateway.invoke import InvokeService, invoke_routes
 from clipper_platform.gateway.lifecycle import Lifecycle
 from clipper_platform.gateway.services import Services
 from clipper_platform.metrics import Metrics
+from clipper_platform.serving.base import Target
 from clipper_platform.serving.cache import SharedResults
 from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.settings import Settings
 from clipper_platform.store.artifacts import ArtifactStore
 from clipper_platform.store.base import MetadataStore
 from clipper_platform.store.sqlite import SqliteStore
+from clipper_platform.tuning import tune
 
 __all__ = ["run"]
 
@@ -156,6 +160,7 @@ class Platform:
             stack.callback((self.settings.home / "platform.json").unlink, missing_ok=True)
             async with asyncio.TaskGroup() as group:
                 restoring = group.create_task(self._restore(restore, lifecycle), name="restore")
+                tune()
                 on_listening(url=self.url)
                 logger.info("listening", extra={"url": self.url})
                 await server.serve(sockets=[self.listener])
@@ -199,6 +204,7 @@ class Platform:
             clock=clock,
             url=self.url,
             on_dropped=lambda function, lines: metrics.log_dropped.child(function.path).inc(lines),
+            warm_pool_size=settings.warm_pool_size,
         )
         await stack.enter_async_context(opened(backend))
         dispatcher = Dispatcher(
@@ -211,7 +217,14 @@ class Platform:
             shared_results=await open_shared_results(settings, clock, stack),
         )
         stack.push_async_callback(dispatcher.close)
-        rollout = Rollout(registry, artifacts, environments, dispatcher)
+        policies, autoscaler = await self._scaling(registry, store, dispatcher, events, metrics)
+        rollout = Rollout(
+            registry,
+            artifacts,
+            environments,
+            dispatcher,
+            policy_of=lambda id, spec: policies.of(id.project, id.function, spec.autoscaling),
+        )
         deployer = Deployer(
             registry=registry,
             artifacts=artifacts,
@@ -231,7 +244,22 @@ class Platform:
             trouble=deployer.trouble,
         )
         stack.push_async_callback(pins.close)
-        await stack.enter_async_context(background({"pinned versions": pins.watch()}))
+        await stack.enter_async_context(
+            background(
+                {
+                    "pinned versions": pins.watch(),
+                    "autoscaler": autoscaler.run(),
+                    "applied policies": policies.watch(
+                        lambda project, function: events.record(
+                            project,
+                            "policy",
+                            f"the policy applied to {function} ends: the version that answers declares another one",
+                            function=function,
+                        )
+                    ),
+                }
+            )
+        )
 
         policy = edge_policy(settings)
         access = Access(keyring, open_invoke=policy.loopback)
@@ -251,6 +279,8 @@ class Platform:
             logs=log_store,
             artifacts=artifacts,
             dispatcher=dispatcher,
+            policies=policies,
+            autoscaler=autoscaler,
             lifecycle=lifecycle,
             clock=clock,
             metrics_render=metrics.render,
@@ -264,6 +294,33 @@ class Platform:
             extra_routes=invoke_routes(invoke, body_timeout_s=settings.body_timeout_s),
         )
         return services, invoke, deployer.restore
+
+    async def _scaling(
+        self, registry: Registry, store: MetadataStore, dispatcher: Dispatcher, events: EventLog, metrics: Metrics
+    ) -> tuple[Policies, Autoscaler]:
+        """The applied policies and the autoscaler, which has the replicas of whatever the dispatcher runs."""
+        policies = Policies(registry, store, self.clock)
+        await policies.load()
+        autoscaler = Autoscaler(
+            dispatcher,
+            clock=self.clock,
+            events=events,
+            count=lambda path, rule: metrics.scaling_decisions.child(path, rule).inc(),
+            policy_of=lambda id, spec: policies.of(id.project, id.function, spec.autoscaling),
+            on_error=metrics.loop_errors.child("autoscaler").inc,
+        )
+        policies.on_change(autoscaler.policy_changed)
+
+        def lane_changed(target: Target, runs: bool) -> None:
+            if runs:
+                autoscaler.appeared(target.id, target.spec)
+                return
+            autoscaler.gone(target.id)
+            if registry.current(target.id.project) is None:
+                policies.forget(target.id.project)
+
+        dispatcher.on_lane = lane_changed
+        return policies, autoscaler
 
     def _server(self, services: Services, invoke: InvokeService) -> _Server:
         options = FastPathOptions(

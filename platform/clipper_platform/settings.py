@@ -37,6 +37,7 @@ class Settings:
     max_bundle_bytes: int = 256 * MiB
     max_queued_total: int = 20_000
     cache_bytes: int = 64 * MiB
+    warm_pool_size: int = 0  # processes per environment that replicas are forked from, where it does not say itself
     body_timeout_s: float = 60.0  # a client that takes longer to send its body gets a 408
     shutdown_timeout_s: float = 30.0
 
@@ -96,6 +97,8 @@ class Settings:
         for key in ("max_body_bytes", "max_bundle_bytes", "max_queued_total"):
             if getattr(self, key) < 1:
                 raise InvalidSpec(f"{key} = {getattr(self, key)} is not allowed: at least 1", key=key)
+        if not 0 <= self.warm_pool_size <= 16:
+            raise InvalidSpec(f"warm_pool_size = {self.warm_pool_size} is not allowed: 0 to 16", key="warm_pool_size")
         if self.max_body_bytes > 64 * MiB:
             raise InvalidSpec(
                 "max_body_bytes is at most 64 MiB: a frame to a replica holds a body", key="max_body_bytes"

@@ -177,6 +177,23 @@ class ControlClient:
         """The routed version's environment and effective options."""
         return self._get(f"{API}/projects/{_segment(name)}/config")
 
+    def policy(self, project: str, function: str) -> dict[str, Any]:
+        """The autoscaling policy that counts, and whether it was deployed or applied."""
+        return self._get(f"{_function(project, function)}/policy")
+
+    def put_policy(self, project: str, function: str, policy: Mapping[str, Any], digest: str = "") -> dict[str, Any]:
+        """Apply a policy now. Raises InvalidSpec."""
+        body = {"policy": dict(policy), "digest": digest}
+        return self._send("PUT", f"{_function(project, function)}/policy", body)
+
+    def delete_policy(self, project: str, function: str) -> dict[str, Any]:
+        """Return to the deployed policy. Raises NotFound where none was applied."""
+        return self._send("DELETE", f"{_function(project, function)}/policy")
+
+    def decisions(self, project: str, function: str) -> dict[str, Any]:
+        """The latest scaling decision, and the last changes of the number of replicas."""
+        return self._get(f"{_function(project, function)}/decisions")
+
     def logs(
         self,
         project: str,
@@ -292,6 +309,10 @@ class ControlClient:
                 for line in reader.feed(piece):
                     if line.strip():
                         yield _object(codec.decode_json(line))
+
+
+def _function(project: str, function: str) -> str:
+    return f"{API}/projects/{_segment(project)}/functions/{_segment(function)}"
 
 
 def _segment(text: str) -> str:

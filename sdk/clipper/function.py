@@ -42,14 +42,19 @@ class FunctionOptions(TypedDict, total=False):
     memory_bytes: int | None
     max_invocations: int | None
     public: bool
+    snapshot: bool
     autoscaling: Mapping[str, Any]
     target_queue_depth: float
+    target_ongoing_requests: float | None
     min_replicas: int
     max_replicas: int
     buffer_replicas: int
+    max_scale_up_rate: float
+    max_scale_down_rate: float
     upscale_delay_s: float
     downscale_delay_s: float
     downscale_to_zero_delay_s: float
+    keep_alive: str
     stable_window_s: float
     panic_window_s: float
     panic_threshold: float

@@ -23,7 +23,7 @@ import pathspec
 
 from clipper.spec import SpecError
 
-__all__ = ["ALWAYS_IGNORED", "Bundle", "Limits", "bundle_directory", "bundle_files"]
+__all__ = ["ALWAYS_IGNORED", "Bundle", "Limits", "bundle_directory", "bundle_files", "file_stamps"]
 
 IGNORE_FILES: Final = (".gitignore", ".clipignore")
 
@@ -107,6 +107,28 @@ def bundle_directory(directory: str | Path, *, limits: Limits | None = None) -> 
 def bundle_files(files: Mapping[str, bytes], *, limits: Limits | None = None) -> Bundle:
     """A bundle of contents in memory, by path."""
     return _pack(sorted(_Member(path, data, len(data)) for path, data in files.items()), limits or Limits())
+
+
+def file_stamps(directory: str | Path) -> dict[str, tuple[int, int]] | None:
+    """Path → (size in bytes, time of the last change in ns) of the files that a bundle of `directory` would hold.
+
+    None while files come and go. Raises SpecError as `bundle_directory` does. It also holds the ignore files, which
+    are in no bundle but decide what is.
+    """
+    root = Path(directory).resolve()
+    stamps: dict[str, tuple[int, int]] = {}
+    try:
+        for member in _members(root):
+            if isinstance(member.source, Path):
+                found = member.source.stat()
+                stamps[member.path] = (found.st_size, found.st_mtime_ns)
+        for name in IGNORE_FILES:
+            if (root / name).is_file():
+                found = (root / name).stat()
+                stamps[name] = (found.st_size, found.st_mtime_ns)
+    except (_Changed, OSError):
+        return None
+    return stamps
 
 
 # Which files

@@ -9,7 +9,7 @@ import inspect
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from clipper.discovery import Discovered, SourceModule, read_module
 from clipper.spec import (
     ENTRYPOINT_PATTERN,
     AutoscalingPolicy,
+    DeploySpec,
     EnvironmentSpec,
     FunctionSpec,
     Manifest,
@@ -45,10 +46,18 @@ class Project:
     environment: EnvironmentSpec
     functions: tuple[FunctionSpec, ...]
     provenance: Mapping[str, Mapping[str, str]]
+    deploy: DeploySpec = field(default_factory=DeploySpec)
+    deploy_provenance: Mapping[str, str] = field(default_factory=dict)  # as `provenance` does, for keys of `deploy`
 
     def manifest(self, bundle_digest: str) -> Manifest:
         """What to ask the platform for. Raises SpecError for a digest that is none."""
-        made = Manifest(project=self.name, bundle=bundle_digest, environment=self.environment, functions=self.functions)
+        made = Manifest(
+            project=self.name,
+            bundle=bundle_digest,
+            environment=self.environment,
+            functions=self.functions,
+            deploy=self.deploy,
+        )
         return Manifest.from_dict(made.to_dict())
 
 
@@ -56,7 +65,7 @@ def load_project(directory: str | Path) -> Project:
     """Read and validate the project in `directory`. Raises SpecError naming the file, the key and the fix."""
     directory = Path(directory).resolve()
     table = _read_table(directory)
-    _check_keys(table, ("name", "environment", "functions"), PROJECT_FILE)
+    _check_keys(table, ("name", "environment", "functions", "deploy"), PROJECT_FILE)
     if "name" not in table:
         raise SpecError(f'name is missing: write name = "{_suggested_name(directory)}"', where=PROJECT_FILE, key="name")
     name = check_name(table["name"], "project", where=PROJECT_FILE)
@@ -78,6 +87,12 @@ def load_project(directory: str | Path) -> Project:
         environment=environment,
         functions=tuple(spec for spec, _ in merged),
         provenance={spec.name: origin for spec, origin in merged},
+        deploy=DeploySpec.parse(
+            table.get("deploy", {}), [spec.name for spec, _ in merged], where=f"{PROJECT_FILE} [deploy]"
+        ),
+        deploy_provenance={
+            f.name: PROJECT_FILE if f.name in table.get("deploy", {}) else "default" for f in fields(DeploySpec)
+        },
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, get_args, get_type_hints
 
 __all__ = [
     "AutoscalingPolicy",
+    "DeploySpec",
     "EnvironmentSpec",
     "FunctionSpec",
     "Manifest",
@@ -25,6 +26,8 @@ __all__ = [
 
 BatchPolicy = Literal["aimd", "latency_model", "static", "none"]
 OnBatchError = Literal["bisect", "fail"]
+KeepAlive = Literal["fixed", "learnt"]
+DeployStrategy = Literal["rolling", "canary", "recreate"]
 
 # Names are path segments, metric labels and directory names: one conservative alphabet serves all three.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
@@ -148,12 +151,9 @@ class Schedule:
         for key in ("cron", "duration_s", "min_replicas"):
             if key not in values:
                 raise SpecError(f"{key} is missing", where=where, key=key)
-        if len(values["cron"].split()) != 5:
-            raise SpecError(
-                f"cron = {_shown(values['cron'])} must have five fields: minute hour day-of-month month day-of-week",
-                where=where,
-                key="cron",
-            )
+        _check_cron(values["cron"], where)
+        if "timezone" in values:
+            _check_timezone(values["timezone"], where)
         made = cls(**values)
         if made.max_replicas is not None and made.min_replicas > made.max_replicas:
             raise SpecError(
@@ -164,17 +164,83 @@ class Schedule:
         return made
 
 
+# What a field of a cron expression may say: its name, its range, and the names of its values from the lowest on.
+_CRON_FIELDS = (
+    ("minute", 0, 59, ""),
+    ("hour", 0, 23, ""),
+    ("day-of-month", 1, 31, ""),
+    ("month", 1, 12, "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC"),
+    ("day-of-week", 0, 7, "SUN MON TUE WED THU FRI SAT"),
+)
+_CRON_TERM = re.compile(r"(?P<low>\*|\w+)(?:-(?P<high>\w+))?(?:/(?P<step>[1-9]\d{0,3}))?\Z", re.ASCII)
+
+
+def _check_cron(cron: str, where: str) -> None:
+    parts = cron.split()
+    if len(parts) != len(_CRON_FIELDS):
+        raise SpecError(
+            f"cron = {_shown(cron)} must have five fields: minute hour day-of-month month day-of-week",
+            where=where,
+            key="cron",
+        )
+    for text, (name, low, high, words) in zip(parts, _CRON_FIELDS, strict=True):
+        if not all(_cron_term(term, low, high, words.split()) for term in text.split(",")):
+            named = f" or names ({words.split()[0]} to {words.split()[-1]})" if words else ""
+            raise SpecError(
+                f"cron = {_shown(cron)} is not allowed: the {name} {_shown(text)} must be *, or numbers from {low} to "
+                f"{high}{named}, as in {low},{high} or {low}-{high} or */2",
+                where=where,
+                key="cron",
+            )
+
+
+def _cron_term(term: str, low: int, high: int, words: list[str]) -> bool:
+    found = _CRON_TERM.match(term)
+    if found is None or (found["low"] == "*" and found["high"] is not None):
+        return False
+    ends = []
+    for text in (found["low"], found["high"]):
+        if text is None or text == "*":
+            continue
+        if text in words:
+            ends.append(low + words.index(text))
+        elif text.isdecimal() and len(text) < 3 and low <= int(text) <= high:
+            ends.append(int(text))
+        else:
+            return False
+    return ends == sorted(ends)
+
+
+def _check_timezone(name: str, where: str) -> None:
+    from zoneinfo import ZoneInfo, available_timezones  # read from disk, and needed only for schedules
+
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, LookupError):  # ZoneInfoNotFoundError is a LookupError
+        guess = nearest(
+            name.rpartition("/")[2], ends := {z.rpartition("/")[2].lower(): z for z in available_timezones()}
+        )
+        hint = f"did you mean {ends[guess]!r}?" if guess else 'write a name as in "Europe/Berlin"'
+        raise SpecError(
+            f"timezone = {_shown(name)} is not a time zone that is known here; {hint}", where=where, key="timezone"
+        ) from None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoscalingPolicy:
     """How many replicas a function gets. Durations in seconds, depth in invocations per replica."""
 
     target_queue_depth: float = 4.0
+    target_ongoing_requests: float | None = None  # None: target_queue_depth counts
     min_replicas: int = 0
     max_replicas: int = 8
     buffer_replicas: int = 0
+    max_scale_up_rate: float = 1000.0
+    max_scale_down_rate: float = 2.0
     upscale_delay_s: float = 0.0
     downscale_delay_s: float = 30.0
     downscale_to_zero_delay_s: float = 300.0
+    keep_alive: KeepAlive = "fixed"
     stable_window_s: float = 60.0
     panic_window_s: float = 6.0
     panic_threshold: float = 2.0
@@ -185,7 +251,7 @@ class AutoscalingPolicy:
         """A policy from a TOML table. Raises SpecError on an unknown key, a wrong type or a contradiction."""
         if not isinstance(table, Mapping):
             raise SpecError("autoscaling must be a table or the name of a TOML file", where=where, key="autoscaling")
-        table = dict(table)
+        table = {k: v for k, v in table.items() if v is not None or k not in _OPTIONAL_POLICY}
         schedules = table.pop("schedule", [])
         if not isinstance(schedules, (list, tuple)):
             raise SpecError("schedule must be an array of tables: [[schedule]]", where=where, key="schedule")
@@ -194,6 +260,10 @@ class AutoscalingPolicy:
         made = cls(**values, schedule=parsed)
         made._check_contradictions(where)
         return made
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every key, in the form that `parse` takes; a schedule only where there is one."""
+        return _policy_dict(self)
 
     def _check_contradictions(self, where: str) -> None:
         if self.min_replicas > self.max_replicas:
@@ -209,6 +279,27 @@ class AutoscalingPolicy:
                 "the panic window must be the shorter one",
                 where=where,
                 key="panic_window_s",
+            )
+        if self.target_ongoing_requests is not None and self.target_queue_depth != type(self)().target_queue_depth:
+            raise SpecError(
+                "target_queue_depth and target_ongoing_requests are two ways to say how much a replica should have: "
+                "queued and running invocations, or running ones alone; keep one",
+                where=where,
+                key="target_ongoing_requests",
+            )
+        if self.buffer_replicas > self.max_replicas:
+            raise SpecError(
+                f"buffer_replicas = {self.buffer_replicas} is above max_replicas = {self.max_replicas}: so many can "
+                "never be kept; raise max_replicas or lower buffer_replicas",
+                where=where,
+                key="buffer_replicas",
+            )
+        if self.keep_alive == "learnt" and min([self.min_replicas, *(s.min_replicas for s in self.schedule)]) > 0:
+            raise SpecError(
+                f'keep_alive = "learnt" has no meaning with min_replicas = {self.min_replicas}: the last replica is '
+                "never taken away; set min_replicas = 0",
+                where=where,
+                key="keep_alive",
             )
         for schedule in self.schedule:
             ceiling = schedule.max_replicas if schedule.max_replicas is not None else self.max_replicas
@@ -230,16 +321,23 @@ _SCHEDULE_RULES: dict[str, _Rule] = {
 
 _POLICY_RULES: dict[str, _Rule] = {
     "target_queue_depth": _Rule(float, above=0, high=100_000),
+    "target_ongoing_requests": _Rule(float, above=0, high=100_000),
     "min_replicas": _COUNT,
     "max_replicas": _POSITIVE_COUNT,
     "buffer_replicas": _COUNT,
+    "max_scale_up_rate": _Rule(float, above=1, high=100_000),
+    "max_scale_down_rate": _Rule(float, above=1, high=100_000),
     "upscale_delay_s": _SECONDS,
     "downscale_delay_s": _SECONDS,
     "downscale_to_zero_delay_s": _SECONDS,
+    "keep_alive": _Rule(str, choices=get_args(KeepAlive)),
     "stable_window_s": _POSITIVE_SECONDS,
     "panic_window_s": _POSITIVE_SECONDS,
     "panic_threshold": _Rule(float, low=1, high=1000),
 }
+
+# Keys of a policy for which None means "leave the default".
+_OPTIONAL_POLICY = frozenset(f.name for f in fields(AutoscalingPolicy) if f.default is None)
 
 
 def _checked(
@@ -281,6 +379,7 @@ class FunctionSpec:
     memory_bytes: int | None = None
     max_invocations: int | None = None  # a replica is recycled after so many
     public: bool = False
+    snapshot: bool = False  # replicas are forked from a process that has run the setup already
     autoscaling: AutoscalingPolicy = AutoscalingPolicy()
 
     @property
@@ -360,9 +459,9 @@ class FunctionSpec:
             raise SpecError("schedule must be an array of tables: [[schedule]]", where=where, key="schedule")
         for index, schedule in enumerate(schedules):
             Schedule.parse(schedule, where=f"{where} [[schedule]] {index + 1}")
-        policy = {k: v for k, v in policy.items() if k != "schedule"}
+        policy = {k: v for k, v in policy.items() if k != "schedule" and (v is not None or k not in _OPTIONAL_POLICY)}
         _checked(policy, _POLICY_RULES, where, also=("schedule",))
-        table = {k: v for k, v in table.items() if v is not None or k not in _OPTIONAL}
+        table = {k: v for k, v in table.items() if v is not None or k not in _OPTIONAL | _OPTIONAL_POLICY}
         known = [name for name in cls.option_names() if name != "entrypoint"]
         _checked(table, {**_FUNCTION_RULES, **_POLICY_RULES}, where, also=known)
 
@@ -428,11 +527,11 @@ def _policy_dict(policy: AutoscalingPolicy) -> dict[str, Any]:
 _MAX_JSON_DEPTH = 32
 
 
-def _json_value(value: object, where: str, depth: int = 0) -> Any:
+def _json_value(value: object, where: str, depth: int = 0, key: str = "default_output") -> Any:
     """`value` if JSON can carry it: `default_output` travels in the manifest and is an answer. Raises SpecError."""
 
     def refuse(why: str) -> SpecError:
-        return SpecError(f"default_output is not allowed: {why}", where=where, key="default_output")
+        return SpecError(f"{key} is not allowed: {why}", where=where, key=key)
 
     if value is None or isinstance(value, (bool, str)):
         return value
@@ -447,12 +546,12 @@ def _json_value(value: object, where: str, depth: int = 0) -> Any:
     if depth >= _MAX_JSON_DEPTH:
         raise refuse(f"it is nested deeper than {_MAX_JSON_DEPTH} levels")
     if isinstance(value, (list, tuple)):
-        return [_json_value(item, where, depth + 1) for item in value]
+        return [_json_value(item, where, depth + 1, key) for item in value]
     if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise refuse(f"the key {_shown(key)} is not a string")
-        return {key: _json_value(item, where, depth + 1) for key, item in value.items()}
+        for name in value:
+            if not isinstance(name, str):
+                raise refuse(f"the key {_shown(name)} is not a string")
+        return {name: _json_value(item, where, depth + 1, key) for name, item in value.items()}
     raise refuse(f"JSON has no form of {_shown(value)}")
 
 
@@ -475,10 +574,15 @@ _FUNCTION_RULES: dict[str, _Rule] = {
     "memory_bytes": _Rule(int, low=16 * 1024 * 1024),
     "max_invocations": _Rule(int, low=1),
     "public": _Rule(bool),
+    "snapshot": _Rule(bool),
 }
 
 # Keys for which None (as in a decorator) means "leave the default".
 _OPTIONAL = frozenset(f.name for f in fields(FunctionSpec) if f.default is None)
+
+
+_ENVIRONMENT_KEYS = ("python", "requirements", "exclude", "warm_pool_size")
+_ENVIRONMENT_RULES: dict[str, _Rule] = {"warm_pool_size": _Rule(int, low=0, high=16)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -486,12 +590,15 @@ class EnvironmentSpec:
     """Python version ("3.11", or None for the platform's own) and requirement lines as pip reads them.
 
     `exclude` names packages that are left out even where a requirement depends on them: a package that carries a
-    model's weights may ask for a framework of several gigabytes that the function has no use for.
+    model's weights may ask for a framework of several gigabytes that the function has no use for. `warm_pool_size`
+    processes with the environment's modules loaded wait to become replicas (None: as the platform's setting says); it
+    is no part of what is installed.
     """
 
     python: str | None = None
     requirements: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    warm_pool_size: int | None = None
 
     @classmethod
     def parse(cls, table: object, *, where: str = "[environment]") -> Self:
@@ -499,8 +606,8 @@ class EnvironmentSpec:
         if not isinstance(table, Mapping):
             raise SpecError("environment must be a table", where=where, key="environment")
         for key in table:
-            if key not in ("python", "requirements", "exclude"):
-                raise _unknown_key(_key(key), ("python", "requirements", "exclude"), where)
+            if key not in _ENVIRONMENT_KEYS:
+                raise _unknown_key(_key(key), _ENVIRONMENT_KEYS, where)
         python = table.get("python")
         if python is not None and (not isinstance(python, str) or not PYTHON_PATTERN.match(python)):
             raise SpecError(
@@ -524,16 +631,20 @@ class EnvironmentSpec:
                 where=where,
                 key="exclude",
             )
+        warm = {"warm_pool_size": size} if (size := table.get("warm_pool_size")) is not None else {}
         return cls(
             python=python,
             requirements=tuple(_requirement(line, where) for line in lines if line.strip()),
             exclude=tuple(sorted(exclude)),
+            warm_pool_size=_checked(warm, _ENVIRONMENT_RULES, where).get("warm_pool_size"),
         )
 
     def to_dict(self) -> dict[str, Any]:
         out: dict[str, Any] = {"python": self.python, "requirements": list(self.requirements)}
         if self.exclude:
             out["exclude"] = list(self.exclude)
+        if self.warm_pool_size is not None:
+            out["warm_pool_size"] = self.warm_pool_size
         return out
 
 
@@ -557,6 +668,99 @@ def _requirement(line: str, where: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeploySpec:
+    """How a new version takes over from the one before. Times in seconds, `steps` in percent of the calls.
+
+    `smoke` gives functions by name the JSON arguments of a call that the new version must answer before it gets any
+    traffic.
+    """
+
+    strategy: DeployStrategy = "rolling"
+    keep_previous_s: float = 60.0  # how long the replaced version stays warm for a rollback; 0: it drains at once
+    steps: tuple[int, ...] = (10, 50, 100)
+    step_s: float = 60.0
+    max_error_rate_increase: float = 0.02  # share of 5xx answers, above the old version's
+    max_p99_ratio: float = 2.0  # to the old version's
+    min_samples: int = 50  # answers in a step before the new version is judged
+    smoke: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def parse(cls, table: object, functions: Iterable[str], *, where: str = "[deploy]") -> Self:
+        """From a TOML table, for a project with these functions. Raises SpecError."""
+        if not isinstance(table, Mapping):
+            raise SpecError("deploy must be a table", where=where, key="deploy")
+        table = dict(table)
+        smoke = _smoke(table.pop("smoke", {}), tuple(functions), where)
+        steps = _steps(table.pop("steps"), where) if "steps" in table else None
+        values = _checked(table, _DEPLOY_RULES, where, also=("steps", "smoke"))
+        if steps is not None:
+            values["steps"] = steps
+        made = cls(**values, smoke=smoke)
+        for key in values:
+            if key in _CANARY_KEYS and made.strategy != "canary":
+                raise SpecError(f'{key} needs strategy = "canary"', where=where, key=key)
+        if made.strategy == "recreate" and values.get("keep_previous_s"):
+            raise SpecError(
+                'keep_previous_s has no meaning with strategy = "recreate": the old version is stopped first',
+                where=where,
+                key="keep_previous_s",
+            )
+        return made
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys that differ from their defaults, in the form that `parse` takes."""
+        default = DeploySpec()
+        changed = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed = {key: value for key, value in changed.items() if value != getattr(default, key)}
+        return {key: list(value) if key == "steps" else value for key, value in changed.items()}
+
+
+_CANARY_KEYS = frozenset({"steps", "step_s", "max_error_rate_increase", "max_p99_ratio", "min_samples"})
+
+_DEPLOY_RULES: dict[str, _Rule] = {
+    "strategy": _Rule(str, choices=get_args(DeployStrategy)),
+    "keep_previous_s": _Rule(float, low=0, high=86_400),
+    "step_s": _Rule(float, above=0, high=86_400),
+    "max_error_rate_increase": _Rule(float, low=0, high=1),
+    "max_p99_ratio": _Rule(float, low=1, high=1000),
+    "min_samples": _Rule(int, low=1, high=1_000_000),
+}
+
+
+def _steps(value: object, where: str) -> tuple[int, ...]:
+    whole = isinstance(value, (list, tuple)) and all(type(step) is int and 1 <= step <= 100 for step in value)
+    steps = tuple(value) if whole and isinstance(value, (list, tuple)) else ()
+    if not steps or steps[-1] != 100 or list(steps) != sorted(set(steps)):
+        raise SpecError(
+            f"steps = {_shown(value)} is not allowed: write growing whole percentages that end with 100, "
+            "as in [10, 50, 100]",
+            where=where,
+            key="steps",
+        )
+    return steps
+
+
+def _smoke(table: object, functions: tuple[str, ...], where: str) -> dict[str, Any]:
+    if not isinstance(table, Mapping):
+        raise SpecError("smoke must be a table of functions: [deploy.smoke]", where=where, key="smoke")
+    for name, arguments in table.items():
+        if name not in functions:
+            raise SpecError(
+                f"smoke names no function of the project: {_unknown_key(_key(name), functions, '').message}",
+                where=where,
+                key="smoke",
+            )
+        if not isinstance(arguments, Mapping):
+            raise SpecError(
+                f"smoke.{name} = {_shown(arguments)} is not allowed: write the call's arguments as a table, "
+                f'as in {name} = {{ text = "hello" }}',
+                where=where,
+                key="smoke",
+            )
+    return {name: _json_value(arguments, where, key=f"smoke.{name}") for name, arguments in table.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What one deploy asks for: the project, its bundle by digest, its environment and its functions."""
 
@@ -564,6 +768,7 @@ class Manifest:
     bundle: str  # "sha256:" + 64 hexadecimal digits
     environment: EnvironmentSpec
     functions: tuple[FunctionSpec, ...]
+    deploy: DeploySpec = DeploySpec()
 
     @classmethod
     def from_dict(cls, table: object) -> Self:
@@ -572,8 +777,8 @@ class Manifest:
             raise SpecError("the manifest must be an object", where="manifest")
         known = ("project", "bundle", "environment", "functions")
         for key in table:
-            if key not in known:
-                raise _unknown_key(_key(key), known, "manifest")
+            if key not in (*known, "deploy"):
+                raise _unknown_key(_key(key), (*known, "deploy"), "manifest")
         for key in known:
             if key not in table:
                 raise SpecError(f"{key} is missing", where="manifest", key=key)
@@ -591,20 +796,27 @@ class Manifest:
                 raise SpecError(f"function {spec.name!r} is declared twice", where="manifest", key="functions")
             seen.add(spec.name)
         environment = EnvironmentSpec.parse(table["environment"], where="manifest environment")
-        return cls(project=table["project"], bundle=bundle, environment=environment, functions=functions)
+        deploy = DeploySpec.parse(table.get("deploy", {}), [s.name for s in functions], where="manifest deploy")
+        return cls(project=table["project"], bundle=bundle, environment=environment, functions=functions, deploy=deploy)
 
     def to_dict(self) -> dict[str, Any]:
+        deploy = self.deploy.to_dict()
         return {
             "project": self.project,
             "bundle": self.bundle,
             "environment": self.environment.to_dict(),
             "functions": [spec.to_dict() for spec in self.functions],
+            **({"deploy": deploy} if deploy else {}),
         }
 
 
 def option_limits() -> dict[str, str]:
-    """What each key with a checked range accepts, in words: function keys, then the policy's, then a schedule's."""
-    return {key: rule.words() for key, rule in {**_FUNCTION_RULES, **_POLICY_RULES, **_SCHEDULE_RULES}.items()}
+    """What each key with a checked range accepts, in words: function keys, then the policy's, a schedule's,
+    an environment's."""
+    return {
+        key: rule.words()
+        for key, rule in {**_FUNCTION_RULES, **_POLICY_RULES, **_SCHEDULE_RULES, **_ENVIRONMENT_RULES}.items()
+    }
 
 
 def option_types() -> dict[str, Any]:

@@ -161,7 +161,7 @@ def test_the_shell_completes_names_from_the_platform(
 
 def test_the_shell_completes_commands() -> None:
     asked = {"_CLIP_COMPLETE": "complete_bash", "COMP_WORDS": "clip de", "COMP_CWORD": "1"}
-    assert clip_process(env=asked).out.split() == ["deploy", "delete"]
+    assert clip_process(env=asked).out.split() == ["deploy", "dev", "delete"]
 
 
 def test_completion_can_be_shown_for_a_shell() -> None:

@@ -42,10 +42,12 @@ SCHEDULES = st.builds(
 
 POLICIES = st.builds(
     AutoscalingPolicy,
-    target_queue_depth=st.floats(0.1, 1000),
+    target_ongoing_requests=st.none() | st.floats(0.1, 1000),
     min_replicas=st.integers(0, 4),
     max_replicas=st.integers(4, 100),
-    buffer_replicas=st.integers(0, 10),
+    buffer_replicas=st.integers(0, 4),
+    max_scale_up_rate=st.floats(1.1, 1000),
+    max_scale_down_rate=st.floats(1.1, 1000),
     upscale_delay_s=SECONDS,
     downscale_delay_s=SECONDS,
     downscale_to_zero_delay_s=SECONDS,

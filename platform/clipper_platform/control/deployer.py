@@ -1,8 +1,10 @@
 """Changes what answers: deploy, rollback, delete, and bringing everything back after a restart.
 
-A deploy goes: environment → version recorded → replicas ready → route flips → the old version drains. Until the flip
-nothing changes for callers: whatever fails or is cancelled before it stops what was started and leaves the old route
-alone. The flip itself is one compare-and-set in the store followed, without an await in between, by the dispatcher's.
+A deploy goes: environment → version recorded → replicas ready → smoke calls → canary, where it is one → route flips →
+the old version is kept warm, then drains. Until the flip the old version is the one that answers (a canary shares the
+calls with it, `recreate` stops it first): whatever fails or is cancelled before it stops what was started and leaves
+the old route alone. The flip itself is one compare-and-set in the store followed, without an await in between, by the
+dispatcher's.
 """
 
 from __future__ import annotations
@@ -16,12 +18,16 @@ from typing import Any, Final, TypeVar
 
 from clipper.spec import Manifest, SpecError, check_name
 from clipper_platform.clock import Clock
+from clipper_platform.control.canary import Canary
 from clipper_platform.control.collector import LogLine, LogStore
 from clipper_platform.control.deployment import Deployment, DeployProblem, Phase
 from clipper_platform.control.events import EventLog
+from clipper_platform.control.kept import Kept
 from clipper_platform.control.ports import Artifacts, Serving
 from clipper_platform.control.registry import Current, Registry, parse_manifest
 from clipper_platform.control.rollout import Rollout
+from clipper_platform.control.schedules import Plan
+from clipper_platform.control.smoke import smoke
 from clipper_platform.control.tasks import TaskSet, uninterrupted
 from clipper_platform.errors import (
     ClipperError,
@@ -79,6 +85,7 @@ class Deployer:
         self._draining: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._restoring: dict[str, asyncio.Task[None]] = {}
         self._trouble: dict[str, str] = {}
+        self._kept = Kept(self._retire)
         self._closed = False
 
     # Deploying
@@ -213,19 +220,60 @@ class Deployer:
         version = deployment.version
         if version is None:
             raise InternalError("the store gave no version number")
-        with self._phase(deployment, "replicas", f"starting version {version}"):
-            forward = _Forward(deployment)
-            with self._logs.tap(manifest.project, version, forward.line):
-                schemas = await self._rollout.start(manifest, version, prepared, forward.progress)
-            deployment.schemas = schemas
-        with self._phase(deployment, "route", f"switching to version {version}"):
+        before = self._registry.current(manifest.project)
+        recreate = manifest.deploy.strategy == "recreate" and before is not None
+        try:
+            with self._phase(deployment, "replicas", f"starting version {version}"):
+                self._kept.end(manifest.project)  # memory for two versions, not for three
+                if recreate:
+                    await self._make_room(deployment)
+                forward = _Forward(deployment)
+                with self._logs.tap(manifest.project, version, forward.line):
+                    schemas = await self._rollout.start(
+                        manifest, version, prepared, forward.progress, like=before.route.version if before else None
+                    )
+                deployment.schemas = schemas
             try:
-                ready = await uninterrupted(self._registry.mark_ready(manifest.project, version, schemas))
-                self._working.pop(deployment.id, None)  # from here on it is too late to cancel
-                return await uninterrupted(self._flip(ready))
+                await self._try_out(deployment, manifest, version, before)
+                with self._phase(deployment, "route", f"switching to version {version}"):
+                    ready = await uninterrupted(self._registry.mark_ready(manifest.project, version, schemas))
+                    self._working.pop(deployment.id, None)  # from here on it is too late to cancel
+                    return await uninterrupted(self._flip(ready))
             except BaseException:
                 await uninterrupted(self._serving.stop(manifest.project, version))
                 raise
+        except BaseException:
+            if recreate and before is not None and not self._closed:
+                self._bring_back(before)
+            raise
+
+    async def _try_out(self, deployment: Deployment, manifest: Manifest, version: int, before: Current | None) -> None:
+        """What a version with ready replicas has to pass before it answers everyone. Raises DeployFailed."""
+        spec = manifest.deploy
+        if spec.smoke:
+            with self._phase(deployment, "smoke", f"trying version {version}"):
+                await smoke(deployment, spec.smoke, version, self._serving, self._logs)
+        # A version that is still being brought back gives nothing to compare with.
+        if spec.strategy == "canary" and before is not None and manifest.project not in self._restoring:
+            old = before.route.version
+            with self._phase(deployment, "canary", f"comparing version {version} with {old}"):
+                canary = Canary(deployment, spec, old=old, new=version, serving=self._serving, clock=self._clock)
+                await canary.run()
+
+    async def _make_room(self, deployment: Deployment) -> None:
+        """`recreate`: everything of the project that runs is drained before the new version starts."""
+        project = deployment.project
+        self._trouble[project] = f"version {deployment.version} takes its place, after it has stopped"
+        self._kept.forget(project)
+        if (restoring := self._restoring.pop(project, None)) is not None:
+            restoring.cancel()
+            await asyncio.wait([restoring])
+        await asyncio.gather(*(self._serving.stop(project, number) for number in self._serving.versions(project)))
+
+    def _bring_back(self, current: Current) -> None:
+        """Start the version that was stopped for one that did not take over."""
+        project = current.route.project
+        self._restoring[project] = self._tasks.start(self._restore(current), f"restore {project}")
 
     async def _record(self, deployment: Deployment, manifest: Manifest, environment: str) -> None:
         version = await self._registry.add_version(manifest, environment)
@@ -241,15 +289,26 @@ class Deployer:
         deployment.emit("phase_done", f"{phase} done", phase=phase, data={"seconds": seconds, **facts})
 
     async def _flip(self, version: Version) -> Current:
-        """Make `version`, whose replicas are ready, the one that answers, and let the old one drain."""
+        """Make `version`, whose replicas are ready, the one that answers. The old one is kept warm for as long as the
+        new one's deploy said, then drains."""
         project = version.project
         before = self._registry.current(project)
         current = await self._registry.set_route(version, before.route.version if before else None)
         self._serving.set_route(project, version.number)
         self._trouble.pop(project, None)
-        if before is not None:
-            self._retire(project, before.route.version)
+        self._kept.release(project, version.number)
+        self._kept.end(project)
+        if before is not None and before.route.version != version.number:
+            self._replace(before, current.manifest.deploy.keep_previous_s)
         return current
+
+    def _replace(self, before: Current, keep_s: float) -> None:
+        project, number = before.route.project, before.route.version
+        runs = number in self._serving.versions(project) and project not in self._restoring
+        if keep_s and runs and not self._closed:
+            self._kept.keep(project, number, keep_s)
+        else:
+            self._retire(project, number)
 
     def _retire(self, project: str, version: int) -> None:
         """Drain a version that no longer answers, in the background."""
@@ -317,9 +376,11 @@ class Deployer:
     async def _roll_back(self, version: Version) -> Current:
         project, number = version.project, version.number
         manifest = parse_manifest(version)
+        self._kept.release(project, number)
         prepared = await self._rollout.prepare(manifest, lambda _: None)
         await self.drained(project, number)
-        await self._rollout.start(manifest, number, prepared)
+        before = self._registry.current(project)
+        await self._rollout.start(manifest, number, prepared, like=before.route.version if before else None)
         try:
             current = await uninterrupted(self._flip(version))
         except BaseException:
@@ -348,6 +409,7 @@ class Deployer:
         await self._registry.delete_project(project)
         self._serving.drop_route(project)
         self._trouble.pop(project, None)
+        self._kept.forget(project)
         if (restoring := self._restoring.pop(project, None)) is not None:
             restoring.cancel()
             await asyncio.wait([restoring])
@@ -424,6 +486,7 @@ class Deployer:
     async def close(self) -> None:
         """Cancel what can be cancelled, let a flip that has begun end, and accept nothing more."""
         self._closed = True
+        self._kept.close()
         for steps in list(self._working.values()):
             steps.cancel()
         running = [d for d in self._deployments.values() if d.running]
@@ -462,4 +525,6 @@ def _parse_body(project: str, body: Mapping[str, Any]) -> tuple[Manifest, bool]:
         raise InvalidSpec(str(error), key=error.key, where=error.where) from None
     if manifest.project != project:
         raise InvalidSpec(f"the manifest is for project {manifest.project!r}, the URL for {project!r}", key="project")
+    for spec in manifest.functions:
+        Plan(spec.autoscaling, None, 0.0)  # refuses a schedule that never comes true
     return manifest, force

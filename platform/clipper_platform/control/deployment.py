@@ -21,7 +21,7 @@ MAX_LINE_CHARACTERS: Final = 4000
 MAX_PROBLEM_LINES: Final = 50
 
 DeploymentState = Literal["running", "succeeded", "failed", "cancelled", "unchanged"]
-Phase = Literal["environment", "replicas", "route"]
+Phase = Literal["environment", "replicas", "smoke", "canary", "route"]
 
 
 class DeployEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

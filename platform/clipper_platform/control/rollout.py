@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from clipper.spec import FunctionSpec, Manifest
+from clipper.spec import AutoscalingPolicy, FunctionSpec, Manifest
 from clipper_platform.control.ports import Artifacts, Serving
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.tasks import uninterrupted
@@ -63,12 +63,19 @@ class Rollout:
     """Prepares versions and starts their replicas."""
 
     def __init__(
-        self, registry: Registry, artifacts: Artifacts, environments: EnvironmentBuilder, serving: Serving
+        self,
+        registry: Registry,
+        artifacts: Artifacts,
+        environments: EnvironmentBuilder,
+        serving: Serving,
+        policy_of: Callable[[FunctionId, FunctionSpec], AutoscalingPolicy] = lambda _, spec: spec.autoscaling,
     ) -> None:
+        """`policy_of(id, spec)`: the autoscaling policy that counts for a function."""
         self._registry = registry
         self._artifacts = artifacts
         self._environments = environments
         self._serving = serving
+        self._policy_of = policy_of
 
     async def prepare(self, manifest: Manifest, progress: BuildProgress) -> Prepared:
         """Unpack the bundle and build the environment unless they are there, read the secrets.
@@ -83,7 +90,10 @@ class Rollout:
                 phase="bundle",
                 hint="deploy again from the project's directory: that uploads it anew",
             ) from error
-        environment = await self._environments.build(manifest.environment, progress)
+        environment = replace(
+            await self._environments.build(manifest.environment, progress),
+            warm_pool_size=manifest.environment.warm_pool_size,
+        )
         try:
             secrets = await self._registry.secrets(manifest.project)
         except NotFound:
@@ -91,17 +101,26 @@ class Rollout:
         return Prepared(environment=environment, bundle=bundle, secrets=secrets)
 
     async def start(
-        self, manifest: Manifest, version: int, prepared: Prepared, on_progress: Progress | None = None
+        self,
+        manifest: Manifest,
+        version: int,
+        prepared: Prepared,
+        on_progress: Progress | None = None,
+        *,
+        like: int | None = None,
     ) -> dict[str, Any]:
         """Start all functions at the same time and wait until they are ready; their schemas by name.
 
-        Raises DeployFailed, the first that a function met; nothing of the version runs on then.
+        Each gets as many replicas as that of version `like` has now, within its own bounds, so that what takes over
+        can carry what is taken over. Raises DeployFailed, the first that a function met; nothing of the version runs
+        on then.
         """
         targets = self._targets(manifest, version, prepared)
         schemas: dict[str, Any] = {}
 
         async def start_one(target: Target) -> None:
-            schema = await self._serving.start(target, replicas=initial_replicas(target.spec), on_progress=on_progress)
+            replicas = max(self._initial(target), self._surge(target, like))
+            schema = await self._serving.start(target, replicas=replicas, on_progress=on_progress)
             schemas[target.id.function] = dict(schema)
 
         started = False
@@ -117,10 +136,21 @@ class Rollout:
                 await uninterrupted(self._serving.stop(manifest.project, version))
         return schemas
 
+    def _surge(self, target: Target, like: int | None) -> int:
+        """Replicas that the function of version `like` has, at most as many as the target may have."""
+        if like is None:
+            return 0
+        status = self._serving.status(FunctionId(target.id.project, target.id.function, like))
+        most = self._policy_of(target.id, target.spec).max_replicas
+        return min(status.replicas_ready if status else 0, most)
+
+    def _initial(self, target: Target) -> int:
+        return initial_replicas(target.spec.with_policy(self._policy_of(target.id, target.spec)))
+
     async def revive(self, manifest: Manifest, version: int, prepared: Prepared) -> None:
         """Start all functions in the background: they keep trying until they run."""
         for target in self._targets(manifest, version, prepared):
-            await self._serving.start(target, replicas=initial_replicas(target.spec), wait=False)
+            await self._serving.start(target, replicas=self._initial(target), wait=False)
 
     def _targets(self, manifest: Manifest, version: int, prepared: Prepared) -> list[Target]:
         return [

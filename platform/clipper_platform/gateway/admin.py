@@ -17,6 +17,7 @@ from clipper_platform.control.rollout import check_secret
 from clipper_platform.errors import InvalidRequest, NotFound, PayloadTooLarge
 from clipper_platform.gateway import models, views
 from clipper_platform.gateway.endpoints import Call, Endpoint, Query, Raw
+from clipper_platform.gateway.policies import PolicyRoutes
 from clipper_platform.gateway.services import Services
 from clipper_platform.gateway.streams import HEARTBEAT_S, LineStream
 from clipper_platform.gateway.views import Views
@@ -38,7 +39,8 @@ class Admin:
         self._s = services
 
     def endpoints(self) -> list[Endpoint]:
-        return [*self._platform(), *self._deploying(), *self._projects(), *self._keys_and_secrets()]
+        scaling = PolicyRoutes(self._s).endpoints()
+        return [*self._platform(), *self._deploying(), *self._projects(), *scaling, *self._keys_and_secrets()]
 
     # Platform and bundles
 

@@ -10,6 +10,8 @@ __all__ = [
     "BundleStored",
     "CacheInfo",
     "Config",
+    "DecisionInfo",
+    "DecisionList",
     "DeletedProject",
     "DeletedSecret",
     "DeployRequest",
@@ -31,6 +33,8 @@ __all__ = [
     "LatencyInfo",
     "Limits",
     "OwnKey",
+    "PolicyInfo",
+    "PolicyRequest",
     "ProblemInfo",
     "ProjectList",
     "ProjectStatus",
@@ -38,6 +42,7 @@ __all__ = [
     "ReplicaInfo",
     "RollbackRequest",
     "RolledBack",
+    "ScalingChange",
     "SecretList",
     "SecretName",
     "SecretRequest",
@@ -292,6 +297,61 @@ class Config(_Answer, frozen=True):
     version: int
     environment: dict[str, Any]
     functions: list[dict[str, Any]]
+
+
+# Autoscaling
+
+
+class PolicyRequest(_Asked, frozen=True):
+    """`policy`: keys as in a policy file. `digest`: of that file, for people."""
+
+    policy: dict[str, Any]
+    digest: str = ""
+
+
+class PolicyInfo(_Answer, frozen=True):
+    """`policy` is the one that counts: every key with its value. `digest` and `applied_at` of an applied one."""
+
+    function: str
+    source: Literal["applied", "deployed"]
+    policy: dict[str, Any]
+    deployed: dict[str, Any]
+    digest: str
+    applied_at: float | None
+
+
+class DecisionInfo(_Answer, frozen=True):
+    """`rule` had the last word; `steps` lead from the demand to the number; `change` says what would change it."""
+
+    at: float
+    before: int
+    wanted: int
+    rule: str
+    why: str
+    steps: list[str]
+    change: list[str]
+    inputs: dict[str, Any]
+    schedules: list[str]
+
+
+class ScalingChange(_Answer, frozen=True):
+    at: float
+    before: int
+    wanted: int
+    rule: str
+    why: str
+
+
+class DecisionList(_Answer, frozen=True):
+    """`latest` None: nothing can be decided, for the reason in `no_data`. `changes`: newest first, the last 10."""
+
+    function: str
+    version: int
+    source: Literal["applied", "deployed"]
+    policy: dict[str, Any]
+    latest: DecisionInfo | None
+    no_data: str
+    changes: list[ScalingChange]
 
 
 # Keys and secrets

@@ -11,9 +11,11 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
 from clipper_platform.clock import Clock
+from clipper_platform.control.autoscaler import Autoscaler
 from clipper_platform.control.collector import LogStore
 from clipper_platform.control.deployer import Deployer
 from clipper_platform.control.keyring import Keyring
+from clipper_platform.control.policies import Policies
 from clipper_platform.control.ports import Artifacts, Serving
 from clipper_platform.control.registry import Registry
 from clipper_platform.gateway.auth import Access
@@ -35,6 +37,8 @@ class Services:
     logs: LogStore
     artifacts: Artifacts
     dispatcher: Serving
+    policies: Policies
+    autoscaler: Autoscaler
     lifecycle: Lifecycle
     clock: Clock
     metrics_render: Callable[[], tuple[bytes, str]]

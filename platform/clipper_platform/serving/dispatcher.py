@@ -12,12 +12,13 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from clipper_platform.backends.base import Backend, StartError
 from clipper_platform.clock import Clock
 from clipper_platform.core.canary import Answers
+from clipper_platform.core.scaling import Sample
 from clipper_platform.errors import ClipperError, DeployFailed, NotFound, Unavailable
 from clipper_platform.metrics import Metrics
 from clipper_platform.serving.base import EventSink, FunctionStatus, Progress, Target
@@ -28,7 +29,7 @@ from clipper_platform.serving.invocation import Invocation, State
 from clipper_platform.serving.lane import Admission, Lane
 from clipper_platform.serving.pool import ReplicaPool
 from clipper_platform.serving.split import Split
-from clipper_platform.serving.status import lane_status, start_hint
+from clipper_platform.serving.status import lane_sample, lane_status, start_hint
 from clipper_platform.serving.trial import call_once, count_answers
 from clipper_platform.types import FunctionId
 
@@ -72,6 +73,8 @@ class Dispatcher:
         self._turn: asyncio.Handle | None = None
         self._starts = 0
         self._closing = False
+        self.on_lane: Callable[[Target, bool], None] | None = None
+        """Told (target, True) when a function version runs, with (target, False) when it does not any more."""
 
     # Invocations
 
@@ -162,12 +165,14 @@ class Dispatcher:
         lane.pool.want(replicas)
         if not wait:
             self._index()
+            self._tell_lane(lane, True)
             return {}
 
         def tell(ready: int) -> None:
             if on_progress is not None:
                 on_progress(target.id, ready, replicas)
 
+        lane.held += 1
         try:
             await lane.pool.wait_ready(replicas, tell, fail_fast=True)
         except StartError as error:
@@ -177,7 +182,15 @@ class Dispatcher:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(self._end_lane(lane, timeout_s=1))
             raise
+        finally:
+            lane.held -= 1
+        if self._lanes.get(target.id) is lane:
+            self._tell_lane(lane, True)
         return lane.schema or {}
+
+    def _tell_lane(self, lane: Lane, runs: bool) -> None:
+        if self.on_lane is not None:
+            self.on_lane(lane.target, runs)
 
     def _make_lane(self, target: Target) -> Lane:
         lane = Lane(
@@ -266,6 +279,7 @@ class Dispatcher:
         lane.closed = lane.closed or f"{lane.target.id} is not running"
         if self._lanes.get(lane.target.id) is lane:
             del self._lanes[lane.target.id]
+            self._tell_lane(lane, False)
         self._index()
         await lane.drain(0)
         await lane.pool.close(timeout_s)
@@ -297,6 +311,25 @@ class Dispatcher:
 
     def lanes(self) -> list[Lane]:
         return list(self._lanes.values())
+
+    # Scaling
+
+    def sample(self, id: FunctionId) -> Sample | None:
+        """What the autoscaler decides by; None where nothing runs, or someone waits for replicas to be ready."""
+        lane = self._lanes.get(id)
+        return None if lane is None or lane.held else lane_sample(lane, self._clock.monotonic())
+
+    def scale(self, id: FunctionId, replicas: int) -> None:
+        """Have so many replicas from now on; those that go finish what they have."""
+        lane = self._lanes.get(id)
+        if lane is not None:
+            lane.pool.want(replicas)
+
+    def on_call(self, id: FunctionId, callback: Callable[[FunctionId], None] | None) -> None:
+        """Have `callback` called once, in its own turn, by the next call that finds nothing waiting before it."""
+        lane = self._lanes.get(id)
+        if lane is not None:
+            lane.on_call = callback
 
     def status(self, id: FunctionId) -> FunctionStatus | None:
         lane = self._lanes.get(id)

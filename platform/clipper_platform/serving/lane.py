@@ -36,6 +36,7 @@ from clipper_platform.serving.pool import ReplicaPool, external_kill
 from clipper_platform.serving.queue import InvocationQueue
 from clipper_platform.serving.replica import Batch, ReplicaHandle
 from clipper_platform.serving.weights import weigher
+from clipper_platform.types import FunctionId
 from clipper_runtime import protocol as wire
 
 __all__ = ["Admission", "Lane"]
@@ -94,6 +95,10 @@ class Lane:
         self.cache_hits = 0
         self.cache_misses = 0
         self.scheduled = False
+        self.submitted = 0
+        self.idle_since: float | None = clock.monotonic()  # None while something waits or runs
+        self.on_call: Callable[[FunctionId], None] | None = None  # told once, when a call finds nothing waiting
+        self.held = 0  # how many wait for its replicas to be ready: until then their number stays
         self._clock = clock
         self._wheel = wheel
         self._admission = admission
@@ -134,10 +139,18 @@ class Lane:
             admission.lanes += 1
             if not self.running:
                 self._drain.resume(self._clock.monotonic())
+                self.idle_since = None
+        self.submitted += 1
         self._wheel.add(invocation, early=self._early)
         if not self.scheduled:
             self.scheduled = True
             self._schedule(self)
+        if depth == 0 and self.on_call is not None:
+            self._tell_call(self.on_call)
+
+    def _tell_call(self, callback: Callable[[FunctionId], None]) -> None:
+        self.on_call = None
+        callback(self.target.id)
 
     def _retry_after(self, depth: int) -> float:
         rate = self._drain.rate(self._clock.monotonic())
@@ -441,6 +454,8 @@ class Lane:
         self._admission.total += 1
         if depth == 0:
             self._admission.lanes += 1
+        if self.on_call is not None:
+            self._tell_call(self.on_call)
 
     def _finish(self, invocation: Invocation, error: ClipperError | None) -> None:
         now = self._clock.monotonic()
@@ -463,6 +478,7 @@ class Lane:
         invocation.on_done(invocation)
         if not self.running and not self.queue.live:
             self._drain.pause(now)
+            self.idle_since = now
             if self._idle is not None and not self._idle.done():
                 self._idle.set_result(None)
 

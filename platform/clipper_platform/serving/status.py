@@ -4,13 +4,47 @@ from __future__ import annotations
 
 from clipper_platform.backends.base import StartError
 from clipper_platform.core.pooling import ReplicaState
+from clipper_platform.core.scaling import Sample, Service
 from clipper_platform.serving.base import FunctionState, FunctionStatus, ReplicaStatus, Target
 from clipper_platform.serving.cache import InvocationCache
 from clipper_platform.serving.lane import Lane
 
-__all__ = ["lane_status", "start_hint"]
+__all__ = ["lane_sample", "lane_status", "start_hint"]
 
 LOG_LINES = 10
+
+
+def lane_sample(lane: Lane, now: float) -> Sample:
+    """What the autoscaler decides by."""
+    pool = lane.pool.state
+    ready = starting = 0
+    for member in pool.members.values():
+        ready += member.state is ReplicaState.READY
+        starting += member.state is ReplicaState.STARTING
+    return Sample(
+        queued=lane.queue.live,
+        running=lane.running,
+        wanted=pool.wanted,
+        ready=ready,
+        starting=starting,
+        arrivals=lane.submitted,
+        idle_since=lane.idle_since,
+        p99_s=None if lane.spec.latency_slo_s is None else lane.latency.quantile(0.99, now),
+        service=_service(lane),
+        failed=bool(pool.failed) and not lane.pool.handles,
+    )
+
+
+def _service(lane: Lane) -> Service | None:
+    """What executions take, by the replica that answered most. None before the first, and where a replica works on
+    several calls at once: what one takes is not seen from outside then."""
+    handle = max(lane.pool.handles.values(), key=lambda h: h.answered, default=None)
+    if handle is None or handle.concurrency > 1:
+        return None
+    one, two = handle.controller.expected(1), handle.controller.expected(2)
+    if one is None or two is None:
+        return None
+    return Service(max(0.0, 2 * one - two), max(0.0, two - one), handle.controller.limit)
 
 
 def lane_status(lane: Lane, now: float, cache: InvocationCache) -> FunctionStatus:

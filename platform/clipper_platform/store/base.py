@@ -80,13 +80,15 @@ class Key(_Record, frozen=True):
 
 
 class Policy(_Record, frozen=True):
-    """An autoscaling policy applied live to a function; `digest` is that of the file it came from."""
+    """An autoscaling policy applied live to a function; `digest` is that of the file it came from, `declared` that of
+    the policy which the function was deployed with at that time."""
 
     project: str
     function: str
     policy: dict[str, Any]
     digest: str
     applied_at: float
+    declared: str = ""
 
 
 class Event(_Record, frozen=True):

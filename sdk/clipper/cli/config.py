@@ -78,6 +78,10 @@ def _document(project: Project) -> dict[str, Any]:
     return {
         "name": project.name,
         "environment": project.environment.to_dict(),
+        "deploy": {
+            key: {"value": getattr(project.deploy, key), "from": came}
+            for key, came in project.deploy_provenance.items()
+        },
         "functions": {spec.name: sources(spec.name, spec.to_dict()) for spec in project.functions},
     }
 
@@ -89,6 +93,11 @@ def _project(out: Output, project: Project) -> None:
     out.line("Project ", (project.name, "bold"))
     rows: list[list[Part]] = [[f"  {key}", scalar(value)] for key, value in project.environment.to_dict().items()]
     out.table(["[environment]", "VALUE"], rows)
+    out.line()
+    out.table(
+        ["[deploy]", "VALUE", "FROM"],
+        [_row(key, scalar(getattr(project.deploy, key)), came) for key, came in project.deploy_provenance.items()],
+    )
     for spec in project.functions:
         out.line()
         out.table(

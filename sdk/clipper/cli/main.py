@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from clipper.cli import config, deploy, doctor, init, invoke, logs, look, manage, top, up
+from clipper.cli import config, deploy, dev, doctor, init, invoke, logs, look, manage, policy, top, up
 from clipper.cli.console import FAIL, Output
 from clipper.cli.problems import CommandFailed, as_document, show
 from clipper.errors import ClipperError
@@ -33,12 +33,14 @@ _COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "init": (init.init, _BUILD),
     "up": (up.up, _BUILD),
     "deploy": (deploy.deploy, _BUILD),
+    "dev": (dev.dev, _BUILD),
     "invoke": (invoke.invoke, _BUILD),
     "list": (look.list_projects, _LOOK),
     "status": (look.status, _LOOK),
     "versions": (look.versions, _LOOK),
     "top": (top.top, _LOOK),
     "logs": (logs.logs, _LOOK),
+    "explain": (policy.explain, _LOOK),
     "doctor": (doctor.doctor, _LOOK),
     "rollback": (manage.rollback, _CHANGE),
     "delete": (manage.delete, _CHANGE),
@@ -46,6 +48,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
 for _name, (_command, _panel) in _COMMANDS.items():
     app.command(_name, rich_help_panel=_panel)(_command)
 app.add_typer(config.config_app, name="config", rich_help_panel=_LOOK)
+app.add_typer(policy.policy_app, name="policy", rich_help_panel=_CHANGE)
 app.add_typer(manage.keys_app, name="key", rich_help_panel=_CHANGE)
 app.add_typer(manage.secrets_app, name="secret", rich_help_panel=_CHANGE)
 

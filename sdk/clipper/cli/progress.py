@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PHASES", "Phase", "Progress", "display"]
 
-PHASES = ("bundle", "upload", "environment", "replicas", "route")
+PHASES = ("bundle", "upload", "environment", "replicas", "smoke", "canary", "route")
 
 # Lines of the build's or a replica's log under the running phase.
 _LOG_LINES = 4
@@ -72,6 +72,8 @@ class Progress:
         if "wanted" in data:
             self.ready[str(data.get("function") or "")] = (int(data["ready"]), int(data["wanted"]))
             phase.detail = ", ".join(f"{name} {ready}/{wanted}" for name, (ready, wanted) in self.ready.items())
+        elif "share" in data:
+            phase.detail = f"{data['share']} % of the calls, step {data.get('step')} of {data.get('steps')}"
         elif data.get("total"):
             phase.fraction = min(1.0, data.get("sent", 0) / data["total"])
             phase.detail = f"{size(data.get('sent', 0))} of {size(data['total'])}"
@@ -98,6 +100,8 @@ def _done_words(phase: Phase, data: Mapping[str, Any]) -> str:
         return "already there" if data.get("reused") else size(data.get("bytes"))
     if phase.name == "environment":
         return "reused" if data.get("reused") else "built"
+    if phase.name == "canary":
+        return "does as well as the version before"
     return ""
 
 

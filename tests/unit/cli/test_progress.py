@@ -47,6 +47,13 @@ def test_a_replicas_line_names_its_function() -> None:
     assert list(progress.phases["replicas"].log) == ["classify: loading"]
 
 
+def test_a_canary_shows_its_share_and_how_it_ended() -> None:
+    step = {"kind": "progress", "phase": "canary", "data": {"share": 10, "step": 1, "steps": 3, "seconds": 60}}
+    assert told(step).phases["canary"].detail == "10 % of the calls, step 1 of 3"
+    done = {"kind": "phase_done", "phase": "canary", "data": {"seconds": 180.0}}
+    assert told(step, done).phases["canary"].detail == "does as well as the version before"
+
+
 def test_only_what_was_going_on_counts_as_failed() -> None:
     progress = told(
         {"kind": "phase", "phase": "environment"},

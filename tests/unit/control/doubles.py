@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipper.spec import EnvironmentSpec, FunctionSpec, Manifest
+from clipper.spec import DeploySpec, EnvironmentSpec, FunctionSpec, Manifest
 from clipper_platform.control.collector import LogStore
 from clipper_platform.control.deployer import Deployer
 from clipper_platform.control.events import EventLog
@@ -16,6 +16,8 @@ from clipper_platform.control.keyring import Keyring
 from clipper_platform.control.pins import Pins
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.rollout import Rollout
+from clipper_platform.core.canary import Answers
+from clipper_platform.core.scaling import Sample
 from clipper_platform.environments.base import BuildProgress, Environment
 from clipper_platform.errors import DeployFailed, NotFound
 from clipper_platform.serving.base import FunctionStatus, Progress, ReplicaStatus, Target
@@ -160,10 +162,15 @@ class FakeServing:
         self.starting: set[FunctionId] = set()
         self.routes: dict[str, int] = {}
         self.broken: dict[str, Exception] = {}  # function -> what its start raises
+        self.unfit: dict[str, Exception] = {}  # function -> what a call of it meets
+        self.weights: dict[str, dict[int, int]] = {}
+        self.answered: dict[FunctionId, Answers] = {}
         self.states: dict[FunctionId, str] = {}
         self.replicas: dict[FunctionId, int] = {}
         self.log: Callable[[FunctionId, str, list[LogRecord]], None] | None = None
         self.history: list[str] = []
+        self.samples: dict[FunctionId, Sample] = {}
+        self.callbacks: dict[FunctionId, Callable[[FunctionId], None] | None] = {}
 
     async def start(
         self, target: Target, *, replicas: int, on_progress: Progress | None = None, wait: bool = True
@@ -191,6 +198,19 @@ class FakeServing:
             self.starting.discard(target.id)
         self.running[target.id] = target
         return {"title": target.id.function}
+
+    def set_weights(self, project: str, weights: Mapping[int, int]) -> None:
+        self.history.append(f"weights {project} {dict(weights)}")
+        self.weights[project] = dict(weights)
+
+    async def call(self, id: FunctionId, body: bytes) -> None:
+        self.history.append(f"call {id} {body.decode()}")
+        await self.gates.passing("call")
+        if id.function in self.unfit:
+            raise self.unfit[id.function]
+
+    def answers(self, id: FunctionId) -> Answers:
+        return self.answered.get(id, Answers())
 
     def set_route(self, project: str, version: int) -> None:
         assert version in self.versions(project), "a route must lead to a version that was started"
@@ -238,6 +258,15 @@ class FakeServing:
             cache_bytes=0,
         )
 
+    def sample(self, id: FunctionId) -> Sample | None:
+        return self.samples.get(id)
+
+    def scale(self, id: FunctionId, replicas: int) -> None:
+        self.samples[id] = self.samples[id]._replace(wanted=replicas, ready=replicas)
+
+    def on_call(self, id: FunctionId, callback: Callable[[FunctionId], None] | None) -> None:
+        self.callbacks[id] = callback
+
     def versions(self, project: str) -> set[int]:
         return {id.version for id in self.running if id.project == project}
 
@@ -246,11 +275,19 @@ class FakeServing:
 
 
 def manifest(
-    project: str = "digits", *, bundle: str = BUNDLE, functions: tuple[str, ...] = ("classify",), **options: Any
+    project: str = "digits",
+    *,
+    bundle: str = BUNDLE,
+    functions: tuple[str, ...] = ("classify",),
+    deploy: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    """What a client sends to deploy."""
+    """What a client sends to deploy. Unless `deploy` says otherwise, a replaced version drains at once."""
     specs = tuple(FunctionSpec.parse(name, f"app:{name}", options) for name in functions)
-    return Manifest(project=project, bundle=bundle, environment=EnvironmentSpec(), functions=specs).to_dict()
+    spec = DeploySpec.parse({"keep_previous_s": 0} if deploy is None else deploy, functions)
+    return Manifest(
+        project=project, bundle=bundle, environment=EnvironmentSpec(), functions=specs, deploy=spec
+    ).to_dict()
 
 
 def replica_failure(function: str = "classify") -> DeployFailed:

@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx
 
+from clipper_platform.control.autoscaler import Autoscaler
+from clipper_platform.control.policies import Policies
 from clipper_platform.gateway.app import Services, build_app
 from clipper_platform.gateway.auth import Access
 from clipper_platform.gateway.edge import EdgePolicy
@@ -44,6 +46,7 @@ async def make_gate(root: Path, *, bind: str = "127.0.0.1", cors: tuple[str, ...
     policy = EdgePolicy(bind, cors)
     lifecycle = Lifecycle()
     lifecycle.ready()
+    policies = Policies(plane.registry, plane.store, plane.clock)
     services = Services(
         registry=plane.registry,
         keyring=plane.keyring,
@@ -53,6 +56,14 @@ async def make_gate(root: Path, *, bind: str = "127.0.0.1", cors: tuple[str, ...
         logs=plane.logs,
         artifacts=plane.artifacts,
         dispatcher=plane.serving,
+        policies=policies,
+        autoscaler=Autoscaler(
+            plane.serving,
+            clock=plane.clock,
+            events=plane.events,
+            count=lambda _, __: None,
+            policy_of=lambda id, spec: policies.of(id.project, id.function, spec.autoscaling),
+        ),
         lifecycle=lifecycle,
         clock=plane.clock,
         metrics_render=lambda: (b"clip_up 1\n", "text/plain; version=0.0.4; charset=utf-8"),

@@ -1,0 +1,79 @@
+"""How long an idle function keeps its last replica, learnt from how long it was idle before.
+
+The histogram policy of "Serverless in the Wild" (Shahrad et al., ATC '20): idle times are counted; the tail (99th
+percentile) says until when a call may still come, the head (5th percentile) how long none comes. A function that is
+called every ten minutes gives its memory back in between and has its replica again just before the next call.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from typing import Final, NamedTuple
+
+__all__ = ["IdleTimes", "KeepAlive"]
+
+_LOWEST_S: Final = 1.0  # shorter idle times than a decision's period decide nothing
+_HIGHEST_S: Final = 4 * 3600.0  # the paper's range
+_BINS: Final = 64
+_SCALE: Final = _BINS / math.log(_HIGHEST_S / _LOWEST_S)  # bins grow by 16%
+_HEAD: Final = 0.05
+_TAIL: Final = 0.99
+_MARGIN: Final = 0.1  # the paper's: the head is taken 10% earlier, the tail 10% later
+_ENOUGH: Final = 10  # fewer idle times than this say nothing
+_MOST: Final = 1000  # then all counts are halved, so that the histogram follows a function that changes
+_WORTH_RELEASING_S: Final = 60.0  # for less than this it is not worth ending a replica and starting another
+
+
+class KeepAlive(NamedTuple):
+    """After the last call: no replica is needed before `from_s` (0: it stays), one is kept until `until_s`."""
+
+    from_s: float
+    until_s: float
+
+
+class IdleTimes:
+    """A histogram of idle times in logarithmic bins from a second to four hours; about 200 bytes."""
+
+    __slots__ = ("_counts", "_longer", "total")
+
+    def __init__(self) -> None:
+        self._counts = array("H", [0] * _BINS)
+        self._longer = 0
+        self.total = 0
+
+    def observe(self, idle_s: float) -> None:
+        """A call came after `idle_s` seconds without one."""
+        if idle_s < _LOWEST_S:
+            return
+        if idle_s >= _HIGHEST_S:
+            self._longer += 1
+        else:
+            self._counts[int(math.log(idle_s / _LOWEST_S) * _SCALE)] += 1
+        self.total += 1
+        if self.total >= _MOST:
+            self._counts = array("H", [count // 2 for count in self._counts])
+            self._longer //= 2
+            self.total = sum(self._counts) + self._longer
+
+    def learnt(self) -> KeepAlive | None:
+        """What the idle times say, or None while they say nothing: too few, or half of them beyond the range."""
+        if self.total < _ENOUGH or 2 * self._longer >= self.total:
+            return None
+        inside = self.total - self._longer
+        head = _edge(self._bin(_HEAD * inside)) * (1 - _MARGIN)
+        tail = _edge(self._bin(_TAIL * inside) + 1) * (1 + _MARGIN)
+        return KeepAlive(head if head >= _WORTH_RELEASING_S else 0.0, tail)
+
+    def _bin(self, rank: float) -> int:
+        """The first bin up to which at least `rank` idle times were counted."""
+        seen, index = self._counts[0], 0
+        while seen < rank:
+            index += 1
+            seen += self._counts[index]
+        return index
+
+
+def _edge(index: int) -> float:
+    """Where a bin begins, in seconds."""
+    return _LOWEST_S * math.exp(index / _SCALE)

@@ -1,0 +1,368 @@
+"""How many replicas a function should have: demand → rate limit → bounds → delay, as named steps.
+
+The demand is knative's: the load per replica, averaged over a stable window, and over a panic window that notices a
+burst. Two things are added. What is known of the service time: replicas that suffice for the arrivals inside the
+objective are enough however deep a batch's queue looks, and no fewer are kept than can carry the arrivals, however
+short the queue is; by depth alone a function would swing between too few replicas, whose queue grows, and too many,
+whose queue is empty. And a tolerance: a demand that is within 10% of what there is changes nothing.
+
+A demand is a number of replicas with a fraction ("need"); 2.3 replicas' worth of load need 3.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+from clipper_platform.core.averages import SlidingAverages, SlidingMax
+from clipper_platform.core.keepalive import IdleTimes
+from clipper_platform.core.schedule import Bounds, Window, bounds
+
+__all__ = ["Decision", "NoData", "Policy", "Sample", "Service", "State", "capacity", "decide", "latency_capacity"]
+
+# Kubernetes' tolerance: averages of a constant load differ by less than this, and nothing flaps.
+TOLERANCE: Final = 0.1
+# Share of its capacity that a replica is planned for: with 80% the queue of random arrivals stays about as long as
+# what runs, and the tolerance above it (88%) is still stable.
+UTILISATION: Final = 0.8
+# Waiting times of random arrivals have an about exponential tail: the 99th percentile is ln(100) means.
+_P99_MEANS: Final = math.log(100)
+_NOTHING: Final = 1e-9  # what rounding leaves of a load that is gone
+_RATE_PERIOD_S: Final = 0.2  # arrivals of less time than this are no rate yet
+
+
+class Policy(NamedTuple):
+    """The options of an autoscaling policy, checked already. Seconds; depth in invocations per replica.
+
+    `target_ongoing_requests` None: `target_queue_depth` counts. `windows`: the schedules' now and next.
+    """
+
+    target_queue_depth: float = 4.0
+    target_ongoing_requests: float | None = None
+    min_replicas: int = 0
+    max_replicas: int = 8
+    buffer_replicas: int = 0
+    max_scale_up_rate: float = 1000.0
+    max_scale_down_rate: float = 2.0
+    upscale_delay_s: float = 0.0
+    downscale_delay_s: float = 30.0
+    downscale_to_zero_delay_s: float = 300.0
+    learn_keep_alive: bool = False
+    stable_window_s: float = 60.0
+    panic_window_s: float = 6.0
+    panic_threshold: float = 2.0
+    latency_slo_s: float | None = None
+    windows: tuple[Window, ...] = ()
+
+
+class Service(NamedTuple):
+    """What executions take, as fitted: a batch of n takes `a + b·n` seconds; `limit` is the largest batch now and
+    `concurrency` how many a replica runs at once."""
+
+    a: float
+    b: float
+    limit: int = 1
+    concurrency: int = 1
+
+
+class Sample(NamedTuple):
+    """What is so now. `arrivals`: invocations admitted since the start. `idle_since`: None while there are any.
+
+    `failed`: the replicas do not start and nobody tries any more.
+    """
+
+    queued: int
+    running: int
+    wanted: int
+    ready: int
+    starting: int = 0
+    arrivals: int = 0
+    idle_since: float | None = None
+    p99_s: float | None = None
+    service: Service | None = None
+    failed: bool = False
+
+
+class NoData(NamedTuple):
+    """Nothing can be said: what is wanted stays as it is."""
+
+    reason: str
+
+
+class Decision(NamedTuple):
+    """What to have from now on, and all that it was decided by.
+
+    `rule` is the step that had the last word. `next_at`: when to decide again if nothing is heard of the function
+    until then; `now` while there is load.
+    """
+
+    at: float
+    wanted: int
+    before: int
+    rule: str
+    queued: int
+    running: int
+    ready: int
+    target: float
+    load_stable: float
+    load_panic: float
+    rate_per_s: float  # arrivals; 0 where no service time is known
+    capacity_per_s: float  # of a replica; 0 where no service time is known
+    need: float  # step 1: demand in replicas, with its fraction
+    need_panic: float
+    demanded: int
+    limited: int  # step 2: rate limit
+    bounded: int  # step 3: bounds
+    floor: int
+    ceiling: int
+    panic: bool
+    idle_s: float
+    next_at: float
+    schedules: tuple[str, ...] = ()
+
+
+class State:
+    """What is remembered of one function between decisions: under 3 KiB."""
+
+    __slots__ = ("arrivals", "called", "highs", "idle", "idle_since", "load", "lows", "panic_until", "rate",
+                 "rates", "seen_at")  # fmt: skip
+
+    def __init__(self, policy: Policy, wanted: int, now: float, idle: IdleTimes | None = None) -> None:
+        self.load = SlidingAverages(policy.stable_window_s, policy.panic_window_s)
+        self.rate = SlidingAverages(policy.stable_window_s, policy.panic_window_s)
+        self.highs = SlidingMax(policy.downscale_delay_s, wanted, now)
+        self.lows = SlidingMax(policy.upscale_delay_s, -wanted, now)  # of negated values: the lowest
+        self.rates = (0.0, 0.0)
+        self.panic_until = -math.inf
+        self.idle = idle or IdleTimes()
+        self.idle_since: float | None = None
+        self.arrivals = 0
+        self.called = False
+        self.seen_at = now
+
+
+class _Demand(NamedTuple):
+    """Step 1. Needs in replicas."""
+
+    need: float
+    panic: float
+    rule: str
+    load: tuple[float, float]
+    rate: tuple[float, float]
+    capacity: float
+    target: float
+
+
+def decide(sample: Sample | None, policy: Policy, state: State, now: float) -> tuple[Decision | NoData, State]:
+    """The number of replicas from now on. `state` is used up: the one returned takes its place.
+
+    `now` and all other times are monotonic seconds. The decision is within the bounds that hold now, whatever the
+    load; with everything else equal, more load never leads to fewer replicas.
+    """
+    if sample is None:
+        return NoData("the function is not running"), state
+    if sample.failed:
+        return NoData("its replicas do not start, more of them would not either"), state
+    limits = bounds(policy.min_replicas, policy.max_replicas, policy.windows, now)
+    _learn(sample, state, now)
+    demand = _demand(sample, policy, state, now)
+    panic = _panics(demand, sample, policy, state, now)
+    demanded, rule, idle_until = _demanded(demand, sample, policy, state, now, panic=panic)
+    limited = _limit_rate(demanded, sample, policy)
+    bounded = max(limits.floor, min(limits.ceiling, limited))
+    wanted = _delay(bounded, sample, policy, state, now, panic=panic)
+    wanted = max(limits.floor, min(limits.ceiling, wanted))
+    rule = _last_word(rule, (demanded, limited, bounded, wanted), limits, panic=panic)
+    asked = max(limits.floor, min(limits.ceiling, demanded))
+    settled = wanted == asked and not panic and sample.idle_since is not None and demand.need < _NOTHING
+    return Decision(
+        at=now, wanted=wanted, before=sample.wanted, rule=rule, queued=sample.queued, running=sample.running,
+        ready=sample.ready, target=demand.target, load_stable=demand.load[0], load_panic=demand.load[1],
+        rate_per_s=demand.rate[0], capacity_per_s=demand.capacity, need=demand.need, need_panic=demand.panic,
+        demanded=demanded, limited=limited, bounded=bounded, floor=limits.floor, ceiling=limits.ceiling, panic=panic,
+        idle_s=0.0 if sample.idle_since is None else now - sample.idle_since,
+        next_at=min(idle_until, limits.until) if settled else now, schedules=limits.names,
+    ), state  # fmt: skip
+
+
+def _learn(sample: Sample, state: State, now: float) -> None:
+    """An idle time that has ended, and the start of one."""
+    before, since = state.idle_since, sample.idle_since
+    if before is not None and since != before and state.called:
+        state.idle.observe((now if since is None else since) - before)
+    state.idle_since = since
+    state.called = sample.arrivals > 0
+
+
+# Step 1: demand
+
+
+def capacity(service: Service) -> float:
+    """Invocations per second that one replica can carry at most."""
+    took = service.a + service.b * service.limit
+    return service.concurrency * service.limit / took if took > 0 else math.inf
+
+
+def latency_capacity(service: Service, slo_s: float) -> float:
+    """Invocations per second that one replica can carry with a 99th percentile inside `slo_s`, at most `UTILISATION`
+    of its capacity.
+
+    Batches: an invocation may wait for the batch that runs and then takes as long as its own, so two must fit. One at
+    a time: its own execution and a wait that grows with the utilisation r as r / (1 − r) half executions (M/D/1).
+    Where the objective cannot be kept by any number of replicas, capacity alone counts.
+    """
+    if service.limit > 1:
+        fits = (slo_s / 2 - service.a) / service.b if service.b > 0 else math.copysign(math.inf, slo_s / 2 - service.a)
+        if fits < 1:
+            return capacity(service) * UTILISATION
+        size = int(min(float(service.limit), fits))
+        return capacity(Service(service.a, service.b, size, service.concurrency)) * UTILISATION
+    took = service.a + service.b
+    room = slo_s - took
+    if room <= 0 or took <= 0:
+        return capacity(service) * UTILISATION
+    odds = 2 * room / (took * _P99_MEANS)  # r / (1 − r) at which the wait just fits
+    return capacity(service) * min(UTILISATION, odds / (1 + odds))
+
+
+def _demand(sample: Sample, policy: Policy, state: State, now: float) -> _Demand:
+    queued, running, ready, slo_s = sample.queued, sample.running, sample.ready, policy.latency_slo_s
+    if not ready and sample.idle_since is None:
+        # Nothing is answered yet: the load is what is here now, not the silence before it.
+        state.load.clear()
+        state.rate.clear()
+    if policy.target_ongoing_requests is None:
+        target, rule, load = policy.target_queue_depth, "queue_depth", queued + running
+    else:
+        target, rule = policy.target_ongoing_requests, "ongoing_requests"
+        # What waits counts once no replica could run it: until then it waits for its turn or for company.
+        load = running + queued if running >= target * ready else running
+    stable, burst = state.load.observe(load, now)
+    need, panic = stable / target, burst / target
+    rate = _rate(sample, state, now)
+    if sample.service is None:
+        return _Demand(need, panic, rule, (stable, burst), (0.0, 0.0), 0.0, target)
+    if slo_s is None:
+        per_replica = capacity(sample.service) * UTILISATION
+        carried, panic = rate[0] / per_replica, max(panic, rate[1] / per_replica)
+        if carried > need:
+            need, rule = carried, "capacity"
+    else:
+        per_replica = latency_capacity(sample.service, slo_s)
+        carried = rate[0] / per_replica
+        if sample.p99_s is None or sample.p99_s <= slo_s:
+            # The objective is kept: depth says nothing that the service time does not say better. A queue has to be
+            # worked off inside the objective, on top of what arrives.
+            need, rule = carried, "latency"
+            panic = rate[1] / per_replica + queued / (capacity(sample.service) * slo_s)
+        elif carried > need:
+            need, rule = carried, "latency"
+    return _Demand(need, panic, rule, (stable, burst), rate, per_replica, target)
+
+
+def _rate(sample: Sample, state: State, now: float) -> tuple[float, float]:
+    """Arrivals per second, over both windows."""
+    passed = now - state.seen_at
+    if passed >= _RATE_PERIOD_S:
+        state.rates = state.rate.observe((sample.arrivals - state.arrivals) / passed, now)
+        state.seen_at, state.arrivals = now, sample.arrivals
+    return state.rates
+
+
+def _panics(demand: _Demand, sample: Sample, policy: Policy, state: State, now: float) -> bool:
+    """Whether there is, or lately was, so much more load than the ready replicas are for that it cannot wait."""
+    if demand.panic / max(1, sample.ready) >= policy.panic_threshold:
+        state.panic_until = now + policy.stable_window_s
+    return now < state.panic_until
+
+
+def _demanded(
+    demand: _Demand, sample: Sample, policy: Policy, state: State, now: float, *, panic: bool
+) -> tuple[int, str, float]:
+    """Whole replicas, the rule they come from, and until when an idle function's answer holds."""
+    current = max(0, sample.wanted - policy.buffer_replicas)
+    count, rule = _whole(demand.need, current), demand.rule
+    if panic:
+        burst = math.ceil(demand.panic - _NOTHING)
+        if burst > count:
+            count, rule = burst, "panic"
+    idle_until = math.inf
+    if sample.idle_since is None:
+        if not sample.wanted:
+            rule = "cold_start"
+        count = max(1, count)
+    elif count <= 1:
+        kept, idle_until, why = _keep_alive(sample.idle_since, policy, state, now)
+        count, rule = int(kept), why
+    return (count + policy.buffer_replicas if count else 0), rule, idle_until
+
+
+def _whole(need: float, current: int) -> int:
+    """`need` rounded up; `current` where that is within the tolerance."""
+    if current and (current - 1) * (1 - TOLERANCE) < need <= current * (1 + TOLERANCE):
+        return current
+    return math.ceil(need - _NOTHING)
+
+
+def _keep_alive(idle_since: float, policy: Policy, state: State, now: float) -> tuple[bool, float, str]:
+    """Whether an idle function keeps a replica, until when that is the answer, and why."""
+    learnt = state.idle.learnt() if policy.learn_keep_alive else None
+    if learnt is None:
+        kept, until = _until(idle_since + policy.downscale_to_zero_delay_s, now)
+        return kept, until, _kept(kept)
+    back, end = idle_since + learnt.from_s, idle_since + learnt.until_s
+    if now < back:
+        kept, until = _until(idle_since + min(policy.downscale_delay_s, learnt.from_s), now)
+        return kept, until if kept else back, _kept(kept)
+    kept, until = _until(end, now)
+    return kept, until, "prewarm" if kept and learnt.from_s else _kept(kept)
+
+
+def _until(end: float, now: float) -> tuple[bool, float]:
+    return (True, end) if now < end else (False, math.inf)
+
+
+def _kept(kept: bool) -> str:
+    return "keep_alive" if kept else "scale_to_zero"
+
+
+# Steps 2 to 4
+
+
+def _limit_rate(demanded: int, sample: Sample, policy: Policy) -> int:
+    """As knative: per decision the ready replicas may be multiplied, and the wanted ones divided, by so much."""
+    current = sample.wanted
+    most = max(current, math.ceil(max(1, sample.ready) * policy.max_scale_up_rate))
+    least = math.floor(current / policy.max_scale_down_rate)
+    return max(least, min(most, demanded))
+
+
+def _delay(bounded: int, sample: Sample, policy: Policy, state: State, now: float, *, panic: bool) -> int:
+    """More only after it was wanted for the upscale delay, fewer only after it was for the downscale delay.
+
+    A burst and a first call do not wait. The last replica has its own delay, in the demand.
+    """
+    current = sample.wanted
+    highest = int(state.highs.observe(max(1, bounded), now))
+    lowest = -int(state.lows.observe(-bounded, now))
+    if bounded > current:
+        return bounded if panic or not current else max(current, lowest)
+    if panic:
+        return current
+    if bounded == 0 and highest <= 1:
+        return 0
+    return min(current, highest)
+
+
+def _last_word(rule: str, steps: tuple[int, int, int, int], limits: Bounds, *, panic: bool) -> str:
+    """The name of the last step that changed the number."""
+    demanded, limited, bounded, wanted = steps
+    if wanted != bounded:
+        if wanted > bounded:
+            return "panic" if panic else "downscale_delay"
+        return "upscale_delay"
+    if bounded != limited:
+        if limits.names:
+            return "schedule"
+        return "min_replicas" if bounded > limited else "max_replicas"
+    return "rate_limit" if limited != demanded else rule

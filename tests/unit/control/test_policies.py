@@ -1,0 +1,226 @@
+"""Policies applied live: which one counts, for how long, and when their schedules are open."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+
+from clipper.spec import AutoscalingPolicy, Schedule
+from clipper_platform.control.policies import Policies, digest_of
+from clipper_platform.control.schedules import Plan
+from clipper_platform.errors import InvalidSpec, NotFound, StoreUnavailable
+from tests.unit.control.doubles import BUNDLE, Plane, make_plane
+
+
+@pytest.fixture
+async def plane(tmp_path: Path) -> Plane:
+    made = make_plane(tmp_path)
+    await made.registry.load()
+    return made
+
+
+async def applied(plane: Plane, **keys: object) -> Policies:
+    policies = Policies(plane.registry, plane.store, plane.clock)
+    await policies.load()
+    if keys:
+        await policies.apply("digits", "classify", keys, "sha256:file")
+    return policies
+
+
+async def test_an_applied_policy_counts_and_is_told(plane: Plane) -> None:
+    await plane.deployed(min_replicas=1)
+    policies = await applied(plane)
+    told: list[tuple[str, str]] = []
+    policies.on_change(lambda *names: told.append(names))
+    assert policies.effective("digits", "classify").policy.min_replicas == 1
+    made = await policies.apply("digits", "classify", {"min_replicas": 3}, "sha256:file")
+    assert made.policy.min_replicas == 3
+    assert made.deployed.min_replicas == 1
+    assert made.applied is not None
+    assert made.applied.digest == "sha256:file"
+    assert told == [("digits", "classify")]
+    back = await policies.withdraw("digits", "classify")
+    assert (back.policy.min_replicas, back.applied) == (1, None)
+    assert len(told) == 2
+    assert await plane.store.list_policies() == []
+
+
+async def test_it_is_kept_across_a_restart(plane: Plane) -> None:
+    await plane.deployed()
+    await applied(plane, min_replicas=3)
+    again = plane.restarted()
+    await again.registry.load()
+    policies = await applied(again)
+    assert policies.effective("digits", "classify").policy.min_replicas == 3
+
+
+async def test_it_is_kept_across_deploys_until_the_declared_policy_changes(plane: Plane) -> None:
+    await plane.deployed()
+    policies = await applied(plane, min_replicas=3)
+    await plane.deployed(max_batch_size=4)
+    assert await policies.sweep() == []
+    assert policies.effective("digits", "classify").policy.min_replicas == 3
+
+    await plane.deployed(max_replicas=5)
+    assert policies.effective("digits", "classify").policy.max_replicas == 5
+    assert await policies.sweep() == [("digits", "classify")]
+    assert await plane.store.list_policies() == []
+    await plane.deployed(max_batch_size=4)
+    assert policies.effective("digits", "classify").policy.min_replicas == 0
+
+
+async def test_a_policy_without_its_function_ends(plane: Plane) -> None:
+    await plane.deployed()
+    policies = await applied(plane, min_replicas=3)
+    await plane.deployed(functions=("other",))
+    plane.store.outage = "away"
+    assert await policies.sweep() == []
+    plane.store.outage = ""
+    assert await policies.sweep() == [("digits", "classify")]
+    with pytest.raises(NotFound):
+        policies.effective("digits", "classify")
+
+
+async def test_a_policy_that_the_store_lost_already_ends_too(plane: Plane) -> None:
+    await plane.deployed()
+    policies = await applied(plane, min_replicas=3)
+    await plane.store.delete_policy("digits", "classify")
+    await plane.deployed(max_replicas=5)
+    ended: list[tuple[str, str]] = []
+    watching = asyncio.create_task(policies.watch(lambda *names: ended.append(names), period_s=0))
+    async with asyncio.timeout(5):
+        while not ended:
+            await asyncio.sleep(0)
+    watching.cancel()
+    assert ended == [("digits", "classify")]
+
+
+async def test_a_deleted_project_leaves_no_policy_for_its_successor(plane: Plane) -> None:
+    await plane.deployed()
+    policies = await applied(plane, min_replicas=3)
+    await plane.deployer.delete("digits")
+    assert await policies.sweep() == []
+    policies.forget("digits")
+    await plane.settle()
+    plane.artifacts.known[BUNDLE] = 10
+    await plane.deployed()
+    assert policies.effective("digits", "classify").policy.min_replicas == 0
+
+
+async def test_a_bad_policy_is_refused_by_key(plane: Plane) -> None:
+    await plane.deployed()
+    policies = await applied(plane)
+    with pytest.raises(InvalidSpec, match="did you mean 'max_replicas'"):
+        await policies.apply("digits", "classify", {"max_replica": 3})
+    never = {"cron": "0 0 30 2 *", "duration_s": 5, "min_replicas": 1}
+    with pytest.raises(InvalidSpec, match="0 0 30 2"):
+        await policies.apply("digits", "classify", {"schedule": [never]})
+    with pytest.raises(NotFound):
+        await policies.apply("digits", "nobody", {})
+    with pytest.raises(NotFound):
+        await policies.apply("nobody", "classify", {})
+    with pytest.raises(NotFound, match="no policy was applied"):
+        await policies.withdraw("digits", "classify")
+
+
+async def test_nothing_changes_while_the_store_is_away(plane: Plane) -> None:
+    await plane.deployed()
+    policies = await applied(plane)
+    plane.store.outage = "away"
+    with pytest.raises(StoreUnavailable):
+        await policies.apply("digits", "classify", {"min_replicas": 3})
+    assert policies.effective("digits", "classify").policy.min_replicas == 0
+
+
+async def test_a_withdrawal_whose_answer_was_lost_can_be_repeated(plane: Plane) -> None:
+    await plane.deployed()
+    policies = await applied(plane, min_replicas=3)
+    await plane.store.delete_policy("digits", "classify")
+    assert (await policies.withdraw("digits", "classify")).applied is None
+
+
+async def test_a_deploy_with_a_schedule_that_never_comes_true_is_refused(plane: Plane) -> None:
+    never = {"cron": "0 0 30 2 *", "duration_s": 5, "min_replicas": 1}
+    with pytest.raises(InvalidSpec, match="0 0 30 2"):
+        await plane.deployed(autoscaling={"schedule": [never]})
+
+
+async def test_a_stored_policy_that_cannot_be_read_is_passed_over(plane: Plane) -> None:
+    await plane.deployed()
+    await applied(plane, min_replicas=3)
+    (record,) = await plane.store.list_policies()
+    await plane.store.put_policy(msgspec.structs.replace(record, policy={"of_the_future": 1}))
+    policies = await applied(plane)
+    assert policies.effective("digits", "classify").applied is None
+
+
+async def test_a_new_version_starts_with_the_replicas_of_the_applied_policy(tmp_path: Path) -> None:
+    plane = make_plane(tmp_path)
+    plane.deployer._rollout._policy_of = lambda _, __: AutoscalingPolicy(min_replicas=4, max_replicas=6)
+    await plane.deployed()
+    assert list(plane.serving.replicas.values()) == [4]
+
+
+def test_a_digest_tells_policies_apart_by_what_they_say() -> None:
+    assert digest_of(AutoscalingPolicy()) == digest_of(AutoscalingPolicy(min_replicas=0))
+    assert digest_of(AutoscalingPolicy()) != digest_of(AutoscalingPolicy(min_replicas=1))
+
+
+# Schedules
+
+
+def plan(cron: str, duration_s: float, timezone: str = "UTC") -> Plan:
+    schedule = Schedule(cron=cron, duration_s=duration_s, min_replicas=2, timezone=timezone)
+    return Plan(AutoscalingPolicy(schedule=(schedule,)), None, 0.0)
+
+
+def moment(text: str, zone: str = "UTC") -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()
+
+
+def open_at(made: Plan, at: float) -> bool:
+    return any(w.opens_at <= at < w.closes_at for w in made.at(at).windows)
+
+
+def test_a_window_is_open_from_its_minute_for_its_duration() -> None:
+    made = plan("0 8 * * 1-5", 3600)
+    assert not open_at(made, moment("2026-01-05T07:59:59"))
+    assert open_at(made, moment("2026-01-05T08:00:00"))
+    assert open_at(made, moment("2026-01-05T08:59:59"))
+    assert not open_at(made, moment("2026-01-05T09:00:00"))
+    assert not open_at(made, moment("2026-01-10T08:30:00"))
+
+
+def test_the_controller_knows_of_the_next_window_in_time() -> None:
+    made = plan("0 8 * * *", 3600)
+    (window,) = made.at(moment("2026-01-05T10:00:00")).windows
+    assert window.opens_at == moment("2026-01-06T08:00:00")
+    assert window.name == "0 8 * * * UTC"
+
+
+def test_windows_follow_their_time_zone_through_its_clock_change() -> None:
+    for day in ("2026-03-28", "2026-03-29", "2026-03-30"):
+        local = moment(f"{day}T08:30:00", "Europe/Berlin")
+        assert open_at(plan("0 8 * * *", 3600, "Europe/Berlin"), local)
+    winter, summer = moment("2026-03-28T07:30:00"), moment("2026-03-30T06:30:00")
+    assert datetime.fromtimestamp(winter, UTC).hour != datetime.fromtimestamp(summer, UTC).hour
+    made = plan("0 8 * * *", 3600, "Europe/Berlin")
+    assert open_at(made, winter)
+    assert open_at(made, summer)
+
+
+def test_the_latest_of_overlapping_openings_counts() -> None:
+    made = plan("*/10 * * * *", 1500)
+    at = moment("2026-01-05T08:11:00")
+    assert max(w.closes_at for w in made.at(at).windows if w.opens_at <= at) == moment("2026-01-05T08:35:00")
+
+
+def test_a_policy_without_schedules_never_changes() -> None:
+    made = Plan(AutoscalingPolicy(max_replicas=7), 0.5, 100.0)
+    assert made.at(0.0) is made.at(1e9)
+    assert made.at(0.0).latency_slo_s == 0.5

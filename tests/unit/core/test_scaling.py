@@ -1,0 +1,486 @@
+"""Scaling decisions, case by case: each step, each rule, and what is said of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from clipper_platform.core.averages import SlidingAverages, SlidingMax
+from clipper_platform.core.explaining import explain
+from clipper_platform.core.keepalive import IdleTimes
+from clipper_platform.core.scaling import (
+    Decision,
+    NoData,
+    Policy,
+    Sample,
+    Service,
+    State,
+    capacity,
+    decide,
+    latency_capacity,
+)
+from clipper_platform.core.schedule import Bounds, Window, bounds
+
+NOW = 1000.0
+POLICY = Policy(max_replicas=100)
+ONE_SECOND = Service(1.0, 0.0)
+
+
+def sample(queued: int = 0, running: int = 0, wanted: int = 1, **changes: Any) -> Sample:
+    values: dict[str, Any] = {"ready": wanted, "idle_since": None if queued or running else NOW}
+    return Sample(queued, running, wanted, **{**values, **changes})
+
+
+def decided(what: Sample, policy: Policy = POLICY, state: State | None = None, now: float = NOW) -> Decision:
+    made, _ = decide(what, policy, state or State(policy, what.wanted, now), now)
+    assert isinstance(made, Decision)
+    return made
+
+
+def lasting(seconds: float, what: Sample, policy: Policy = POLICY, state: State | None = None) -> list[Decision]:
+    """Decisions every half second while the same is so, each carried out at once."""
+    state = state or State(policy, what.wanted, NOW)
+    told = []
+    for half in range(int(seconds * 2) + 1):
+        made = decided(what, policy, state, NOW + half / 2)
+        told.append(made)
+        what = what._replace(wanted=made.wanted, ready=made.wanted)
+    return told
+
+
+# Averages
+
+
+def test_the_first_level_is_the_average() -> None:
+    assert SlidingAverages(60, 6).observe(5.0, 123.4) == (5.0, 5.0)
+
+
+def test_an_average_follows_its_window() -> None:
+    averages = SlidingAverages(60, 6)
+    for second in range(60):
+        averages.observe(0.0, second)
+    for second in range(60, 66):
+        stable, panic = averages.observe(10.0, second)
+    assert panic == pytest.approx(10.0)
+    assert stable == pytest.approx(1.0)
+    for second in range(66, 120):
+        stable, panic = averages.observe(10.0, second)
+    assert (stable, panic) == (pytest.approx(10.0), pytest.approx(10.0))
+
+
+def test_a_level_stays_what_it_was_between_observations() -> None:
+    averages = SlidingAverages(60, 6)
+    averages.observe(4.0, 0.0)
+    stable, panic = averages.observe(0.0, 30.0)
+    assert panic == pytest.approx(4.0 * 5 / 6)
+    assert stable == pytest.approx(4.0 * 30 / 31)
+    assert averages.observe(0.0, 10_000.0) == (0.0, 0.0)
+
+
+def test_an_average_of_nothing_is_exactly_nothing() -> None:
+    averages = SlidingAverages(60, 6)
+    for second in range(200):
+        averages.observe(0.1 * (second % 7), second)
+    for second in range(200, 400):
+        averages.observe(0.0, second)
+    assert averages.observe(0.0, 400.0) == (0.0, 0.0)
+
+
+def test_several_levels_of_one_moment_count_alike_and_time_may_stand_still() -> None:
+    averages = SlidingAverages(60, 60)
+    averages.observe(2.0, 5.0)
+    averages.observe(4.0, 5.5)
+    assert averages.observe(6.0, 4.0) == (4.0, 4.0)
+
+
+def test_the_highest_value_is_remembered_for_its_span() -> None:
+    highest = SlidingMax(10.0, 3.0, 0.0)
+    assert highest.observe(8.0, 1.0) == 8.0
+    assert [highest.observe(2.0, float(t)) for t in (2, 5, 10)] == [8.0, 8.0, 8.0]
+    assert highest.observe(2.0, 11.0) == 2.0
+    assert highest.observe(1.0, 11.1) == 2.0
+    assert highest.observe(1.0, 40.0) == 1.0
+
+
+def test_without_a_span_only_the_present_counts() -> None:
+    highest = SlidingMax(0.0, 9.0, 0.0)
+    assert highest.observe(1.0, 0.0) == 1.0
+    assert highest.observe(2.0, 1.0) == 2.0
+
+
+def test_the_highest_value_costs_few_entries_whatever_is_seen() -> None:
+    highest = SlidingMax(1000.0, 0.0, 0.0)
+    for step in range(100_000):
+        highest.observe(100_000 - step, step / 100)
+    assert len(highest._entries) <= 34
+
+
+# Bounds
+
+
+def test_open_windows_replace_the_bounds() -> None:
+    morning = Window(100, 200, 2, None, "morning")
+    noon = Window(150, 180, 5, 20, "noon")
+    assert bounds(0, 8, (), 0) == Bounds(0, 8)
+    assert bounds(0, 8, (morning, noon), 50) == Bounds(0, 8, 100)
+    assert bounds(0, 8, (morning, noon), 100) == Bounds(2, 8, 150, ("morning",))
+    assert bounds(0, 8, (morning, noon), 160) == Bounds(5, 20, 180, ("morning", "noon"))
+    assert bounds(0, 8, (morning, noon), 200) == Bounds(0, 8, math.inf)
+
+
+def test_a_window_s_minimum_never_exceeds_its_maximum() -> None:
+    assert bounds(0, 8, (Window(0, 10, 9, 3, "odd"),), 5)[:2] == (3, 3)
+
+
+# Demand
+
+
+@pytest.mark.parametrize(
+    ("queued", "running", "wanted"), [(0, 1, 1), (0, 4, 1), (1, 4, 2), (4, 4, 2), (12, 8, 5), (400, 8, 100)]
+)
+def test_replicas_follow_the_queue_depth(queued: int, running: int, wanted: int) -> None:
+    assert decided(sample(queued, running)).wanted == wanted
+
+
+def test_ongoing_requests_leave_out_what_waits_while_replicas_have_room() -> None:
+    policy = Policy(target_ongoing_requests=2, max_replicas=100)
+    assert decided(sample(10, 3, wanted=2), policy).wanted == 2
+    assert decided(sample(10, 4, wanted=2), policy).wanted == 7
+    assert decided(sample(10, 4, wanted=2), policy).rule == "ongoing_requests"
+
+
+def test_a_demand_within_the_tolerance_changes_nothing() -> None:
+    calm = Policy(max_replicas=100, panic_threshold=1000)
+    assert [decided(sample(running=n, wanted=5), calm).demanded for n in (14, 15, 20, 22, 23)] == [4, 5, 5, 5, 6]
+
+
+def test_a_burst_asks_at_once_and_holds_for_the_stable_window() -> None:
+    policy = Policy(max_replicas=100, upscale_delay_s=60)
+    state = State(policy, 1, NOW)
+    for second in range(60):
+        decided(sample(running=1), policy, state, NOW + second)
+    made = decided(sample(200, 1), policy, state, NOW + 60)
+    assert (made.rule, made.panic) == ("panic", True)
+    assert made.wanted == math.ceil((200 + 1 + 5) / 6 / 4)
+    decided(sample(wanted=9, idle_since=NOW + 61), policy, state, NOW + 61)
+    after = decided(sample(wanted=9, idle_since=NOW + 61), policy, state, NOW + 100)
+    assert (after.wanted, after.rule) == (9, "panic")
+    over = decided(sample(wanted=9, idle_since=NOW + 61), policy, state, NOW + 121)
+    assert not over.panic
+
+
+def test_the_service_time_says_how_few_can_carry_the_load() -> None:
+    """50 arrivals a second of 0.1 s each: 5 replicas' worth, at 80% 6.25; the queue alone asks for 2."""
+    policy = Policy(max_replicas=100)
+    state = State(policy, 7, NOW)
+    made = None
+    for half in range(20):
+        what = sample(running=5, wanted=7, arrivals=25 * half, service=Service(0.0, 0.1))
+        made = decided(what, policy, state, NOW + half / 2)
+    assert made is not None
+    assert made.need == pytest.approx(6.25)
+    assert (made.wanted, made.rule) == (7, "capacity")
+
+
+def test_a_deep_batch_queue_asks_for_nothing_while_the_objective_is_kept() -> None:
+    """64 in one batch of 60 ms, 600 a second: one replica carries 853 a second within 200 ms."""
+    policy = Policy(max_replicas=100, latency_slo_s=0.2)
+    service = Service(0.02, 0.000625, 64)
+    told = []
+    state = State(policy, 1, NOW)
+    for half in range(20):
+        what = sample(30, 64, arrivals=300 * half, service=service, p99_s=0.15)
+        told.append(decided(what, policy, state, NOW + half / 2))
+    assert {(d.wanted, d.rule) for d in told} == {(1, "latency")}
+
+
+def test_a_missed_objective_lets_the_queue_speak_again() -> None:
+    policy = Policy(max_replicas=100, latency_slo_s=0.2)
+    missed = sample(30, 64, service=Service(0.02, 0.000625, 64), p99_s=0.5)
+    assert decided(missed, policy).need == 94 / 4
+    assert decided(missed, policy).rule == "queue_depth"
+    policy = Policy(max_replicas=1000, latency_slo_s=0.2)
+    state = State(policy, 1, NOW)
+    decided(sample(1, 1, service=ONE_SECOND, p99_s=3.0), policy, state, NOW)
+    late = decided(sample(1, 1, arrivals=100, service=ONE_SECOND, p99_s=3.0), policy, state, NOW + 1)
+    assert late.rule == "latency"
+    assert late.need > 2 / 4
+
+
+def test_a_backlog_is_worked_off_inside_the_objective() -> None:
+    policy = Policy(max_replicas=100, latency_slo_s=0.5)
+    made = decided(sample(50, 1, service=Service(0.0, 0.1), p99_s=0.1), policy)
+    assert made.need_panic == pytest.approx(50 / (10 * 0.5))
+    assert (made.wanted, made.rule) == (10, "panic")
+
+
+def test_the_capacity_of_a_replica() -> None:
+    assert capacity(Service(0.1, 0.01, 10)) == pytest.approx(10 / 0.2)
+    assert capacity(Service(0.1, 0.0, 1, 4)) == pytest.approx(40)
+    assert capacity(Service(0.0, 0.0)) == math.inf
+
+
+def test_the_capacity_within_an_objective() -> None:
+    batch = Service(0.02, 0.001, 64)
+    assert latency_capacity(batch, 0.1) == pytest.approx(0.8 * 30 / 0.05)  # (0.05 − 0.02) / 0.001 = 30 fit
+    assert latency_capacity(batch, 10) == pytest.approx(0.8 * capacity(batch))
+    assert latency_capacity(batch, 0.03) == pytest.approx(0.8 * capacity(batch))  # cannot be kept
+    assert latency_capacity(Service(0.02, 0.0, 8), 1) == pytest.approx(0.8 * 8 / 0.02)
+    assert latency_capacity(Service(0.02, 0.0, 8), 0.01) == pytest.approx(0.8 * 8 / 0.02)
+    assert latency_capacity(Service(0.1, 0.0), 0.05) == pytest.approx(8)  # cannot be kept
+    assert latency_capacity(Service(0.0, 0.0), 0.05) == math.inf
+    tight, wide = latency_capacity(Service(0.1, 0.0), 0.15), latency_capacity(Service(0.1, 0.0), 5)
+    assert 0 < tight < wide == pytest.approx(8)
+
+
+def test_arrivals_of_less_than_a_moment_are_no_rate() -> None:
+    state = State(POLICY, 1, NOW)
+    decided(sample(1, arrivals=1, service=ONE_SECOND), POLICY, state, NOW)
+    assert decided(sample(1, arrivals=100, service=ONE_SECOND), POLICY, state, NOW + 0.1).rate_per_s == 0.0
+    assert decided(sample(1, arrivals=100, service=ONE_SECOND), POLICY, state, NOW + 1).rate_per_s == 100.0
+
+
+# To zero and back
+
+
+def test_a_first_call_starts_a_replica_at_once() -> None:
+    made = decided(sample(1, wanted=0), Policy(upscale_delay_s=60))
+    assert (made.wanted, made.rule, made.next_at) == (1, "cold_start", NOW)
+
+
+def test_calls_that_come_together_start_as_many_as_they_need() -> None:
+    policy = Policy(max_replicas=100)
+    state = State(policy, 0, NOW)
+    for second in range(60):
+        decided(sample(wanted=0, idle_since=NOW - 500), policy, state, NOW + second)
+    assert decided(sample(500, wanted=0), policy, state, NOW + 60).wanted == 100
+
+
+def test_the_last_replica_goes_after_its_own_delay() -> None:
+    policy = Policy(downscale_delay_s=1000, downscale_to_zero_delay_s=300)
+    kept = decided(sample(idle_since=NOW - 299), policy)
+    assert (kept.wanted, kept.rule, kept.next_at) == (1, "keep_alive", NOW + 1)
+    gone = decided(sample(idle_since=NOW - 300), policy)
+    assert (gone.wanted, gone.rule, gone.next_at) == (0, "scale_to_zero", math.inf)
+
+
+def test_an_idle_function_at_its_floor_need_not_be_looked_at_again() -> None:
+    assert decided(sample(wanted=0, idle_since=0.0)).next_at == math.inf
+    floor = decided(sample(wanted=2, idle_since=0.0), Policy(min_replicas=2))
+    assert (floor.wanted, floor.rule, floor.next_at) == (2, "min_replicas", math.inf)
+    window = Window(NOW + 50, NOW + 60, 1, None, "w")
+    assert decided(sample(wanted=0, idle_since=0.0), Policy(windows=(window,))).next_at == NOW + 50
+
+
+def test_a_failed_or_absent_function_gives_no_data() -> None:
+    state = State(POLICY, 1, NOW)
+    assert decide(None, POLICY, state, NOW) == (NoData("the function is not running"), state)
+    made, _ = decide(sample(5, failed=True), POLICY, state, NOW)
+    assert isinstance(made, NoData)
+
+
+def test_buffer_replicas_come_on_top_while_there_is_demand() -> None:
+    policy = Policy(buffer_replicas=2)
+    assert decided(sample(running=4), policy).wanted == 3
+    assert decided(sample(wanted=3, idle_since=NOW), policy).wanted == 3
+    assert decided(sample(wanted=0, idle_since=0.0), policy).wanted == 0
+    assert decided(sample(running=4, wanted=3), policy).demanded == 3
+
+
+# Keep-alive
+
+
+def learnt(*idle_s: float) -> IdleTimes:
+    times = IdleTimes()
+    for value in idle_s:
+        times.observe(value)
+    return times
+
+
+def test_too_few_idle_times_or_too_long_ones_say_nothing() -> None:
+    assert learnt(*[10] * 9).learnt() is None
+    assert learnt(*[0.5] * 50).learnt() is None
+    assert learnt(*[20_000] * 10, *[10] * 10).learnt() is None
+    assert learnt(*[20_000] * 4, *[10] * 10).learnt() is not None
+
+
+def test_short_idle_times_keep_the_replica_until_their_tail() -> None:
+    kept = learnt(*range(1, 31)).learnt()
+    assert kept is not None
+    assert kept.from_s == 0
+    assert 30 <= kept.until_s <= 30 * 1.17 * 1.1
+
+
+def test_regular_long_idle_times_are_predicted() -> None:
+    kept = learnt(*[600] * 20).learnt()
+    assert kept is not None
+    assert 600 / 1.17 * 0.9 <= kept.from_s <= 600 * 0.9
+    assert 600 * 1.1 <= kept.until_s <= 600 * 1.17 * 1.1
+
+
+def test_old_idle_times_fade() -> None:
+    times = learnt(*[10] * 999)
+    assert times.total == 999
+    for _ in range(2000):
+        times.observe(1000)
+    kept = times.learnt()
+    assert times.total < 1000
+    assert kept is not None
+    assert kept.until_s > 1000
+
+
+def test_a_predicted_function_goes_early_and_returns_before_the_call() -> None:
+    policy = Policy(learn_keep_alive=True, downscale_delay_s=30, downscale_to_zero_delay_s=300)
+    state = State(policy, 1, NOW, learnt(*[600] * 20))
+
+    def at(idle_s: float, wanted: int) -> Decision:
+        return decided(sample(wanted=wanted, idle_since=NOW), policy, state, NOW + idle_s)
+
+    kept = at(10, 1)
+    assert (kept.rule, kept.next_at) == ("keep_alive", NOW + 30)
+    away = at(40, 1)
+    assert (away.wanted, away.rule) == (0, "scale_to_zero")
+    assert 450 < away.next_at - NOW < 550
+    back = at(away.next_at - NOW, 0)
+    assert (back.wanted, back.rule) == (1, "prewarm")
+    late = at(back.next_at - NOW, 1)
+    assert (late.wanted, late.rule, late.next_at) == (0, "scale_to_zero", math.inf)
+
+
+def test_short_learnt_times_keep_the_replica_without_a_pause() -> None:
+    policy = Policy(learn_keep_alive=True, downscale_to_zero_delay_s=300)
+    made = decided(sample(idle_since=NOW - 5), policy, State(policy, 1, NOW, learnt(*[10] * 20)))
+    assert made.rule == "keep_alive"
+    assert made.next_at < NOW + 10
+
+
+def test_idle_times_are_learnt_from_what_is_seen() -> None:
+    policy = Policy(learn_keep_alive=True)
+    state = State(policy, 1, NOW)
+    decided(sample(idle_since=NOW), policy, state, NOW)
+    decided(sample(1, arrivals=1), policy, state, NOW + 20)  # the time before the first call is no idle time
+    assert state.idle.total == 0
+    decided(sample(idle_since=NOW + 21, arrivals=1), policy, state, NOW + 21)
+    decided(sample(1, arrivals=2), policy, state, NOW + 51)
+    assert state.idle.total == 1
+    decided(sample(idle_since=NOW + 52, arrivals=2), policy, state, NOW + 52)
+    decided(sample(idle_since=NOW + 92, arrivals=3), policy, state, NOW + 93)  # a call between two looks
+    assert state.idle.total == 2
+
+
+# Rate limits and delays
+
+
+def test_one_decision_multiplies_the_ready_replicas_at_most() -> None:
+    policy = Policy(max_replicas=100, max_scale_up_rate=3)
+    made = decided(sample(400, wanted=2), policy)
+    assert (made.demanded, made.wanted, made.rule) == (100, 6, "rate_limit")
+    waiting = decided(sample(400, wanted=6, ready=2), policy)
+    assert waiting.wanted == 6
+
+
+def test_one_decision_divides_the_wanted_replicas_at_most() -> None:
+    policy = Policy(max_replicas=100, downscale_delay_s=0)
+    made = decided(sample(running=1, wanted=9), policy)
+    assert (made.demanded, made.wanted, made.rule) == (1, 4, "rate_limit")
+
+
+def test_more_replicas_are_added_only_after_the_upscale_delay() -> None:
+    policy = Policy(max_replicas=100, upscale_delay_s=10)
+    told = lasting(12, sample(running=7), policy)
+    assert {(d.wanted, d.rule) for d in told[:20]} == {(1, "upscale_delay")}
+    assert told[-1].wanted == 2
+
+
+def test_a_demand_that_was_lower_in_between_has_not_lasted() -> None:
+    policy = Policy(max_replicas=100, upscale_delay_s=10, stable_window_s=1, panic_window_s=1)
+    state = State(policy, 1, NOW)
+    for second in range(30):
+        made = decided(sample(running=1 if second % 8 == 0 else 7), policy, state, NOW + second)
+        assert made.wanted == 1
+
+
+def test_replicas_are_taken_away_only_after_the_downscale_delay() -> None:
+    policy = Policy(max_replicas=100, downscale_delay_s=30)
+    told = lasting(40, sample(running=3, wanted=2), policy)
+    assert {(d.wanted, d.rule) for d in told[:60]} == {(2, "downscale_delay")}
+    assert told[-1].wanted == 1
+
+
+def test_bounds_hold_against_every_delay() -> None:
+    closing = Policy(max_replicas=3, downscale_delay_s=1000)
+    assert decided(sample(running=90, wanted=8), closing).wanted == 3
+    opening = Policy(min_replicas=5, upscale_delay_s=1000)
+    assert decided(sample(idle_since=NOW), opening).wanted == 5
+
+
+def test_an_open_window_has_the_last_word() -> None:
+    window = Window(NOW - 10, NOW + 10, 4, 5, "0 8 * * 1-5 UTC")
+    policy = Policy(windows=(window,))
+    low, high = decided(sample(idle_since=0.0), policy), decided(sample(100, wanted=4), policy)
+    assert (low.wanted, low.rule, low.next_at) == (4, "schedule", NOW + 10)
+    assert (high.wanted, high.rule) == (5, "schedule")
+
+
+# Words
+
+
+def words(made: Decision, policy: Policy = POLICY) -> str:
+    told = explain(made, policy)
+    return " | ".join([told.why, *told.steps, *told.change])
+
+
+def test_every_rule_is_explained() -> None:
+    assert "4 per replica" in words(decided(sample(4, 4)))
+    ongoing = Policy(target_ongoing_requests=2, max_replicas=9)
+    assert "target_ongoing_requests" in words(decided(sample(running=4, wanted=2), ongoing), ongoing)
+    state = State(POLICY, 1, NOW - 60)
+    decided(sample(), POLICY, state, NOW - 60)
+    decided(sample(), POLICY, state, NOW - 1)
+    assert "a burst: the last 6 s" in words(decided(sample(4, 200), POLICY, state))
+    assert "1 invocation came" in words(decided(sample(1, wanted=0)))
+    assert "3 invocations came" in words(decided(sample(3, wanted=0)))
+    assert "kept for the next call" in words(decided(sample(idle_since=NOW - 5)))
+    assert "longer than" in words(decided(sample(idle_since=0.0)))
+    slow = Policy(max_replicas=100, max_scale_up_rate=2)
+    assert "max_scale_up_rate = 2" in words(decided(sample(400), slow), slow)
+    capped = Policy(max_replicas=2)
+    assert "raise max_replicas above 2" in words(decided(sample(400), capped), capped)
+    floor = Policy(min_replicas=2)
+    assert "lower min_replicas below 2" in words(decided(sample(wanted=2, idle_since=0.0), floor), floor)
+    held = Policy(max_replicas=9, upscale_delay_s=9)
+    assert "upscale_delay_s = 9" in words(decided(sample(running=7), held), held)
+    assert "downscale_delay_s = 30" in words(decided(sample(running=1, wanted=2)))
+    open_now = Policy(windows=(Window(0, NOW + 5, 3, 4, "noon"),))
+    assert "noon asks for 3 to 4" in words(decided(sample(idle_since=0.0), open_now), open_now)
+    buffered = Policy(buffer_replicas=1)
+    assert "1 of them buffer_replicas" in words(decided(sample(running=1), buffered), buffered)
+
+
+def test_a_prediction_and_the_service_time_are_explained() -> None:
+    policy = Policy(learn_keep_alive=True)
+    back = decided(sample(wanted=0, idle_since=NOW - 590), policy, State(policy, 0, NOW, learnt(*[600] * 20)))
+    assert "the next call is expected" in words(back, policy)
+    for slo_s, expected in ((None, "at 80%"), (5.0, "within latency_slo_s = 5")):
+        policy = Policy(max_replicas=100, latency_slo_s=slo_s)
+        state = State(policy, 3, NOW)
+        for half in range(20):
+            what = sample(running=2, wanted=3, arrivals=half, service=ONE_SECOND)
+            made = decided(what, policy, state, NOW + half / 2)
+        assert expected in words(made, policy)
+        assert "arrivals per second" in words(made, policy)
+
+
+def test_what_would_change_the_number_is_true() -> None:
+    policy = Policy(max_replicas=100, panic_threshold=1000)
+    made = decided(sample(running=20, wanted=5), policy)
+    told = explain(made, policy).change
+    assert told == ("more replicas: above 22 queued and running", "fewer: below 14.4 queued and running for 30 s")
+    assert decided(sample(running=23, wanted=5), policy).wanted > 5
+    assert decided(sample(running=14, wanted=5), policy).demanded < 5
+
+
+def test_the_next_look_is_told_where_there_is_one() -> None:
+    assert "the next look is in 295 s" in words(decided(sample(idle_since=NOW - 5)))
