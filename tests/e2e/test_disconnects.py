@@ -21,22 +21,22 @@ STORM_APP = """
 import asyncio, time
 import clipper
 
-@clipper.function(max_batch_size=32)
+@clipper.function(max_batch_size=32, max_replicas=1)
 def batched(n: list[int]) -> list[int]:
     time.sleep(0.005)
     return n
 
-@clipper.function(max_ongoing_requests=8)
+@clipper.function(max_ongoing_requests=8, max_replicas=1)
 async def patient(n: int) -> int:
     await asyncio.sleep(0.02)
     return n
 
-@clipper.function(cache_ttl_s=300, max_ongoing_requests=2)
+@clipper.function(cache_ttl_s=300, max_ongoing_requests=2, max_replicas=1)
 def cached(n: int) -> int:
     time.sleep(0.01)
     return n
 
-@clipper.function(max_ongoing_requests=8)
+@clipper.function(max_ongoing_requests=8, max_replicas=1)
 async def stream(n: int):
     for _ in range(1000):
         yield "x" * 1000

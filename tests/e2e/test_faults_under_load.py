@@ -66,7 +66,7 @@ def gated(path: str) -> str:
         time.sleep(0.01)
     return "open"
 
-@clipper.function(min_replicas=2, graceful_shutdown_timeout_s=0.5, health_check_period_s=0.5)
+@clipper.function(min_replicas=2, max_replicas=2, graceful_shutdown_timeout_s=0.5, health_check_period_s=0.5)
 def hangs(how: str = "") -> int:
     if how == "loops":
         while True:

@@ -188,8 +188,7 @@ class PoolState:
                 self._bury(replica, message, now, counts=True)
             case Exited(replica, message, expected):
                 self._bury(replica, message, now, counts=not expected)
-            case Tick():
-                pass
+            # A Tick says only that time passed.
         return self._plan(now)
 
     def _forgive(self) -> None:

@@ -116,6 +116,8 @@ class BundleStored(_Answer, frozen=True):
 class EnvironmentInfo(_Asked, frozen=True):
     python: str | None = None
     requirements: list[str] = []
+    exclude: list[str] = []
+    warm_pool_size: int | None = None
 
 
 class DeployRequest(_Asked, frozen=True):
@@ -125,6 +127,7 @@ class DeployRequest(_Asked, frozen=True):
     bundle: str
     environment: EnvironmentInfo
     functions: list[dict[str, Any]]
+    deploy: dict[str, Any] = {}
     force: bool = False
 
 
