@@ -64,6 +64,7 @@ class ReplicaPool:
         self._health: asyncio.TimerHandle | None = None
         self._changed: list[asyncio.Future[None]] = []
         self._closed = False
+        self._usual_s: float | None = None  # how long a call takes, once one was answered
         for state in ReplicaState:
             gauge = metrics.replicas.child(target.id.path, str(target.id.version), state.value)
             gauge.read = self._counter(state)
@@ -235,6 +236,9 @@ class ReplicaPool:
     def _check_health(self) -> None:
         now = self._clock.monotonic()
         grace = self.target.spec.graceful_shutdown_timeout_s
+        # What any replica has seen: one that hangs in its first call has seen nothing itself.
+        known = [s for h in self.handles.values() if (s := h.controller.expected(1)) is not None]
+        self._usual_s = max(known, default=self._usual_s)
         for handle in list(self.handles.values()):
             member = self.state.members.get(handle.id)
             if member is not None and member.state is ReplicaState.UNHEALTHY:
@@ -242,7 +246,7 @@ class ReplicaPool:
             if handle.silent_pings >= MISSED_PINGS:
                 handle.silent = True
                 self._unhealthy(handle, f"answered none of {MISSED_PINGS} health checks")
-            elif handle.stuck(now, grace, self.target.spec.timeout_s):
+            elif handle.stuck(now, grace, self.target.spec.timeout_s, self._usual_s):
                 self._unhealthy(handle, f"worked on a batch for {grace:g} s past its deadline")
             else:
                 handle.ping(handle.silent_pings)

@@ -198,13 +198,13 @@ class ReplicaHandle:
         self.silent_pings += 1
         self.channel.send_ping(nonce)
 
-    def stuck(self, now: float, grace_s: float, timeout_s: float) -> bool:
+    def stuck(self, now: float, grace_s: float, timeout_s: float, usual_s: float | None) -> bool:
         """What it runs is `grace_s` past its deadline: of a batch, which runs as one, past its last deadline.
 
         A caller's impatience is no reason to end a replica that works as it always does: it gets at least
-        `UNUSUAL` times what such a batch usually takes, and `timeout_s`, the function's own, while that is not known.
+        `UNUSUAL` times what a call usually takes (`usual_s`), and `timeout_s`, the function's own, while that is not
+        known.
         """
-        usual_s = self.controller.expected(1)
         allowed_s = timeout_s if usual_s is None else min(timeout_s, usual_s * UNUSUAL)
         latest = now - grace_s
         if self.one_at_a_time:
