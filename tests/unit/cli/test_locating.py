@@ -7,7 +7,7 @@ from pathlib import Path
 from clipper.cli.locating import Locator, Place
 
 TREE = "/home/x/.clip/bundles/trees/" + "a1" * 32
-DIRECTORY = Path("/work/demo")
+DIRECTORY = Path("/home/ada/demo")
 RAISED = f'''Traceback (most recent call last):
   File "{TREE}/app.py", line 12, in classify
     return load(path)
@@ -56,5 +56,5 @@ def test_lines_of_one_traceback_may_come_one_by_one() -> None:
 
 def test_paths_are_those_of_the_directory() -> None:
     line = f'  File "{TREE}/app.py", line 12, in classify'
-    assert Locator(DIRECTORY).rewritten(line) == '  File "/work/demo/app.py", line 12, in classify'
+    assert Locator(DIRECTORY).rewritten(line) == '  File "/home/ada/demo/app.py", line 12, in classify'
     assert Locator(DIRECTORY).rewritten("nothing to see") == "nothing to see"
