@@ -41,3 +41,17 @@ install_into() {
     note "installing clipper[$2]"
     "$1/bin/python" -m uv pip install --quiet --python "$1/bin/python" --editable ".[$2]"
 }
+
+# need_command COMMAND PACKAGE: make sure that a command is there, from Debian's package if it is not.
+need_command() {
+    ! command -v "$1" >/dev/null 2>&1 || return 0
+    local as_root=()
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
+    if ! command -v apt-get >/dev/null 2>&1 || { [ ${#as_root[@]} -gt 0 ] && ! "${as_root[@]}" true 2>/dev/null; }; then
+        die "$1 is not installed, and this script can't install it here; install it and try again"
+    fi
+    note "installing $2" >&2
+    "${as_root[@]}" apt-get update -qq >&2
+    # Without what is merely recommended: no service of these is wanted, each test starts its own.
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" >/dev/null
+}

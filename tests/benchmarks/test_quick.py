@@ -14,13 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.benchmarks import wrk
 from tests.support.platform import eventually
 
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [
-    pytest.mark.skipif(not wrk.available(), reason="wrk is not installed; infra/scripts/bench installs it"),
     pytest.mark.timeout(180),
     # Ends beside nothing else that measures or counts processes.
     pytest.mark.xdist_group("benchmarks"),
