@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Never
 
 from clipper_runtime.channel import Channel, ChannelClosed, connect
@@ -50,11 +51,19 @@ def main() -> None:
     run_replica(sock, token=token)
 
 
-def run_replica(sock: socket.socket, prepared: Prepared | None = None, *, token: str = "") -> Never:
-    """The life of a replica on a connected channel. `prepared`: the function that this process has set up already."""
+def run_replica(
+    sock: socket.socket,
+    prepared: Prepared | None = None,
+    *,
+    token: str = "",
+    await_name: Callable[[], None] = lambda: None,
+) -> Never:
+    """The life of a replica on a connected channel. `prepared`: the function that this process has set up already.
+    `await_name` is called after the greeting: a forked child waits there until it is known whose replica it is."""
     channel = Channel(sock)
     try:
         greet(channel, token)
+        await_name()
         start, later = await_start(channel)
         replica = Replica(channel, start, prepared)
         status = replica.run(later)

@@ -2,14 +2,17 @@
 
 A platform of its own on this machine, a scikit-learn classifier of digits (unpickled in its setup), three ways to
 start: an interpreter of its own, a warm zygote, a snapshot. Each round waits until the function has no replica, then
-times one HTTP request from its sending to its answer. Then ten snapshot replicas of a function that holds 200 MB are
-weighed (PSS: each page divided by the number of its users) against one that was started without a snapshot.
+times one HTTP request from its sending to its answer, and counts the processor time that the platform, its zygotes and
+its replicas spent meanwhile, which depends less on what else the machine does. Then ten snapshot replicas of a
+function that holds 200 MB are weighed (PSS: each page divided by the number of its users) against one that was started
+without a snapshot.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import pickle
 import statistics
 import sys
@@ -18,7 +21,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import psutil
@@ -98,6 +101,34 @@ def processes(platform: PlatformProcess, marker: str) -> list[psutil.Process]:
     return found
 
 
+class Spent(NamedTuple):
+    """What processes have had so far, all threads together."""
+
+    ms: float  # of a processor
+    faults: int  # of pages
+
+
+def spent(platform: PlatformProcess) -> dict[int, Spent]:
+    """By process: the platform, its zygotes, its replicas."""
+    own = [platform.process.pid] if platform.process is not None else []
+    return {pid: spent_by(pid) for pid in [*own, *(p.pid for p in processes(platform, "CLIP_REPLICA="))]}
+
+
+def spent_by(pid: int) -> Spent:
+    try:
+        ran = sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return Spent(0.0, 0)  # it ended meanwhile
+    return Spent(ran / 1e6, int(fields[7]))
+
+
+def between(before: dict[int, Spent], after: dict[int, Spent]) -> Spent:
+    none = Spent(0.0, 0)
+    pairs = [(was, now) for pid, now in after.items() for was in [before.get(pid, none)]]
+    return Spent(sum(now.ms - was.ms for was, now in pairs), sum(now.faults - was.faults for was, now in pairs))
+
+
 def serving(platform: PlatformProcess, project: str) -> int:
     """Ready replicas, by the platform's own count."""
     total = 0.0
@@ -118,22 +149,26 @@ def time_way(platform: PlatformProcess, way: str, directory: Path, trained: byte
     write_project(directory / way, APP, toml)
     (directory / way / "model.pkl").write_bytes(trained)
     platform.deploy(directory / way, timeout_s=300)
-    took, phases = [], []
+    took, phases, costs = [], [], []
     with platform.client() as http:
         for index in range(rounds + 2):
             eventually(lambda: serving(platform, way) == 0, within_s=60, what="the function scales to zero")
             time.sleep(5.0 if index == 0 and way != "interpreter" else 0.3)  # for the pool to be full again
             http.get("/healthz")  # the connection is not what is measured
+            before = spent(platform)
             began = time.perf_counter()
             answer = http.post(f"/fn/{way}/classify", json={"pixels": [0.0] * 64})
             seconds = time.perf_counter() - began
+            after = spent(platform)
             answer.raise_for_status()
             if index >= 2:  # before, modules are still being learnt
+                costs.append(between(before, after))
                 took.append(seconds * 1000)
                 phases.append(parse(answer))
     names = list(dict.fromkeys(name for one in phases for name in one))
     return {
         "ms": sorted(took),
+        "spent": Spent(statistics.median(c.ms for c in costs), round(statistics.median(c.faults for c in costs))),
         "phases": {name: statistics.median(one.get(name, 0.0) for one in phases) for name in names},
     }
 
@@ -198,10 +233,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             p50, p95 = quantile(ms, 0.5), quantile(ms, 0.95)
             goal = TARGET_MS.get(way)
             print(
-                f"{way:>12}: {len(ms)} first answers, p50 {p50:.1f} ms, p95 {p95:.1f} ms, max {ms[-1]:.1f} ms", end=""
+                f"{way:>12}: {len(ms)} first answers, best {ms[0]:.1f} ms, p50 {p50:.1f} ms, p95 {p95:.1f} ms, "
+                f"max {ms[-1]:.1f} ms",
+                end="",
             )
             print(f" (target: p95 at most {goal:g} ms)" if goal else "")
             print("              median " + ", ".join(f"{k} {v:.1f}" for k, v in found["phases"].items()) + " ms")
+            ms_spent, faults = found["spent"]
+            print(f"              median {ms_spent:.1f} ms of processor time, {faults} page faults; ", end="")
+            print(f"load average {os.getloadavg()[0]:.1f}")
             if goal and p95 > goal:
                 missed.append(way)
             platform.clip("delete", way, "--yes")

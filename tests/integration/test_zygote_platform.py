@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,10 +65,17 @@ def test_from_zero_replicas_a_snapshot_answers_after_a_fork_alone(platform: Plat
     assert answer.json()[0] == first[0], "one setup for all replicas"
     assert answer.json()[1] != first[1]
     timing = answer.headers["server-timing"]
-    assert "fork;dur=" in timing
-    assert "place;dur=" in timing
-    assert "setup;dur=" not in timing
-    assert 'clip_cold_start_seconds_count{function="shots/where",phase="fork"}' in metrics(platform)
+    assert [entry.partition(";")[0] for entry in timing.split(", ")] == [
+        "queue", "place", "fork", "batch", "exec", "first_batch",
+    ]  # fmt: skip
+    told = metrics(platform)
+    for phase in ("queue", "place", "fork", "first_batch"):
+        assert f'clip_cold_start_seconds_count{{function="shots/where",phase="{phase}"}}' in told
+    again = platform.post("/fn/shots/where", json={}).headers["server-timing"]
+    assert [entry.partition(";")[0] for entry in again.split(", ")] == ["queue", "batch", "exec"]
+    assert json.loads(platform.clip("status", "shots/where", "--json").out)["snapshot"] == {
+        "state": "ready", "reason": "", "retry_in_s": None,
+    }  # fmt: skip
 
 
 def test_from_zero_replicas_a_warm_pool_answers_without_a_new_interpreter(
@@ -85,10 +93,18 @@ def test_from_zero_replicas_a_warm_pool_answers_without_a_new_interpreter(
     assert eventually(forked, within_s=60, what="the pool has a zygote")
 
 
-def test_a_refused_snapshot_says_why_in_the_functions_log(platform: PlatformProcess, tmp_path: Path) -> None:
+def test_a_refused_snapshot_says_why_in_the_functions_log_and_in_its_status(
+    platform: PlatformProcess, tmp_path: Path
+) -> None:
     toml = 'name = "refused"\n[functions.threaded]\nentrypoint = "app:Threaded"\nsnapshot = true\n'
     write_project(tmp_path / "refused", APP, toml)
     platform.deploy(tmp_path / "refused")
     assert platform.post("/fn/refused/threaded", json={}).json() == "served"
     said = eventually(lambda: (log := platform.clip("logs", "refused/threaded").out) and "no snapshot" in log and log)
     assert "poller" in said
+    state = json.loads(platform.clip("status", "refused/threaded", "--json").out)["snapshot"]
+    assert state["state"] == "refused"
+    assert "it started 1 threads ('poller')" in state["reason"]
+    assert 0 <= state["retry_in_s"] <= 30
+    shown = " ".join(platform.clip("status", "refused/threaded").out.split())
+    assert "no snapshot: it started 1 threads ('poller'), which a forked process would lack" in shown

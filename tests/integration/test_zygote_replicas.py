@@ -18,8 +18,8 @@ import pytest
 
 from clipper.spec import FunctionSpec
 from clipper_platform.backends.base import Exit, Replica
+from clipper_platform.backends.preloads import MODULES_FILE
 from clipper_platform.backends.process import ProcessBackend
-from clipper_platform.backends.warm import MODULES_FILE
 from clipper_platform.types import FunctionId, ReplicaId
 from clipper_runtime import protocol as wire
 from tests.support.replicas import Recorder, invoke, launch_spec, own_environment
@@ -94,6 +94,13 @@ class Place:
         launched = await self.launch(app, **changes)
         await self.until(lambda: any(zygote.usable for zygote in self.backend.warm.zygotes))
         return launched
+
+    async def until_spare(self) -> int:
+        """Wait until the only zygote has a child ahead of time; its pid."""
+        (zygote,) = self.backend.warm.zygotes
+        await self.until(lambda: zygote.spare_pid is not None)
+        assert zygote.spare_pid is not None
+        return zygote.spare_pid
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
@@ -228,15 +235,17 @@ async def test_a_zygote_that_does_not_answer_is_not_waited_for(tmp_path: Path, m
     async with place(tmp_path, warm_pool_size=1) as here:
         await here.warm()
         (zygote,) = here.backend.warm.zygotes
+        await here.until_spare()
         os.kill(zygote.pid, signal.SIGSTOP)
         try:
+            assert forked((await here.launch())[0]), "the spare child needs nothing of its zygote"
             replica, recorder = await here.launch()
             assert not forked(replica)
             assert (await look(replica, recorder))["pid"] == replica.pid
         finally:
             os.kill(zygote.pid, signal.SIGCONT)
         # The fork that came too late is nobody's replica and does not stay.
-        await here.until(lambda: len(psutil.Process(zygote.pid).children()) <= 1)
+        await here.until(lambda: len(psutil.Process(zygote.pid).children()) <= 2)
 
 
 async def test_an_environment_that_was_built_anew_gets_new_zygotes(tmp_path: Path) -> None:
@@ -313,7 +322,7 @@ async def test_snapshot_replicas_are_forks_of_one_setup(tmp_path: Path) -> None:
 async def test_another_version_or_another_secret_gets_a_template_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipper_platform.backends.warm.SUPERSEDED_IDLE_S", 0.0)
+    monkeypatch.setattr("clipper_platform.backends.templates.SUPERSEDED_IDLE_S", 0.0)
     async with place(tmp_path) as here:
         setups = []
         for version, key in ((3, "a"), (3, "b"), (4, "b")):
@@ -329,6 +338,53 @@ async def test_another_version_or_another_secret_gets_a_template_of_its_own(
         await here.until(lambda: has_ended(setups[0], 0) and has_ended(setups[1], 0))
 
 
+async def test_a_spare_child_that_is_killed_is_replaced_and_missed_by_nobody(tmp_path: Path) -> None:
+    async with place(tmp_path) as here:
+        replica, _ = await here.launch(HEAVY, "app:Look", options={"snapshot": True})
+        spare = await here.until_spare()
+        os.kill(spare, signal.SIGKILL)
+        assert has_ended(spare)
+        second, recorder = await here.launch(HEAVY, "app:Look", options={"snapshot": True})
+        assert forked(second)
+        assert json.loads(await call(second, recorder, {"what": ""}))[1] == second.pid != spare
+        assert await here.until_spare() not in {spare, second.pid, replica.pid}
+
+
+FAULTS = """
+    import mmap, os, resource
+
+    class Look:
+        def __init__(self):
+            os.environ["SET_IN_SETUP"] = "yes"
+            self.pages = mmap.mmap(-1, 1000 * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self.pages.madvise(mmap.MADV_NOHUGEPAGE)
+            self.pages.write(b"x" * len(self.pages))
+
+        def __call__(self, what: str) -> list[str]:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for page in range(1000):
+                self.pages[page * 4096] = 1
+            faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+            return [str(faults), os.environ.get("SET_IN_SETUP", ""), os.environ["CLIP_REPLICA"], os.environ["TMPDIR"]]
+"""
+
+
+async def test_later_replicas_of_a_snapshot_have_the_pages_that_the_first_one_wrote_to(tmp_path: Path) -> None:
+    async with place(tmp_path) as here:
+        faults, directories = [], set()
+        for _ in range(3):
+            replica, recorder = await here.launch(FAULTS, "app:Look", options={"snapshot": True})
+            found = json.loads(await call(replica, recorder, {"what": ""}))
+            faults.append(int(found[0]))
+            assert found[1] == "yes", "what the setup did to the environment is part of the snapshot"
+            assert found[2] == replica.id
+            directories.add(found[3])
+            await here.until_spare()
+        assert len(directories) == 3
+        assert faults[0] >= 1000
+        assert faults[2] < 100
+
+
 REFUSED = {
     "threads": (
         "import threading\nEVENT = threading.Event()",
@@ -338,6 +394,11 @@ REFUSED = {
     "processes": ("import subprocess, sys", "self.child = subprocess.Popen(['sleep', '60'])", "1 processes"),
     "sockets": ("import socket", "self.pair = socket.socketpair()", "must not share"),
     "files": ("import tempfile", "self.file = tempfile.TemporaryFile()", "open"),
+    "gpu": (
+        "import sys, types",
+        "cuda = sys.modules['torch.cuda'] = types.ModuleType('torch.cuda'); cuda.is_initialized = lambda: True",
+        "GPU context",
+    ),
     "pipes": ("import os", "self.pipe = os.pipe()", "must not share"),
 }  # fmt: skip
 
@@ -357,6 +418,11 @@ async def test_a_setup_that_cannot_be_forked_is_refused_in_words_and_started_afr
         refusals = [line for line in here.lines if line.startswith("no snapshot of ")]
         assert len(refusals) == 1, here.lines
         assert words in refusals[0]
+        state = here.backend.snapshot(FunctionId("demo", "obey", 3))
+        assert state is not None
+        assert state.state == "refused"
+        assert words in state.reason
+        assert state.retry_s
         assert here.backend.warm.zygotes == ()
 
 
@@ -367,6 +433,9 @@ async def test_an_async_function_is_refused_a_snapshot(tmp_path: Path) -> None:
         assert not forked(replica)
         assert await call(replica, recorder, {"what": "x"}) == b'"x"'
         assert any("event loop" in line for line in here.lines)
+        state = here.backend.snapshot(FunctionId("demo", "obey", 3))
+        assert state is not None
+        assert state.retry_s is None, "another attempt would end the same"
 
 
 async def test_under_memory_pressure_idle_zygotes_go_first_and_replicas_stay(tmp_path: Path) -> None:
@@ -387,7 +456,7 @@ async def test_closing_the_backend_leaves_no_process(tmp_path: Path) -> None:
     async with place(tmp_path, warm_pool_size=1) as here:
         await here.warm()
         replicas = [await here.launch(options={"snapshot": snapshot}) for snapshot in (False, True)]
-        await asyncio.sleep(0.2)  # for the spare children to be there
+        await here.until(lambda: all(zygote.spare_pid is not None for zygote in here.backend.warm.zygotes))
         pids = {replica.pid for replica, _ in replicas} | {zygote.pid for zygote in here.backend.warm.zygotes}
         for pid in list(pids):
             pids |= {child.pid for child in psutil.Process(pid).children(recursive=True)}

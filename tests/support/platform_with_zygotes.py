@@ -39,7 +39,7 @@ async def main(home: Path) -> None:
     await launch()
     await until(lambda: any(zygote.usable for zygote in backend.warm.zygotes))
     pids = [await launch(), await launch(), await launch(snapshot=True)]
-    await asyncio.sleep(0.2)  # the spare children are there by now
+    await until(lambda: all(zygote.spare_pid is not None for zygote in backend.warm.zygotes))
     print(backend.instance_id, *[zygote.pid for zygote in backend.warm.zygotes], *pids, flush=True)
     await asyncio.Event().wait()
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from clipper_platform.environments.base import Environment
 from clipper_platform.types import FunctionId, ReplicaId
 from clipper_runtime import protocol as wire
 
-__all__ = ["Backend", "Channel", "ChannelListener", "Exit", "LaunchSpec", "LogSink", "Replica", "StartError"]
+__all__ = [
+    "Backend", "Channel", "ChannelListener", "Exit", "LaunchSpec", "LogSink", "Replica", "SnapshotState", "StartError",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,15 @@ class Exit:
     reason: str
     message: str  # e.g. "killed by SIGSEGV", "exit status 3"
     status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotState:
+    """What has become of a function's snapshot. `retry_s`: from when on a start makes it again; None: not by time."""
+
+    state: Literal["making", "ready", "refused", "gone"]
+    reason: str = ""  # why there is none
+    retry_s: float | None = None
 
 
 class StartError(Exception):
@@ -132,4 +143,8 @@ class Backend(Protocol):
     async def launch(self, spec: LaunchSpec) -> Replica:
         """Start one and wait until it is ready, at most `startup_timeout_s`. Raises StartError; cancelling leaves
         nothing behind."""
+        ...
+
+    def snapshot(self, function: FunctionId) -> SnapshotState | None:
+        """None: it keeps no snapshot of the function, or was not asked to yet."""
         ...

@@ -1,7 +1,8 @@
 """The platform's end of the wire to one replica, over any stream transport: a Unix socket here, TCP elsewhere.
 
 On the way of every batch, so it is kept lean: a protocol on the transport (no stream reader, no task), frames decoded
-by `wire.FrameReader` without a copy, and all frames that are sent in one turn of the event loop written at once.
+by `wire.FrameReader` without a copy. Frames are written as they come: uvloop's transport keeps what is written in one
+turn of the event loop for its end and hands the kernel all of it at once.
 """
 
 from __future__ import annotations
@@ -61,10 +62,8 @@ class WireChannel(asyncio.Protocol):
         self._owner = owner
         self._listener: ChannelListener = _Nobody()
         self._reader = wire.FrameReader(max_frame_bytes)
-        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._unsent: list[Buffer] = []
-        self._unsent_bytes = 0
+        self._unsent: list[Buffer] = []  # until there is a connection
         self._paused = False
         self._violation: str | None = None
         self._closed = False
@@ -78,7 +77,7 @@ class WireChannel(asyncio.Protocol):
     def send(self, message: wire.Message) -> None:
         """Send a message without a body."""
         header = wire.encode(message)
-        self._queue([header], len(header))
+        self._write([header], len(header))
 
     def close(self) -> None:
         """Give the connection up at once: nothing more is sent or heard. `on_disconnect` follows."""
@@ -90,12 +89,12 @@ class WireChannel(asyncio.Protocol):
 
     @property
     def writable(self) -> bool:
-        return not self._paused and self._unsent_bytes < HIGH_WATER_BYTES and not self._closed
+        return not self._paused and not self._closed
 
     def send_invoke(self, invoke: wire.Invoke, payloads: Sequence[Buffer]) -> None:
         size = sum(map(len, payloads))
         header = wire.encode(invoke, size)
-        self._queue([header, *payloads], len(header) + size)
+        self._write([header, *payloads], len(header) + size)
 
     def send_cancel(self, ids: Sequence[int]) -> None:
         self.send(wire.Cancel(list(ids)))
@@ -106,21 +105,11 @@ class WireChannel(asyncio.Protocol):
     def send_ping(self, nonce: int) -> None:
         self.send(wire.Ping(nonce))
 
-    def _queue(self, buffers: list[Buffer], size: int) -> None:
+    def _write(self, buffers: list[Buffer], size: int) -> None:
         if self._closed:
             return  # on_exit has been called, or is about to be
-        if not self._unsent:
-            self._loop.call_soon(self._flush)
-        self._unsent += buffers
-        self._unsent_bytes += size
-
-    def _flush(self) -> None:
-        buffers, self._unsent = self._unsent, []
-        size, self._unsent_bytes = self._unsent_bytes, 0
-        if self._closed or self._transport is None:
-            return
-        if len(buffers) == 1:
-            self._transport.write(buffers[0])
+        if self._transport is None:
+            self._unsent += buffers
         elif size <= _JOIN_BYTES:
             self._transport.write(b"".join(buffers))
         else:
@@ -132,7 +121,8 @@ class WireChannel(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's have the methods, not the base class
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         if self._unsent:
-            self._loop.call_soon(self._flush)
+            self._transport.writelines(self._unsent)
+            self._unsent.clear()
 
     def data_received(self, data: bytes) -> None:
         if self._closed:

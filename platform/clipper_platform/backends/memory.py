@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from clipper_platform.backends.base import ChannelListener, Exit, LaunchSpec, StartError
-from clipper_platform.types import ReplicaId
+from clipper_platform.backends.base import ChannelListener, Exit, LaunchSpec, SnapshotState, StartError
+from clipper_platform.types import FunctionId, ReplicaId
 from clipper_runtime import protocol as wire
 
 __all__ = ["Behaviour", "InMemoryBackend", "InMemoryReplica", "echo"]
@@ -157,6 +157,7 @@ class InMemoryBackend:
         self.ready = ready
         self.before_ready = before_ready
         self.replicas: list[InMemoryReplica] = []
+        self.snapshots: dict[FunctionId, SnapshotState] = {}
         self.launches: list[LaunchSpec] = []  # those that were tried, refused ones too
 
     @property
@@ -184,3 +185,6 @@ class InMemoryBackend:
         replica = InMemoryReplica(spec, self.behaviour, self.ready)
         self.replicas.append(replica)
         return replica
+
+    def snapshot(self, function: FunctionId) -> SnapshotState | None:
+        return self.snapshots.get(function)

@@ -16,13 +16,12 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipper_platform.backends.base import LaunchSpec, LogSink, Replica, StartError
+from clipper_platform.backends.base import LaunchSpec, LogSink, Replica, SnapshotState, StartError
 from clipper_platform.backends.orphans import Guardian, InstanceRecord, marker, sweep_abandoned, tmp_prefix
 from clipper_platform.backends.output import ReplicaOutput
 from clipper_platform.backends.replica import Born, Means, ProcessReplica
@@ -127,6 +126,9 @@ class ProcessBackend:
             self.warm.learn(spec, Path(report))
         return replica
 
+    def snapshot(self, function: FunctionId) -> SnapshotState | None:
+        return self.warm.templates.state(function)
+
     async def _spawn(self, spec: LaunchSpec) -> ProcessReplica:
         launched_at = self._clock.monotonic()
         source = await self.warm.source(spec)
@@ -150,21 +152,12 @@ class ProcessBackend:
     ) -> Born | None:
         """A process forked from `source`; None if that is not possible any more."""
         place_s = self._clock.monotonic() - launched_at
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
         try:
-            child = await source.fork(
-                replica=spec.replica, cwd=spec.bundle, env=means.env, channel=theirs.fileno(), output=output
-            )
-        except BaseException as error:
-            ours.close()
-            if not isinstance(error, ForkFailed):
-                raise
+            child, channel = await source.fork(replica=spec.replica, cwd=spec.bundle, env=means.env, output=output)
+        except ForkFailed as error:
             _logger.warning("replica %s is started without a zygote: %s", spec.replica, error)
             return None
-        finally:
-            theirs.close()
-        return Born(child=child, socket=ours, launched_at=launched_at, place_s=place_s)
+        return Born(child=child, socket=channel, launched_at=launched_at, place_s=place_s)
 
     def _zygote_start(self, spec: LaunchSpec, message: Mapping[str, Any], shared: bool) -> ZygoteStart:
         """`shared`: it knows nothing of the function. Raises OSError."""

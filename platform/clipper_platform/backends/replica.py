@@ -35,6 +35,8 @@ TRACE_GRACE_S = 2.0
 FAILED_GRACE_S = 1.0
 
 PROTOCOL_MIN = 1
+# A Unix socket's buffer takes 200 KiB; what it does not take whole would be cut in the middle of a frame.
+MAX_EARLY_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +89,15 @@ class ProcessReplica:
         self._violation: str | None = None
         self._kill_words: str | None = None  # why we killed it
         self._status_grace_s = STATUS_GRACE_S
-        self._oom_kills = out_of_memory_kills()
+        self._oom_kills: int | None = None  # not looked yet
         self._socket: socket.socket | None  # until the channel has it
         self._child: ChildProcess
+        early = b""
+        if born is not None:
+            # A zygote runs the runtime that we staged: what its child's greeting says is known.
+            early = wire.encode(self._start_message(wire.PROTOCOL_VERSION))
         self._socket, self._child = self._spawn() if born is None else (born.socket, born.child)
+        self._start_sent = bool(early) and _send_at_once(self._socket, early)
         self._child.limit(spec.memory_bytes)
         self._watching = asyncio.create_task(self._watch(), name=f"replica {spec.replica}")
         self._watching.add_done_callback(lambda _: on_gone())
@@ -182,11 +189,12 @@ class ProcessReplica:
         """Converse until it is ready. Raises StartError."""
         try:
             async with asyncio.timeout(self._spec.startup_timeout_s):
-                await self._child.read_output()
                 await self._connect()
+                self._oom_kills = out_of_memory_kills()
+                await self._child.read_output()
                 hello = await self._expect(self._hello, "launch")
-                launch_s = self._clock.monotonic() - self._launched_at
-                self._channel.send(self._start_message(hello))
+                if not self._start_sent:
+                    self._channel.send(self._start_message(self._agreed(hello)))
                 answer = await self._expect(self._answer, "setup")
         except TimeoutError:
             raise await self._timed_out() from None
@@ -194,28 +202,34 @@ class ProcessReplica:
             # It ends by itself, after its last lines.
             await asyncio.wait([self._exit], timeout=FAILED_GRACE_S)
             raise self._start_error(answer.phase, answer.message, answer.error_type, answer.traceback)
-        self._ready = msgspec.structs.replace(answer, phases={**self._first_phases(launch_s), **answer.phases})
+        self._ready = msgspec.structs.replace(answer, phases=self._phases(answer.phases))
 
-    def _first_phases(self, launch_s: float) -> dict[str, float]:
-        """What came before its own: a whole interpreter's start, or a place found and a fork there."""
+    def _phases(self, own: Mapping[str, float]) -> dict[str, float]:
+        """Its own with what came before them, so that all together are the time from the launch to now: a whole
+        interpreter's start, or a place found and a fork there, and the conversation."""
+        rest = max(0.0, self._clock.monotonic() - self._launched_at - sum(own.values()))
         if self._place_s is None:
-            return {"launch": launch_s}
-        return {"place": self._place_s, "fork": launch_s - self._place_s}
+            return {"launch": rest, **own}
+        return {"place": self._place_s, "fork": max(0.0, rest - self._place_s), **own}
 
     async def _connect(self) -> None:
         ours, self._socket = self._socket, None
         await asyncio.get_running_loop().create_unix_connection(lambda: self._channel, sock=ours)
 
-    def _start_message(self, hello: wire.Hello) -> wire.Start:
+    def _agreed(self, hello: wire.Hello) -> int:
+        """The version of the protocol that both speak. Raises StartError."""
         if hello.protocol_max < PROTOCOL_MIN or hello.protocol_min > wire.PROTOCOL_VERSION:
             raise self._start_error(
                 "handshake",
                 f"the runtime {hello.runtime} {hello.runtime_version} speaks versions {hello.protocol_min} to "
                 f"{hello.protocol_max} of the protocol, the platform {PROTOCOL_MIN} to {wire.PROTOCOL_VERSION}",
             )
+        return min(hello.protocol_max, wire.PROTOCOL_VERSION)
+
+    def _start_message(self, protocol: int) -> wire.Start:
         spec = self._spec
         return wire.Start(
-            protocol=min(hello.protocol_max, wire.PROTOCOL_VERSION),
+            protocol=protocol,
             project=spec.function.project,
             function=spec.function.function,
             version=spec.function.version,
@@ -319,7 +333,7 @@ class ProcessReplica:
         if status is None or not by_itself:
             return Exit("lost", "it closed its connection and went on running", status)
         words = describe_status(status)
-        if words == "killed by SIGKILL" and out_of_memory_kills() > self._oom_kills:
+        if words == "killed by SIGKILL" and self._oom_kills is not None and out_of_memory_kills() > self._oom_kills:
             return Exit("oom", f"{words}, by the kernel for want of memory", status)
         return Exit("exited" if status == 0 else "crashed", words, status)
 
@@ -327,3 +341,13 @@ class ProcessReplica:
         """Blocking: what left the process group, and the private directory."""
         kill_marked(self._means.mark)
         shutil.rmtree(self._means.tmp, ignore_errors=True)
+
+
+def _send_at_once(sock: socket.socket, frame: bytes) -> bool:
+    """Whether the frame fits the empty buffer of a new connection: it is there before the other end asks for it."""
+    if len(frame) > MAX_EARLY_BYTES:
+        return False
+    try:
+        return sock.send(frame) == len(frame)
+    except OSError:
+        return False  # it has ended, which is told otherwise

@@ -1,15 +1,13 @@
-"""Warm pools and snapshots: which zygote a replica is forked from, and how many of them are kept.
+"""Warm pools: which zygote a replica is forked from, and how many of them are kept.
 
-Per environment `warm_pool_size` zygotes that have imported what the environment's functions import; per function
-version with `snapshot = true` one template that has run its setup. What is not there (yet, or any more) is never
+Per environment `warm_pool_size` zygotes that have imported what the environment's functions import; and the templates
+of snapshots, of which it decides with them what the machine has room for. What is not there (yet, or any more) is never
 waited for, except for the template of a snapshot: the replica is then started as if there were no pool.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import os
 import re
@@ -19,26 +17,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from clipper_platform.backends import preloads
 from clipper_platform.backends.base import LaunchSpec
 from clipper_platform.backends.output import ReplicaOutput
 from clipper_platform.backends.pressure import memory_pressed, memory_total
 from clipper_platform.backends.procfs import own_rss
+from clipper_platform.backends.templates import Templates
 from clipper_platform.backends.zygotes import Zygote, ZygoteRefused, ZygoteStart
 from clipper_platform.clock import Clock
 from clipper_platform.environments.base import Environment
 from clipper_platform.types import EnvironmentId, FunctionId
 from clipper_runtime.protocol import LogRecord
 
-__all__ = ["MODULES_FILE", "WarmPools", "ZygoteFactory", "fits"]
+__all__ = ["WarmPools", "ZygoteFactory", "fits"]
 
 _logger = logging.getLogger(__name__)
-
-MODULES_FILE = ".clip-modules.json"
-"""In an environment's directory: what its functions imported so far."""
-
-MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z", re.ASCII)
-MAX_MODULES_CHARS = 120_000  # fits a request with room to spare; scikit-learn with all it loads is 25,000
-MAX_REPORT_BYTES = 512 * 1024
 
 PRELOAD_TIMEOUT_S = 120.0
 # Each attempt drops the package that keeps the zygote from being forked.
@@ -48,9 +41,6 @@ TRIM_PERIOD_S = 5.0
 # All zygotes and templates together: their number, and their share of the machine's memory.
 MAX_WARM = 64
 MEMORY_SHARE = 0.25
-# A template that nobody forked for so long is given up, sooner if a newer version has one.
-TEMPLATE_IDLE_S = 3600.0
-SUPERSEDED_IDLE_S = 60.0
 
 # Libraries read these as they are imported, which in a zygote has happened already.
 _READ_ON_IMPORT = re.compile(
@@ -92,19 +82,6 @@ class _Pool:
     learnt: set[FunctionId] = field(default_factory=set)
 
 
-@dataclass(slots=True)
-class _Template:
-    function: FunctionId
-    making: asyncio.Task[Zygote | None]
-    started_at: float
-    used_at: float
-
-    @property
-    def zygote(self) -> Zygote | None:
-        made = self.making.done() and not self.making.cancelled() and self.making.exception() is None
-        return self.making.result() if made else None
-
-
 class WarmPools:
     """Belongs to one event loop. `say` writes a line into a function's log."""
 
@@ -113,10 +90,9 @@ class WarmPools:
     ) -> None:
         self._factory = factory
         self._clock = clock
-        self._say = say
         self._default_size = default_size
         self._pools: dict[EnvironmentId, _Pool] = {}
-        self._templates: dict[str, _Template] = {}
+        self.templates = Templates(self._make_template, say, self._spawn, clock)
         self._running: set[Zygote] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._trimming: asyncio.TimerHandle | None = None
@@ -130,7 +106,7 @@ class WarmPools:
         if self._closed:
             return None
         if spec.spec.get("snapshot"):
-            template = await self._template(spec)
+            template = await self.templates.source(spec)
             if template is not None:
                 return template
         pool = self._pool(spec)
@@ -152,11 +128,11 @@ class WarmPools:
             return
         pool.learnt.add(spec.function)
         known = set(pool.modules)
-        fresh = [name for name in _names(report) if name not in known]
+        fresh = [name for name in preloads.reported(report) if name not in known]
         if fresh:
-            pool.modules = _bounded(pool.modules + fresh)
+            pool.modules = preloads.bounded(pool.modules + fresh)
             pool.generation += 1
-            self._keep(pool)
+            preloads.keep(pool.environment, pool.modules, pool.skipped)
         self._refill(pool)
 
     async def close(self) -> None:
@@ -183,7 +159,7 @@ class WarmPools:
         size = environment.warm_pool_size if environment.warm_pool_size is not None else self._default_size
         if size < 1:
             return None
-        identity = _identity(environment)
+        identity = preloads.identity(environment)
         pool = self._pools.get(environment.id)
         if pool is not None and pool.identity != identity:
             # It was built anew: what the zygotes have loaded is of the one before.
@@ -192,7 +168,7 @@ class WarmPools:
             pool = None
         if pool is None:
             pool = _Pool(environment, identity, replace(spec, env={}))
-            pool.modules, pool.skipped = _kept(environment)
+            pool.modules, pool.skipped = preloads.kept(environment)
             self._pools[environment.id] = pool
         pool.size = max(pool.size, size)
         return pool
@@ -244,55 +220,15 @@ class WarmPools:
                     return None
                 _logger.info("%s is not preloaded for environment %s: %s", top, name, refusal.why)
                 pool.skipped[top] = refusal.why
-                self._keep(pool)
+                preloads.keep(pool.environment, pool.modules, pool.skipped)
                 continue
             return zygote, start.env
         return None
 
-    def _keep(self, pool: _Pool) -> None:
-        """Beside the packages, so that it lives and dies with them. Lost, it is learnt again."""
-        path = pool.environment.path / MODULES_FILE
-        draft = path.with_suffix(f".{os.getpid()}")
-        try:
-            draft.write_text(json.dumps({"modules": pool.modules, "skipped": pool.skipped}))
-            os.replace(draft, path)
-        except OSError:
-            pass  # a shared environment may be read-only
-
-    # Templates of snapshots
-
-    async def _template(self, spec: LaunchSpec) -> Zygote | None:
-        key = _snapshot_key(spec)
-        now = asyncio.get_running_loop().time()
-        template = self._templates.get(key)
-        if template is None:
-            template = self._templates[key] = _Template(spec.function, self._spawn(self._freeze(spec)), now, now)
-        elif (made := template.zygote) is not None and not made.usable and now - template.started_at > RETRY_S:
-            template.started_at = now
-            template.making = self._spawn(self._freeze(spec))
-        template.used_at = now
-        # Shielded: a launch that is given up must not take the template from the others.
-        made = await asyncio.shield(template.making)
-        return made if made is not None and made.usable else None
-
-    async def _freeze(self, spec: LaunchSpec) -> Zygote | None:
-        message = {"do": "prepare", "bundle": str(spec.bundle), "spec": dict(spec.spec)}
-        try:
-            zygote = self._run(self._factory(spec, message, False), ReplicaOutput(self._lines(spec), self._clock))
-            await zygote.become(spec.startup_timeout_s)
-        except (ZygoteRefused, OSError) as error:
-            self._say(spec, f"no snapshot of {spec.function}: {error}; its replicas start without one")
-            return None
-        return zygote
-
-    def _lines(self, spec: LaunchSpec) -> Callable[[Sequence[LogRecord]], None]:
-        def emit(records: Sequence[LogRecord]) -> None:
-            for record in records:
-                self._say(spec, record.message)
-
-        return emit
-
     # All of them
+
+    def _make_template(self, spec: LaunchSpec, message: Mapping[str, Any], output: ReplicaOutput) -> Zygote:
+        return self._run(self._factory(spec, message, False), output)
 
     def _run(self, start: ZygoteStart, output: ReplicaOutput) -> Zygote:
         try:
@@ -332,7 +268,7 @@ class WarmPools:
     def trim(self, *, pressed: bool, budget_bytes: int) -> None:
         """Give up what is idle too long or too much; under pressure the longest idle one each time."""
         now = asyncio.get_running_loop().time()
-        self._forget_idle(now)
+        self._forget_idle()
         usable = sorted((z for z in self._running if z.usable), key=lambda z: (bool(z.children), z.used_at))
         sizes = {z: own_rss(z.pid) or 0 for z in usable}
         total = sum(sizes.values())
@@ -346,73 +282,14 @@ class WarmPools:
             _logger.info("a warm process (%d) is given up to save memory", zygote.pid)
             zygote.retire()
 
-    def _forget_idle(self, now: float) -> None:
+    def _forget_idle(self) -> None:
         """Templates that nobody uses, also the memory of a refusal, and zygotes of environments that are gone."""
-        newest: dict[tuple[str, str], int] = {}
-        for template in self._templates.values():
-            name = (template.function.project, template.function.function)
-            newest[name] = max(newest.get(name, 0), template.function.version)
-        for key, template in list(self._templates.items()):
-            function, zygote = template.function, template.zygote
-            superseded = function.version < newest[function.project, function.function]
-            idle_s = SUPERSEDED_IDLE_S if superseded else TEMPLATE_IDLE_S
-            if template.making.done() and now - template.used_at >= idle_s and not (zygote and zygote.children):
-                if zygote is not None:
-                    zygote.retire()
-                del self._templates[key]
+        self.templates.forget_idle()
         for id, pool in list(self._pools.items()):
-            if _identity(pool.environment) != pool.identity:
+            if preloads.identity(pool.environment) != pool.identity:
                 for zygote in pool.members:
                     zygote.retire()
                 del self._pools[id]
-
-
-def _snapshot_key(spec: LaunchSpec) -> str:
-    """Equal launches, equal keys: the version, the secrets' values, the build of the environment."""
-    parts = [str(spec.function), spec.bundle, spec.environment.id, _identity(spec.environment), spec.memory_bytes]
-    text = json.dumps([*map(str, parts), dict(spec.spec), sorted(spec.env.items())], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _identity(environment: Environment) -> tuple[int, int]:
-    """Of the build: another one has other files."""
-    for path in (environment.path / "pyvenv.cfg", environment.python):
-        try:
-            stat = path.stat()
-        except OSError:
-            continue
-        return stat.st_ino, stat.st_mtime_ns
-    return 0, 0
-
-
-def _kept(environment: Environment) -> tuple[list[str], dict[str, str]]:
-    try:
-        table = json.loads((environment.path / MODULES_FILE).read_text())
-        return _bounded(table["modules"]), {str(k): str(v) for k, v in table["skipped"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return [], {}
-
-
-def _names(report: Path) -> list[str]:
-    """The names in a report. User code could have written it: it is bounded, and only names are taken from it."""
-    try:
-        if report.stat().st_size > MAX_REPORT_BYTES:
-            return []
-        names = json.loads(report.read_text())
-    except (OSError, ValueError):
-        return []
-    return _bounded(names) if isinstance(names, list) else []
-
-
-def _bounded(names: list[Any]) -> list[str]:
-    kept, characters = [], 0
-    for name in names:
-        if isinstance(name, str) and MODULE_NAME.match(name):
-            characters += len(name) + 4
-            if characters > MAX_MODULES_CHARS:
-                break
-            kept.append(name)
-    return kept
 
 
 def _quietly(records: Sequence[LogRecord]) -> None:

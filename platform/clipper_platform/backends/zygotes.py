@@ -1,24 +1,26 @@
-"""One zygote seen from the platform: its start, its forks, and what it tells of the children's ends."""
+"""One zygote seen from the platform: its start, its forks, and what it tells of the children's ends.
+
+A child comes with its channel, its output and a line on which it learns whose replica it is. One is kept in store: a
+launch then writes a message to a process that waits for just that, and needs nothing of the zygote.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import os
-import select
 import shutil
-import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from clipper_platform.backends.child import Child, ChildProcess, describe_status, kill_process_group
+from clipper_platform.backends.child import Child, describe_status
+from clipper_platform.backends.forked import ForkedChild, UnnamedChild
 from clipper_platform.backends.output import ReplicaOutput
 
-__all__ = ["REPLICA_PLACEHOLDER", "ForkFailed", "ForkedChild", "Zygote", "ZygoteRefused", "ZygoteStart"]
+__all__ = ["REPLICA_PLACEHOLDER", "ForkFailed", "Zygote", "ZygoteRefused", "ZygoteStart"]
 
 _logger = logging.getLogger(__name__)
 
@@ -26,77 +28,26 @@ MAX_MESSAGE_BYTES = 192 * 1024  # as in clipper_runtime.zygote, which the platfo
 REPLICA_PLACEHOLDER = "." * 100
 """CLIP_REPLICA in a zygote's own environment: room for the id of each replica that it becomes."""
 
+_MAX_DESCRIPTORS = 8
 # A fork takes milliseconds. A zygote that takes longer is starved or stuck: the replica is started without it.
 FORK_TIMEOUT_S = 2.0
-# The zygote reports a status within moments of the end; if it does not, it is gone or stuck itself.
-REPORT_GRACE_S = 0.5
+# After a spare child was taken: what the replica does first is not to share the processor with a fork.
+SPARE_AFTER_S = 0.2
 
 
 class ZygoteRefused(Exception):
-    """It cannot become what it was asked to. `module`: the one whose import is to blame, if any."""
+    """It cannot become what it was asked to. `module`: the one whose import is to blame, if any. `lasting`: another
+    attempt would end the same."""
 
-    def __init__(self, why: str, module: str = "") -> None:
+    def __init__(self, why: str, module: str = "", *, lasting: bool = False) -> None:
         super().__init__(why)
         self.why = why
         self.module = module
+        self.lasting = lasting
 
 
 class ForkFailed(Exception):
     """No child: start the replica without the zygote."""
-
-
-class ForkedChild(ChildProcess):
-    """A process that a zygote forked. The zygote is its parent, reaps it and says how it ended."""
-
-    def __init__(self, pid: int, pidfd: int, streams: Sequence[IO[bytes]], output: ReplicaOutput) -> None:
-        super().__init__(pid, streams, output)
-        self._loop = asyncio.get_running_loop()
-        self._pidfd = pidfd
-        self._ended = False
-        self._grace_s = REPORT_GRACE_S
-        self.exited: asyncio.Future[int | None] = self._loop.create_future()
-        self._loop.add_reader(pidfd, self._on_end)
-
-    def report(self, status: int | None) -> None:
-        """How it ended, from whoever reaped it."""
-        if not self.exited.done():
-            self.exited.set_result(status)
-        self._on_end()
-
-    def orphan(self) -> None:
-        """The zygote is gone: nobody will report."""
-        self._grace_s = 0.0
-
-    def _on_end(self) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        if not self.exited.done():
-            self._loop.call_later(self._grace_s, self.report, None)
-
-    @property
-    def _running(self) -> bool:
-        if self._ended:
-            return False
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        return not poll.poll(0)
-
-    def ask_where(self) -> None:
-        if self._running:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGABRT)
-
-    def kill_group(self) -> None:
-        # Once it has ended, the zygote kills its group before the number is free again.
-        if self._running:
-            kill_process_group(self.pid)
-            try:
-                # In the moment between fork and setsid it has no group of its own yet.
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,15 +61,6 @@ class ZygoteStart:
     memory_bytes: int | None = None
 
 
-@dataclass(slots=True)
-class _Asked:
-    """A fork that was asked for. `child` is made when the answer is read, so that no report can come before it."""
-
-    output: ReplicaOutput
-    streams: list[IO[bytes]]
-    child: asyncio.Future[ForkedChild] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-
 class Zygote:
     """A running zygote or template. Belongs to one event loop."""
 
@@ -128,8 +70,11 @@ class Zygote:
         self._start = start
         self._output = output
         self._on_end = on_end
-        self._asked: dict[int, _Asked] = {}
+        self._asked: dict[int, asyncio.Future[UnnamedChild]] = {}
         self._number = 0
+        self._spare: UnnamedChild | None = None
+        self._coming: asyncio.Future[UnnamedChild] | None = None  # the next spare child, which was ordered
+        self._ordering: asyncio.TimerHandle | None = None  # of the one after that
         self._answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self.children: dict[int, ForkedChild] = {}
         self.modules: frozenset[str] = frozenset()  # top-level names that it has loaded
@@ -165,6 +110,11 @@ class Zygote:
         """Whether it forks: it became ready, and it is neither retired nor gone."""
         return self._ready and not self._closed and not self._retired
 
+    @property
+    def spare_pid(self) -> int | None:
+        """The child that was forked ahead of time, if there is one now."""
+        return None if self._spare is None else self._spare.pid
+
     async def become(self, timeout_s: float) -> dict[str, float]:
         """Ask it to become what it was started for; the seconds that this took it by phase.
 
@@ -190,59 +140,83 @@ class Zygote:
             raise ZygoteRefused(f"it ended: {describe_status(status) if status is not None else 'unknown'}")
         answer = self._answer.result()
         if answer["did"] == "refused":
-            raise ZygoteRefused(answer["why"], answer.get("module", ""))
+            raise ZygoteRefused(answer["why"], answer.get("module", ""), lasting=bool(answer.get("lasting")))
         self.modules, self.skipped = frozenset(answer["modules"]), answer["skipped"]
         self._ready = True
+        self._order_spare()
         return dict(answer["phases"])
 
     async def fork(
-        self, *, replica: str, cwd: Path, env: Mapping[str, str], channel: int, output: ReplicaOutput
-    ) -> ForkedChild:
-        """A child that greets on `channel`, which stays the caller's to close. Raises ForkFailed."""
+        self, *, replica: str, cwd: Path, env: Mapping[str, str], output: ReplicaOutput
+    ) -> tuple[ForkedChild, socket.socket]:
+        """A child that becomes the replica, and our end of its channel. Raises ForkFailed."""
         if not self.usable or len(replica) > len(REPLICA_PLACEHOLDER):
             raise ForkFailed("it does not fork any more")
-        self._number += 1
-        number = self._number
         self.used_at = self._loop.time()
-        asked = self._asked[number] = _Asked(output, [])
-        message = {"do": "fork", "id": number, "replica": replica, "cwd": str(cwd), "env": dict(env)}
+        message = _encode({"replica": replica, "cwd": str(cwd), **_changes(self._start.env, env)})
+        spare, self._spare = self._spare, None
+        if self._ordering is None:
+            self._ordering = self._loop.call_later(SPARE_AFTER_S, self._order_spare)
+        if spare is not None:
+            try:
+                return self._keep(spare.name(message, output))
+            except OSError:
+                pass  # it was killed meanwhile
+        unnamed = await self._fork_now()
         try:
-            self._ask(message, channel, asked)
-            await asyncio.wait([asked.child], timeout=FORK_TIMEOUT_S)
-            if not asked.child.done():
-                raise ForkFailed(f"it did not fork within {FORK_TIMEOUT_S:g} s")
-            return asked.child.result()
+            return self._keep(unnamed.name(message, output))
+        except OSError as error:
+            raise ForkFailed(f"its child ended: {error}") from error
+
+    def _keep(self, born: tuple[ForkedChild, socket.socket]) -> tuple[ForkedChild, socket.socket]:
+        self.children[born[0].pid] = born[0]
+        return born
+
+    async def _fork_now(self) -> UnnamedChild:
+        number, made = self._order(ahead=False)
+        try:
+            await asyncio.wait([made], timeout=FORK_TIMEOUT_S)
+            if made.done():
+                return made.result()
+            raise ForkFailed(f"it did not fork within {FORK_TIMEOUT_S:g} s")
         except BaseException:
-            self._give_up(number, asked)
+            # Nobody waits for this child any more: if it comes, it is dropped.
+            self._asked.pop(number, None)
+            if made.done() and made.exception() is None:
+                made.result().drop()
             raise
 
-    def _ask(self, message: Mapping[str, Any], channel: int, asked: _Asked) -> None:
-        theirs: list[int] = []
+    def _order(self, *, ahead: bool) -> tuple[int, asyncio.Future[UnnamedChild]]:
+        """Ask for a child. Raises ForkFailed."""
+        self._number += 1
+        number = self._number
         try:
-            for _ in range(2):
-                reading, writing = os.pipe()
-                asked.streams.append(os.fdopen(reading, "rb", 0))
-                theirs.append(writing)
-            self._send(message, [channel, *theirs])
+            self._send({"do": "fork", "id": number, "ahead": ahead})
         except OSError as error:
             raise ForkFailed(f"it cannot be asked: {error}") from error
-        finally:
-            for descriptor in theirs:
-                os.close(descriptor)
+        made = self._asked[number] = self._loop.create_future()
+        return number, made
 
-    def _give_up(self, number: int, asked: _Asked) -> None:
-        """Nobody waits for this child any more: if it comes, it is killed."""
-        if asked.child.done() and asked.child.exception() is None:
-            asked.child.result().kill_group()
-        self._asked.pop(number, None)
-        for stream in asked.streams:
-            stream.close()
+    def _order_spare(self) -> None:
+        self._ordering = None
+        if not self.usable or self._spare is not None or (self._coming is not None and not self._coming.done()):
+            return
+        try:
+            _, self._coming = self._order(ahead=True)
+        except ForkFailed:
+            return  # whoever needs a child will ask, and hear why
+        self._coming.add_done_callback(self._store)
 
-    def _send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
-        data = json.dumps(message).encode()
-        if len(data) > MAX_MESSAGE_BYTES:
-            raise OSError(f"a request of {len(data)} bytes is over the limit of {MAX_MESSAGE_BYTES}")
-        socket.send_fds(self._socket, [data], list(descriptors))
+    def _store(self, made: asyncio.Future[UnnamedChild]) -> None:
+        if made.cancelled() or made.exception() is not None:
+            return
+        if self.usable and self._spare is None:
+            self._spare = made.result()
+        else:
+            made.result().drop()
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        self._socket.send(_encode(message))
 
     # What it says
 
@@ -250,7 +224,7 @@ class Zygote:
         while not self._closed:
             try:
                 data, descriptors, _, _ = socket.recv_fds(
-                    self._socket, MAX_MESSAGE_BYTES, 4, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+                    self._socket, MAX_MESSAGE_BYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
                 )
             except BlockingIOError:
                 return
@@ -275,22 +249,21 @@ class Zygote:
                 child = self.children.pop(message["pid"], None)
                 if child is not None:
                     child.report(message["status"])
+                elif message["pid"] == self.spare_pid:
+                    self._drop_spare()  # the next fork orders another one: one that ends each time is no loop then
             case "ready" | "refused" if not self._answer.done():
                 self._answer.set_result(message)
 
     def _take_fork(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        asked = self._asked.pop(message["id"], None)
-        if "pid" not in message:
-            if asked is not None:
-                asked.child.set_exception(ForkFailed(message.get("error", "it cannot fork")))
-            return
-        if asked is None:
-            signal.pidfd_send_signal(descriptors[0], signal.SIGKILL)
-            os.close(descriptors[0])
-            return
-        child = ForkedChild(message["pid"], descriptors[0], asked.streams, asked.output)
-        self.children[child.pid] = child
-        asked.child.set_result(child)
+        made = self._asked.pop(message["id"], None)
+        if "pid" in message:
+            unnamed = UnnamedChild(message["pid"], descriptors)
+            if made is None or made.done():
+                unnamed.drop()
+            else:
+                made.set_result(unnamed)
+        elif made is not None and not made.done():
+            made.set_exception(ForkFailed(message.get("error", "it cannot fork")))
 
     # Its end
 
@@ -298,10 +271,16 @@ class Zygote:
         """No more forks. It ends with its last child, whose end it reports."""
         if not self._retired and not self._closed:
             self._retired = True
+            self._drop_spare()
             try:
                 self._send({"do": "retire"})
             except OSError:
                 self.kill()
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.drop()
 
     def kill(self) -> None:
         """End it now. Its children go on; how they end will not be known."""
@@ -317,12 +296,31 @@ class Zygote:
         self._socket.close()
         self._child.close()
         self._output.close()
-        for asked in self._asked.values():
-            if not asked.child.done():
-                asked.child.set_exception(ForkFailed("the zygote ended"))
+        if self._ordering is not None:
+            self._ordering.cancel()
+        self._drop_spare()
+        for made in self._asked.values():
+            if not made.done():
+                made.set_exception(ForkFailed("the zygote ended"))
+                made.exception()  # that of a spare child is nobody's
         self._asked.clear()
         for child in self.children.values():
             child.orphan()
         self.children.clear()
         self._on_end(self)
         await asyncio.to_thread(shutil.rmtree, self._start.tmp, True)
+
+
+def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "set": {key: value for key, value in after.items() if before.get(key) != value},
+        "unset": [key for key in before if key not in after],
+    }
+
+
+def _encode(message: Mapping[str, Any]) -> bytes:
+    """Raises OSError if it is too long for one message."""
+    data = json.dumps(message).encode()
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise OSError(f"a request of {len(data)} bytes is over the limit of {MAX_MESSAGE_BYTES}")
+    return data

@@ -19,7 +19,7 @@ from clipper_platform.backends.warm import fits
 from clipper_platform.environments.venv import VenvBuilder
 from clipper_platform.errors import InvalidSpec
 from clipper_platform.settings import Settings
-from clipper_runtime import modules, zygote
+from clipper_runtime import forking, modules
 from tests.support.replicas import launch_spec
 
 
@@ -35,7 +35,7 @@ def talk(first: dict[str, Any], *, path: Path | None = None) -> dict[str, Any]:
             )
         ours.settimeout(60)
         ours.send(json.dumps(first).encode())
-        answer: dict[str, Any] = json.loads(ours.recv(zygote.MAX_MESSAGE_BYTES))
+        answer: dict[str, Any] = json.loads(ours.recv(forking.MAX_MESSAGE_BYTES))
     assert process.wait(20) == 0
     return answer
 
@@ -79,11 +79,11 @@ def test_a_setup_that_fails_is_refused_with_its_error(tmp_path: Path) -> None:
 def test_a_process_as_it_was_can_be_forked_and_an_open_file_is_named(tmp_path: Path) -> None:
     code = """
 import os, sys
-from clipper_runtime import zygote
-before = zygote._descriptors()
-first = zygote.unforkable(before)
+from clipper_runtime.forkable import open_descriptors, unforkable
+before = open_descriptors()
+first = unforkable(before)
 file = open(sys.argv[1], "w")
-print(repr(first), zygote.unforkable(before))
+print(repr(first), unforkable(before))
 """
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "weights"], capture_output=True, text=True, check=True, timeout=60
@@ -116,7 +116,7 @@ def test_without_the_variable_nothing_is_reported(tmp_path: Path, monkeypatch: p
 
 
 def test_both_ends_agree_on_the_size_of_a_message() -> None:
-    assert platform_side.MAX_MESSAGE_BYTES == zygote.MAX_MESSAGE_BYTES
+    assert platform_side.MAX_MESSAGE_BYTES == forking.MAX_MESSAGE_BYTES
 
 
 @pytest.mark.parametrize(

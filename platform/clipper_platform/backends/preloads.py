@@ -1,0 +1,75 @@
+"""What the zygotes of an environment import: learnt from its functions' first replicas, kept beside its packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipper_platform.environments.base import Environment
+
+__all__ = ["MODULES_FILE", "bounded", "identity", "keep", "kept", "reported"]
+
+MODULES_FILE = ".clip-modules.json"
+"""In an environment's directory: what its functions imported so far."""
+
+MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z", re.ASCII)
+MAX_MODULES_CHARS = 120_000  # fits a request with room to spare; scikit-learn with all it loads is 25,000
+MAX_REPORT_BYTES = 512 * 1024
+
+
+def identity(environment: Environment) -> tuple[int, int]:
+    """Of the build: another one has other files."""
+    for path in (environment.path / "pyvenv.cfg", environment.python):
+        try:
+            stat = path.stat()
+        except OSError:
+            continue
+        return stat.st_ino, stat.st_mtime_ns
+    return 0, 0
+
+
+def keep(environment: Environment, modules: Sequence[str], skipped: Mapping[str, str]) -> None:
+    """Beside the packages, so that it lives and dies with them. Lost, it is learnt again."""
+    path = environment.path / MODULES_FILE
+    draft = path.with_suffix(f".{os.getpid()}")
+    try:
+        draft.write_text(json.dumps({"modules": list(modules), "skipped": dict(skipped)}))
+        os.replace(draft, path)
+    except OSError:
+        pass  # a shared environment may be read-only
+
+
+def kept(environment: Environment) -> tuple[list[str], dict[str, str]]:
+    """(Modules in the order of their import; top-level names that cannot be preloaded, with why.)"""
+    try:
+        table = json.loads((environment.path / MODULES_FILE).read_text())
+        return bounded(table["modules"]), {str(k): str(v) for k, v in table["skipped"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [], {}
+
+
+def reported(report: Path) -> list[str]:
+    """The names in a report. User code could have written it: it is bounded, and only names are taken from it."""
+    try:
+        if report.stat().st_size > MAX_REPORT_BYTES:
+            return []
+        names = json.loads(report.read_text())
+    except (OSError, ValueError):
+        return []
+    return bounded(names) if isinstance(names, list) else []
+
+
+def bounded(names: Sequence[Any]) -> list[str]:
+    """Those that can be names of modules, as many as a request has room for."""
+    taken, characters = [], 0
+    for name in names:
+        if isinstance(name, str) and MODULE_NAME.match(name):
+            characters += len(name) + 4
+            if characters > MAX_MODULES_CHARS:
+                break
+            taken.append(name)
+    return taken
