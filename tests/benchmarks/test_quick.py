@@ -25,8 +25,8 @@ pytestmark = [
 ]
 
 
-def start(out: Path, *more: str) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-m", "tests.benchmarks", "--quick", "--sanity", "--out", str(out), *more]
+def start(out: Path, *more: str, module: str = "tests.benchmarks") -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", module, "--quick", "--sanity", "--out", str(out), *more]
     pipe = subprocess.PIPE
     env = {**os.environ, "CLIP_BENCH_HOME": str(out.parent / "bench-home"), "TMPDIR": str(out.parent)}
     return subprocess.Popen(argv, cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
@@ -62,6 +62,40 @@ def test_ctrl_c_ends_every_server(tmp_path: Path) -> None:
         child.send_signal(signal.SIGINT)
         child.communicate(timeout=40)
         assert child.returncode == 130
+        assert not [process for process in family if alive(process)]
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_a_short_soak_loses_nothing_and_writes_its_report_and_plot(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    child = start(out, module="tests.benchmarks.soak")
+    printed, said = child.communicate(timeout=150)
+    assert child.returncode == 0, said + printed
+    assert (out / "report.md").read_text().strip() == printed.strip()
+    for row in ("| answers wrong or lost | none | none | met |", "| ramp | 30 |", "| lost of 100 at once at zero"):
+        assert row in printed
+    assert "missed" not in printed
+    data = json.loads((out / "results.json").read_text())
+    assert data["Changing load"]["answers"] > 50
+    assert len(data["A burst at zero replicas"]["took_s"]) == 100
+    plot = ElementTree.fromstring((out / "soak.svg").read_text())
+    words = ["".join(text.itertext()) for text in plot.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"Requests per second", "Replicas", "Queue", "Latency, ms"} <= set(words)
+
+
+def test_ctrl_c_ends_a_soak(tmp_path: Path) -> None:
+    child = start(tmp_path / "out", "--duration", "60", module="tests.benchmarks.soak")
+    try:
+        benchmark = psutil.Process(child.pid)
+        eventually(lambda: len(benchmark.children(recursive=True)) >= 2, within_s=60, what="a replica serves")
+        time.sleep(1)  # somewhere inside a cycle
+        family = benchmark.children(recursive=True)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=40)
+        assert child.returncode == 130, said
+        assert "Traceback" not in said
         assert not [process for process in family if alive(process)]
     finally:
         child.kill()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from clipper_platform.control.learnt import Learnt
 from tests.e2e.conftest import Deploy
 from tests.support.platform import PlatformProcess, eventually, write_project
 
@@ -132,3 +135,31 @@ def test_the_deployed_policy_returns_on_request(platform: PlatformProcess, deplo
     platform.clip("policy", "reset", name)
     assert platform.clip("policy", "show", name, "--json").json()["source"] == "deployed"
     assert platform.clip("policy", "reset", name, check=False).code == 1
+
+
+def test_learnt_idle_times_survive_a_restart(tmp_path: Path) -> None:
+    def learnt() -> int:
+        known = Learnt(tmp_path / "home" / "idle_times")
+        asyncio.run(known.open())
+        return known.of("p/slow").total
+
+    def calls() -> None:
+        for n in range(3):
+            time.sleep(1.2)  # an idle time counts from a second on
+            assert platform.call("p/slow", n=n) == n
+
+    with PlatformProcess(tmp_path / "home") as platform:
+        app = slow(zero=1).replace("downscale_delay_s", 'keep_alive="learnt", downscale_delay_s')
+        platform.deploy(write_project(tmp_path / "p", app, 'name = "p"\n'))
+        calls()
+        platform.stop()
+        before = learnt()
+        assert before
+        platform.start()
+        calls()
+        platform.stop()
+        assert learnt() > before
+        (platform.home / "idle_times").write_bytes(b"damaged")
+        platform.start()
+        assert "learnt anew" in platform.log()
+        assert platform.call("p/slow", n=7) == 7

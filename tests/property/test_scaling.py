@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -137,7 +138,8 @@ def test_more_load_never_leads_to_fewer_replicas(
 def test_a_constant_load_with_noise_does_not_flap(
     worth: int, target: float, noise: float, wanted: int, seed: int, buffer: int
 ) -> None:
-    """After three minutes of it nothing changes any more; also of a load that is just what some replicas are for."""
+    """After three minutes of it nothing goes up and down any more; also of a load that is just what some replicas are
+    for. One late correction may come: 23 replicas are kept for 20 replicas' worth until the average was below 19.8."""
     policy = Policy(target_queue_depth=target, max_replicas=200, buffer_replicas=buffer, downscale_delay_s=10)
     rng, now = Random(seed), 1000.0
     state = State(policy, wanted, now)
@@ -149,7 +151,8 @@ def test_a_constant_load_with_noise_does_not_flap(
         assert isinstance(made, Decision)
         wanted = made.wanted
         numbers.append(wanted)
-    assert len(set(numbers[360:])) == 1
+    settled = numbers[360:]
+    assert sum(before != after for before, after in pairwise(settled)) <= 1
 
 
 @settings(max_examples=60)

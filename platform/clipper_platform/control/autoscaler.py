@@ -1,8 +1,9 @@
 """The loop around `core.scaling`: looks at functions, carries out what is decided, and remembers why.
 
-A function with load is looked at every period. An idle one that has what it should have is left alone until the time
-that its last decision named, and until a call comes: it costs nothing per period. A call that finds no replica is
-answered with a decision at once, in the call's own turn of the event loop.
+A function with load is looked at every period, in slices of a few milliseconds between which the event loop serves
+calls. An idle one that has what it should have is left alone until the time that its last decision named, and until a
+call comes: it costs nothing per period. A call that finds no replica is answered with a decision at once, in the call's
+own turn of the event loop.
 """
 
 from __future__ import annotations
@@ -11,18 +12,17 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from heapq import heappop, heappush
-from itertools import islice
+from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple, Protocol
 
 from clipper.spec import AutoscalingPolicy, FunctionSpec
 from clipper_platform.clock import Clock
+from clipper_platform.control.learnt import Learnt
 from clipper_platform.control.schedules import Plan
 from clipper_platform.core import scaling
 from clipper_platform.core.explaining import Explanation, explain
-from clipper_platform.core.keepalive import IdleTimes
 from clipper_platform.core.scaling import Decision, NoData, Sample, State
 from clipper_platform.core.simulation import FOLLOW_UP_S, PERIOD_S
 from clipper_platform.errors import InvalidSpec
@@ -34,8 +34,10 @@ __all__ = ["Autoscaler", "Outlook", "Plant"]
 logger = logging.getLogger(__name__)
 
 REMEMBERED: Final = 10  # changes per function: about 4 KiB
-# A round takes 50 ms at most: where more functions than this have load, each is looked at every second round, or third.
-MOST_PER_TICK: Final = 2000
+SLICE: Final = 250  # functions looked at before calls have their turn: about 3 ms
+# Of the event loop's time, decisions take a quarter at most: where a round takes longer than a third of the period, the
+# pause after it is three times as long as it was.
+PAUSES_PER_ROUND: Final = 3.0
 NO_DATA_S: Final = 5.0  # until the next look at a function of which nothing can be said
 
 
@@ -88,8 +90,11 @@ class Autoscaler:
         count: Callable[[str, str], None],
         policy_of: Callable[[FunctionId, FunctionSpec], AutoscalingPolicy] = lambda _, spec: spec.autoscaling,
         on_error: Callable[[], None] = lambda: None,
+        learnt: Learnt | None = None,
+        cores: int | None = None,
     ) -> None:
-        """`count(path, rule)` counts a decision that changed the number of replicas."""
+        """`count(path, rule)` counts a decision that changed the number of replicas. `learnt`: idle times known
+        already, and where those that are seen go. `cores`: what the replicas share, where they share a machine."""
         self._plant = plant
         self._clock = clock
         self._events = events
@@ -97,9 +102,10 @@ class Autoscaler:
         self._policy_of = policy_of
         self._on_error = on_error
         self._entries: dict[FunctionId, _Entry] = {}
-        self._active: dict[FunctionId, _Entry] = {}  # looked at every period
-        self._later: list[tuple[float, int, FunctionId]] = []  # heap
-        self._idle: dict[str, IdleTimes] = {}  # by "project/function": what was learnt outlives a version
+        self._active: dict[_Entry, None] = {}  # looked at every period
+        self._later: list[tuple[float, int, _Entry]] = []  # heap; what was put off or brought forward stays in it
+        self._learnt = Learnt() if learnt is None else learnt
+        self._cores = cores
         self._sequence = 0
         self._follow_ups: set[asyncio.TimerHandle] = set()
 
@@ -117,19 +123,22 @@ class Autoscaler:
         """From now on the function's replicas are the autoscaler's. Again for one that is known: it was restarted."""
         now = self._clock.monotonic()
         plan = self._plan(id, spec)
-        idle = self._idle.setdefault(id.path, IdleTimes())
+        idle = self._learnt.of(id.path)
         sample = self._plant.sample(id)
         entry = _Entry(id, spec, plan, State(plan.at(now), sample.wanted if sample else 0, now, idle))
         if (known := self._entries.get(id)) is not None:
             entry.changes = known.changes
+            self._drop(known)
         self._entries[id] = entry
         self._later_at(entry, now)
 
     def gone(self, id: FunctionId) -> None:
-        self._entries.pop(id, None)
-        self._active.pop(id, None)
-        if not any(other.path == id.path for other in self._entries):
-            self._idle.pop(id.path, None)
+        if (entry := self._entries.pop(id, None)) is not None:
+            self._drop(entry)
+
+    def _drop(self, entry: _Entry) -> None:
+        self._active.pop(entry, None)
+        entry.next_at = math.inf
 
     def policy_changed(self, project: str, function: str) -> None:
         """Another policy counts: decide by it at once."""
@@ -155,25 +164,44 @@ class Autoscaler:
 
     async def run(self) -> None:
         """Look at functions, for ever."""
+        pause_s = PERIOD_S
         try:
             while True:
-                await asyncio.sleep(PERIOD_S)
-                self.tick()
+                await asyncio.sleep(pause_s)
+                spent_s = 0.0
+                for slice_s in self.round():
+                    spent_s += slice_s
+                    await asyncio.sleep(0)
+                pause_s = max(PERIOD_S, PAUSES_PER_ROUND * spent_s)
         finally:
             for timer in self._follow_ups:
                 timer.cancel()
 
     def tick(self) -> None:
-        """One round: functions with load, those first that waited longest, and functions whose time has come."""
+        """A whole round at once."""
+        for _ in self.round():
+            pass
+
+    def round(self) -> Iterator[float]:
+        """Look at the functions with load, and at those whose time has come; the seconds that each slice took."""
         now = self._clock.monotonic()
-        for id in list(islice(self._active, MOST_PER_TICK)):
-            if (entry := self._active.pop(id, None)) is not None:
-                self._guarded(entry, now)  # which puts it back, behind the others, while it has load
+        for looked, entry in enumerate(self._due(list(self._active), now), 1):
+            self._guarded(entry, now)
+            if looked % SLICE == 0:
+                yield self._clock.monotonic() - now
+                now = self._clock.monotonic()
+        yield self._clock.monotonic() - now
+
+    def _due(self, active: list[_Entry], now: float) -> Iterator[_Entry]:
+        for entry in active:
+            if entry in self._active:  # else it went, or was found idle, since the round began
+                yield entry
         while self._later and self._later[0][0] <= now:
-            at, _, id = heappop(self._later)
-            due = self._entries.get(id)
-            if due is not None and due.next_at == at and id not in self._active:
-                self._guarded(due, now)
+            at, _, entry = heappop(self._later)
+            if entry.next_at == at:
+                entry.next_at = math.inf
+                if entry not in self._active:
+                    yield entry
 
     def called(self, id: FunctionId) -> None:
         """A call came to a function that was left alone, or that has no replica: decide now."""
@@ -213,7 +241,7 @@ class Autoscaler:
         if made.wanted != made.before:
             self._carry_out(entry, made, now)
         if made.next_at <= now:
-            self._active[entry.id] = entry
+            self._active[entry] = None
         else:
             self._later_at(entry, made.next_at)
         if made.next_at > now or not made.wanted:
@@ -231,11 +259,16 @@ class Autoscaler:
         self._events(entry.id, "scale", said, data)
 
     def _later_at(self, entry: _Entry, at: float) -> None:
-        self._active.pop(entry.id, None)
+        self._active.pop(entry, None)
+        if at == entry.next_at:
+            return
         entry.next_at = at
         if at < math.inf:
+            if len(self._later) > 4 * len(self._entries) + SLICE:
+                self._later = [due for due in self._later if due[2].next_at == due[0]]
+                heapify(self._later)
             self._sequence += 1
-            heappush(self._later, (at, self._sequence, entry.id))
+            heappush(self._later, (at, self._sequence, entry))
 
     # Telling
 
@@ -246,5 +279,5 @@ class Autoscaler:
             return None
         told = None
         if isinstance(entry.latest, Decision):
-            told = explain(entry.latest, entry.plan.at(self._clock.monotonic()))
+            told = explain(entry.latest, entry.plan.at(self._clock.monotonic()), self._cores)
         return Outlook(entry.plan.policy, entry.latest, told, list(entry.changes or ()))

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from clipper.cron import never
 from clipper.spec import AutoscalingPolicy, Schedule
 from clipper_platform.core.scaling import Policy
 from clipper_platform.core.schedule import Window
@@ -70,7 +71,7 @@ class Plan:
                 opened.append(before)
             opened.append(next(CronSim(schedule.cron, moment)))
         except (CronSimError, StopIteration) as error:
-            why = str(error) or "it never comes true"
+            why = never(schedule.cron) or str(error) or "it never comes true"
             raise InvalidSpec(f"cron = {schedule.cron!r} is not allowed: {why}", key="cron") from None
         name = f"{schedule.cron} {schedule.timezone}"
         return [

@@ -18,8 +18,21 @@ class Explanation(NamedTuple):
     change: tuple[str, ...]
 
 
-def explain(made: Decision, policy: Policy) -> Explanation:
-    return Explanation(_why(made, policy), _steps(made, policy), _change(made, policy))
+def explain(made: Decision, policy: Policy, cores: int | None = None) -> Explanation:
+    """`cores`: processor cores that the replicas share; None where they have their own."""
+    return Explanation(_why(made, policy), _steps(made, policy), (*_change(made, policy), *_beyond(made, cores)))
+
+
+def _beyond(made: Decision, cores: int | None) -> tuple[str, ...]:
+    """More replicas than cores are right for a function that waits. Of one that calculates, each takes from the others,
+    and its service time grows with their number; nothing here tells the one from the other."""
+    if cores is None or made.wanted <= cores:
+        return ()
+    return (
+        f"{_counted(made.wanted, 'replica')} share {_counted(cores, 'core')}: right for a function that waits (for "
+        f"other services, disks, accelerators); for one that calculates, max_replicas = {cores} is as fast and takes "
+        "less memory",
+    )
 
 
 def _why(made: Decision, policy: Policy) -> str:
@@ -44,7 +57,7 @@ def _why(made: Decision, policy: Policy) -> str:
                 f"{made.ready} ready; nothing is taken away for {policy.stable_window_s:g} s"
             )
         case "cold_start":
-            return f"{_invocations(made.queued)} came while there was no replica"
+            return f"{_counted(made.queued, 'invocation')} came while there was no replica"
         case "keep_alive":
             return f"idle for {made.idle_s:.3g} s; the last replica is kept for the next call"
         case "prewarm":
@@ -69,8 +82,8 @@ def _replicas(need: float) -> str:
     return f"{need:.3g} replicas' worth"
 
 
-def _invocations(count: int) -> str:
-    return f"{count} invocation" if count == 1 else f"{count} invocations"
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _range(made: Decision) -> str:

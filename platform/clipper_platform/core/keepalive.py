@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from array import array
-from typing import Final, NamedTuple
+from struct import Struct
+from typing import Final, NamedTuple, Self
 
 __all__ = ["IdleTimes", "KeepAlive"]
 
@@ -22,6 +23,7 @@ _TAIL: Final = 0.99
 _MARGIN: Final = 0.1  # the paper's: the head is taken 10% earlier, the tail 10% later
 _ENOUGH: Final = 10  # fewer idle times than this say nothing
 _MOST: Final = 1000  # then all counts are halved, so that the histogram follows a function that changes
+_STORED: Final = Struct(f"<{_BINS + 1}H")  # the bins, and what was longer
 _WORTH_RELEASING_S: Final = 60.0  # for less than this it is not worth ending a replica and starting another
 
 
@@ -41,6 +43,23 @@ class IdleTimes:
         self._counts = array("H", [0] * _BINS)
         self._longer = 0
         self.total = 0
+
+    @classmethod
+    def restored(cls, stored: bytes) -> Self:
+        """From what `stored` gave. Raises ValueError for anything else."""
+        if len(stored) != _STORED.size:
+            raise ValueError(f"{len(stored)} bytes are no idle times, which take {_STORED.size}")
+        *counts, longer = _STORED.unpack(stored)
+        made = cls()
+        made.total = sum(counts) + longer
+        if made.total >= _MOST:
+            raise ValueError(f"{made.total} idle times are more than are ever counted")
+        made._counts, made._longer = array("H", counts), longer
+        return made
+
+    def stored(self) -> bytes:
+        """All of it, in 130 bytes."""
+        return _STORED.pack(*self._counts, self._longer)
 
     def observe(self, idle_s: float) -> None:
         """A call came after `idle_s` seconds without one."""

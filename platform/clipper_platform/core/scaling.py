@@ -6,6 +6,9 @@ objective are enough however deep a batch's queue looks, and no fewer are kept t
 short the queue is; by depth alone a function would swing between too few replicas, whose queue grows, and too many,
 whose queue is empty. And a tolerance: a demand that is within 10% of what there is changes nothing.
 
+A platform with 10,000 busy functions decides 20,000 times a second, in 8 µs each: so results are built by position,
+and what two steps have in common is calculated once.
+
 A demand is a number of replicas with a fraction ("need"); 2.3 replicas' worth of load need 3.
 """
 
@@ -16,7 +19,7 @@ from typing import Final, NamedTuple
 
 from clipper_platform.core.averages import SlidingAverages, SlidingMax
 from clipper_platform.core.keepalive import IdleTimes
-from clipper_platform.core.schedule import Bounds, Window, bounds
+from clipper_platform.core.schedule import Window, bounds
 
 __all__ = ["Decision", "NoData", "Policy", "Sample", "Service", "State", "capacity", "decide", "latency_capacity"]
 
@@ -147,8 +150,9 @@ class _Demand(NamedTuple):
     need: float
     panic: float
     rule: str
-    load: tuple[float, float]
-    rate: tuple[float, float]
+    load: float
+    load_panic: float
+    rate: float
     capacity: float
     target: float
 
@@ -163,26 +167,34 @@ def decide(sample: Sample | None, policy: Policy, state: State, now: float) -> t
         return NoData("the function is not running"), state
     if sample.failed:
         return NoData("its replicas do not start, more of them would not either"), state
-    limits = bounds(policy.min_replicas, policy.max_replicas, policy.windows, now)
-    _learn(sample, state, now)
+    floor, ceiling, until = policy.min_replicas, policy.max_replicas, math.inf
+    names: tuple[str, ...] = ()
+    if policy.windows:
+        floor, ceiling, until, names = bounds(floor, ceiling, policy.windows, now)
+    idle_since = sample.idle_since
+    if idle_since != state.idle_since or state.called != (sample.arrivals > 0):
+        _learn(sample, state, now)
     demand = _demand(sample, policy, state, now)
     panic = _panics(demand, sample, policy, state, now)
     demanded, rule, idle_until = _demanded(demand, sample, policy, state, now, panic=panic)
     limited = _limit_rate(demanded, sample, policy)
-    bounded = max(limits.floor, min(limits.ceiling, limited))
-    wanted = _delay(bounded, sample, policy, state, now, panic=panic)
-    wanted = max(limits.floor, min(limits.ceiling, wanted))
-    rule = _last_word(rule, (demanded, limited, bounded, wanted), limits, panic=panic)
-    asked = max(limits.floor, min(limits.ceiling, demanded))
-    settled = wanted == asked and not panic and sample.idle_since is not None and demand.need < _NOTHING
+    bounded = _clamped(limited, floor, ceiling)
+    wanted = _clamped(_delay(bounded, sample, policy, state, now, panic=panic), floor, ceiling)
+    if not demanded == limited == bounded == wanted:
+        rule = _last_word(rule, (demanded, limited, bounded, wanted), names, panic=panic)
+    next_at = now
+    if idle_since is not None and not panic and demand.need < _NOTHING and wanted == _clamped(demanded, floor, ceiling):
+        next_at = idle_until if idle_until < until else until
     return Decision(
-        at=now, wanted=wanted, before=sample.wanted, rule=rule, queued=sample.queued, running=sample.running,
-        ready=sample.ready, target=demand.target, load_stable=demand.load[0], load_panic=demand.load[1],
-        rate_per_s=demand.rate[0], capacity_per_s=demand.capacity, need=demand.need, need_panic=demand.panic,
-        demanded=demanded, limited=limited, bounded=bounded, floor=limits.floor, ceiling=limits.ceiling, panic=panic,
-        idle_s=0.0 if sample.idle_since is None else now - sample.idle_since,
-        next_at=min(idle_until, limits.until) if settled else now, schedules=limits.names,
+        now, wanted, sample.wanted, rule, sample.queued, sample.running, sample.ready, demand.target,
+        demand.load, demand.load_panic, demand.rate, demand.capacity, demand.need, demand.panic,
+        demanded, limited, bounded, floor, ceiling, panic,
+        0.0 if idle_since is None else now - idle_since, next_at, names,
     ), state  # fmt: skip
+
+
+def _clamped(value: int, floor: int, ceiling: int) -> int:
+    return floor if value < floor else ceiling if value > ceiling else value
 
 
 def _learn(sample: Sample, state: State, now: float) -> None:
@@ -199,8 +211,12 @@ def _learn(sample: Sample, state: State, now: float) -> None:
 
 def capacity(service: Service) -> float:
     """Invocations per second that one replica can carry at most."""
-    took = service.a + service.b * service.limit
-    return service.concurrency * service.limit / took if took > 0 else math.inf
+    return _carried(service.a, service.b, service.limit, service.concurrency)
+
+
+def _carried(a: float, b: float, size: int, concurrency: int) -> float:
+    took = a + b * size
+    return concurrency * size / took if took > 0 else math.inf
 
 
 def latency_capacity(service: Service, slo_s: float) -> float:
@@ -211,13 +227,13 @@ def latency_capacity(service: Service, slo_s: float) -> float:
     a time: its own execution and a wait that grows with the utilisation r as r / (1 − r) half executions (M/D/1).
     Where the objective cannot be kept by any number of replicas, capacity alone counts.
     """
-    if service.limit > 1:
-        fits = (slo_s / 2 - service.a) / service.b if service.b > 0 else math.copysign(math.inf, slo_s / 2 - service.a)
-        if fits < 1:
-            return capacity(service) * UTILISATION
-        size = int(min(float(service.limit), fits))
-        return capacity(Service(service.a, service.b, size, service.concurrency)) * UTILISATION
-    took = service.a + service.b
+    a, b, limit, concurrency = service
+    if limit > 1:
+        room = slo_s / 2 - a
+        # Where not even one fits, capacity alone counts.
+        size = int(room / b) if b <= room < b * limit else limit
+        return _carried(a, b, size, concurrency) * UTILISATION
+    took = a + b
     room = slo_s - took
     if room <= 0 or took <= 0:
         return capacity(service) * UTILISATION
@@ -239,25 +255,25 @@ def _demand(sample: Sample, policy: Policy, state: State, now: float) -> _Demand
         load = running + queued if running >= target * ready else running
     stable, burst = state.load.observe(load, now)
     need, panic = stable / target, burst / target
-    rate = _rate(sample, state, now)
+    rate, rate_panic = _rate(sample, state, now)
     if sample.service is None:
-        return _Demand(need, panic, rule, (stable, burst), (0.0, 0.0), 0.0, target)
+        return _Demand(need, panic, rule, stable, burst, 0.0, 0.0, target)
     if slo_s is None:
         per_replica = capacity(sample.service) * UTILISATION
-        carried, panic = rate[0] / per_replica, max(panic, rate[1] / per_replica)
+        carried, panic = rate / per_replica, max(panic, rate_panic / per_replica)
         if carried > need:
             need, rule = carried, "capacity"
     else:
         per_replica = latency_capacity(sample.service, slo_s)
-        carried = rate[0] / per_replica
+        carried = rate / per_replica
         if sample.p99_s is None or sample.p99_s <= slo_s:
             # The objective is kept: depth says nothing that the service time does not say better. A queue has to be
             # worked off inside the objective, on top of what arrives.
             need, rule = carried, "latency"
-            panic = rate[1] / per_replica + queued / (capacity(sample.service) * slo_s)
+            panic = rate_panic / per_replica + queued / (capacity(sample.service) * slo_s)
         elif carried > need:
             need, rule = carried, "latency"
-    return _Demand(need, panic, rule, (stable, burst), rate, per_replica, target)
+    return _Demand(need, panic, rule, stable, burst, rate, per_replica, target)
 
 
 def _rate(sample: Sample, state: State, now: float) -> tuple[float, float]:
@@ -271,7 +287,7 @@ def _rate(sample: Sample, state: State, now: float) -> tuple[float, float]:
 
 def _panics(demand: _Demand, sample: Sample, policy: Policy, state: State, now: float) -> bool:
     """Whether there is, or lately was, so much more load than the ready replicas are for that it cannot wait."""
-    if demand.panic / max(1, sample.ready) >= policy.panic_threshold:
+    if demand.panic >= policy.panic_threshold * (sample.ready or 1):
         state.panic_until = now + policy.stable_window_s
     return now < state.panic_until
 
@@ -280,7 +296,7 @@ def _demanded(
     demand: _Demand, sample: Sample, policy: Policy, state: State, now: float, *, panic: bool
 ) -> tuple[int, str, float]:
     """Whole replicas, the rule they come from, and until when an idle function's answer holds."""
-    current = max(0, sample.wanted - policy.buffer_replicas)
+    current = sample.wanted - policy.buffer_replicas
     count, rule = _whole(demand.need, current), demand.rule
     if panic:
         burst = math.ceil(demand.panic - _NOTHING)
@@ -290,7 +306,7 @@ def _demanded(
     if sample.idle_since is None:
         if not sample.wanted:
             rule = "cold_start"
-        count = max(1, count)
+        count = count or 1
     elif count <= 1:
         kept, idle_until, why = _keep_alive(sample.idle_since, policy, state, now)
         count, rule = int(kept), why
@@ -299,7 +315,7 @@ def _demanded(
 
 def _whole(need: float, current: int) -> int:
     """`need` rounded up; `current` where that is within the tolerance."""
-    if current and (current - 1) * (1 - TOLERANCE) < need <= current * (1 + TOLERANCE):
+    if current > 0 and (current - 1) * (1 - TOLERANCE) < need <= current * (1 + TOLERANCE):
         return current
     return math.ceil(need - _NOTHING)
 
@@ -332,9 +348,12 @@ def _kept(kept: bool) -> str:
 def _limit_rate(demanded: int, sample: Sample, policy: Policy) -> int:
     """As knative: per decision the ready replicas may be multiplied, and the wanted ones divided, by so much."""
     current = sample.wanted
-    most = max(current, math.ceil(max(1, sample.ready) * policy.max_scale_up_rate))
-    least = math.floor(current / policy.max_scale_down_rate)
-    return max(least, min(most, demanded))
+    if demanded > current:
+        most = math.ceil((sample.ready or 1) * policy.max_scale_up_rate)
+        return min(demanded, max(current, most))
+    if demanded < current:
+        return max(demanded, math.floor(current / policy.max_scale_down_rate))
+    return demanded
 
 
 def _delay(bounded: int, sample: Sample, policy: Policy, state: State, now: float, *, panic: bool) -> int:
@@ -343,18 +362,20 @@ def _delay(bounded: int, sample: Sample, policy: Policy, state: State, now: floa
     A burst and a first call do not wait. The last replica has its own delay, in the demand.
     """
     current = sample.wanted
-    highest = int(state.highs.observe(max(1, bounded), now))
-    lowest = -int(state.lows.observe(-bounded, now))
+    highest = state.highs.observe(bounded or 1, now)
+    lowest = state.lows.observe(-bounded, now)
+    if bounded == current:
+        return current
     if bounded > current:
-        return bounded if panic or not current else max(current, lowest)
+        return bounded if panic or not current else max(current, -int(lowest))
     if panic:
         return current
     if bounded == 0 and highest <= 1:
         return 0
-    return min(current, highest)
+    return min(current, int(highest))
 
 
-def _last_word(rule: str, steps: tuple[int, int, int, int], limits: Bounds, *, panic: bool) -> str:
+def _last_word(rule: str, steps: tuple[int, int, int, int], schedules: tuple[str, ...], *, panic: bool) -> str:
     """The name of the last step that changed the number."""
     demanded, limited, bounded, wanted = steps
     if wanted != bounded:
@@ -362,7 +383,7 @@ def _last_word(rule: str, steps: tuple[int, int, int, int], limits: Bounds, *, p
             return "panic" if panic else "downscale_delay"
         return "upscale_delay"
     if bounded != limited:
-        if limits.names:
+        if schedules:
             return "schedule"
         return "min_replicas" if bounded > limited else "max_replicas"
     return "rate_limit" if limited != demanded else rule

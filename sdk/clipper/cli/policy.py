@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from clipper.cli import simulating
 from clipper.cli.options import FunctionArgument, Json, connect
 from clipper.cli.policyfile import PolicyFile, read_policy
 
@@ -19,16 +16,12 @@ if TYPE_CHECKING:
     from clipper.control import ControlClient
     from clipper.spec import AutoscalingPolicy
 
-__all__ = ["explain", "policy_app"]
-
-policy_app = typer.Typer(no_args_is_help=True, help="Check, apply and try out autoscaling policies.")
-policy_app.command("simulate")(simulating.simulate)
+__all__ = ["apply", "check", "explain", "reset", "show"]
 
 
 # Check and apply
 
 
-@policy_app.command("check")
 def check(file: PolicyFile, json: Json = False) -> None:
     """Check a policy file, and show what it says.
 
@@ -38,6 +31,7 @@ def check(file: PolicyFile, json: Json = False) -> None:
 
     out = Output(json=json)
     policy, table, digest = read_policy(file)
+    _check_schedules(policy, file.name)
     advice = _advice(policy)
     if json:
         out.document({"file": str(file), "digest": digest, "policy": policy.to_dict(), "notes": advice})
@@ -46,6 +40,18 @@ def check(file: PolicyFile, json: Json = False) -> None:
     _show_policy(out, policy.to_dict(), table)
     for note in advice:
         out.note(("! ", "yellow"), note, wrap=True)
+
+
+def _check_schedules(policy: AutoscalingPolicy, where: str) -> None:
+    """Raises SpecError for a cron expression that no platform would take."""
+    from clipper.cron import never
+    from clipper.spec import SpecError
+
+    for number, schedule in enumerate(policy.schedule, 1):
+        if why := never(schedule.cron):
+            raise SpecError(
+                f"cron = {schedule.cron!r} is not allowed: {why}", where=f"{where} [[schedule]] {number}", key="cron"
+            )
 
 
 def _advice(policy: AutoscalingPolicy) -> list[str]:
@@ -81,7 +87,6 @@ def _show_policy(out: Output, effective: dict[str, Any], given: dict[str, Any]) 
     out.table(["  KEY", "VALUE", ""], rows)
 
 
-@policy_app.command("apply")
 def apply(function: FunctionArgument, file: PolicyFile, json: Json = False) -> None:
     """Apply a policy file to a running function, now.
 
@@ -101,7 +106,6 @@ def apply(function: FunctionArgument, file: PolicyFile, json: Json = False) -> N
     out.line((f"  To undo: clip policy reset {target}", "dim"))
 
 
-@policy_app.command("show")
 def show(function: FunctionArgument, json: Json = False) -> None:
     """Show the policy that a function has now."""
     from clipper.cli.console import Output
@@ -126,7 +130,6 @@ def _differing(policy: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in policy.items() if value != usual.get(key)}
 
 
-@policy_app.command("reset")
 def reset(function: FunctionArgument, json: Json = False) -> None:
     """Return to the policy that the function was deployed with."""
     from clipper.cli.console import OK, Output

@@ -9,14 +9,14 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from clipper.cli.declare import Argument
 
 if TYPE_CHECKING:
     from clipper.spec import AutoscalingPolicy
 
 __all__ = ["PolicyFile", "read_policy", "read_trace"]
 
-PolicyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A policy, as in autoscaling.toml.")]
+PolicyFile = Annotated[Path, Argument(metavar="FILE", help="A policy, as in autoscaling.toml.")]
 
 _LARGEST_FILE = 64 * 1024 * 1024
 

@@ -8,10 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
+from clipper.cli.declare import Option
 from clipper.cli.options import Json
 from clipper.cli.policyfile import PolicyFile, read_policy, read_trace
+from clipper.cli.problems import UsageProblem
 
 if TYPE_CHECKING:
     from clipper.cli.console import Output, Part
@@ -24,36 +24,34 @@ MOST_CALLS = 5_000_000  # about half a minute of calculation
 def simulate(
     file: PolicyFile,
     trace: Annotated[
-        Path | None, typer.Option(metavar="T.csv", help="Lines of call times, or of times and rates, in seconds.")
+        Path | None, Option(metavar="T.csv", help="Lines of call times, or of times and rates, in seconds.")
     ] = None,
-    pattern: Annotated[Literal["ramp", "spike", "diurnal"] | None, typer.Option(show_default="spike")] = None,
-    peak: Annotated[float, typer.Option(min=0.001, max=100_000, help="Calls per second at most.")] = 40.0,
+    pattern: Annotated[Literal["ramp", "spike", "diurnal"] | None, Option(show_default="spike")] = None,
+    peak: Annotated[float, Option(min=0.001, max=100_000, help="Calls per second at most.")] = 40.0,
     duration: Annotated[
-        float | None, typer.Option(min=1, max=7 * 86400, help="Seconds.", show_default="600; diurnal 86400")
+        float | None, Option(min=1, max=7 * 86400, help="Seconds.", show_default="600; diurnal 86400")
     ] = None,
-    service: Annotated[
-        float, typer.Option(min=1e-6, max=3600, help="Seconds that a batch takes, however small.")
-    ] = 0.1,
-    per_item: Annotated[float, typer.Option(min=0, max=3600, help="Seconds that each call of a batch adds.")] = 0.0,
-    max_batch_size: Annotated[int, typer.Option(min=1, max=65_536)] = 1,
-    cold_start: Annotated[float, typer.Option(min=0, max=3600, help="Seconds until a replica is ready.")] = 1.0,
-    latency_slo: Annotated[float | None, typer.Option(min=1e-6, help="The function's latency_slo_s.")] = None,
+    service: Annotated[float, Option(min=1e-6, max=3600, help="Seconds that a batch takes, however small.")] = 0.1,
+    per_item: Annotated[float, Option(min=0, max=3600, help="Seconds that each call of a batch adds.")] = 0.0,
+    max_batch_size: Annotated[int, Option(min=1, max=65_536)] = 1,
+    cold_start: Annotated[float, Option(min=0, max=3600, help="Seconds until a replica is ready.")] = 1.0,
+    latency_slo: Annotated[float | None, Option(min=1e-6, help="The function's latency_slo_s.")] = None,
     start: Annotated[
-        datetime | None, typer.Option(help="When it begins, in UTC, for schedules.", show_default="Monday, midnight")
+        datetime | None, Option(help="When it begins, in UTC, for schedules.", show_default="Monday, midnight")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random arrivals.")] = 1,
-    rows: Annotated[int, typer.Option(min=2, max=1000, help="Lines of the table.")] = 20,
-    plot: Annotated[Path | None, typer.Option(metavar="OUT.svg", help="Draw it.")] = None,
+    seed: Annotated[int, Option(help="Of the random arrivals.")] = 1,
+    rows: Annotated[int, Option(min=2, max=1000, help="Lines of the table.")] = 20,
+    plot: Annotated[Path | None, Option(metavar="OUT.svg", help="Draw it.")] = None,
     json: Json = False,
 ) -> None:
-    """Try a policy out on a virtual clock: the platform's own controller, a function that is only calculated.
+    """Try a policy out on a virtual clock: the real controller, a calculated function.
 
     Needs no running platform, but its package.
     """
     from clipper.cli.console import Output
 
     if trace is not None and pattern is not None:
-        raise typer.BadParameter("give --trace or --pattern, not both", param_hint="--pattern")
+        raise UsageProblem("give --trace or --pattern, not both", hint="--pattern")
     out = Output(json=json)
     policy, _, _ = read_policy(file)
     simulation, schedules = _platform()
@@ -64,7 +62,7 @@ def simulate(
     fine = 240 if plot is not None else rows
     run = simulation.simulate(function, plan.at, load.calls(), duration_s=load.duration_s, rows=max(rows, fine))
     if plot is not None:
-        _draw(plot, f"{file.name}: {load.name}", run, latency_slo)
+        _draw(plot, f"{file.name} under {load.name}", run, latency_slo)
     if json:
         out.document({
             "summary": run.summary._asdict(),
@@ -122,7 +120,7 @@ class _Load:
                 self._peak, self._rate = max(rates), _piecewise(times, rates)
                 expected = self._peak * self.duration_s
         if expected > MOST_CALLS:
-            raise typer.BadParameter(
+            raise UsageProblem(
                 f"about {expected:.0f} calls would be calculated, over the limit of {MOST_CALLS}; take a lower --peak "
                 "or a shorter --duration"
             )
@@ -180,6 +178,16 @@ def _say(out: Output, summary: Any, latency_slo: float | None) -> None:
     )
 
 
+def _in_short(summary: Any) -> str:
+    from clipper.cli.text import duration
+
+    return (
+        f"{summary.invocations:,} calls, {summary.refused} refused, {summary.cold} met no ready replica · "
+        f"p50 {duration(summary.p50_s)}, p99 {duration(summary.p99_s)} · {summary.cost_s / 3600:.2f} replica-hours, "
+        f"{summary.changes} changes of the number of replicas"
+    )
+
+
 def _draw(path: Path, title: str, run: Any, latency_slo: float | None) -> None:
     from clipper.cli.charts import Line, Panel, draw
     from clipper.cli.problems import CommandFailed
@@ -188,16 +196,17 @@ def _draw(path: Path, title: str, run: Any, latency_slo: float | None) -> None:
     ms = [1000 * row.p99_s if row.p99_s is not None else None for row in rows]
     median = [1000 * row.p50_s if row.p50_s is not None else None for row in rows]
     panels = [
-        Panel("Calls per second", [Line("arriving", [row.rate_per_s for row in rows])]),
+        Panel("Calls per second", [Line("arriving", [row.rate_per_s for row in rows], area=True)]),
         Panel("Replicas", [
             Line("wanted", [row.wanted for row in rows], steps=True),
-            Line("ready", [row.ready for row in rows], steps=True),
+            Line("ready", [row.ready for row in rows], steps=True, area=True),
         ]),
-        Panel("Queue", [Line("waiting", [row.queued for row in rows])]),
+        Panel("Queue", [Line("waiting", [row.queued for row in rows], area=True)]),
         Panel("Latency, ms", [Line("p99", ms), Line("p50", median)], latency_slo and latency_slo * 1000),
-        Panel("Cost, replica-hours", [Line("so far", [row.cost_s / 3600 for row in rows])]),
+        Panel("Cost, replica-hours", [Line("so far", [row.cost_s / 3600 for row in rows], area=True)]),
     ]  # fmt: skip
     try:
-        path.write_text(draw(title, [row.at for row in rows], panels), encoding="utf-8")
+        svg = draw(title, [row.at for row in rows], panels, subtitle=_in_short(run.summary))
+        path.write_text(svg, encoding="utf-8")
     except OSError as error:
         raise CommandFailed(f"{path} cannot be written: {error.strerror}", code="unwritable") from None

@@ -226,6 +226,10 @@ class FakeServing:
         for id in [id for id in self.running if (id.project, id.version) == (project, version)]:
             del self.running[id]
 
+    async def restart(self, id: FunctionId) -> None:
+        self.history.append(f"restart {id}")
+        self.states.pop(id, None)
+
     def status(self, id: FunctionId) -> FunctionStatus | None:
         if id not in self.running:
             return None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from clipper_platform.core.canary import Answers
-from clipper_platform.errors import InvalidResult
+from clipper_platform.errors import InvalidResult, NotFound
 from clipper_platform.types import FunctionId
 from tests.support.waiting import until
 from tests.unit.control.doubles import Plane, manifest, replica_failure
@@ -50,6 +50,18 @@ async def test_a_canary_goes_through_its_steps_and_then_flips(plane: Plane) -> N
     ]
     shares = [e.data["share"] for e in made.events() if e.phase == "canary" and e.kind == "progress"]
     assert shares == [20, 100]
+
+
+async def test_a_canary_says_which_version_gets_what_while_it_runs(plane: Plane) -> None:
+    await plane.deployed()
+    made = plane.deployer.submit("digits", manifest(deploy={**CANARY, "step_s": 1000.0}, latency_slo_s=1.0))
+    await until(lambda: plane.serving.weights.get("digits"))
+    running = plane.deployer.canary("digits")
+    assert running is not None
+    assert (running.old, running.new, running.share, running.step) == (1, 2, 20, 1)
+    assert (running.deployment, running.functions) == (made.id, ["classify"])
+    await plane.deployer.cancel(made.id)
+    assert plane.deployer.canary("digits") is None
 
 
 async def test_a_first_version_has_nothing_to_be_compared_with(plane: Plane) -> None:
@@ -214,3 +226,31 @@ async def test_a_new_version_starts_with_as_many_replicas_as_it_takes_over_from(
     monkeypatch.setattr(plane.serving, "status", lambda id: Busy() if id == OLD else None)
     await plane.deployed(latency_slo_s=1.0, max_replicas=3)
     assert plane.serving.replicas[NEW] == 3
+
+
+# Restart
+
+
+async def test_a_restart_is_of_the_version_that_answers(plane: Plane) -> None:
+    await plane.deployed()
+    await plane.deployer.restart("digits", "classify")
+    assert plane.serving.history[-1] == f"restart {OLD}"
+
+
+async def test_a_restart_of_a_function_that_is_not_there_is_refused(plane: Plane) -> None:
+    await plane.deployed()
+    with pytest.raises(NotFound, match="no function 'clasify'"):
+        await plane.deployer.restart("digits", "clasify")
+
+
+async def test_a_restart_waits_for_no_back_off_of_a_project_that_is_being_brought_back(plane: Plane) -> None:
+    await plane.deployed()
+    again = plane.restarted()
+    await again.registry.load()
+    again.serving.broken["classify"] = replica_failure()
+    await again.deployer.restore(0)
+    await until(lambda: again.deployer.trouble("digits"))
+    again.serving.broken.clear()
+    await again.deployer.restart("digits")
+    assert again.deployer.trouble("digits") == ""
+    assert again.serving.routes == {"digits": 1}

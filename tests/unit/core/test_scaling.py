@@ -320,6 +320,19 @@ def test_regular_long_idle_times_are_predicted() -> None:
     assert 600 * 1.1 <= kept.until_s <= 600 * 1.17 * 1.1
 
 
+def test_idle_times_are_the_same_after_they_were_stored() -> None:
+    times = learnt(*range(1, 31), *[20_000] * 5)
+    again = IdleTimes.restored(times.stored())
+    assert (again.total, again.learnt()) == (times.total, times.learnt())
+    assert len(times.stored()) == 130
+
+
+@pytest.mark.parametrize("stored", [b"", b"1" * 129, b"\xff" * 130])
+def test_what_was_never_stored_is_refused(stored: bytes) -> None:
+    with pytest.raises(ValueError, match="idle times"):
+        IdleTimes.restored(stored)
+
+
 def test_old_idle_times_fade() -> None:
     times = learnt(*[10] * 999)
     assert times.total == 999
@@ -480,6 +493,15 @@ def test_what_would_change_the_number_is_true() -> None:
     assert told == ("more replicas: above 22 queued and running", "fewer: below 14.4 queued and running for 30 s")
     assert decided(sample(running=23, wanted=5), policy).wanted > 5
     assert decided(sample(running=14, wanted=5), policy).demanded < 5
+
+
+def test_more_replicas_than_cores_are_remarked_on() -> None:
+    made = decided(sample(queued=40, running=2), POLICY._replace(max_replicas=3))
+    assert made.wanted == 3
+    assert explain(made, POLICY, 2).change[-1].startswith("3 replicas share 2 cores: right for")
+    assert explain(made, POLICY, 1).change[-1].startswith("3 replicas share 1 core:")
+    for cores in (None, 3, 64):
+        assert not [told for told in explain(made, POLICY, cores).change if "share" in told]
 
 
 def test_the_next_look_is_told_where_there_is_one() -> None:

@@ -177,3 +177,15 @@ def test_completions_told_while_paused_or_out_of_order_still_count() -> None:
     drain.pause(2.0)
     drain.observe(5, 3.0)
     assert drain.rate(3.0) == pytest.approx(25 / 1.81, rel=0.02)
+
+
+def test_durations_that_ended_together_count_as_one_after_the_other() -> None:
+    together, apart = LatencyHistogram(), LatencyHistogram()
+    durations = [0.01, 0.02, 0.5, 0.0, 1e5]
+    for now in (0.0, 10.0, 10.1):
+        together.observe_all(durations, now)
+        for duration_s in durations:
+            apart.observe(duration_s, now)
+    for q in (0.0, 0.3, 0.5, 0.7, 0.99):
+        assert together.quantile(q, 11.0) == apart.quantile(q, 11.0)
+    assert together.rate(11.0) == pytest.approx(apart.rate(11.0))
