@@ -69,6 +69,15 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
+    def observe_all(self, values: Iterable[float]) -> None:
+        """The same for several at once, at half the price."""
+        bounds, counts = self.bounds, self.counts
+        total = 0.0
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+            total += value
+        self.sum += total
+
     def cumulative(self) -> list[tuple[str, float]]:
         total, out = 0, []
         for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
@@ -146,8 +155,9 @@ class Metrics(Collector):
         self.refused = counter("clip_refused", "Invocations refused at once because a queue was full.", *fv, "queue")
         self.replicas = gauge("clip_replicas", "Replicas by state.", *fv, "state")
         self.cold_start = histogram(
-            "clip_cold_start_seconds", "Phases of starting a replica.", _STARTS, "function", "phase"
-        )
+            "clip_cold_start_seconds", "Phases of starting a replica, and of the first answer that waited for it.",
+            _STARTS, "function", "phase",
+        )  # fmt: skip
         self.restarts = counter("clip_replica_restarts", "Replicas that ended unasked, by how.", "function", "reason")
         self.scaling_decisions = counter(
             "clip_scaling_decisions", "Decisions on the number of replicas, by the rule that made them.",

@@ -47,9 +47,10 @@ WARM_UP = 3_000
 # Places in all queues: a leak of 2% of the storm's invocations would fill them, and 64 connections with three requests
 # each do not.
 PLACES = 200
-# A leak of one small object (300 bytes) for each of the clients that left would be 3 MB. Without one it grows by half a
-# megabyte, by less with every further storm.
+# A leak of one small object (300 bytes) for each of the clients that left would be 3 MB in every storm. Without one the
+# allocator settles: it grows by half a megabyte, now and then by several in one storm, by nothing in the next.
 GROWTH_BYTES = 3_000_000
+STORMS = 3
 
 
 async def storm(port: int, clients: int, rng: random.Random) -> None:
@@ -115,13 +116,21 @@ async def test_a_storm_of_ten_thousand_disconnects_leaves_nothing_behind(tmp_pat
 
         await storm(platform.port, WARM_UP, rng)
         descriptors, memory = await asyncio.to_thread(settled)
-        await storm(platform.port, STORM, rng)
-        descriptors_after, memory_after = await asyncio.to_thread(settled)
+        growths = []
+        for _ in range(STORMS):
+            await storm(platform.port, STORM, rng)
+            descriptors_after, memory_after = await asyncio.to_thread(settled)
+            growths.append(memory_after - memory)
+            memory = memory_after
+            if growths[-1] < GROWTH_BYTES:
+                break
         for function in ("batched", "patient", "cached", "stream"):
             left = counted(platform, "clip_invocations_total", f'function="storm/{function}"', 'code="499"')
             assert left > 100, f"the storm hardly touched {function}"
         assert descriptors_after <= descriptors + 2
-        assert memory_after - memory < GROWTH_BYTES, f"grew by {(memory_after - memory) / 1e6:.1f} MB"
+        assert growths[-1] < GROWTH_BYTES, (
+            f"grew by {[round(growth / 1e6, 1) for growth in growths]} MB, storm by storm"
+        )
 
         for function in ("batched", "patient", "cached"):
             await serves(platform.port, f"storm/{function}")

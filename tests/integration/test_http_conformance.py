@@ -15,6 +15,7 @@ from tests.support.serving import target
 
 HOST = b"Host: 127.0.0.1\r\n"
 CLOSE = b"Connection: close\r\n"
+UNBATCHED = wire.Ready(schema={}, batched=False, streaming=False, concurrency=1, phases={})
 
 
 @pytest.fixture(params=[True, False], ids=["fast path", "starlette"])
@@ -331,6 +332,81 @@ async def test_a_graceful_shutdown_answers_what_runs_and_closes_what_is_idle(fas
             await stopping
         idle_writer.close()
         writer.close()
+
+
+def shape(answer: Answer) -> tuple[int, dict[str, str], str]:
+    """What two answers of a kind have in common: everything but ids, times and the date."""
+    alike = {name: re.sub(r"\d+\.\d+", "T", value) for name, value in answer.headers.items() if name != "date"}
+    id = alike.pop("x-request-id")
+    assert re.fullmatch(r"[0-9a-f]{16}", id)
+    return answer.status, alike, answer.body.decode().replace(id, "ID")
+
+
+async def ask_twice(gate: Gateway, data: bytes) -> tuple[Answer, Answer]:
+    """The same bytes twice on one connection: the second time, the head is a known one."""
+    reader, writer = await gate.connect()
+    answers = []
+    for _ in range(2):
+        writer.write(data)
+        answers.append(await read_answer(reader))
+    writer.close()
+    first, second = answers
+    assert first.headers["x-request-id"] != second.headers["x-request-id"]
+    return first, second
+
+
+async def test_a_request_whose_head_is_known_is_answered_like_the_first() -> None:
+    seen = []
+    for fast in (True, False):
+        async with gateway(fast_path=fast) as gate:
+            await gate.harness.deploy(target())
+            seen += [shape(answer) for answer in await ask_twice(gate, post(b'{"x":1}'))]
+    assert seen[0] == seen[1] == seen[2] == seen[3]
+
+
+async def test_a_hit_of_the_cache_is_the_same_answer_by_every_way() -> None:
+    seen, counts = [], []
+    for fast in (True, False):
+        async with gateway(fast_path=fast) as gate:
+            await gate.harness.deploy(target(cache_ttl_s=60.0))
+            await ask_twice(gate, post(b"7"))
+            hits = await ask_twice(gate, post(b"7"))
+            seen += [shape(answer) for answer in hits]
+            status = gate.harness.dispatcher.status(target().id)
+            assert status is not None
+            metrics = gate.harness.metrics
+            counts.append((
+                status.cache_hits, status.cache_misses, metrics.cache_requests.child("p/f", "hit").value,
+                metrics.invocations.child("p/f", "1", "200").value, sum(metrics.duration.child("p/f", "1").counts),
+            ))  # fmt: skip
+    assert seen[0][1]["cache-status"] == "clipper; hit"
+    assert seen[0] == seen[1] == seen[2] == seen[3]
+    assert counts == [(3, 1, 3, 4, 4)] * 2
+
+
+async def test_a_refusal_is_the_same_answer_by_every_way(fast_path: bool) -> None:
+    held = Held()
+    async with gateway(InMemoryBackend(held, ready=UNBATCHED), fast_path=fast_path) as gate:
+        await gate.harness.deploy(target(max_queued_requests=1))
+        waiting = [await gate.connect() for _ in range(4)]
+        for n, (_, writer) in enumerate(waiting):
+            writer.write(post(b"%d" % n))
+            await asyncio.sleep(0.02)
+        # Two are with the replica, one waits, the rest is refused.
+        assert (await read_answer(waiting[3][0])).status == 429
+        first, second = await ask_twice(gate, post(b"9"))
+        assert shape(first) == shape(second)
+        assert first.headers["retry-after"] == "1"
+        assert first.headers["server-timing"].startswith("total;dur=")
+        assert first.body == (
+            b'{"error":{"code":"queue_full","message":"p/f has 1 invocations waiting","request_id":"%b"}}'
+            % first.headers["x-request-id"].encode()
+        )
+        refused = gate.harness.metrics.invocations.child("p/f", "1", "429").value
+        assert refused == gate.harness.metrics.refused.child("p/f", "1", "function").value == 3
+        held.go.set()
+        for _, writer in waiting:
+            writer.close()
 
 
 async def test_only_plain_requests_take_the_fast_path() -> None:

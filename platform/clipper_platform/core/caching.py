@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Hashable
+from functools import lru_cache
 from hashlib import blake2b
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Generic, NamedTuple, TypeVar
@@ -68,10 +69,16 @@ def key(version: str, content_type: str, accept: str, body: bytes | bytearray | 
     BLAKE2b-256 over the lengths of the three texts, the texts and the body: no two requests have the same input, and
     nobody can find two with the same digest, so that one client cannot poison another's answer.
     """
-    head = f"{len(version)},{len(content_type)},{len(accept)},{version}{content_type}{accept}"
-    digest = blake2b(head.encode("utf-8", "surrogatepass"), digest_size=32, person=b"clipper.result.1")
+    digest = _begun(version, content_type, accept).copy()
     digest.update(body)
     return digest.digest()
+
+
+@lru_cache(maxsize=1024)
+def _begun(version: str, content_type: str, accept: str) -> blake2b:
+    """The digest as far as the texts, which many requests share: a copy of it costs half as much."""
+    head = f"{len(version)},{len(content_type)},{len(accept)},{version}{content_type}{accept}"
+    return blake2b(head.encode("utf-8", "surrogatepass"), digest_size=32, person=b"clipper.result.1")
 
 
 class Stored(NamedTuple):

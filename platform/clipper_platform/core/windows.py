@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from itertools import accumulate
 
 __all__ = ["DrainRate", "LatencyHistogram"]
@@ -73,6 +74,18 @@ class LatencyHistogram:
             self._counts[0 if duration_s < _LOWEST_S else -1] += self._weight
         self._total += self._weight
 
+    def observe_all(self, durations_s: Sequence[float], now: float) -> None:
+        """Count several that ended together."""
+        if now >= self._next_tick:
+            self._advance(now)
+        counts, weight, log = self._counts, self._weight, math.log
+        for duration_s in durations_s:
+            if _LOWEST_S <= duration_s < _HIGHEST_S:
+                counts[int(log(duration_s) * _SCALE + _OFFSET)] += weight
+            else:
+                counts[0 if duration_s < _LOWEST_S else -1] += weight
+        self._total += weight * len(durations_s)
+
     def quantile(self, q: float, now: float) -> float | None:
         """The duration that a share `q` of the recent observations did not exceed, or None without recent ones.
 
@@ -119,13 +132,17 @@ class LatencyHistogram:
         self._answers.clear()
 
 
+# Times per window that a drain rate decays: more would be exact to less than what anybody notices.
+_DECAYS = 500
+
+
 class DrainRate:
     """Completions per second of the time in which there was work, for `Retry-After`.
 
     An idle hour must not make the next burst look hopeless: between `pause` and `resume` no time passes.
     """
 
-    __slots__ = ("_busy_s", "_done", "_since", "window_s")
+    __slots__ = ("_busy_s", "_done", "_fresh", "_fresh_s", "_since", "window_s")
 
     def __init__(self, window_s: float = 10.0) -> None:
         if not 0 < window_s < math.inf:
@@ -133,7 +150,9 @@ class DrainRate:
         self.window_s = window_s
         self._done = 0.0  # completions, decayed
         self._busy_s = 0.0  # the time they took, decayed alike; tends to window_s
-        self._since: float | None = None  # up to where time was counted; None while paused
+        self._fresh = 0.0  # completions since the last decay, and the time of earlier stretches of work since then
+        self._fresh_s = 0.0
+        self._since: float | None = None  # when the present stretch began to count; None while paused
 
     def resume(self, now: float) -> None:
         """Work is waiting or running from now on. Without effect when it already was."""
@@ -142,15 +161,20 @@ class DrainRate:
 
     def pause(self, now: float) -> None:
         """Nothing waits or runs any more."""
-        self.observe(0, now)
+        self._fresh_s = self._busy(now)
         self._since = None
 
     def observe(self, completed: int, now: float) -> None:
         """`completed` invocations ended at `now`, whatever their outcome."""
-        if self._since is not None:
-            self._done, self._busy_s = self._at(now)
-            self._since = max(now, self._since)
-        self._done += completed
+        self._fresh += completed
+        busy_s = self._busy(now)
+        if busy_s > self.window_s / _DECAYS:
+            keep = math.exp(-busy_s / self.window_s)
+            self._done = self._done * keep + self._fresh
+            self._busy_s = self._busy_s * keep + self.window_s * (1 - keep)
+            self._fresh = self._fresh_s = 0.0
+            if self._since is not None:
+                self._since = max(now, self._since)
 
     def rate(self, now: float) -> float | None:
         """Completions per second, or None before the first completion; it falls while work is stuck."""
@@ -164,8 +188,10 @@ class DrainRate:
         rate = self.rate(now)
         return None if rate is None else waiting / rate
 
+    def _busy(self, now: float) -> float:
+        """Seconds with work since the last decay."""
+        return self._fresh_s if self._since is None or now <= self._since else self._fresh_s + now - self._since
+
     def _at(self, now: float) -> tuple[float, float]:
-        if self._since is None or now <= self._since:
-            return self._done, self._busy_s
-        keep = math.exp((self._since - now) / self.window_s)
-        return self._done * keep, self._busy_s * keep + self.window_s * (1 - keep)
+        keep = math.exp(-self._busy(now) / self.window_s)
+        return self._done * keep + self._fresh, self._busy_s * keep + self.window_s * (1 - keep)

@@ -25,18 +25,22 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from clipper_platform.core import caching
 from clipper_platform.errors import ClipperError, HeadersTooLarge, InternalError, PayloadTooLarge, RequestTimeout
 from clipper_platform.gateway.errors import render
 from clipper_platform.gateway.invoke import (
+    CACHE_STATUS,
     EVENT_STREAM,
     InvokeService,
     RequestHead,
+    batch_timing,
     header_lines,
     new_request_id,
     read_head,
     request_id,
 )
-from clipper_platform.serving.invocation import Invocation, State
+from clipper_platform.serving.cache import CachedResult
+from clipper_platform.serving.invocation import Invocation
 from clipper_platform.serving.lane import Lane
 
 if TYPE_CHECKING:
@@ -67,6 +71,10 @@ MAX_HEAD_BYTES = 64 * 1024
 # Above this, head and body are handed to the transport apart: joining would copy more than a system call costs.
 JOIN_BELOW = 64 * 1024
 
+HIT_LINES = CACHE_STATUS["hit"] + b"server-timing: queue;dur=%.3f\r\nx-request-id: %b\r\n\r\n"
+# Stands for the request's id in a refusal that many get, and is as long.
+NO_ID = "#" * 16
+
 
 class KnownHead:
     """A head that httptools has parsed before: equal bytes mean the same."""
@@ -80,10 +88,10 @@ class KnownHead:
 
 
 class FastPathOptions:
-    """What the protocol needs of the platform. `host_allowed` is the gateway's own check of the Host header;
-    with `enabled` False everything goes to Starlette."""
+    """What the protocol needs of the platform, and what all its connections remember together.
 
-    __slots__ = ("body_timeout_s", "enabled", "host_allowed", "known", "service")
+    `host_allowed` is the gateway's own check of the Host header; with `enabled` False everything goes to Starlette.
+    """
 
     def __init__(
         self, service: InvokeService, *, host_allowed: Callable[[str], bool], body_timeout_s: float, enabled: bool
@@ -93,11 +101,77 @@ class FastPathOptions:
         self.body_timeout_s = body_timeout_s
         self.enabled = enabled
         self.known: dict[bytes, KnownHead] = {}
+        self.date_source: object = None  # uvicorn's list that `date_lines` was made from
+        self.date_lines = b""
+        self._heads: dict[Lane, dict[tuple[str, int], bytes]] = {}
+        self._dispatched = self._finished = 0.0
+        self._batch_timing = b""
+        self._refusals: dict[Lane, tuple[float, bytes, bytes]] = {}
 
     def remember(self, raw: bytes, known: KnownHead) -> None:
         if len(self.known) >= MAX_KNOWN_HEADS:
             self.known.clear()
         self.known[raw] = known
+
+    def renew(self, source: list[tuple[bytes, bytes]]) -> None:
+        """uvicorn's own headers (the date) changed: encode them, once for as long as it keeps the list."""
+        self.date_source = source
+        self.date_lines = b"".join(b"%b: %b\r\n" % pair for pair in source)
+        self._heads.clear()
+        self._refusals.clear()
+
+    def head(self, lane: Lane, content_type: str, length: int) -> bytes:
+        """The lines of a plain answer that say the same for many requests, Content-Length among them: answers of a
+        function have few lengths."""
+        heads = self._heads.get(lane)
+        if heads is None:
+            heads = self._heads[lane] = {}
+        head = heads.get((content_type, length))
+        if head is None:
+            if len(heads) >= MAX_KNOWN_HEADS:
+                heads.clear()
+            version = lane.target.id.version
+            head = heads[content_type, length] = (
+                b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-clip-version: %d\r\n"
+                % (STATUS_LINE[200], self.date_lines, content_type.encode("latin-1"), length, version)
+            )
+        return head
+
+    def plain(self, cycle: FastCycle) -> bytes:
+        """A whole answer with status 200 on a connection that stays."""
+        payload: Any = cycle.payload  # of either type
+        dispatched = cycle.dispatched
+        if dispatched:
+            if dispatched != self._dispatched or cycle.finished != self._finished:  # another batch than the last one
+                self._dispatched, self._finished = dispatched, cycle.finished
+                self._batch_timing = batch_timing(cycle)
+            waited, timing = dispatched - cycle.queued, self._batch_timing
+        else:
+            waited, timing = cycle.finished - cycle.arrived, b""
+        return b"%b%bserver-timing: queue;dur=%.3f%b\r\nx-request-id: %b\r\n\r\n%b" % (
+            self.head(cycle.lane, cycle.content_type_out, len(payload)),
+            CACHE_STATUS[cycle.cache_status],
+            waited * 1000,
+            timing,
+            cycle.request_id.encode(),
+            payload,
+        )
+
+    def refusal(self, cycle: FastCycle, now: float) -> bytes:
+        """A whole 429. Rendered anew ten times a second: all that is refused in between gets the same numbers."""
+        lane = cycle.lane
+        until, head, body = self._refusals.get(lane, (0.0, b"", b""))
+        if now >= until:
+            status, headers, body = render(lane.queue_full(), NO_ID)
+            head = STATUS_LINE[status] + self.date_lines + header_lines(headers)
+            self._refusals[lane] = (now + 0.1, head, body)
+        id = cycle.request_id.encode()
+        return b"%bserver-timing: total;dur=%.3f\r\nx-request-id: %b\r\n\r\n%b" % (
+            head,
+            (now - cycle.arrived) * 1000,
+            id,
+            body.replace(NO_ID.encode(), id),
+        )
 
 
 class _Signal:
@@ -112,28 +186,27 @@ class _Signal:
         self.cycle.wake()
 
 
-class FastCycle:
-    """One request and its answer; takes the place of uvicorn's RequestResponseCycle in the protocol's bookkeeping.
-
-    Defaults stand on the class, so that making one sets only what differs.
+class FastCycle(Invocation):
+    """One request, its invocation and its answer in a single object; takes the place of uvicorn's
+    RequestResponseCycle in the protocol's bookkeeping.
     """
 
-    body = b""
-    parts: list[bytes] | None = None  # where the body came in several pieces
-    size = 0
-    more_body = True
-    started = False  # its turn came; a pipelined one waits for those before it
-    keep_alive = True
-    response_complete = False
-    disconnected = False
-    invocation: Invocation | None = None
+    __slots__ = (
+        "disconnected", "head", "keep_alive", "more_body", "parts", "protocol", "response_complete", "size", "started",
+    )  # fmt: skip
+
+    body: bytes
+    parts: list[bytes] | None  # where the body came in several pieces
+    started: bool  # its turn came; a pipelined one waits for those before it
 
     def __init__(self, protocol: FastPathProtocol, lane: Lane, head: RequestHead, id: str, arrived: float) -> None:
+        self.begin_life(lane, id, head.content_type, head.accept, arrived)
         self.protocol = protocol
-        self.lane = lane
         self.head = head
-        self.id = id
-        self.arrived = arrived
+        self.parts = None
+        self.size = 0
+        self.more_body = self.keep_alive = True
+        self.started = self.response_complete = self.disconnected = False
 
     @property
     def message_event(self) -> _Signal:
@@ -142,12 +215,7 @@ class FastCycle:
     def wake(self) -> None:
         """uvicorn sets the event when the connection is lost."""
         if self.disconnected:
-            self.abandon()
-
-    def abandon(self) -> None:
-        invocation = self.invocation
-        if invocation is not None and invocation.state is not State.DONE:
-            self.protocol.options.service.dispatcher.cancel(invocation)
+            self.protocol.options.service.dispatcher.cancel(self)
 
     def receive(self, part: bytes) -> None:
         if not self.size:
@@ -160,27 +228,49 @@ class FastCycle:
 
     def begin(self) -> None:
         """Body complete and its turn come: invoke."""
-        body = self.body if self.parts is None else b"".join(self.parts)
-        self.body, self.parts = b"", None
+        if self.parts is not None:
+            self.body, self.parts = b"".join(self.parts), None
+        lane, head = self.lane, self.head
         try:
-            invocation = self.protocol.options.service.begin(
-                self.lane, self.head, self.id, body, self.finish, arrived=self.arrived
-            )
+            timeout_s = lane.timeout_s
+            self.deadline = self.arrived + (head.timeout_s(timeout_s) if head.timeout_ms else timeout_s)
+            self.protocol.options.service.dispatcher.invoke(self)
         except ClipperError as error:
             self.refuse(error)
-        else:
-            if not self.response_complete:  # as it is when the cache answered
-                self.invocation = invocation
 
     def refuse(self, error: ClipperError) -> None:
-        status, headers, body = render(error, self.id)
+        status, headers, body = render(error, self.request_id)
         taken_ms = (self.protocol.now() - self.arrived) * 1000
         self._write(status, b"%bserver-timing: total;dur=%.3f\r\n" % (header_lines(headers), taken_ms), body)
 
-    def finish(self, invocation: Invocation) -> None:
-        self.invocation = None  # it holds us: without this, only the garbage collector would free the two
-        if not self.disconnected:
-            self._write(*self.protocol.options.service.answer(invocation))
+    def on_done(self, invocation: Invocation) -> None:
+        """The invocation, which is this, was answered."""
+        if self.disconnected:
+            return
+        protocol = self.protocol
+        options = protocol.options
+        transport = protocol.transport
+        if (
+            self.error is not None
+            or self.default_reason
+            or self.cold is not None
+            or not self.keep_alive
+            or len(self.payload) >= JOIN_BELOW
+            or transport.is_closing()
+        ):
+            self._write(*options.service.answer(self))
+            return
+        source = protocol.server_state.default_headers
+        if source is not options.date_source:
+            options.renew(source)
+        self.response_complete = True
+        transport.write(options.plain(self))
+        self.body = self.payload = b""  # as `release`
+        if protocol.pipeline or protocol.flow.read_paused or protocol.timeout_keep_alive_task is None:
+            protocol.on_response_complete()
+        else:
+            protocol.server_state.total_requests += 1
+            protocol._moved = True
 
     def _write(self, status: int, head: bytes, body: bytes | memoryview) -> None:
         protocol = self.protocol
@@ -188,25 +278,31 @@ class FastCycle:
         transport = protocol.transport
         if transport.is_closing():
             return
+        options = protocol.options
         source = protocol.server_state.default_headers
-        if source is not protocol.date_source:
-            protocol.encode_date(source)
+        if source is not options.date_source:
+            options.renew(source)
         start = b"%b%b%bx-request-id: %b\r\n%b\r\n" % (
             STATUS_LINE[status],
-            protocol.date_lines,
+            options.date_lines,
             head,
-            self.id.encode(),
+            self.request_id.encode(),
             b"" if self.keep_alive else b"connection: close\r\n",
         )
         if len(body) < JOIN_BELOW:
             transport.write(b"".join((start, body)))
         else:
             transport.writelines([start, body])
+        self.release()
         if status >= InternalError.status and access_logger.isEnabledFor(logging.INFO):
-            access_logger.info("POST /fn/%s %d", self.lane.name, status, extra={"request_id": self.id})
+            access_logger.info("POST /fn/%s %d", self.lane.name, status, extra={"request_id": self.request_id})
         if not self.keep_alive:
             transport.close()
         protocol.on_response_complete()
+
+    def release(self) -> None:
+        """The connection remembers its last cycle; what that was about must not stay with an idle client."""
+        self.body = self.payload = b""
 
 
 class FastPathProtocol(HttpToolsProtocol):
@@ -222,9 +318,9 @@ class FastPathProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.now = self.options.service.clock.monotonic
-        self.date_source: object = None  # uvicorn's list that `date_lines` was made from
-        self.date_lines = b""
+        options = self.options
+        self.now = options.service.clock.monotonic
+        self._known = options.known
         self._length = -1  # not given
         self._given_id = ""
         self._known_url = b""  # of the last plain request of this connection, with its headers and what they say
@@ -411,8 +507,13 @@ class FastPathProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._moved = True
-        if data.startswith(b"POST /fn/") and self._take_known(data):
-            return
+        if self._between:
+            before = self.cycle
+            if before is None or before.response_complete:
+                end = data.find(b"\r\n\r\n") + 4
+                known = self._known.get(data[:end])
+                if known is not None and len(data) == end + known.length and self._take_known(known, data[end:]):
+                    return
         self._raw = data
         try:
             self.parser.feed_data(data)
@@ -434,29 +535,75 @@ class FastPathProtocol(HttpToolsProtocol):
         if self._late_timer is None:
             self._late_timer = self.loop.call_later(self.options.body_timeout_s, self._late, self._messages)
 
-    def _take_known(self, data: bytes) -> bool:
+    def _take_known(self, known: KnownHead, body: bytes) -> bool:
         """Answer a request that is here as a whole, and whose head was here before, without parsing it again. What is
         not exactly that is left to the parser, which is at the beginning of a message then as before."""
-        before = self.cycle
-        if self._in_head or (before is not None and not before.response_complete) or not self._between:
-            return False
-        end = data.find(b"\r\n\r\n") + 4
-        known = self.options.known.get(data[:end])
-        if known is None or len(data) != end + known.length:
-            return False
+        head = known.head
+        service = self.options.service
         try:
-            lane = self.options.service.lane(known.path, known.head)
+            lane = service.lane(known.path, head)
         except ClipperError:
             return False
         if lane.streaming is not False:
             return False
-        cycle = FastCycle(self, lane, known.head, new_request_id(), self.now())
+        now = self.now()
+        key = b""
+        if lane.cached and not self.flow.write_paused:
+            key = caching.key(lane.name, head.content_type, head.accept, body)
+            result = service.dispatcher.cache.hit(lane, key, now, self.now())
+            if result is not None:
+                self._answer_hit(lane, result, now)
+                return True
+        cycle = FastCycle(self, lane, head, new_request_id(), now)
         cycle.more_body = False
         cycle.started = True
-        cycle.body = data[end:]
+        cycle.body = body
         self.cycle = self._active = cycle  # type: ignore[assignment]  # as in on_headers_complete
-        self._begin(cycle)
+        if self.flow.write_paused or head.timeout_ms:
+            self._begin(cycle)
+            return True
+        cycle.deadline = now + lane.timeout_s
+        try:
+            if key:
+                service.dispatcher.cache.follow(cycle, key)
+            elif not lane.offer(cycle):
+                self._refuse(cycle)
+        except ClipperError as error:
+            cycle.refuse(error)
         return True
+
+    def _answer_hit(self, lane: Lane, result: CachedResult, arrived: float) -> None:
+        """From the cache, without making anything of the request: `self.cycle` stays the one before, which is done."""
+        options, transport = self.options, self.transport
+        source = self.server_state.default_headers
+        if source is not options.date_source:
+            options.renew(source)
+        if not transport.is_closing():
+            head = options.head(lane, result.content_type, len(result.payload)) + HIT_LINES % (
+                (self.now() - arrived) * 1000,
+                new_request_id().encode(),
+            )
+            if len(result.payload) < JOIN_BELOW:
+                transport.write(head + result.payload)
+            else:
+                transport.writelines([head, result.payload])
+        if self.flow.read_paused or self.timeout_keep_alive_task is None:
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self._moved = True
+
+    def _refuse(self, cycle: FastCycle) -> None:
+        """Too many wait: say so for less than it costs to raise an error."""
+        options = self.options
+        source = self.server_state.default_headers
+        if source is not options.date_source:
+            options.renew(source)
+        cycle.response_complete = True
+        if not self.transport.is_closing():
+            self.transport.write(options.refusal(cycle, self.now()))
+        cycle.release()
+        self.on_response_complete()
 
     def _remember_head(self, cycle: FastCycle) -> None:
         """Remember the head of a message that is complete, if nothing but it was in the last read."""
@@ -490,7 +637,7 @@ class FastPathProtocol(HttpToolsProtocol):
             return
         if self.cycle is None or self.cycle.response_complete:
             status, headers, body = render(error, new_request_id())
-            start = (STATUS_LINE[status], self.date_lines, header_lines(headers))
+            start = (STATUS_LINE[status], self.options.date_lines, header_lines(headers))
             self.transport.write(b"".join((*start, b"connection: close\r\n\r\n", body)))
         self.transport.close()
 
@@ -541,11 +688,6 @@ class FastPathProtocol(HttpToolsProtocol):
             )
         else:
             self.transport.close()
-
-    def encode_date(self, source: list[tuple[bytes, bytes]]) -> None:
-        """uvicorn's own headers (the date), encoded once for as long as it keeps the list."""
-        self.date_source = source
-        self.date_lines = b"".join(b"%b: %b\r\n" % pair for pair in source)
 
 
 def fast_protocol(options: FastPathOptions) -> type[HttpToolsProtocol]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipper.spec import FunctionSpec
+from clipper_platform.backends.base import SnapshotState
 from clipper_platform.environments.base import Environment
 from clipper_platform.types import FunctionId
 
@@ -58,6 +59,7 @@ class FunctionStatus:
     cache_hits: int
     cache_misses: int
     cache_bytes: int
+    snapshot: SnapshotState | None = None
 
     @property
     def replicas_ready(self) -> int:

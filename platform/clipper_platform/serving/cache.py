@@ -88,16 +88,31 @@ class InvocationCache:
 
     def submit(self, invocation: Invocation) -> None:
         """Answer it from the cache, or let it follow a flight. Raises what `Lane.submit` raises."""
-        lane = invocation.lane
+        lane, now = invocation.lane, self._clock.monotonic()
         key = caching.key(lane.name, invocation.content_type, invocation.accept, invocation.body)
-        invocation.cache_key = key
-        now = self._clock.monotonic()
-        entry = self.results.get(key, now)
-        if entry is not None and (result := entry.value) is not None:
-            self._note(invocation, "hit")
-            invocation.payload, invocation.content_type_out = result.payload, result.content_type
-            self._answer(invocation, None)
+        result = self.hit(lane, key, invocation.arrived, now)
+        if result is None:
+            self.follow(invocation, key)
             return
+        invocation.cache_status = "hit"
+        invocation.payload, invocation.content_type_out = result.payload, result.content_type
+        invocation.state = State.DONE
+        invocation.finished = now
+        invocation.on_done(invocation)
+
+    def hit(self, lane: Lane, key: bytes, arrived: float, now: float) -> CachedResult | None:
+        """What is kept under the key, counted as the answer to an invocation. After None, `follow` must come."""
+        entry = self.results.get(key, now)
+        if entry is None or entry.value is None:
+            return None
+        lane.cache_hits += 1
+        lane.answers.observe(now - arrived, now)
+        lane.instruments.hit(now - arrived)
+        return entry.value
+
+    def follow(self, invocation: Invocation, key: bytes) -> None:
+        """Let it wait for the flight of its key, which begins with it if there is none."""
+        invocation.cache_key = key
         flight = self._flights.get(key)
         if flight is None:
             flight = self._take_off(key, invocation)
@@ -108,13 +123,13 @@ class InvocationCache:
         invocation.state = State.FOLLOWING
         invocation.flight = flight
         flight.followers.add(invocation)
-        self._wheel.add(invocation, early=lane.spec.default_output is not None)
+        self._wheel.add(invocation, early=invocation.lane.spec.default_output is not None)
 
     def _note(self, invocation: Invocation, result: str) -> None:
         invocation.cache_status = result
         path = invocation.lane.target.id.path
         self._requests.child(path, result).inc()
-        invocation.lane.count_cache(result)
+        invocation.lane.cache_misses += 1
 
     def _take_off(self, key: bytes, first: Invocation) -> Flight:
         carrier = Invocation(

@@ -23,7 +23,7 @@ from clipper_platform.errors import ClipperError, DeployFailed, NotFound, Unavai
 from clipper_platform.metrics import Metrics
 from clipper_platform.serving.base import EventSink, FunctionStatus, Progress, Target
 from clipper_platform.serving.cache import InvocationCache, SharedResults
-from clipper_platform.serving.deadlines import DeadlineWheel
+from clipper_platform.serving.deadlines import DeadlineWheel, Timed
 from clipper_platform.serving.instruments import LaneMetrics
 from clipper_platform.serving.invocation import Invocation, State
 from clipper_platform.serving.lane import Admission, Lane
@@ -66,9 +66,10 @@ class Dispatcher:
         self.cache = InvocationCache(cache_bytes, clock=clock, wheel=self.wheel, metrics=metrics, shared=shared_results)
         self._lanes: dict[FunctionId, Lane] = {}
         self._routes: dict[str, int] = {}
-        self._routed: dict[str, Lane] = {}  # "project/function", or with "@version" -> lane: the hot look-up
+        # "project/function", or with "@version" -> lane: the hot look-up, which `resolve` and callers begin with
+        self.routed: Mapping[str, Lane] = {}
         self._weights: dict[str, dict[int, int]] = {}  # project -> version -> percent, while versions share its calls
-        self._splits: dict[str, Split[Lane]] = {}  # "project/function" of those, which are not in _routed
+        self._splits: dict[str, Split[Lane]] = {}  # "project/function" of those, which are not in routed
         self._due: deque[Lane] = deque()
         self._turn: asyncio.Handle | None = None
         self._starts = 0
@@ -81,7 +82,7 @@ class Dispatcher:
     def resolve(self, path: str) -> Lane:
         """The lane for `project/function` or `project/function@version`. Raises NotFound, or Unavailable for a version
         that is known but not running."""
-        lane = self._routed.get(path)
+        lane = self.routed.get(path)
         if lane is not None:
             return lane
         split = self._splits.get(path)
@@ -102,10 +103,11 @@ class Dispatcher:
 
     def invoke(self, invocation: Invocation) -> None:
         """Take an invocation; it will be answered exactly once. Raises QueueFull or Unavailable, and then it is not."""
-        if invocation.lane.spec.cache_ttl_s is not None and invocation.lane.streaming is False:
+        lane = invocation.lane
+        if lane.cached and lane.streaming is False:
             self.cache.submit(invocation)
         else:
-            invocation.lane.submit(invocation)
+            lane.submit(invocation)
 
     def cancel(self, invocation: Invocation) -> None:
         """The caller went away. Nothing happens to an invocation that is done."""
@@ -114,14 +116,11 @@ class Dispatcher:
         else:
             invocation.lane.cancel(invocation)
 
-    def _expire(self, invocation: Invocation) -> None:
-        if invocation.deadline - self._clock.monotonic() > 0.011:
-            # A later follower extended the flight after it went on the wheel.
-            self.wheel.add(invocation)
-        elif invocation.state is State.FOLLOWING:
-            self.cache.expire(invocation)
-        else:
-            invocation.lane.expire(invocation)
+    def _expire(self, timed: Timed, limit: int) -> None:
+        if isinstance(timed, Lane):
+            timed.expire_due(limit)
+        elif isinstance(timed, Invocation):
+            self.cache.expire(timed)
 
     # Turns
 
@@ -259,7 +258,7 @@ class Dispatcher:
                 if len(shares) > 1:
                     splits[path] = Split(shares)
                     del routed[path]
-        self._routed, self._splits = routed, splits
+        self.routed, self._splits = routed, splits
 
     async def stop(self, project: str, version: int) -> None:
         """Drain and end a version's lanes, bounded by each function's graceful_shutdown_timeout_s."""
@@ -283,6 +282,7 @@ class Dispatcher:
         self._index()
         await lane.drain(0)
         await lane.pool.close(timeout_s)
+        self.wheel.discard(lane)
         self.cache.drop(lane)
         self._metrics.forget(lane.target.id.path, lane.target.id.version)
 
@@ -324,6 +324,12 @@ class Dispatcher:
         lane = self._lanes.get(id)
         if lane is not None:
             lane.pool.want(replicas)
+
+    async def restart(self, id: FunctionId) -> None:
+        """Replace its replicas, or try again with a pool that gave up; returns when they are ready or failed anew."""
+        lane = self._lanes.get(id)
+        if lane is not None:
+            await lane.pool.restart()
 
     def on_call(self, id: FunctionId, callback: Callable[[FunctionId], None] | None) -> None:
         """Have `callback` called once, in its own turn, by the next call that finds nothing waiting before it."""

@@ -13,7 +13,7 @@ __all__ = ["LaneMetrics"]
 
 class LaneMetrics:
     __slots__ = (
-        "_batch_duration", "_batch_size", "_by_status", "_defaults", "_duration", "_labels", "_metrics", "_ok",
+        "_batch_duration", "_batch_size", "_by_status", "_defaults", "_duration", "_hits", "_labels", "_metrics", "_ok",
         "_queue_duration", "_refused", "_reruns", "answered", "hedges", "quarantined", "retries",
     )  # fmt: skip
 
@@ -22,6 +22,7 @@ class LaneMetrics:
         self._metrics = metrics
         self._labels = labels
         self._ok = metrics.invocations.child(*labels, "200")
+        self._hits = metrics.cache_requests.child(id.path, "hit")
         self._by_status: dict[int, Counter] = {}
         self._duration = metrics.duration.child(*labels)
         self._queue_duration = metrics.queue_duration.child(*labels)
@@ -36,9 +37,7 @@ class LaneMetrics:
         self.answered = 0
 
     def dispatched(self, items: Sequence[Invocation], now: float) -> None:
-        observe = self._queue_duration.observe
-        for invocation in items:
-            observe(now - invocation.queued)
+        self._queue_duration.observe_all([now - invocation.queued for invocation in items])
 
     def batch_done(self, size: int, duration_s: float, reruns: int) -> None:
         self._batch_size.observe(size)
@@ -64,6 +63,19 @@ class LaneMetrics:
 
     def default(self, reason: str) -> None:
         self._defaults.child(*self._labels, reason).inc()
+
+    def succeeded(self, durations_s: Sequence[float]) -> None:
+        """Invocations that callers made and that replicas answered, by what they took."""
+        self.answered += len(durations_s)
+        self._ok.value += len(durations_s)
+        self._duration.observe_all(durations_s)
+
+    def hit(self, duration_s: float) -> None:
+        """An invocation that the cache answered."""
+        self.answered += 1
+        self._ok.value += 1.0
+        self._hits.value += 1.0
+        self._duration.observe(duration_s)
 
     def finished(self, invocation: Invocation, now: float) -> None:
         """Once per invocation that a caller made; an invocation that carries a flight of the cache is not one."""

@@ -33,30 +33,73 @@ class Invocation:
     """Mutable: there is one for each request, and it carries its own answer.
 
     Times are the clock's monotonic seconds. `on_done` is called exactly once, from the event loop, when either
-    `error` or `payload` is set; whoever made the invocation may call `Lane.cancel` before that. Defaults stand on the
-    class, so that making one sets only what differs: there are tens of thousands a second.
+    `error` or `payload` is set; whoever made the invocation may call `Lane.cancel` before that. There are tens of
+    thousands a second: hence slots, all of them set at the beginning, which makes each access cheap.
     """
 
-    state = State.NEW
-    weight = 1
-    bucket = 0  # of the deadline wheel; 0 when not on it
-    attempts = 0  # replicas lost under it
-    blamed = 0  # replicas lost while it was what they were running
-    chunks = 0  # sent to the sink so far; a stream that began is not retried
-    item = 0  # id on the wire while RUNNING
-    replica: Any = None  # the replica it runs on
-    dispatched = 0.0
-    finished = 0.0
-    exec_s = 0.0
-    cold: Mapping[str, float] | None = None  # phases of the start that it waited for, in seconds
-    error: ClipperError | None = None
-    payload: bytes | memoryview = b""
-    content_type_out = ""
-    default_reason = ""
-    cache_key: bytes | None = None
-    cache_status = ""  # hit, shared, miss, collapsed; empty when the function has no cache
-    flight: Any = None
-    hedge: tuple[Any, int] | None = None  # the replica that has a second copy, and its id there
+    __slots__ = (
+        "accept",
+        "arrived",
+        "attempts",
+        "blamed",
+        "body",
+        "bucket",
+        "cache_key",
+        "cache_status",
+        "chunks",
+        "cold",
+        "content_type",
+        "content_type_out",
+        "deadline",
+        "default_reason",
+        "dispatched",
+        "error",
+        "exec_s",
+        "finished",
+        "flight",
+        "hedge",
+        "item",
+        "lane",
+        "on_done",
+        "payload",
+        "queued",
+        "replica",
+        "request_id",
+        "sink",
+        "state",
+        "weight",
+    )  # fmt: skip
+
+    lane: Lane
+    request_id: str
+    content_type: str
+    accept: str
+    body: bytes | memoryview
+    arrived: float
+    queued: float
+    deadline: float
+    on_done: Callable[[Invocation], Any]
+    sink: StreamSink | None
+    state: State
+    weight: int
+    bucket: int  # of the deadline wheel; 0 when not on it
+    attempts: int  # replicas lost under it
+    blamed: int  # replicas lost while it was what they were running
+    chunks: int  # sent to the sink so far; a stream that began is not retried
+    item: int  # id on the wire while RUNNING
+    replica: Any  # the replica it runs on
+    dispatched: float
+    finished: float
+    exec_s: float
+    cold: Mapping[str, float] | None  # phases of the start that it waited for, in seconds
+    error: ClipperError | None
+    payload: bytes | memoryview
+    content_type_out: str
+    default_reason: str
+    cache_key: bytes | None
+    cache_status: str  # hit, shared, miss, collapsed; empty when the function has no cache
+    flight: Any
+    hedge: tuple[Any, int] | None  # the replica that has a second copy, and its id there
 
     def __init__(
         self,
@@ -71,15 +114,26 @@ class Invocation:
         on_done: Callable[[Invocation], Any],
         sink: StreamSink | None = None,
     ) -> None:
+        self.begin_life(lane, request_id, content_type, accept, arrived)
+        self.body = body
+        self.deadline = deadline
+        self.on_done = on_done
+        self.sink = sink
+
+    def begin_life(self, lane: Lane, request_id: str, content_type: str, accept: str, arrived: float) -> None:
+        """Set what a request's first bytes tell, and everything that an answer will."""
         self.lane = lane
         self.request_id = request_id
         self.content_type = content_type
         self.accept = accept
-        self.body = body
         self.arrived = self.queued = arrived
-        self.deadline = deadline
-        self.on_done = on_done
-        self.sink = sink
+        self.state = State.NEW
+        self.weight = 1
+        self.bucket = self.attempts = self.blamed = self.chunks = self.item = 0
+        self.dispatched = self.finished = self.exec_s = 0.0
+        self.body = self.payload = b""
+        self.content_type_out = self.default_reason = self.cache_status = ""
+        self.replica = self.cold = self.error = self.cache_key = self.flight = self.hedge = self.sink = None
 
     @property
     def solo(self) -> bool:

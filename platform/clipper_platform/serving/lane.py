@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from clipper_platform.backends.base import Exit, Replica
@@ -28,7 +29,7 @@ from clipper_platform.errors import (
     Unavailable,
 )
 from clipper_platform.serving.base import Target
-from clipper_platform.serving.deadlines import DeadlineWheel
+from clipper_platform.serving.deadlines import TICKS_PER_S, DeadlineWheel
 from clipper_platform.serving.instruments import LaneMetrics
 from clipper_platform.serving.invocation import Invocation, State
 from clipper_platform.serving.outcomes import error_of
@@ -58,11 +59,15 @@ class Admission:
     limit: int
     total: int = 0
     lanes: int = 0  # lanes with something in their queue
+    scarce: int = field(init=False)  # the total from which on the rest is shared out
+
+    def __post_init__(self) -> None:
+        self.scarce = -(-self.limit * 4 // 5)
 
     def refuses(self, lane_depth: int) -> bool:
         if self.total >= self.limit:
             return True
-        return self.total * 5 >= self.limit * 4 and lane_depth * max(1, self.lanes) >= self.limit
+        return self.total >= self.scarce and lane_depth * max(1, self.lanes) >= self.limit
 
 
 class Lane:
@@ -82,6 +87,8 @@ class Lane:
         self.target = target
         self.name = str(target.id)
         self.spec = spec = target.spec
+        self.timeout_s = spec.timeout_s
+        self.cached = spec.cache_ttl_s is not None
         self.queue = InvocationQueue()
         self.pool: ReplicaPool  # set by whoever makes both
         self.running = 0
@@ -95,6 +102,8 @@ class Lane:
         self.cache_hits = 0
         self.cache_misses = 0
         self.scheduled = False
+        self.deadline = math.inf  # not later than any of what waits or runs
+        self.bucket = 0  # of the deadline wheel
         self.submitted = 0
         self.idle_since: float | None = clock.monotonic()  # None while something waits or runs
         self.on_call: Callable[[FunctionId], None] | None = None  # told once, when a call finds nothing waiting
@@ -120,33 +129,49 @@ class Lane:
 
     def submit(self, invocation: Invocation) -> None:
         """Queue it. Raises QueueFull or Unavailable, in which case nothing was kept of it."""
+        if not self.offer(invocation):
+            raise self.queue_full()
+
+    def offer(self, invocation: Invocation) -> bool:
+        """`submit` for those who are refused often: False, instead of QueueFull, once the refusal is counted."""
         queue, admission = self.queue, self._admission
         depth = queue.live
-        if self.closed:
-            raise Unavailable(self.closed, retry_after_s=1)
-        if depth >= self._max_queued or admission.refuses(depth):
-            self.instruments.refuse(over_all=depth < self._max_queued)
-            raise QueueFull(
-                f"{self.target.id.path} has {depth} invocations waiting", retry_after_s=self._retry_after(depth)
-            )
-        if self.pool.state.failed and not self.pool.handles:
-            raise Unavailable(f"{self.target.id} has no replica: {self.pool.state.failed}", retry_after_s=10)
+        if depth >= self._max_queued or admission.total >= admission.scarce or self.closed or self.pool.state.failed:
+            if self.closed:
+                raise Unavailable(self.closed, retry_after_s=1)
+            if depth >= self._max_queued or admission.refuses(depth):
+                self.instruments.refuse(over_all=depth < self._max_queued)
+                return False
+            if self.pool.state.failed and not self.pool.handles:
+                raise Unavailable(f"{self.target.id} has no replica: {self.pool.state.failed}", retry_after_s=10)
         if self._weigh is not None:
             invocation.weight = self._weigh(invocation.content_type, invocation.body)
         queue.push(invocation)
         admission.total += 1
-        if depth == 0:
-            admission.lanes += 1
-            if not self.running:
-                self._drain.resume(self._clock.monotonic())
-                self.idle_since = None
         self.submitted += 1
-        self._wheel.add(invocation, early=self._early)
+        if invocation.deadline < self.deadline:
+            self._watch(invocation.deadline)
         if not self.scheduled:
             self.scheduled = True
             self._schedule(self)
-        if depth == 0 and self.on_call is not None:
+        if depth == 0:
+            self._stir()
+        return True
+
+    def _stir(self) -> None:
+        """Something waits again."""
+        self._admission.lanes += 1
+        if not self.running:
+            self._drain.resume(self._clock.monotonic())
+            self.idle_since = None
+        if self.on_call is not None:
             self._tell_call(self.on_call)
+
+    def queue_full(self) -> QueueFull:
+        """The refusal."""
+        depth = self.queue.live
+        retry_after_s = self._retry_after(depth)
+        return QueueFull(f"{self.target.id.path} has {depth} invocations waiting", retry_after_s=retry_after_s)
 
     def _tell_call(self, callback: Callable[[FunctionId], None]) -> None:
         self.on_call = None
@@ -156,19 +181,40 @@ class Lane:
         rate = self._drain.rate(self._clock.monotonic())
         return min(60.0, max(1.0, depth / rate)) if rate else 1.0
 
-    def count_cache(self, result: str) -> None:
-        if result == "hit":
-            self.cache_hits += 1
-        else:
-            self.cache_misses += 1
-
     def cancel(self, invocation: Invocation) -> None:
         """The caller went away: free what it holds, wherever it is."""
         if invocation.state in (State.QUEUED, State.RUNNING):
             self._abandon(invocation, ClientClosed("the caller went away"))
 
-    def expire(self, invocation: Invocation) -> None:
-        """Its deadline came."""
+    def _watch(self, deadline: float) -> None:
+        self.deadline = deadline
+        if self.bucket:
+            if self.bucket <= int(deadline * TICKS_PER_S):
+                return  # it comes round before that and finds the next one itself
+            self._wheel.discard(self)
+        self._wheel.add(self, early=self._early)
+
+    def expire_due(self, limit: int) -> None:
+        """Answer all whose deadline is below `limit` (in ticks of the wheel), and wait for the next one's."""
+        self.deadline = math.inf
+        due_before = limit + self._early
+        # The deadline of a flight moves when somebody joins it, so that a queue of flights is not quite in order.
+        due, earliest = self.queue.due(due_before, ordered=not self.cached)
+        for handle in self.pool.handles.values():
+            for batch in handle.batches.values():
+                for invocation in batch.items:
+                    if invocation is None or invocation.state is not State.RUNNING:
+                        continue
+                    if invocation.deadline * TICKS_PER_S < due_before:  # in ticks, as the wheel rounds
+                        due.append(invocation)
+                    elif invocation.deadline < earliest:
+                        earliest = invocation.deadline
+        if earliest < math.inf:
+            self._watch(earliest)
+        for invocation in due:
+            self._expire(invocation)
+
+    def _expire(self, invocation: Invocation) -> None:
         if invocation.state in (State.QUEUED, State.RUNNING):
             where = "in the queue" if invocation.state is State.QUEUED else "on a replica"
             waited = self._clock.monotonic() - invocation.arrived
@@ -232,10 +278,14 @@ class Lane:
         limit, full = self._allowed(handle, head, now)
         if not limit:
             return 0
-        items, weight, dropped = self._take(limit, handle.room(), now)
+        items, weight, late = self.queue.take(limit, handle.room(), now + self._floor_s, MAX_BATCH_BYTES)
+        self._left_queue(len(items) + len(late))
+        for invocation in late:
+            self._floor_s *= 0.9  # an estimate that only drops would never be corrected
+            self._finish(invocation, DeadlineExceeded("the deadline could not be met any more when its turn came"))
         if items:
             self._send(handle, items, weight, full=full)
-        return len(items) + dropped
+        return len(items) + len(late)
 
     def _pick(self, *, idle: bool = False, but: ReplicaHandle | None = None) -> ReplicaHandle | None:
         handles = self.pool.handles
@@ -282,35 +332,13 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if at != float("inf"):
+        if at != math.inf:
             self._timer = self._loop.call_later(max(0.0, at - now), self._kick)
 
     def _kick(self) -> None:
         if self.queue.live and not self.scheduled:
             self.scheduled = True
             self._schedule(self)
-
-    def _take(self, limit: int, room: int, now: float) -> tuple[list[Invocation], int, int]:
-        """Up to `limit` by weight from the queue, those dropped whose deadline cannot be met any more."""
-        items: list[Invocation] = []
-        weight = size = dropped = 0
-        queue = self.queue
-        latest = now + self._floor_s
-        while (head := queue.peek()) is not None and len(items) < room:
-            if head.deadline <= latest:
-                queue.pop()
-                dropped += 1
-                self._floor_s *= 0.9  # an estimate that only drops would never be corrected
-                self._finish(head, DeadlineExceeded("the deadline could not be met any more when its turn came"))
-                continue
-            size += len(head.body)
-            if items and (weight + head.weight > limit or size > MAX_BATCH_BYTES):
-                break
-            queue.pop()
-            weight += head.weight
-            items.append(head)
-        self._left_queue(len(items) + dropped)
-        return items, weight, dropped
 
     def _send(
         self, handle: ReplicaHandle, items: list[Invocation], weight: int, *, full: bool = False, solo: bool = False
@@ -321,7 +349,7 @@ class Lane:
         if not handle.answered:
             for invocation in items:
                 if invocation.queued < handle.ready_at:
-                    invocation.cold = handle.ready.phases
+                    invocation.cold = handle.cold_start(invocation.queued, batch.sent)
         self.instruments.dispatched(items, batch.sent)
         if self.spec.hedge_after is not None and not solo:
             self._plan_hedge(handle, batch, self.spec.hedge_after)
@@ -344,9 +372,49 @@ class Lane:
 
     # What comes back
 
-    def on_outcome(
+    def on_outcomes(
+        self, handle: ReplicaHandle, batch: Batch, outcomes: Sequence[wire.Outcome], payloads: Sequence[memoryview],
+        exec_s: float,
+    ) -> None:  # fmt: skip
+        """Answer invocations; the usual ones, which succeeded in time, together."""
+        now = self._clock.monotonic()
+        running, done = State.RUNNING, State.DONE
+        settled: list[Invocation] = []
+        for outcome, payload in zip(outcomes, payloads, strict=True):
+            invocation = handle.answer(batch, outcome.id)
+            if invocation is None:
+                continue
+            if (
+                outcome.status
+                or invocation.state is not running
+                or invocation.replica is not handle
+                or invocation.deadline < now
+                or invocation.hedge is not None
+                or invocation.flight is not None
+            ):
+                self._on_outcome(handle, invocation, outcome, payload, exec_s)
+                continue
+            invocation.exec_s = exec_s
+            invocation.payload = payload
+            invocation.content_type_out = outcome.content_type
+            invocation.state = done
+            invocation.finished = now
+            invocation.replica = None
+            settled.append(invocation)
+        if settled:
+            self.running -= len(settled)
+            durations_s = [now - invocation.arrived for invocation in settled]
+            self.latency.observe_all(durations_s, now)
+            self.instruments.succeeded(durations_s)
+            for invocation in settled:
+                invocation.on_done(invocation)
+            if not self.running and not self.queue.live:
+                self._rest(now)
+
+    def _on_outcome(
         self, handle: ReplicaHandle, invocation: Invocation, outcome: wire.Outcome, payload: memoryview, exec_s: float
     ) -> None:
+        """The same for one, whatever became of it in the meantime."""
         if invocation.state is State.QUEUED:
             self._unqueue(invocation)  # its replica was lost, but the hedge answered
             self.running += 1
@@ -394,7 +462,7 @@ class Lane:
         self._drain.observe(batch.size, self._clock.monotonic())
         self.instruments.batch_done(batch.size, duration_s, reruns)
         if handle.answered == batch.size:
-            self.pool.served(handle)
+            self.pool.served(handle, duration_s)
         limit = self.spec.max_invocations
         if limit is not None and handle.answered >= limit and not handle.draining:
             self.pool.recycle(handle)
@@ -449,10 +517,11 @@ class Lane:
         self.running -= 1
         invocation.replica = None
         self.instruments.retries.inc()
-        depth = self.queue.live
         self.queue.push(invocation)
         self._admission.total += 1
-        if depth == 0:
+        if invocation.deadline < self.deadline:
+            self._watch(invocation.deadline)
+        if self.queue.live == 1:
             self._admission.lanes += 1
         if self.on_call is not None:
             self._tell_call(self.on_call)
@@ -471,16 +540,19 @@ class Lane:
         invocation.state = State.DONE
         invocation.finished = now
         invocation.replica = None
-        if invocation.bucket:
-            self._wheel.discard(invocation)
         self.latency.observe(now - invocation.arrived, now)
         self.instruments.finished(invocation, now)
         invocation.on_done(invocation)
         if not self.running and not self.queue.live:
-            self._drain.pause(now)
-            self.idle_since = now
-            if self._idle is not None and not self._idle.done():
-                self._idle.set_result(None)
+            self._rest(now)
+
+    def _rest(self, now: float) -> None:
+        """Nothing waits or runs any more."""
+        self.deadline = math.inf  # but it stays on the wheel, where the next invocation is likely to want it
+        self._drain.pause(now)
+        self.idle_since = now
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     # PoolOwner
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from clipper_platform.backends.base import Backend, Exit, LaunchSpec, Replica, StartError
+from clipper_platform.backends.base import Backend, Exit, LaunchSpec, Replica, SnapshotState, StartError
 from clipper_platform.clock import Clock
 from clipper_platform.core import pooling
 from clipper_platform.core.pooling import PoolState, ReplicaState
@@ -91,6 +91,23 @@ class ReplicaPool:
             await self._change()
         on_change(self.state.count(ReplicaState.READY))
 
+    async def restart(self) -> None:
+        """Replace the replicas one after the other, and try again where it gave up.
+
+        Returns when as many are ready as are wanted, or when it has given up anew.
+        """
+        self.want(self.state.wanted)
+        await self._settle()
+        for id in list(self.handles):
+            handle = self.handles.get(id)
+            if handle is not None and not handle.draining and not self.state.failed:
+                self.recycle(handle)
+                await self._settle()
+
+    async def _settle(self) -> None:
+        while not self._closed and not self.state.failed and self.state.count(ReplicaState.READY) < self.state.wanted:
+            await self._change()
+
     async def _change(self) -> None:
         future: asyncio.Future[None] = self._loop.create_future()
         self._changed.append(future)
@@ -113,12 +130,19 @@ class ReplicaPool:
         for handle in list(self.handles.values()):
             handle.replica.kill()
 
+    def snapshot(self) -> SnapshotState | None:
+        """What has become of the snapshot, where the function asks for one."""
+        return self._backend.snapshot(self.target.id) if self.target.spec.snapshot else None
+
     def recycle(self, handle: ReplicaHandle) -> None:
         handle.draining = True
         self._handle(pooling.Drained(handle.id))
 
-    def served(self, handle: ReplicaHandle) -> None:
+    def served(self, handle: ReplicaHandle, first_batch_s: float | None = None) -> None:
         """Its first answer: told once, which is what keeps this off the hot path."""
+        if first_batch_s is not None and handle.waited_s is not None:
+            for phase, seconds in (("queue", handle.waited_s), ("first_batch", first_batch_s)):
+                self._metrics.cold_start.child(self.target.id.path, phase).observe(seconds)
         self._handle(pooling.Served(handle.id))
 
     # What happened

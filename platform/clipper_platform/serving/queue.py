@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from heapq import heapify, heappop, heappush
 from itertools import count
+from math import inf
 
+from clipper_platform.serving.deadlines import TICKS_PER_S
 from clipper_platform.serving.invocation import Invocation, State
 
 __all__ = ["InvocationQueue"]
@@ -104,6 +106,72 @@ class InvocationQueue:
         else:
             heappop(self._heap)
         return self._taken(head)
+
+    def take(
+        self, limit: int, room: int, latest: float, max_bytes: int
+    ) -> tuple[list[Invocation], int, list[Invocation]]:
+        """The next batch, suspects aside, and its weight: at most `room` invocations, of at most `limit` in weight and
+        `max_bytes` in all unless a single one is larger. Third, those found before them whose deadline is not after
+        `latest`, taken out too.
+        """
+        items: list[Invocation] = []
+        late: list[Invocation] = []
+        steady, heap, queued, new = self._steady, self._heap, State.QUEUED, State.NEW
+        weight = size = dropped = 0
+        while len(items) < room:
+            if heap:
+                head = self.peek()
+                if head is None:
+                    break
+            elif steady:
+                head = steady[0]
+                if head.state is not queued:
+                    steady.popleft()
+                    self._husks -= 1
+                    continue
+            else:
+                break
+            if head.deadline <= latest:
+                dropped += head.weight
+                late.append(head)
+            else:
+                size += len(head.body)
+                if items and (weight + head.weight > limit or size > max_bytes):
+                    break
+                weight += head.weight
+                items.append(head)
+            if steady and steady[0] is head:
+                steady.popleft()
+            else:
+                heappop(heap)
+            head.state = new
+        self.live -= len(items) + len(late)
+        self.weight -= weight + dropped
+        return items, weight, late
+
+    def due(self, before: int, *, ordered: bool) -> tuple[list[Invocation], float]:
+        """Those whose deadline is earlier than `before`, in ticks of the wheel, left in place; and the earliest
+        deadline of the others in seconds (inf).
+
+        `ordered` False looks at all of them: deadlines moved since they came.
+        """
+        found: list[Invocation] = []
+        earliest = inf
+        for invocation in (*self._suspects, *(entry[2] for entry in self._heap)):
+            if invocation.state is State.QUEUED:
+                if invocation.deadline * TICKS_PER_S < before:
+                    found.append(invocation)
+                elif invocation.deadline < earliest:
+                    earliest = invocation.deadline
+        for invocation in self._steady:
+            if invocation.state is State.QUEUED:
+                if invocation.deadline * TICKS_PER_S < before:
+                    found.append(invocation)
+                    continue
+                earliest = min(earliest, invocation.deadline)
+                if ordered:
+                    break
+        return found, earliest
 
     def _taken(self, invocation: Invocation) -> Invocation:
         invocation.state = State.NEW

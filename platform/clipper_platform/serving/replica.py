@@ -13,7 +13,8 @@ from clipper_runtime import protocol as wire
 
 __all__ = ["Batch", "ReplicaHandle", "ReplicaOwner"]
 
-
+# Answers of one Result that are judged by one look at the clock: writing so many takes less than a millisecond.
+CLOCKED_TOGETHER = 64
 UNUSUAL = 20  # times its usual duration, after which a call is no longer taken for merely slow
 _UNBOUNDED = 1 << 30  # the batch's own limits decide
 
@@ -23,14 +24,16 @@ class Batch:
 
     __slots__ = ("deadline", "first", "full", "hedge", "id", "items", "left", "sent", "size", "solo", "weight")
 
-    def __init__(self, id: int, first: int, items: list[Invocation | None], weight: int, sent: float) -> None:
+    def __init__(
+        self, id: int, first: int, items: list[Invocation | None], weight: int, sent: float, deadline: float
+    ) -> None:
         self.id = id
         self.first = first
         self.items = items
         self.left = self.size = len(items)
         self.weight = weight
         self.sent = sent
-        self.deadline = max(i.deadline for i in items if i is not None)
+        self.deadline = deadline  # the last one's
         self.solo = False
         self.full = False  # the size limit is why it is not larger
         self.hedge = False  # a second copy of what another replica is slow with
@@ -39,8 +42,8 @@ class Batch:
 class ReplicaOwner(Protocol):
     """What a handle tells: the lane of its function."""
 
-    def on_outcome(self, handle: ReplicaHandle, invocation: Invocation, outcome: wire.Outcome,
-                   payload: memoryview, exec_s: float) -> None: ...  # fmt: skip
+    def on_outcomes(self, handle: ReplicaHandle, batch: Batch, outcomes: Sequence[wire.Outcome],
+                    payloads: Sequence[memoryview], exec_s: float) -> None: ...  # fmt: skip
     def on_stream_chunk(self, handle: ReplicaHandle, invocation: Invocation, chunk: wire.Chunk,
                         payload: memoryview) -> None: ...  # fmt: skip
     def on_batch_done(self, handle: ReplicaHandle, batch: Batch, duration_s: float, reruns: int) -> None: ...
@@ -68,12 +71,22 @@ class ReplicaHandle:
         self.answered = 0
         self.started_at = clock.time()
         self.ready_at = clock.monotonic()
+        self.waited_s: float | None = None  # beside its start, by the first invocation that waited for it
         self.running_since = 0.0  # when the oldest batch in flight had its turn
         self.silent_pings = 0
         self._owner = owner
         self._clock = clock
         self._next_batch = 0
         self._next_item = 0
+
+    def cold_start(self, queued: float, sent: float) -> dict[str, float]:
+        """Seconds by phase of the start that an invocation waited for from `queued` to `sent`: `queue`, its wait beside
+        the start, then those of the start."""
+        phases = self.ready.phases
+        waited_s = max(0.0, sent - queued - min(self.ready_at - queued, sum(phases.values())))
+        if self.waited_s is None:
+            self.waited_s = waited_s
+        return {"queue": waited_s, **phases}
 
     @property
     def one_at_a_time(self) -> bool:
@@ -100,38 +113,43 @@ class ReplicaHandle:
     def send(self, items: list[Invocation], weight: int, *, solo: bool = False, hedge: bool = False) -> Batch:
         """Give it a batch. A hedge leaves the invocations with the replica that has them."""
         now = self._clock.monotonic()
-        first = self._next_item
-        self._next_item += len(items)
+        first = number = self._next_item
         self._next_batch += 1
-        batch = Batch(self._next_batch, first, list(items), weight, now)
-        batch.solo, batch.hedge = solo, hedge
         entries = []
-        number = first
+        bodies = []
+        latest = 0.0
+        running, item = State.RUNNING, wire.Item
         for invocation in items:
-            body = invocation.body
+            body, deadline = invocation.body, invocation.deadline
+            if deadline > latest:
+                latest = deadline
+            bodies.append(body)
             entries.append(
-                wire.Item(
+                item(
                     number,
                     invocation.request_id,
                     invocation.content_type,
                     invocation.accept,
-                    invocation.deadline - now,
+                    deadline - now,
                     len(body),
                 )
             )
             if hedge:
                 invocation.hedge = (self, number)
             else:
-                invocation.state = State.RUNNING
+                invocation.state = running
                 invocation.item = number
                 invocation.replica = self
                 invocation.dispatched = now
             number += 1
+        self._next_item = number
+        batch = Batch(self._next_batch, first, list(items), weight, now, latest)
+        batch.solo, batch.hedge = solo, hedge
         if not self.batches:
             self.running_since = now
         self.batches[batch.id] = batch
         self.load += batch.size
-        self.channel.send_invoke(wire.Invoke(batch.id, entries), [i.body for i in items])
+        self.channel.send_invoke(wire.Invoke(batch.id, entries), bodies)
         return batch
 
     def cancel(self, invocation: Invocation) -> None:
@@ -140,6 +158,17 @@ class ReplicaHandle:
         if invocation.hedge is not None:
             handle, item = invocation.hedge
             handle.channel.send_cancel([item])
+
+    def answer(self, batch: Batch, item: int) -> Invocation | None:
+        """Whose answer this is; None where it came before, or nobody has that id."""
+        index = item - batch.first
+        if not 0 <= index < batch.size or (invocation := batch.items[index]) is None:
+            return None
+        batch.items[index] = None
+        batch.left -= 1
+        self.load -= 1
+        self.answered += 1
+        return invocation
 
     def find(self, item: int) -> Invocation | None:
         for batch in self.batches.values():
@@ -153,17 +182,13 @@ class ReplicaHandle:
         batch = self.batches.get(result.batch)
         if batch is None:
             return
-        owner, exec_s = self._owner, result.exec_s
-        for outcome, payload in zip(result.outcomes, payloads, strict=True):
-            index = outcome.id - batch.first
-            invocation = batch.items[index] if 0 <= index < batch.size else None
-            if invocation is None:
-                continue
-            batch.items[index] = None
-            batch.left -= 1
-            self.load -= 1
-            self.answered += 1
-            owner.on_outcome(self, invocation, outcome, payload, exec_s)
+        owner, outcomes = self._owner, result.outcomes
+        if len(outcomes) <= CLOCKED_TOGETHER:
+            owner.on_outcomes(self, batch, outcomes, payloads, result.exec_s)
+        else:
+            for n in range(0, len(outcomes), CLOCKED_TOGETHER):
+                together = slice(n, n + CLOCKED_TOGETHER)
+                owner.on_outcomes(self, batch, outcomes[together], payloads[together], result.exec_s)
         if batch.left == 0:
             now = self._clock.monotonic()
             started = max(batch.sent, self.running_since)

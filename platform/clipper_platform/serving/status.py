@@ -12,6 +12,7 @@ from clipper_platform.serving.lane import Lane
 __all__ = ["lane_sample", "lane_status", "start_hint"]
 
 LOG_LINES = 10
+_READY, _STARTING = ReplicaState.READY, ReplicaState.STARTING
 
 
 def lane_sample(lane: Lane, now: float) -> Sample:
@@ -19,26 +20,24 @@ def lane_sample(lane: Lane, now: float) -> Sample:
     pool = lane.pool.state
     ready = starting = 0
     for member in pool.members.values():
-        ready += member.state is ReplicaState.READY
-        starting += member.state is ReplicaState.STARTING
+        state = member.state
+        ready += state is _READY
+        starting += state is _STARTING
+    # By position, as it is made 20,000 times a second where 10,000 functions have load: names would cost a third more.
     return Sample(
-        queued=lane.queue.live,
-        running=lane.running,
-        wanted=pool.wanted,
-        ready=ready,
-        starting=starting,
-        arrivals=lane.submitted,
-        idle_since=lane.idle_since,
-        p99_s=None if lane.spec.latency_slo_s is None else lane.latency.quantile(0.99, now),
-        service=_service(lane),
-        failed=bool(pool.failed) and not lane.pool.handles,
-    )
+        lane.queue.live, lane.running, pool.wanted, ready, starting, lane.submitted, lane.idle_since,
+        None if lane.spec.latency_slo_s is None else lane.latency.quantile(0.99, now),
+        _service(lane), bool(pool.failed) and not lane.pool.handles,
+    )  # fmt: skip
 
 
 def _service(lane: Lane) -> Service | None:
     """What executions take, by the replica that answered most. None before the first, and where a replica works on
     several calls at once: what one takes is not seen from outside then."""
-    handle = max(lane.pool.handles.values(), key=lambda h: h.answered, default=None)
+    handles = lane.pool.handles
+    handle = next(iter(handles.values()), None)
+    if len(handles) > 1:
+        handle = max(handles.values(), key=lambda h: h.answered)
     if handle is None or handle.concurrency > 1:
         return None
     one, two = handle.controller.expected(1), handle.controller.expected(2)
@@ -82,6 +81,7 @@ def lane_status(lane: Lane, now: float, cache: InvocationCache) -> FunctionStatu
         cache_hits=lane.cache_hits,
         cache_misses=lane.cache_misses,
         cache_bytes=cache.results.owned_bytes(lane.name),
+        snapshot=lane.pool.snapshot(),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from clipper_platform.backends.base import Exit, StartError
 from clipper_platform.backends.memory import InMemoryBackend, echo
+from clipper_platform.core.pooling import ReplicaState
 from clipper_platform.errors import DeployFailed, NotFound, QueueFull, Unavailable
 from clipper_runtime import protocol as wire
 from tests.support.serving import ManualClock, harness, target
@@ -404,6 +405,43 @@ async def test_a_function_whose_pool_gave_up_refuses_with_the_reason() -> None:
         assert status is not None
         assert status.state == "failed"
         assert "model.bin is gone" in status.reason
+
+
+async def test_a_restart_lets_a_pool_that_gave_up_try_again() -> None:
+    failing = False
+
+    def refuse(_: object) -> StartError | None:
+        return StartError("setup", "model.bin is gone") if failing else None
+
+    backend = InMemoryBackend(start_error=refuse)
+    async with harness(backend) as h:
+        made = await h.deploy(target())
+        lane = h.dispatcher.resolve("p/f")
+        lane.pool.state.base_delay_s = 0.001
+        failing = True
+        backend.replicas[0].crash()
+        async with asyncio.timeout(5):
+            while not lane.pool.state.failed:
+                await asyncio.sleep(0.005)
+            await h.dispatcher.restart(made.id)
+            assert "model.bin is gone" in lane.pool.state.failed
+            failing = False
+            await h.dispatcher.restart(made.id)
+        assert (await h.call(body=b"x").wait()).payload == b"x"
+
+
+async def test_a_restart_replaces_the_replicas_and_answers_what_waits() -> None:
+    backend = InMemoryBackend()
+    async with harness(backend) as h:
+        made = await h.deploy(target(), replicas=2)
+        before = set(h.dispatcher.resolve("p/f").pool.handles)
+        calls = [h.call(body=b"%d" % n) for n in range(20)]
+        async with asyncio.timeout(5):
+            await h.dispatcher.restart(made.id)
+            assert [(await call.wait()).payload for call in calls] == [b"%d" % n for n in range(20)]
+        pool = h.dispatcher.resolve("p/f").pool
+        assert pool.state.count(ReplicaState.READY) == 2
+        assert not before & {m.id for m in pool.state.members.values() if m.state is ReplicaState.READY}
 
 
 async def test_an_impatient_caller_does_not_cost_a_slow_replica_its_life() -> None:

@@ -6,7 +6,7 @@ import random
 from typing import Any, cast
 
 from clipper_platform.serving.deadlines import DeadlineWheel
-from clipper_platform.serving.invocation import Invocation, State
+from clipper_platform.serving.invocation import Invocation
 from clipper_platform.serving.queue import InvocationQueue
 
 NO_LANE = cast("Any", None)
@@ -85,6 +85,62 @@ def test_suspects_wait_apart_and_are_shown_first() -> None:
     assert len(queue) == 1
 
 
+def filled(rng: random.Random, n: int = 60) -> InvocationQueue:
+    """Deadlines in any order, some of them gone again, and a suspect."""
+    queue = InvocationQueue()
+    made = [invocation(rng.choice([1.0, 2.0, 3.0, 50.0]) + rng.random(), weight=rng.randint(1, 4)) for _ in range(n)]
+    made[0].blamed = 1
+    for each in made:
+        queue.push(each)
+    for each in rng.sample(made, n // 3):
+        queue.remove(each)
+    return queue
+
+
+def test_taking_a_batch_is_popping_one_by_one() -> None:
+    for seed in range(50):
+        batched, single = filled(random.Random(seed)), filled(random.Random(seed))
+        limit, room, latest = seed % 11 + 1, seed % 7 + 1, 2.5
+        items, weight, late = batched.take(limit, room, latest, max_bytes=1 << 20)
+        assert weight == sum(i.weight for i in items)
+        assert len(items) <= room
+        assert weight <= limit or len(items) == 1
+        assert all(i.deadline <= latest for i in late)
+        assert all(i.deadline > latest for i in items)
+        popped = [head for _ in range(len(items) + len(late)) if (head := single.pop()) is not None]
+        assert sorted(i.deadline for i in [*items, *late]) == [i.deadline for i in popped]
+        assert (batched.live, batched.weight) == (single.live, single.weight)
+        assert drain(batched) == drain(single)
+
+
+def test_a_batch_ends_before_the_bytes_are_too_many_but_takes_one_that_alone_is_too_large() -> None:
+    queue = InvocationQueue()
+    for n, size in enumerate((100, 10, 10, 10)):
+        large = invocation(float(n))
+        large.body = bytes(size)
+        queue.push(large)
+    assert [len(queue.take(9, 9, -1.0, max_bytes=25)[0]) for _ in range(3)] == [1, 2, 1]
+
+
+def test_what_is_due_is_found_wherever_it_waits() -> None:
+    for seed in range(50):
+        queue = filled(random.Random(seed))
+        everything, _ = queue.due(1 << 40, ordered=False)
+        due, earliest = queue.due(250, ordered=True)
+        assert sorted(i.deadline for i in due) == sorted(i.deadline for i in everything if i.deadline < 2.5)
+        assert earliest == min(i.deadline for i in everything if i.deadline >= 2.5)
+        assert len(everything) == queue.live
+
+
+def test_a_deadline_that_moved_is_looked_for_where_it_may_have() -> None:
+    queue = InvocationQueue()
+    moved, behind = invocation(1.0), invocation(2.0)
+    queue.push(moved)
+    queue.push(behind)
+    moved.deadline = 9.0
+    assert queue.due(500, ordered=False) == ([behind], 9.0)
+
+
 class FakeLoop:
     """Holds the one timer that the wheel arms."""
 
@@ -111,7 +167,12 @@ class FakeClock:
 
 def wheel() -> tuple[DeadlineWheel, FakeClock, FakeLoop, list[Invocation]]:
     clock, loop, expired = FakeClock(), FakeLoop(), list[Invocation]()
-    return DeadlineWheel(cast("Any", loop), clock, expired.append), clock, loop, expired
+    return (
+        DeadlineWheel(cast("Any", loop), clock, lambda timed, _: expired.append(cast("Any", timed))),
+        clock,
+        loop,
+        expired,
+    )
 
 
 def test_an_invocation_expires_at_most_one_tick_after_its_deadline_and_never_before() -> None:
@@ -136,13 +197,11 @@ def test_an_early_one_expires_before_its_deadline() -> None:
     assert expired == [early]
 
 
-def test_a_discarded_or_finished_invocation_does_not_expire() -> None:
+def test_a_discarded_invocation_does_not_expire() -> None:
     deadlines, clock, _, expired = wheel()
-    discarded, done = invocation(100.1), invocation(100.1)
+    discarded = invocation(100.1)
     deadlines.add(discarded)
-    deadlines.add(done)
     deadlines.discard(discarded)
-    done.state = State.DONE
     clock.now = 101.0
     deadlines.tick()
     assert expired == []
