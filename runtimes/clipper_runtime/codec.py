@@ -53,17 +53,22 @@ class Codec:
         self._signature = signature
         self._in_place = in_place
         struct = signature.struct
-        self._json = msgspec.json.Decoder(struct, dec_hook=_build)
+        self.json_decode = msgspec.json.Decoder(struct, dec_hook=_build).decode
         self._msgpack = msgspec.msgpack.Decoder(struct, dec_hook=_build, ext_hook=self._read_extension)
-        self._encode_json = msgspec.json.Encoder(enc_hook=_plain).encode
+        json = msgspec.json.Encoder(enc_hook=_plain)
+        self.encode_one = json.encode
+        self._encode_lines = json.encode_lines
         self._encode_msgpack = msgspec.msgpack.Encoder(enc_hook=_plain_or_array).encode
         self._defaults = tuple(p.default for p in signature.parameters[1:])
         self._names = tuple(p.name for p in signature.parameters)
-        self._getters = [attrgetter(name) for name in self._names]
+        self.getters = [attrgetter(name) for name in self._names]
         body = signature.body_parameter
         self._body_type = plain_type(body.type) if body is not None else None
         self._decoders: dict[str, Decode] = {}
         self._encoders: dict[str, Encode] = {}
+        # Bound once, so that a batch can ask with `is` whether its form is the common one.
+        self._from_json: Decode = self._decode_json
+        self._to_json: Encode = self._write_json
 
     @property
     def content_types(self) -> list[str]:
@@ -98,10 +103,12 @@ class Codec:
         One third of the time of decoding them one by one. Raises whatever the first bad payload causes: the caller
         then decodes one by one, to learn which.
         """
-        decode = self._decoder(content_type)
-        if decode == self._decode_json:
-            structs = list(map(self._json.decode, payloads))
-            return tuple([list(map(get, structs)) for get in self._getters])
+        decode = self._decoders.get(content_type) or self._decoder(content_type)
+        if decode is self._from_json:
+            structs = list(map(self.json_decode, payloads))
+            if len(self.getters) == 1:
+                return (list(map(self.getters[0], structs)),)
+            return tuple([list(map(get, structs)) for get in self.getters])
         return tuple(map(list, zip(*map(decode, payloads), strict=True)))
 
     def _decoder(self, content_type: str) -> Decode:
@@ -117,7 +124,7 @@ class Codec:
         if kind in ("", media.JSON):
             if charset not in ("", "utf-8", "utf8", "us-ascii"):
                 raise Rejected(Status.UNSUPPORTED_MEDIA_TYPE, f"JSON must be UTF-8, not {charset}")
-            return self._decode_json
+            return self._from_json
         if kind == media.MSGPACK:
             return self._decode_msgpack
         if kind == media.NPY and self._takes_array():
@@ -134,7 +141,7 @@ class Codec:
 
     def _decode_json(self, payload: bytes | memoryview) -> tuple[Any, ...]:
         try:
-            return msgspec.structs.astuple(self._json.decode(payload if len(payload) else b"{}"))
+            return msgspec.structs.astuple(self.json_decode(payload if len(payload) else b"{}"))
         except Exception as error:  # noqa: BLE001 - translated below, whatever it is
             raise self._request_error(error, "JSON") from None
 
@@ -213,14 +220,36 @@ class Codec:
         return self._encoder(accept)(value)
 
     def encode_batch(self, values: Sequence[Any], accept: str) -> tuple[list[bytes], str] | None:
-        """The values' bytes where `accept` means JSON for all of them, else None.
+        """The values' bytes where `accept` means JSON for all of them and none holds a null, else None.
 
         Raises whatever the first value causes that has no JSON form: the caller then encodes one by one.
         """
-        if self._encoder(accept) != self._to_json:
+        if (self._encoders.get(accept) or self._encoder(accept)) is not self._to_json:
             return None
-        bodies = list(map(self._encode_json, values))
-        return None if b"null" in b"".join(bodies) else (bodies, media.JSON)
+        bodies = self.encode_json(values)
+        return None if bodies is None else (bodies, media.JSON)
+
+    def is_plain_json(self, content_type: str, accept: str) -> bool:
+        """Whether a request and its answer are both JSON."""
+        try:
+            return self._decoder(content_type) is self._from_json and self._encoder(accept) is self._to_json
+        except Rejected:
+            return False
+
+    def encode_json(self, values: Sequence[Any]) -> list[bytes] | None:
+        """The values' bytes, or None where one holds a null, which may stand for a NaN. Raises as `encode_batch`."""
+        if len(values) == 1:
+            text = self.encode_one(values[0])
+            bodies = [text]
+        else:
+            # A line per value in one call costs less than a call per value. JSON that msgspec writes has no line ends;
+            # only a msgspec.Raw of the user's may, and then the number of lines tells.
+            text = self._encode_lines(values)
+            bodies = text.split(b"\n")
+            bodies.pop()  # what follows the last line's end
+            if len(bodies) != len(values):
+                return None
+        return None if b"null" in text else bodies
 
     def _encoder(self, accept: str) -> Encode:
         encode = self._encoders.get(accept)
@@ -267,9 +296,9 @@ class Codec:
             forms += [(kind, lambda _, kind=kind: (raw, kind)) for kind in (media.OCTETS, image) if kind]  # type: ignore[misc]  # lambda defaults
         return forms
 
-    def _to_json(self, value: Any) -> tuple[bytes, str]:
+    def _write_json(self, value: Any) -> tuple[bytes, str]:
         try:
-            data = self._encode_json(value)
+            data = self.encode_one(value)
             # msgspec writes NaN and infinities as null: only where a null came out is the value looked through.
             if b"null" in data:
                 _refuse_non_finite(value)

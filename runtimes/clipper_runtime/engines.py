@@ -1,7 +1,8 @@
 """Where synchronous user code runs: on the main thread itself, or on a pool of threads.
 
 `InlineEngine` serves a plain function one call at a time. The main thread reads, calls and writes: handing a batch to
-another thread would cost 20 to 50 microseconds each way, and up to 5 ms whenever both want the interpreter lock.
+another thread would cost 20 to 50 microseconds each way, and up to 5 ms whenever both want the interpreter lock. The
+usual batch takes `express`; the watcher reads only while a call takes longer than its ticks.
 `ThreadEngine` serves `max_ongoing_requests` above 1 and generators; there the main thread only reads.
 """
 
@@ -15,12 +16,14 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from clipper_runtime.channel import ChannelClosed
+from clipper_runtime.channel import Channel, ChannelClosed
 from clipper_runtime.codec import Rejected
 from clipper_runtime.executor import Answer, Executor, Raised, Work, skipped
+from clipper_runtime.express import Express
 from clipper_runtime.logs import REQUEST_ID
-from clipper_runtime.protocol import INITIAL_CREDIT, Item, Outcome
+from clipper_runtime.protocol import INITIAL_CREDIT, Frame, Invoke, Item, Outcome
 from clipper_runtime.replies import Replies
+from clipper_runtime.watcher import Watcher
 
 __all__ = ["Engine", "InlineEngine", "Lifeline", "ThreadEngine"]
 
@@ -35,6 +38,15 @@ class Lifeline(Protocol):
     def draining(self) -> bool: ...
     def pump(self, *, wait: bool = True) -> None:
         """Read frames once and hand them out."""
+        ...
+
+    def handle(self, frame: Frame) -> None:
+        """One frame, under the read lock."""
+        ...
+
+    @property
+    def watcher(self) -> Watcher:
+        """Woken when there is work to watch over."""
         ...
 
     def fatal(self, error: BaseException) -> None:
@@ -62,15 +74,17 @@ class Engine(Protocol):
 class InlineEngine:
     """One call at a time, on the main thread."""
 
-    def __init__(self, executor: Executor, replies: Replies, lifeline: Lifeline) -> None:
+    def __init__(self, executor: Executor, replies: Replies, lifeline: Lifeline, channel: Channel) -> None:
         self._executor = executor
         self._lifeline = lifeline
         self._replies = replies
         self._batched = executor.program.batched
         self._inbox: deque[Work] = deque()
-        self._current: Work | None = None
+        self._current: Work | Invoke | None = None
         self._cancelled: set[int] = set()
         self.busy_since = 0.0
+        self._watcher = lifeline.watcher
+        self._express = Express(executor, replies, channel, self, lifeline.handle)
 
     def invoke(self, work: Work) -> None:
         self._inbox.append(work)
@@ -92,25 +106,44 @@ class InlineEngine:
             while self._inbox:
                 self._current = self._inbox[0]
                 self._inbox.popleft()
-                self._run(self._current)
+                self.run(self._current)
             self._current = None
             if not lifeline.draining:
-                lifeline.pump()
+                self._turn()
                 continue
             lifeline.pump(wait=False)  # what was sent before the drain may still lie in the socket
             if not self._inbox:
                 return
 
-    def _run(self, work: Work) -> None:
+    def _turn(self) -> None:
+        try:
+            while not self._inbox and not self._lifeline.draining:
+                self._express.turn()
+        except ChannelClosed as error:
+            self._lifeline.fatal(error)
+
+    # Owner of the express
+
+    def begin(self, invoke: Invoke, now: float) -> None:
+        self._current = invoke
+        self.busy_since = now
+        if self._watcher.parked:
+            self._watcher.wake()
+
+    def end(self, items: Sequence[Item]) -> None:
+        self.busy_since = 0.0
+        self._current = None  # first: a cancellation that comes now is for nobody, and must not be remembered
+        if self._cancelled:
+            self._cancelled.difference_update([item.id for item in items])
+
+    def run(self, work: Work) -> None:
         self.busy_since = time.monotonic()
         if self._batched:
             self._replies.answer(work.batch, self._executor.run_batch(work, self._cancelled))
         else:
             self._run_items(work)
-        self.busy_since = 0.0
         REQUEST_ID.set("")
-        if self._cancelled:
-            self._cancelled.difference_update([item.id for item in work.items])
+        self.end(work.items)
 
     def _run_items(self, work: Work) -> None:
         answer, first_at = Answer(), 0.0

@@ -142,7 +142,7 @@ class LogBuffer:
 
     def take(self) -> list[bytes | memoryview]:
         """A Log frame with all that waits, as buffers to send; empty when nothing does."""
-        if not self.waiting:
+        if not self._records and not self._dropped:
             return []
         with self._lock:
             log = Log(self._records, self._dropped)
@@ -171,6 +171,7 @@ class LogStream(io.TextIOBase):
         self._level = level
         self._descriptor = descriptor
         self._partial = _Partial()
+        self.written = False  # whether any thread ever wrote: a function that prints nothing has no lines to end
         self.buffer = _BytesView(self)
 
     @property
@@ -197,6 +198,7 @@ class LogStream(io.TextIOBase):
     def write(self, text: str, /) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        self.written = True
         *lines, rest = text.split("\n")
         for line in lines:
             self._continue(line)
@@ -286,8 +288,10 @@ class Output:
 
     def end_lines(self) -> None:
         """At the end of an invocation: unfinished lines of this thread belong to it."""
-        self.stdout.end_line()
-        self.stderr.end_line()
+        if self.stdout.written:
+            self.stdout.end_line()
+        if self.stderr.written:
+            self.stderr.end_line()
 
     def remove(self) -> None:
         """Back to the descriptors: in a forked child, which has no channel, and at the very end."""

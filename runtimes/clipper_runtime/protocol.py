@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
+from itertools import accumulate, pairwise
 from struct import Struct as Packer
 from typing import Any, Final
 
@@ -47,6 +48,9 @@ __all__ = [
     "Start",
     "Status",
     "encode",
+    "encode_value",
+    "encode_values",
+    "read_invoke",
     "split_body",
 ]
 
@@ -261,6 +265,9 @@ _KIND_OF: Final = {cls: kind for kind, cls in KINDS.items()}
 _DECODERS: Final[dict[int, msgspec.msgpack.Decoder[Any]]] = {
     kind: msgspec.msgpack.Decoder(cls) for kind, cls in KINDS.items()
 }
+_INVOKE: Final = _KIND_OF[Invoke]
+_RESULT: Final = _KIND_OF[Result]
+_decode_invoke = _DECODERS[_INVOKE].decode
 _encode_header = msgspec.msgpack.Encoder().encode
 
 
@@ -326,6 +333,13 @@ class FrameReader:
         if self._error is not None:
             raise self._error
         try:
+            size = len(data)
+            if not self._filled and size >= PREFIX_BYTES:
+                length, kind, header = _PREFIX.unpack_from(data, 0)
+                if length + _LENGTH_BYTES == size:
+                    self._check(length, kind, header)
+                    # Nearly always: one frame, whole.
+                    return [_decode(data if isinstance(data, bytes) else bytes(data), kind, header)]
             return list(self._feed(data))
         except ProtocolError as error:
             self._error = error
@@ -344,13 +358,14 @@ class FrameReader:
                     if end - position < total:
                         break
                     whole = view[position : position + total]
-                    yield _decode(whole if stable else memoryview(bytes(whole)))
+                    yield _decode(whole if stable else bytes(whole), *_PREFIX.unpack_from(whole, 0)[1:])
                     position += total
                 if position == end:
                     return
             position += self._keep(view[position:])
             if self._need and self._filled == self._need:
-                yield _decode(self._take())
+                whole = self._take()
+                yield _decode(whole, *_PREFIX.unpack_from(whole, 0)[1:])
 
     def _keep(self, view: memoryview) -> int:
         """Add to the incomplete frame what it still needs of `view`; the number of bytes taken."""
@@ -371,20 +386,23 @@ class FrameReader:
         self._buffer, self._filled, self._need, self._padding = bytearray(), 0, 0, 0
         return whole
 
-    def _total(self, view: memoryview | bytearray, position: int) -> int:
+    def _total(self, view: bytes | bytearray | memoryview, position: int) -> int:
         length, kind, header = _PREFIX.unpack_from(view, position)
+        self._check(length, kind, header)
+        return int(length) + _LENGTH_BYTES
+
+    def _check(self, length: int, kind: int, header: int) -> None:
         if length > self.max_frame_bytes:
             raise ProtocolError(f"a frame of {length} bytes is over the limit of {self.max_frame_bytes}")
         if kind not in KINDS:
             raise ProtocolError(f"unknown frame kind {kind}")
         if header > MAX_HEADER_BYTES or header > length - _MIN_LENGTH:
             raise ProtocolError(f"a header of {header} bytes does not fit its frame of {length} bytes")
-        return int(length) + _LENGTH_BYTES
 
 
-def _decode(view: memoryview) -> Frame:
-    _, kind, header = _PREFIX.unpack_from(view, 0)
+def _decode(whole: bytes | memoryview, kind: int, header: int) -> Frame:
     start = PREFIX_BYTES + header
+    view = memoryview(whole)
     try:
         message = _DECODERS[kind].decode(view[PREFIX_BYTES:start])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -394,15 +412,49 @@ def _decode(view: memoryview) -> Frame:
 
 def split_body(body: memoryview, lengths: Iterable[int]) -> list[memoryview]:
     """The payloads inside a body. Raises ProtocolError unless the lengths are its exact partition."""
-    parts, position = [], 0
-    for length in lengths:
-        if length < 0:
-            raise ProtocolError("a payload's length is negative")
-        parts.append(body[position : position + length])
-        position += length
-    if position != len(body):
-        raise ProtocolError(f"payloads of {position} bytes do not make the body of {len(body)} bytes")
-    return parts
+    lengths = list(lengths)
+    if lengths and min(lengths) < 0:
+        raise ProtocolError("a payload's length is negative")
+    bounds = list(accumulate(lengths, initial=0))
+    if bounds[-1] != len(body):
+        raise ProtocolError(f"payloads of {bounds[-1]} bytes do not make the body of {len(body)} bytes")
+    return [body[start:end] for start, end in pairwise(bounds)]
+
+
+def read_invoke(view: memoryview, size: int, max_frame_bytes: int) -> tuple[Invoke, int] | None:
+    """The message and where the body begins, if the first `size` bytes of `view` are one whole, valid Invoke frame."""
+    if size < PREFIX_BYTES:
+        return None
+    length, kind, header = _PREFIX.unpack_from(view)
+    if kind != _INVOKE or length + _LENGTH_BYTES != size or length > max_frame_bytes or header > length - _MIN_LENGTH:
+        return None
+    if header > MAX_HEADER_BYTES:
+        return None
+    start = PREFIX_BYTES + header
+    try:
+        return _decode_invoke(view[PREFIX_BYTES:start]), start
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def encode_values(batch: int, ids: Sequence[int], content_type: str, bodies: Sequence[bytes], exec_s: float) -> bytes:
+    """A whole Result frame of items that all went well: the bytes of `encode(Result(…))` and the bodies.
+
+    No Outcome is made on the way. Raises ProtocolError as `encode` does.
+    """
+    sizes = list(map(len, bodies))
+    outcomes = [(item, 0, content_type, size, "", "") for item, size in zip(ids, sizes, strict=True)]
+    header = _encode_header((batch, outcomes, exec_s, 0))
+    if len(header) > MAX_HEADER_BYTES:
+        raise ProtocolError(f"a header of {len(header)} bytes is over the limit of {MAX_HEADER_BYTES}")
+    prefix = _PREFIX.pack(_MIN_LENGTH + len(header) + sum(sizes), _RESULT, len(header))
+    return b"".join((prefix, header, *bodies))
+
+
+def encode_value(batch: int, item: int, content_type: str, body: bytes, exec_s: float) -> bytes:
+    """`encode_values` of one item, without its loops."""
+    header: bytes = _encode_header((batch, ((item, 0, content_type, len(body), "", ""),), exec_s, 0))
+    return _PREFIX.pack(_MIN_LENGTH + len(header) + len(body), _RESULT, len(header)) + header + body
 
 
 def encode_frames(message: Message, payloads: Sequence[bytes | memoryview] = ()) -> list[bytes | memoryview]:

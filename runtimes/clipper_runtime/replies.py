@@ -6,16 +6,16 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from clipper_runtime.channel import Channel
+from clipper_runtime.channel import JOIN_BYTES, Channel
 from clipper_runtime.executor import Answer
 from clipper_runtime.logs import Output
 from clipper_runtime.protocol import Chunk, Message, Outcome, Result, encode
 
-__all__ = ["Replies", "max_payload_bytes"]
+__all__ = ["OUTCOMES_PER_FRAME", "Replies", "max_payload_bytes"]
 
 # An outcome's header: at most 4 Ki characters of message and 256 of type, at four bytes each, and small fields. So
 # 256 outcomes stay under 5 MiB, inside the header limit of 8 MiB.
-_OUTCOMES_PER_FRAME: Final = 256
+OUTCOMES_PER_FRAME: Final = 256
 _HEADER_ALLOWANCE_BYTES: Final = 64 * 1024
 
 
@@ -25,23 +25,24 @@ def max_payload_bytes(max_frame_bytes: int) -> int:
 
 
 class Replies:
-    """Sends answers, from any thread. `in_flight` counts the items that came and were not answered."""
+    """Sends answers, from any thread. `in_flight` counts the items that came and were not answered.
+
+    `came` counts all items that ever came: whoever reads the channel adds to it, under the read lock.
+    """
 
     def __init__(self, channel: Channel, output: Output, max_frame_bytes: int) -> None:
         self._channel = channel
         self._output = output
         self._max_body_bytes = max_payload_bytes(max_frame_bytes)
         self._lock = threading.Lock()
-        self._open = 0
+        self.came = 0
+        self._answered = 0
 
     @property
     def in_flight(self) -> int:
-        return self._open
-
-    def expect(self, items: int) -> None:
-        """Items came."""
-        with self._lock:
-            self._open += items
+        # In this order: what is answered had come, so a count taken between the two is never negative.
+        answered = self._answered
+        return self.came - answered
 
     def send(self, message: Message, body: bytes = b"") -> None:
         self._channel.send([encode(message, len(body)), body])
@@ -57,9 +58,11 @@ class Replies:
         self._output.end_lines()
         buffers: list[bytes | memoryview] = []
         size = sum(map(len, answer.bodies))
-        if size <= self._max_body_bytes and len(outcomes) <= _OUTCOMES_PER_FRAME:
-            buffers.append(encode(Result(batch, outcomes, answer.exec_s, answer.reruns), size))
-            buffers += answer.bodies
+        if size <= self._max_body_bytes and len(outcomes) <= OUTCOMES_PER_FRAME:
+            header = encode(Result(batch, outcomes, answer.exec_s, answer.reruns), size)
+            buffers = [header, *answer.bodies]
+            if size < JOIN_BYTES:
+                buffers = [b"".join(buffers)]
         else:
             exec_s, reruns = answer.exec_s, answer.reruns
             for part, bodies in self._parts(answer):
@@ -67,15 +70,24 @@ class Replies:
                 buffers += bodies
                 exec_s, reruns = 0.0, 0  # said once: the platform adds them up
         with self._lock:
-            self._open -= len(outcomes)
+            self._answered += len(outcomes)
         self._channel.send(buffers, self._output.logs.take)
+
+    def write(self, items: int, frame: bytes) -> None:
+        """A Result that is encoded already and answers so many items; user output of the batch goes first."""
+        output = self._output
+        if output.stdout.written or output.stderr.written:
+            output.end_lines()
+        with self._lock:
+            self._answered += items
+        self._channel.send([frame], output.logs.take)
 
     def _parts(self, answer: Answer) -> Iterator[tuple[list[Outcome], list[bytes]]]:
         outcomes: list[Outcome] = []
         bodies: list[bytes] = []
         size = 0
         for outcome, body in zip(answer.outcomes, answer.bodies, strict=True):
-            if outcomes and (size + len(body) > self._max_body_bytes or len(outcomes) == _OUTCOMES_PER_FRAME):
+            if outcomes and (size + len(body) > self._max_body_bytes or len(outcomes) == OUTCOMES_PER_FRAME):
                 yield outcomes, bodies
                 outcomes, bodies, size = [], [], 0
             outcomes.append(outcome)

@@ -65,6 +65,7 @@ class Prepared:
 
     bundle: str
     spec: Mapping[str, Any]
+    parsed: FunctionSpec  # of `spec`
     loaded: Loaded
     program: Program
 
@@ -130,7 +131,7 @@ class Replica:
         self._early: list[Frame] = []  # what came before the engine was there
         self._setting_up = True
         self.draining = False
-        self._watcher = Watcher(
+        self.watcher = Watcher(
             channel,
             read=lambda: channel.pump(self.handle, wait=False, yielding=True),
             flush=self._replies.flush_logs,
@@ -147,10 +148,11 @@ class Replica:
     def run(self, later: Sequence[Frame] = ()) -> int:
         """Load, serve, leave; the exit status."""
         self._channel.limit_frames(self._start.max_frame_bytes)
-        self.output.logs.on_waiting = self._watcher.wake
+        self.output.logs.on_waiting = self.watcher.wake
         os.register_at_fork(after_in_child=self._forget)
         signal.signal(signal.SIGTERM, lambda *_: self._on_sigterm())
-        self._watcher.start()
+        if self._prepared is None:
+            self.watcher.start()
         phases = Phases()
         try:
             with phases.measure("handshake"):
@@ -168,6 +170,8 @@ class Replica:
     def _check_start(self) -> FunctionSpec:
         if self._start.protocol != PROTOCOL_VERSION:
             raise ProtocolError(f"protocol {self._start.protocol} was chosen; this runtime speaks {PROTOCOL_VERSION}")
+        if self._prepared is not None:
+            return self._prepared.parsed
         return FunctionSpec.from_dict(self._start.spec, where="Start.spec")
 
     def _set_up(self, spec: FunctionSpec, phases: Phases) -> tuple[Loaded, Program, Any]:
@@ -199,10 +203,10 @@ class Replica:
             return AsyncEngine(executor, self._replies, self, concurrency, loop=loop, descriptor=self._channel.fileno())
         if program.streaming or concurrency > 1:
             return ThreadEngine(executor, self._replies, self, concurrency)
-        return InlineEngine(executor, self._replies, self)
+        return InlineEngine(executor, self._replies, self, self._channel)
 
     def _fail(self, error: LoadError) -> int:
-        self._watcher.stop()
+        self.watcher.stop()
         trace = format_error(error.cause) if error.cause is not None else ""
         self.output.end_lines()
         self._replies.flush_logs()
@@ -229,15 +233,19 @@ class Replica:
     ) -> None:
         concurrency = spec.max_ongoing_requests or (_DEFAULT_ASYNC_CONCURRENCY if loop is not None else 1)
         self.output.end_lines()
-        # What import and setup made lives as long as the replica: collections need not walk it again and again.
-        gc.collect()
+        # What import and setup made lives as long as the replica: collections need not walk it again and again. Of a
+        # snapshot it is frozen already.
+        if self._prepared is None:
+            gc.collect()
         gc.freeze()
         self._replies.flush_logs()
         self._replies.send(Ready(loaded.schema, loaded.batched, loaded.streaming, concurrency, phases.seconds))
+        if self._prepared is not None:
+            self.watcher.start()  # a thread costs more than all the rest of a snapshot's start, so it is told first
         engine = self._make_engine(spec, program, loop, concurrency)
         self._channel.hold(lambda: self._adopt(engine, later))
         engine.serve()
-        self._watcher.stop()
+        self.watcher.stop()
         self._close(program, loop)
 
     def _adopt(self, engine: Engine, later: Sequence[Frame]) -> None:
@@ -276,11 +284,13 @@ class Replica:
     def handle(self, frame: Frame) -> None:
         """One frame of the platform, under the read lock. Raises ProtocolError for what only a replica may send."""
         message = frame.message
-        if type(message) is Invoke and self._engine is not None:
+        engine = self._engine
+        if type(message) is Invoke and engine is not None:
             work = Work(message, frame.body, time.monotonic())
-            self._replies.expect(len(work.items))
-            self._engine.invoke(work)
-            self._watcher.wake()
+            self._replies.came += len(work.items)  # under the read lock, as all of this is
+            engine.invoke(work)
+            if self.watcher.parked:
+                self.watcher.wake()
             return
         if type(message) is Invoke or (self._engine is None and isinstance(message, (Cancel, Credit))):
             self._early.append(frame)

@@ -38,7 +38,7 @@ class Watcher:
         self._busy = busy
         self._fatal = fatal
         self._unread_since: int | None = None  # channel.reads when bytes were first seen waiting
-        self._parked = False
+        self.parked = False
         self._wake = threading.Event()
         self._stopped = False
 
@@ -50,9 +50,9 @@ class Watcher:
         self._stopped = True
 
     def wake(self) -> None:
-        """There is work; costs one look at a flag unless the watcher sleeps. Safe to call re-entrantly."""
-        if self._parked:
-            self._parked = False
+        """There is work; nothing unless the watcher is `parked`. Safe to call re-entrantly."""
+        if self.parked:
+            self.parked = False
             self._wake.set()
 
     def _run(self) -> None:
@@ -82,11 +82,11 @@ class Watcher:
             self._read()
 
     def _park(self) -> None:
-        # Whoever brings work makes us busy first and looks at `_parked` second; here it is the other way round, so one
+        # Whoever brings work makes us busy first and looks at `parked` second; here it is the other way round, so one
         # of the two sees the other.
         self._wake.clear()
-        self._parked = True
+        self.parked = True
         if self._busy():
-            self._parked = False
+            self.parked = False
             return
         self._wake.wait()
