@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-import httpx
-import msgspec
-
-from clipper import codec, errors
-from clipper.address import FunctionAddress
-from clipper.client import EVENT_STREAM, EventItems, check_stream
-from clipper.lines import LineReader
+from clipper import errors
+from clipper.direct import DirectConnection, reaches
 from clipper.location import find_platform
-from clipper.transport import Answer, Connection, Request, RetryPolicy
+from clipper.retrying import Answer, OnRetry, Request, RetryPolicy
+
+if TYPE_CHECKING:
+    import httpx
+
+    from clipper.transport import Connection
 
 __all__ = ["Answer", "ControlClient"]
 
@@ -50,12 +52,28 @@ class ControlClient:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.location = find_platform(url, api_key)
-        self._timeout_s = timeout_s
+        self.on_retry: OnRetry | None = None  # told of each failed try that is followed by another
+        self.timeout_s = timeout_s
+        self._retry = retry
         self._sleep = sleep
-        self._connection = Connection(self.location, retry=retry, sleep=sleep)
+        self._direct: DirectConnection | None = None
+        if reaches(self.location):
+            self._direct = DirectConnection(self.location, retry=retry, sleep=sleep, on_retry=self._retried)
+
+    def _retried(self, error: errors.ClipperError, delay_s: float) -> None:
+        if self.on_retry is not None:
+            self.on_retry(error, delay_s)
+
+    @cached_property
+    def _connection(self) -> Connection:
+        """For what streams, and for platforms elsewhere; made when first needed, as it takes long to load."""
+        from clipper.transport import Connection
+
+        return Connection(self.location, retry=self._retry, sleep=self._sleep, on_retry=self._retried)
 
     def close(self) -> None:
-        self._connection.close()
+        if "_connection" in self.__dict__:
+            self._connection.close()
 
     def __enter__(self) -> ControlClient:
         return self
@@ -73,11 +91,11 @@ class ControlClient:
 
     def has_bundle(self, digest: str) -> bool:
         """Whether the platform holds these bytes already."""
-        answer = self._connection.send(
+        answer = self._whole(
             Request(
                 method="HEAD",
                 path=f"{API}/bundles/{_segment(digest)}",
-                timeout_s=self._timeout_s,
+                timeout_s=self.timeout_s,
                 safe=True,
                 expected=frozenset({404}),
             )
@@ -104,7 +122,7 @@ class ControlClient:
                     content_length=len(data),
                     headers={"Content-Type": "application/gzip"},
                     # The platform unpacks and checks before it answers: by the size, at 10 MB/s.
-                    read_timeout_s=self._timeout_s + len(data) / 10e6,
+                    read_timeout_s=self.timeout_s + len(data) / 10e6,
                     safe=True,  # content-addressed: sending it twice is sending it once
                 )
             )
@@ -157,7 +175,7 @@ class ControlClient:
     def delete_project(self, name: str) -> dict[str, Any]:
         """Drain and delete."""
         # Draining waits for running invocations, up to the functions' graceful_shutdown_timeout_s.
-        return self._send("DELETE", f"{API}/projects/{_segment(name)}", timeout_s=self._timeout_s + 120.0)
+        return self._send("DELETE", f"{API}/projects/{_segment(name)}", timeout_s=self.timeout_s + 120.0)
 
     def versions(self, name: str) -> list[dict[str, Any]]:
         """Newest first."""
@@ -167,7 +185,12 @@ class ControlClient:
         """Route to `version`, or to the one before. Raises NotFound, Conflict."""
         body = {} if version is None else {"version": version}
         # The old version's replicas may have to start again before the route flips.
-        return self._send("POST", f"{API}/projects/{_segment(name)}/rollback", body, timeout_s=self._timeout_s + 300.0)
+        return self._send("POST", f"{API}/projects/{_segment(name)}/rollback", body, timeout_s=self.timeout_s + 300.0)
+
+    def restart(self, name: str, function: str | None = None) -> dict[str, Any]:
+        """Replace the replicas, of one function or of all; how they do then. Raises NotFound, Conflict."""
+        path = f"{API}/projects/{_segment(name)}/restart"
+        return self._send("POST", path, {"function": function}, timeout_s=self.timeout_s + 300.0)
 
     def events(self, name: str, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
         path = f"{API}/projects/{_segment(name)}/events"
@@ -212,7 +235,7 @@ class ControlClient:
             params["follow"] = 1
         path = f"{API}/projects/{_segment(project)}/functions/{_segment(function)}/logs"
         # Heartbeats come several times a minute, so silence beyond this is a connection that is gone.
-        yield from self._lines(path, params, read_timeout_s=max(self._timeout_s, EVENT_SILENCE_S))
+        yield from self._lines(path, params, read_timeout_s=max(self.timeout_s, EVENT_SILENCE_S))
 
     # Keys and secrets
 
@@ -248,7 +271,9 @@ class ControlClient:
         timeout_s: float | None = None,
     ) -> Answer:
         """One invocation of "project/function[@version]" with a body as it is; the answer as it came."""
-        return self._connection.send(
+        from clipper.address import FunctionAddress
+
+        return self._whole(
             Request(
                 method="POST",
                 path=FunctionAddress.parse(path).url_path,
@@ -261,6 +286,9 @@ class ControlClient:
 
     def stream(self, path: str, body: bytes, content_type: str = JSON) -> Iterator[Any]:
         """The items of a streaming function, as they come. An `error` event is raised as what it carries."""
+        from clipper.address import FunctionAddress
+        from clipper.client import EVENT_STREAM, EventItems, check_stream
+
         request = Request(
             method="POST",
             path=FunctionAddress.parse(path).url_path,
@@ -272,35 +300,42 @@ class ControlClient:
             check_stream(response)
             for piece in self._connection.pieces(response):
                 for event in items.feed(piece):
-                    yield codec.decode_json(event.data)
+                    yield _decoded(event.data)
                 if items.ended:
                     return
         items.check_ended()
 
     def schema(self, path: str) -> dict[str, Any]:
         """The JSON Schema of "project/function[@version]"."""
+        from clipper.address import FunctionAddress
+
         return self._get(f"{FunctionAddress.parse(path).url_path}/schema")
 
     # How
 
+    def _whole(self, request: Request) -> Answer:
+        return (self._direct or self._connection).send(request)
+
     def _get(self, path: str, params: Mapping[str, str | int | float] | None = None) -> dict[str, Any]:
-        request = Request(method="GET", path=path, params=params or {}, timeout_s=self._timeout_s, safe=True)
-        return _table(self._connection.send(request))
+        request = Request(method="GET", path=path, params=params or {}, timeout_s=self.timeout_s, safe=True)
+        return _table(self._whole(request))
 
     def _send(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
     ) -> dict[str, Any]:
-        content = None if body is None else msgspec.json.encode(body)
+        content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         headers = {} if body is None else {"Content-Type": JSON}
         request = Request(
-            method=method, path=path, content=content, headers=headers, timeout_s=timeout_s or self._timeout_s
+            method=method, path=path, content=content, headers=headers, timeout_s=timeout_s or self.timeout_s
         )
-        return _table(self._connection.send(request))
+        return _table(self._whole(request))
 
     def _lines(
         self, path: str, params: Mapping[str, str | int | float], *, read_timeout_s: float
     ) -> Iterator[dict[str, Any]]:
         """Objects of an NDJSON stream; empty lines are heartbeats."""
+        from clipper.lines import LineReader
+
         request = Request(method="GET", path=path, params=params, read_timeout_s=read_timeout_s, safe=True)
         reader = LineReader()
         with self._connection.open(request) as response:
@@ -308,7 +343,7 @@ class ControlClient:
             for piece in self._connection.pieces(response):
                 for line in reader.feed(piece):
                     if line.strip():
-                        yield _object(codec.decode_json(line))
+                        yield _object(_decoded(line))
 
 
 def _function(project: str, function: str) -> str:
@@ -334,8 +369,15 @@ def _object(value: Any) -> dict[str, Any]:
     return value
 
 
+def _decoded(data: bytes | str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise errors.UnexpectedAnswer(f"the answer is not valid JSON: {error}") from None
+
+
 def _table(answer: Answer) -> dict[str, Any]:
-    return _object(codec.decode_json(answer.content))
+    return _object(_decoded(answer.content))
 
 
 def _list(table: Mapping[str, Any], key: str) -> list[Any]:

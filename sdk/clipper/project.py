@@ -48,6 +48,7 @@ class Project:
     provenance: Mapping[str, Mapping[str, str]]
     deploy: DeploySpec = field(default_factory=DeploySpec)
     deploy_provenance: Mapping[str, str] = field(default_factory=dict)  # as `provenance` does, for keys of `deploy`
+    environment_provenance: Mapping[str, str] = field(default_factory=dict)  # and for those of `environment`
 
     def manifest(self, bundle_digest: str) -> Manifest:
         """What to ask the platform for. Raises SpecError for a digest that is none."""
@@ -93,6 +94,7 @@ def load_project(directory: str | Path) -> Project:
         deploy_provenance={
             f.name: PROJECT_FILE if f.name in table.get("deploy", {}) else "default" for f in fields(DeploySpec)
         },
+        environment_provenance=_environment_provenance(table.get("environment", {})),
     )
 
 
@@ -185,6 +187,13 @@ def _environment(directory: Path, table: object) -> EnvironmentSpec:
         text = _read_text(directory, table["requirements"], where=where, key="requirements")
         table = {**table, "requirements": _requirement_lines(text)}
     return EnvironmentSpec.parse(table, where=where)
+
+
+def _environment_provenance(table: Mapping[str, Any]) -> dict[str, str]:
+    came = {f.name: PROJECT_FILE if f.name in table else "default" for f in fields(EnvironmentSpec)}
+    if isinstance(table.get("requirements"), str):
+        came["requirements"] = table["requirements"]  # the name of a file
+    return came
 
 
 def _requirement_lines(text: str) -> list[str]:

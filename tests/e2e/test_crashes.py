@@ -114,8 +114,11 @@ class Loop:
     answer = platform.post(f"/fn/{name}/Loop", json={}, timeout=30)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
 
+    again = platform.clip("restart", f"{name}/Loop", check=False)
+    assert again.code == 1
+    assert "the disk with the weights is gone" in again.out
     fatal.unlink()
-    platform.clip("deploy", tmp_path / name, "--force")
+    platform.clip("restart", name)
     assert platform.call(f"{name}/Loop") == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -141,10 +142,27 @@ def test_a_locale_without_the_marks_still_works(tmp_path: Path) -> None:
     assert "Project demo" in done.out
 
 
-def test_what_the_command_needs_not_is_not_loaded() -> None:
-    code = "import clipper.cli.main, sys; print([m for m in ('httpx', 'rich', 'msgspec') if m in sys.modules])"
+def test_a_small_command_loads_neither_typer_nor_the_http_library(
+    platform: FakePlatform, env: dict[str, str], tmp_path: Path
+) -> None:
+    platform.add_project("digits", version=2, previous=1)
+    code = (
+        "import sys; from clipper.cli.main import main; assert main(['rollback', 'digits']) == 0; "
+        "print([m for m in ('httpx', 'typer', 'pydantic', 'rich', 'msgspec') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env={**os.environ, **env}
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_loads_no_command(env: dict[str, str]) -> None:
+    code = (
+        "import sys; from clipper.cli.main import main; assert main(['--help']) == 0; "
+        "print([m for m in ('clipper.cli.deploy', 'clipper.cli.manage', 'pydantic', 'rich') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(
@@ -207,6 +225,9 @@ def test_config_show_names_the_source_of_every_value_and_never_the_key(env: dict
     assert rows["max_batch_size"][:2] == ["32", "decorator"]
     assert rows["max_retries"][-1] == "default"
     assert rows["autoscaling.max_replicas"] == ["4", "clip.toml"]
+    assert rows["requirements"][-1] == "clip.toml"
+    assert rows["python"] == ["not", "set", "default"]
+    assert rows["warm_pool_size"] == ["not", "set", "default"]
     assert rows["api_key"] == ["found", "CLIP_API_KEY"]
     assert env["CLIP_API_KEY"] not in done.out
 

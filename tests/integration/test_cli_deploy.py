@@ -8,10 +8,12 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from tests.support.fake_platform import FakePlatform, client_environment, fake_platform
+from clipper.retrying import RetryPolicy
+from tests.support.fake_platform import FakePlatform, Refusal, client_environment, fake_platform
 from tests.support.terminal import clip, on_terminal
 
 EVENTS = [
@@ -193,3 +195,28 @@ def test_on_a_terminal_a_failed_phase_is_marked(project: Path, platform: FakePla
     assert done.code == 1
     assert "✓ environment" in done.out
     assert "✗ replicas" in done.out
+
+
+def refused() -> Refusal:
+    return Refusal(503, "store_unavailable", "the metadata store cannot be reached")
+
+
+def test_a_deploy_says_once_that_it_is_refused_for_now_and_tries_again(
+    project: Path, platform: FakePlatform, env: dict[str, str]
+) -> None:
+    platform.refusals = [refused(), refused()]
+    done = clip("deploy", str(project), env=env)
+    assert done.code == 0
+    said = [line for line in done.out.splitlines() if "metadata store" in line]
+    assert said == ["waiting      the metadata store cannot be reached; trying again for up to 30 s"]
+
+
+def test_a_deploy_that_is_refused_to_the_end_says_how_often_it_tried(
+    project: Path, platform: FakePlatform, env: dict[str, str]
+) -> None:
+    platform.refusals = [refused() for _ in range(20)]
+    hasty = RetryPolicy(max_attempts=3, base_delay_s=0.001)
+    with mock.patch("clipper.direct.RetryPolicy", return_value=hasty):
+        done = clip("deploy", str(project), env=env)
+    assert done.code == 1
+    assert "Tried 3 times in " in done.err

@@ -76,6 +76,17 @@ def test_status_of_a_failed_function_gives_the_reason_and_its_log(platform: Fake
     assert "p50" not in out
 
 
+def test_status_says_why_a_function_has_no_snapshot(platform: FakePlatform, env: dict[str, str]) -> None:
+    function = platform.add_project("digits")["functions"][0]
+    function["snapshot"] = {"state": "ready", "reason": "", "retry_in_s": None}
+    assert "snapshot" not in clip("status", "digits", env=env).out
+    function["snapshot"] = {"state": "refused", "reason": "it left a socket open", "retry_in_s": 25.0}
+    out = clip("status", "digits", env=env).out
+    assert "no snapshot: it left a socket open (made again when a replica starts in 25.0 s or later)" in out
+    function["snapshot"] |= {"reason": "it is async", "retry_in_s": None}
+    assert "no snapshot: it is async (not tried again for this version)" in clip("status", "digits", env=env).out
+
+
 def test_status_with_json_of_one_function_is_that_function(platform: FakePlatform, env: dict[str, str]) -> None:
     platform.add_project("digits")
     assert json.loads(clip("status", "digits/analyze", "--json", env=env).out)["name"] == "analyze"
@@ -200,3 +211,14 @@ def test_log_lines_cannot_command_the_terminal(platform: FakePlatform, env: dict
         terminal.finish()
     assert "gone" in terminal.raw
     assert not {"\x1b", "\x07", "\x9b"} & set(terminal.raw)
+
+
+def test_status_says_which_version_gets_what_while_a_canary_runs(platform: FakePlatform, env: dict[str, str]) -> None:
+    canary = {
+        "deployment": "dep_1", "version": 2, "share": 10, "previous": 1, "previous_share": 90, "step": 1, "steps": 3,
+        "step_s": 60.0, "functions": ["analyze"],
+    }  # fmt: skip
+    platform.add_project("digits")["canary"] = canary
+    said = " ".join(clip("status", "digits", env=env).out.split())
+    assert "version 2 gets 10 % of the calls, version 1 gets 90 %: step 1 of 3, 1 min each" in said
+    assert json.loads(clip("status", "digits", "--json", env=env).out)["canary"] == canary

@@ -133,3 +133,22 @@ def test_secrets_are_listed_by_name_and_deleted(env: dict[str, str]) -> None:
     assert json.loads(clip("secret", "list", "digits", "--json", env=env).out) == {"secrets": ["TOKEN"]}
     assert clip("secret", "delete", "digits", "TOKEN", env=env).code == 0
     assert clip("secret", "delete", "digits", "TOKEN", env=env).code == 1
+
+
+def test_restart_says_how_each_function_does_then(platform: FakePlatform, env: dict[str, str]) -> None:
+    function = platform.add_project("digits")["functions"][0]
+    function |= {"replicas_ready": 1, "replicas_wanted": 1}
+    done = clip("restart", "digits/analyze", env=env)
+    assert (done.code, done.out.split()) == (0, ["✓", "digits/analyze", "1/1", "ready"])
+    assert platform.body_of("POST", "/api/v1/projects/digits/restart") == {"function": "analyze"}
+
+
+def test_restart_of_a_function_that_fails_again_fails_with_the_reason(
+    platform: FakePlatform, env: dict[str, str]
+) -> None:
+    function = platform.add_project("digits")["functions"][0]
+    function |= {"replicas_ready": 0, "replicas_wanted": 1, "state": "failed", "reason": "gave up: no model"}
+    done = clip("restart", "digits", env=env)
+    assert done.code == 1
+    assert "gave up: no model" in done.out
+    assert json.loads(clip("restart", "digits", "--json", env=env).out)["functions"][0]["state"] == "failed"

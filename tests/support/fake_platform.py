@@ -108,6 +108,7 @@ class FakePlatform:
     version: str = "0.1.0"
     metrics: list[str] = field(default_factory=lambda: [""])
     requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)  # what the next deploys meet before one is taken
 
     def add_project(self, name: str, version: int = 1, previous: int | None = None) -> dict[str, Any]:
         self.projects[name] = project_status(self.url, name, version, previous)
@@ -150,6 +151,8 @@ class FakePlatform:
         return JSONResponse({"digest": digest, "bytes": len(self.bundles[digest])}, 200 if known else 201)
 
     async def deploy(self, request: Request) -> Response:
+        if self.refusals:
+            raise self.refusals.pop(0)
         manifest = await request.json()
         name = manifest["project"]
         current = self.projects.get(name)
@@ -266,6 +269,13 @@ class FakePlatform:
         answer = {"project": project["name"], "version": wanted, "previous": project["previous"]}
         return JSONResponse(answer | {"functions": functions})
 
+    async def restart(self, request: Request) -> Response:
+        project, wanted = self.project(request), (await request.json())["function"]
+        functions = [f for f in project["functions"] if wanted in (None, f["name"])]
+        if not functions:
+            raise Refusal(404, "not_found", f"project {project['name']!r} has no function {wanted!r}")
+        return JSONResponse({"project": project["name"], "version": project["version"], "functions": functions})
+
     async def events(self, request: Request) -> Response:
         return JSONResponse({"events": self.project(request)["events"]})
 
@@ -365,6 +375,7 @@ class FakePlatform:
             Route(project, self.one_project, methods=["GET", "DELETE"]),
             Route(f"{project}/versions", self.versions),
             Route(f"{project}/rollback", self.rollback, methods=["POST"]),
+            Route(f"{project}/restart", self.restart, methods=["POST"]),
             Route(f"{project}/events", self.events),
             Route(f"{project}/functions/{{function}}/logs", self.function_logs),
             Route(f"{api}/keys", self.key_collection, methods=["GET", "POST"]),

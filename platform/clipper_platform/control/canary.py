@@ -33,9 +33,10 @@ class Canary:
         clock: Clock,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self.deployment = deployment.id
+        self.spec = spec
+        self.old, self.new = old, new
         self._deployment = deployment
-        self._spec = spec
-        self._old, self._new = old, new
         self._serving = serving
         self._clock = clock
         self._sleep = sleep
@@ -44,10 +45,17 @@ class Canary:
             max_p99_ratio=spec.max_p99_ratio,
             min_samples=spec.min_samples,
         )
+        self.share = 0  # percent of the calls that the new version gets
+        self.step = 0  # from 1, of `steps`
         # A function that only one of the versions has is not shared out, so there is nothing to compare.
         project = deployment.project
         both = set(serving.functions(project, old)) & set(serving.functions(project, new))
         self._pairs = [(FunctionId(project, f, old), FunctionId(project, f, new)) for f in sorted(both)]
+
+    @property
+    def functions(self) -> list[str]:
+        """Those whose calls are shared out: both versions have them."""
+        return [new.function for _, new in self._pairs]
 
     async def run(self) -> None:
         """Returns when the last step is over. Raises DeployFailed as soon as the new version does worse.
@@ -58,8 +66,9 @@ class Canary:
         # The old version's answers count from the beginning on: in the last step it gives none.
         self._before = {id: self._serving.answers(id) for pair in self._pairs for id in pair}
         try:
-            for number, share in enumerate(self._spec.steps, 1):
-                self._serving.set_weights(project, {self._old: 100 - share, self._new: share})
+            for number, share in enumerate(self.spec.steps, 1):
+                self._serving.set_weights(project, {self.old: 100 - share, self.new: share})
+                self.share, self.step = share, number
                 self._tell(number, share)
                 await self._step(share)
         except BaseException:
@@ -68,7 +77,7 @@ class Canary:
 
     async def _step(self, share: int) -> None:
         begins = {new: self._serving.answers(new) for _, new in self._pairs}
-        end = self._clock.monotonic() + self._spec.step_s
+        end = self._clock.monotonic() + self.spec.step_s
         while (left := end - self._clock.monotonic()) > 0:
             await self._sleep(min(left, CHECK_PERIOD_S))
             for old, new in self._pairs:
@@ -88,18 +97,18 @@ class Canary:
         why = judge(before, since(self._serving.answers(new), begin), self._limits, final=final)
         if why:
             raise DeployFailed(
-                f"version {self._new} of {new.function} does worse than version {self._old}: {why}",
+                f"version {self.new} of {new.function} does worse than version {self.old}: {why}",
                 phase="canary",
-                hint=f"all calls go to version {self._old} again; look at `clip logs {new}`",
+                hint=f"all calls go to version {self.old} again; look at `clip logs {new}`",
                 function=new.function,
             )
 
     def _tell(self, number: int, share: int) -> None:
         self._deployment.emit(
             "progress",
-            f"{share} % of the calls go to version {self._new}, for {self._spec.step_s:g} s",
+            f"{share} % of the calls go to version {self.new}, for {self.spec.step_s:g} s",
             phase="canary",
-            data={"share": share, "step": number, "steps": len(self._spec.steps), "seconds": self._spec.step_s},
+            data={"share": share, "step": number, "steps": len(self.spec.steps), "seconds": self.spec.step_s},
         )
 
 

@@ -11,29 +11,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from clipper.spec import Manifest, SpecError, check_name
+from clipper.spec import Manifest
 from clipper_platform.clock import Clock
 from clipper_platform.control.canary import Canary
-from clipper_platform.control.collector import LogLine, LogStore
-from clipper_platform.control.deployment import Deployment, DeployProblem, Phase
+from clipper_platform.control.collector import LogStore
+from clipper_platform.control.deployment import Deployment, DeployProblem, Forward, Phase
+from clipper_platform.control.deployments import Deployments
 from clipper_platform.control.events import EventLog
 from clipper_platform.control.kept import Kept
 from clipper_platform.control.ports import Artifacts, Serving
 from clipper_platform.control.registry import Current, Registry, parse_manifest
+from clipper_platform.control.requests import read_deploy
+from clipper_platform.control.restoring import RETRY_S, Restorer
 from clipper_platform.control.rollout import Rollout
-from clipper_platform.control.schedules import Plan
 from clipper_platform.control.smoke import smoke
 from clipper_platform.control.tasks import TaskSet, uninterrupted
 from clipper_platform.errors import (
     ClipperError,
     Conflict,
     InternalError,
-    InvalidSpec,
     NotFound,
     Unavailable,
 )
@@ -47,11 +47,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_RUNNING: Final = 16  # deploys at the same time; each may hold a build and a set of starting replicas
-MAX_REMEMBERED: Final = 100  # deployments that can be asked about
-RESTORE_AT_ONCE: Final = 4
 RESTORE_WAIT_S: Final = 5.0
-RESTORE_RETRY_S: Final = 1.0
-RESTORE_RETRY_MAX_S: Final = 60.0
 
 
 class Deployer:
@@ -67,7 +63,7 @@ class Deployer:
         logs: LogStore,
         events: EventLog,
         clock: Clock,
-        restore_retry_s: float = RESTORE_RETRY_S,
+        restore_retry_s: float = RETRY_S,
     ) -> None:
         self._registry = registry
         self._artifacts = artifacts
@@ -76,15 +72,13 @@ class Deployer:
         self._events = events
         self._clock = clock
         self._rollout = rollout
-        self._restore_retry_s = restore_retry_s
-        self._restore_slots = asyncio.Semaphore(RESTORE_AT_ONCE)
         self._tasks = TaskSet()
-        self._deployments: dict[str, Deployment] = {}
+        self._restorer = Restorer(rollout, serving, events, self._tasks, retry_s=restore_retry_s)
+        self._deployments = Deployments(clock)
         self._working: dict[str, asyncio.Task[Current]] = {}  # deployment -> its steps, while they may be cancelled
         self._busy: dict[str, str] = {}  # project -> what is being done to it, in words
         self._draining: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._restoring: dict[str, asyncio.Task[None]] = {}
-        self._trouble: dict[str, str] = {}
+        self._canaries: dict[str, Canary] = {}
         self._kept = Kept(self._retire)
         self._closed = False
 
@@ -96,7 +90,7 @@ class Deployer:
         Raises InvalidSpec, Conflict (the project is busy, or its bundle was not uploaded), StoreUnavailable,
         Unavailable.
         """
-        manifest, force = _parse_body(project, body)
+        manifest, force = read_deploy(project, body)
         self._registry.check_store()
         if not self._artifacts.has(manifest.bundle):
             raise Conflict(
@@ -111,7 +105,7 @@ class Deployer:
         if len(self._working) >= MAX_RUNNING:
             raise Unavailable(f"{MAX_RUNNING} deploys are running already; try again soon", retry_after_s=5.0)
         self._claim(project, "a deploy")
-        deployment = self._remember(manifest, current)
+        deployment = self._deployments.begin(manifest, current)
         steps = asyncio.create_task(self._deploy(deployment, manifest), name=f"deploy {project}")
         self._working[deployment.id] = steps
         self._tasks.start(self._supervise(deployment, steps), f"supervise the deploy of {project}")
@@ -119,10 +113,7 @@ class Deployer:
 
     def get(self, id: str) -> Deployment:
         """Raises NotFound; the newest 100 are remembered."""
-        try:
-            return self._deployments[id]
-        except KeyError:
-            raise NotFound(f"there is no deployment {id!r}; the newest {MAX_REMEMBERED} are remembered") from None
+        return self._deployments.get(id)
 
     async def cancel(self, id: str) -> Deployment:
         """Stop a deploy and wait until it has ended. One that is over, or whose route is flipping, stays as it is."""
@@ -131,6 +122,10 @@ class Deployer:
             steps.cancel()
         await deployment.wait()
         return deployment
+
+    def canary(self, project: str) -> Canary | None:
+        """The comparison of two versions that a deploy of the project is making now."""
+        return self._canaries.get(project)
 
     def _failed(self, current: Current) -> bool:
         """Whether a function of the version gave up: deploying the same again is then worth a try."""
@@ -141,23 +136,8 @@ class Deployer:
     def _id(current: Current, function: str) -> FunctionId:
         return FunctionId(current.route.project, function, current.route.version)
 
-    def _remember(self, manifest: Manifest, current: Current | None) -> Deployment:
-        deployment = Deployment(
-            id="dep_" + secrets.token_hex(8),
-            project=manifest.project,
-            bundle=manifest.bundle,
-            function_names=tuple(spec.name for spec in manifest.functions),
-            clock=self._clock,
-            previous=current.route.version if current else None,
-        )
-        self._deployments[deployment.id] = deployment
-        over = [d.id for d in self._deployments.values() if not d.running and d is not deployment]
-        for id in over[: max(0, len(self._deployments) - MAX_REMEMBERED)]:
-            del self._deployments[id]
-        return deployment
-
     def _unchanged(self, current: Current) -> Deployment:
-        deployment = self._remember(current.manifest, current)
+        deployment = self._deployments.begin(current.manifest, current)
         deployment.version = current.route.version
         deployment.previous = current.route.previous
         deployment.schemas = current.version.schemas
@@ -227,7 +207,7 @@ class Deployer:
                 self._kept.end(manifest.project)  # memory for two versions, not for three
                 if recreate:
                     await self._make_room(deployment)
-                forward = _Forward(deployment)
+                forward = Forward(deployment)
                 with self._logs.tap(manifest.project, version, forward.line):
                     schemas = await self._rollout.start(
                         manifest, version, prepared, forward.progress, like=before.route.version if before else None
@@ -244,7 +224,7 @@ class Deployer:
                 raise
         except BaseException:
             if recreate and before is not None and not self._closed:
-                self._bring_back(before)
+                self._restorer.begin(before)  # stopped for one that did not take over
             raise
 
     async def _try_out(self, deployment: Deployment, manifest: Manifest, version: int, before: Current | None) -> None:
@@ -254,26 +234,23 @@ class Deployer:
             with self._phase(deployment, "smoke", f"trying version {version}"):
                 await smoke(deployment, spec.smoke, version, self._serving, self._logs)
         # A version that is still being brought back gives nothing to compare with.
-        if spec.strategy == "canary" and before is not None and manifest.project not in self._restoring:
+        if spec.strategy == "canary" and before is not None and manifest.project not in self._restorer:
             old = before.route.version
             with self._phase(deployment, "canary", f"comparing version {version} with {old}"):
                 canary = Canary(deployment, spec, old=old, new=version, serving=self._serving, clock=self._clock)
-                await canary.run()
+                self._canaries[manifest.project] = canary
+                try:
+                    await canary.run()
+                finally:
+                    del self._canaries[manifest.project]
 
     async def _make_room(self, deployment: Deployment) -> None:
         """`recreate`: everything of the project that runs is drained before the new version starts."""
         project = deployment.project
-        self._trouble[project] = f"version {deployment.version} takes its place, after it has stopped"
+        self._restorer.explain(project, f"version {deployment.version} takes its place, after it has stopped")
         self._kept.forget(project)
-        if (restoring := self._restoring.pop(project, None)) is not None:
-            restoring.cancel()
-            await asyncio.wait([restoring])
+        await self._restorer.stop(project)
         await asyncio.gather(*(self._serving.stop(project, number) for number in self._serving.versions(project)))
-
-    def _bring_back(self, current: Current) -> None:
-        """Start the version that was stopped for one that did not take over."""
-        project = current.route.project
-        self._restoring[project] = self._tasks.start(self._restore(current), f"restore {project}")
 
     async def _record(self, deployment: Deployment, manifest: Manifest, environment: str) -> None:
         version = await self._registry.add_version(manifest, environment)
@@ -295,7 +272,7 @@ class Deployer:
         before = self._registry.current(project)
         current = await self._registry.set_route(version, before.route.version if before else None)
         self._serving.set_route(project, version.number)
-        self._trouble.pop(project, None)
+        self._restorer.settled(project)
         self._kept.release(project, version.number)
         self._kept.end(project)
         if before is not None and before.route.version != version.number:
@@ -304,7 +281,7 @@ class Deployer:
 
     def _replace(self, before: Current, keep_s: float) -> None:
         project, number = before.route.project, before.route.version
-        runs = number in self._serving.versions(project) and project not in self._restoring
+        runs = number in self._serving.versions(project) and project not in self._restorer
         if keep_s and runs and not self._closed:
             self._kept.keep(project, number, keep_s)
         else:
@@ -312,9 +289,7 @@ class Deployer:
 
     def _retire(self, project: str, version: int) -> None:
         """Drain a version that no longer answers, in the background."""
-        restoring = self._restoring.pop(project, None)
-        if restoring is not None:
-            restoring.cancel()
+        restoring = self._restorer.cancel(project)
 
         async def drain() -> None:
             if restoring is not None:
@@ -391,6 +366,32 @@ class Deployer:
         logger.info("rolled back to version %d", number, extra={"project": project})
         return current
 
+    async def restart(self, project: str, function: str | None = None) -> Current:
+        """Replace the replicas of the version that answers, or of one function of it, one after the other; one that
+        gave up tries again. Returns when they are ready or have failed anew.
+
+        Raises NotFound, Conflict.
+        """
+        self._registry.project(project)
+        current = self._registry.current(project)
+        if current is None:
+            raise Conflict(f"no version of {project!r} was deployed successfully yet")
+        names = [spec.name for spec in current.manifest.functions if function in (None, spec.name)]
+        if not names:
+            raise NotFound(f"project {project!r} has no function {function!r}")
+        return await self._exclusively(project, "a restart", self._restart(current, names))
+
+    async def _restart(self, current: Current, functions: list[str]) -> Current:
+        project, number = current.route.project, current.route.version
+        if project in self._restorer:
+            await self._restorer.stop(project)
+            self._restorer.begin(current)
+            await self._restorer.wait(RESTORE_WAIT_S)
+        else:
+            await asyncio.gather(*(self._serving.restart(FunctionId(project, name, number)) for name in functions))
+        self._events.record(project, "restart", f"restarted {', '.join(functions)}", version=number)
+        return current
+
     async def drained(self, project: str, number: int) -> None:
         """Wait for the end of a version's drain, if it is under way."""
         if (draining := self._draining.get((project, number))) is not None:
@@ -408,11 +409,9 @@ class Deployer:
     async def _delete(self, project: str) -> None:
         await self._registry.delete_project(project)
         self._serving.drop_route(project)
-        self._trouble.pop(project, None)
+        self._restorer.settled(project)
         self._kept.forget(project)
-        if (restoring := self._restoring.pop(project, None)) is not None:
-            restoring.cancel()
-            await asyncio.wait([restoring])
+        await self._restorer.stop(project)
         numbers = self._serving.versions(project) | {n for p, n in self._draining if p == project}
         stops = [self._serving.stop(project, number) for number in numbers]
         for outcome in await asyncio.gather(*stops, return_exceptions=True):
@@ -426,56 +425,21 @@ class Deployer:
 
     def trouble(self, project: str) -> str:
         """Why a routed project could not be brought back yet; empty when there is nothing to say."""
-        return self._trouble.get(project, "")
+        return self._restorer.trouble(project)
 
     async def restore(self, wait_s: float = RESTORE_WAIT_S) -> None:
-        """Bring back every route, each by itself: a broken one is tried again and again and blocks no other.
-
-        Returns when all were brought back, at the latest after `wait_s`; the rest goes on in the background.
-        """
+        """Bring back every route. Returns when all are back, at the latest after `wait_s`; the rest goes on."""
         for current in self._registry.routed():
-            project = current.route.project
-            self._restoring[project] = self._tasks.start(self._restore(current), f"restore {project}")
+            self._restorer.begin(current)
         self._tasks.start(self._collect_bundles(), "collect bundles")
-        if self._restoring:
-            await asyncio.wait(self._restoring.values(), timeout=wait_s)
-
-    async def _restore(self, current: Current) -> None:
-        project, number = current.route.project, current.route.version
-        delay_s = self._restore_retry_s
-        while (error := await self._try_restore(current)) is not None:
-            told = f"version {number} could not be brought back: {error}"
-            if self._trouble.get(project) != told:
-                logger.error("%s", told, extra={"project": project})
-                self._events.record(project, "restore", told, version=number)
-            self._trouble[project] = told
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, RESTORE_RETRY_MAX_S)
-        # No await since the replicas were started: a deploy that flipped the route meanwhile has cancelled this task.
-        self._serving.set_route(project, number)
-        self._trouble.pop(project, None)
-        self._restoring.pop(project, None)
-        logger.info("version %d is back", number, extra={"project": project})
-
-    async def _try_restore(self, current: Current) -> Exception | None:
-        project, number = current.route.project, current.route.version
-        async with self._restore_slots:
-            try:
-                prepared = await self._rollout.prepare(current.manifest, lambda _: None)
-                await self._rollout.revive(current.manifest, number, prepared)
-            except Exception as error:
-                if not isinstance(error, ClipperError):
-                    logger.exception("bringing a project back met a defect", extra={"project": project})
-                await self._serving.stop(project, number)
-                return error
-        return None
+        await self._restorer.wait(wait_s)
 
     async def _collect_bundles(self) -> None:
         """Remove bundles that no version and no running deploy refers to."""
         try:
             versions = [await self._registry.versions(p.name) for p in self._registry.projects()]
             keep = {v.bundle for found in versions for v in found}
-            keep |= {d.bundle for d in self._deployments.values() if d.running}
+            keep |= {d.bundle for d in self._deployments.running()}
             removed = await self._artifacts.collect(keep)
         except ClipperError as error:
             logger.warning("bundles were not collected: %s", error)
@@ -489,42 +453,6 @@ class Deployer:
         self._kept.close()
         for steps in list(self._working.values()):
             steps.cancel()
-        running = [d for d in self._deployments.values() if d.running]
-        for deployment in running:
+        for deployment in self._deployments.running():
             await deployment.wait()
         await self._tasks.cancel()
-
-
-class _Forward:
-    """Turns what starting replicas say into events of their deployment."""
-
-    def __init__(self, deployment: Deployment) -> None:
-        self._deployment = deployment
-
-    def line(self, function: FunctionId, line: LogLine) -> None:
-        self._deployment.emit("log", line.message, phase="replicas", data={"function": function.function})
-
-    def progress(self, function: FunctionId, ready: int, wanted: int) -> None:
-        self._deployment.emit(
-            "progress",
-            f"{function.function}: {ready} of {wanted} replicas ready",
-            phase="replicas",
-            data={"ready": ready, "wanted": wanted, "function": function.function},
-        )
-
-
-def _parse_body(project: str, body: Mapping[str, Any]) -> tuple[Manifest, bool]:
-    table = dict(body)
-    force = table.pop("force", False)
-    if not isinstance(force, bool):
-        raise InvalidSpec(f"force = {force!r} is not allowed: it must be true or false", key="force")
-    try:
-        check_name(project, "project", where="manifest")
-        manifest = Manifest.from_dict(table)
-    except SpecError as error:
-        raise InvalidSpec(str(error), key=error.key, where=error.where) from None
-    if manifest.project != project:
-        raise InvalidSpec(f"the manifest is for project {manifest.project!r}, the URL for {project!r}", key="project")
-    for spec in manifest.functions:
-        Plan(spec.autoscaling, None, 0.0)  # refuses a schedule that never comes true
-    return manifest, force

@@ -11,9 +11,11 @@ from typing import Any, Final, Literal
 import msgspec
 
 from clipper_platform.clock import Clock
+from clipper_platform.control.collector import LogLine
 from clipper_platform.errors import ClipperError
+from clipper_platform.types import FunctionId
 
-__all__ = ["DeployEvent", "DeployProblem", "Deployment", "DeploymentState", "Phase"]
+__all__ = ["DeployEvent", "DeployProblem", "Deployment", "DeploymentState", "Forward", "Phase"]
 
 # A build may say much: the newest lines of a deploy are kept, enough for every real build log seen.
 MAX_EVENTS: Final = 5000
@@ -148,3 +150,21 @@ class Deployment:
         """Until it is over."""
         async for _ in self.follow(self._seq):
             pass
+
+
+class Forward:
+    """Turns what starting replicas say into events of their deployment."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+
+    def line(self, function: FunctionId, line: LogLine) -> None:
+        self._deployment.emit("log", line.message, phase="replicas", data={"function": function.function})
+
+    def progress(self, function: FunctionId, ready: int, wanted: int) -> None:
+        self._deployment.emit(
+            "progress",
+            f"{function.function}: {ready} of {wanted} replicas ready",
+            phase="replicas",
+            data={"ready": ready, "wanted": wanted, "function": function.function},
+        )

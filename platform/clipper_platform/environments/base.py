@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -38,6 +38,10 @@ class EnvironmentBuilder(Protocol):
     async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> Environment:
         """Build it, or return it at once if it is there. Concurrent calls for one id share one build. Cancelling
         the last waiter stops the build. Raises DeployFailed with the resolver's explanation."""
+        ...
+
+    def pythons(self) -> Sequence[str]:
+        """The versions of Python that an environment may ask for. Looks at the disk."""
         ...
 
     async def remove(self, environment: EnvironmentId) -> None:

@@ -13,10 +13,10 @@ from starlette.responses import Response
 from clipper.spec import SpecError, check_name
 from clipper_platform.control.collector import MAX_TAIL, LogReader
 from clipper_platform.control.deployment import Deployment
-from clipper_platform.control.rollout import check_secret
 from clipper_platform.errors import InvalidRequest, NotFound, PayloadTooLarge
 from clipper_platform.gateway import models, views
 from clipper_platform.gateway.endpoints import Call, Endpoint, Query, Raw
+from clipper_platform.gateway.keys import KeyRoutes
 from clipper_platform.gateway.policies import PolicyRoutes
 from clipper_platform.gateway.services import Services
 from clipper_platform.gateway.streams import HEARTBEAT_S, LineStream
@@ -40,7 +40,7 @@ class Admin:
 
     def endpoints(self) -> list[Endpoint]:
         scaling = PolicyRoutes(self._s).endpoints()
-        return [*self._platform(), *self._deploying(), *self._projects(), *scaling, *self._keys_and_secrets()]
+        return [*self._platform(), *self._deploying(), *self._projects(), *scaling, *KeyRoutes(self._s).endpoints()]
 
     # Platform and bundles
 
@@ -202,6 +202,14 @@ class Admin:
                 gives=models.RolledBack,
             ),
             Endpoint(
+                method="POST",
+                path=f"{project}/restart",
+                handler=self.restart,
+                summary="Replace the replicas of a project or of one function; one that gave up tries again",
+                takes=models.RestartRequest,
+                gives=models.Restarted,
+            ),
+            Endpoint(
                 method="GET",
                 path=f"{project}/events",
                 handler=self.events,
@@ -266,6 +274,20 @@ class Admin:
             ],
         )
 
+    async def restart(self, call: Call) -> models.Restarted:
+        project, function = call.params["project"], call.body.function
+        current = await self._s.deployer.restart(project, function)
+        shown = self._views(call)
+        return models.Restarted(
+            project=project,
+            version=current.route.version,
+            functions=[
+                shown.function(current, spec)
+                for spec in current.manifest.functions
+                if function is None or spec.name == function
+            ],
+        )
+
     async def events(self, call: Call) -> models.EventList:
         limit = min(call.query["limit"], _MAX_EVENTS)
         found = await self._s.registry.events(call.params["project"], after=call.query["after"], limit=limit)
@@ -300,88 +322,6 @@ class Admin:
         lines = await reader.next() or []
         body = b"".join(_encode(line) + b"\n" for line in lines)
         return Response(body, media_type="application/x-ndjson")
-
-    # Keys and secrets
-
-    def _keys_and_secrets(self) -> list[Endpoint]:
-        secrets = f"{_ROOT}/projects/{{project}}/secrets"
-        return [
-            Endpoint(
-                method="POST",
-                path=f"{_ROOT}/keys",
-                handler=self.create_key,
-                summary="Make a key; its secret is shown this once",
-                scope="admin",
-                takes=models.KeyRequest,
-                gives=models.KeyMade,
-                status=201,
-            ),
-            Endpoint(
-                method="GET",
-                path=f"{_ROOT}/keys",
-                handler=self.keys,
-                summary="All keys, revoked ones included",
-                scope="admin",
-                gives=models.KeyList,
-            ),
-            Endpoint(
-                method="DELETE",
-                path=f"{_ROOT}/keys/{{id}}",
-                handler=self.revoke_key,
-                summary="Revoke a key, at once",
-                scope="admin",
-                gives=models.KeyInfo,
-            ),
-            Endpoint(
-                method="PUT",
-                path=f"{secrets}/{{name}}",
-                handler=self.put_secret,
-                summary="Set an environment variable of replicas that start from now on",
-                takes=models.SecretRequest,
-                gives=models.SecretName,
-            ),
-            Endpoint(
-                method="GET",
-                path=secrets,
-                handler=self.secrets,
-                summary="The names of a project's secrets",
-                gives=models.SecretList,
-            ),
-            Endpoint(
-                method="DELETE",
-                path=f"{secrets}/{{name}}",
-                handler=self.delete_secret,
-                summary="Delete a secret",
-                gives=models.DeletedSecret,
-            ),
-        ]
-
-    async def create_key(self, call: Call) -> models.KeyMade:
-        key, secret = await self._s.keyring.create(call.body.name, tuple(call.body.scopes))
-        return models.KeyMade(id=key.id, name=key.name, scopes=list(key.scopes), created_at=key.created_at, key=secret)
-
-    async def keys(self, call: Call) -> models.KeyList:
-        return models.KeyList(keys=[views.key(record) for record in self._s.keyring.list()])
-
-    async def revoke_key(self, call: Call) -> models.KeyInfo:
-        return views.key(await self._s.keyring.revoke(call.params["id"]))
-
-    async def put_secret(self, call: Call) -> models.SecretName:
-        project, name = call.params["project"], call.params["name"]
-        try:
-            check_name(project, "project")
-        except SpecError as error:
-            raise InvalidRequest(str(error), key="project") from None
-        check_secret(name, call.body.value)
-        await self._s.registry.put_secret(project, name, call.body.value)
-        return models.SecretName(name=name)
-
-    async def secrets(self, call: Call) -> models.SecretList:
-        return models.SecretList(secrets=await self._s.registry.list_secrets(call.params["project"]))
-
-    async def delete_secret(self, call: Call) -> models.DeletedSecret:
-        await self._s.registry.delete_secret(call.params["project"], call.params["name"])
-        return models.DeletedSecret(deleted=call.params["name"])
 
     def _views(self, call: Call) -> Views:
         return Views(self._s, call.base_url)

@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from clipper_platform.gateway.shapes import Answer, Asked
+
 __all__ = [
     "BundleStored",
     "CacheInfo",
+    "CanaryInfo",
     "Config",
-    "DecisionInfo",
-    "DecisionList",
     "DeletedProject",
-    "DeletedSecret",
     "DeployRequest",
     "DeployedFunction",
     "DeploymentInfo",
@@ -26,43 +26,28 @@ __all__ = [
     "FunctionLink",
     "FunctionSummary",
     "Info",
-    "KeyInfo",
-    "KeyList",
-    "KeyMade",
-    "KeyRequest",
     "LatencyInfo",
     "Limits",
     "OwnKey",
-    "PolicyInfo",
-    "PolicyRequest",
     "ProblemInfo",
     "ProjectList",
     "ProjectStatus",
     "ProjectSummary",
     "ReplicaInfo",
+    "RestartRequest",
+    "Restarted",
     "RollbackRequest",
     "RolledBack",
-    "ScalingChange",
-    "SecretList",
-    "SecretName",
-    "SecretRequest",
+    "SnapshotInfo",
     "VersionInfo",
     "VersionList",
 ]
 
 
-class _Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of what is answered."""
-
-
-class _Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of what is asked: an unknown key is refused by name."""
-
-
 # Errors
 
 
-class ErrorInfo(_Answer, frozen=True):
+class ErrorInfo(Answer, frozen=True):
     """`code` is stable; further fields depend on it."""
 
     code: str
@@ -70,25 +55,25 @@ class ErrorInfo(_Answer, frozen=True):
     request_id: str
 
 
-class ErrorBody(_Answer, frozen=True):
+class ErrorBody(Answer, frozen=True):
     error: ErrorInfo
 
 
 # Platform
 
 
-class Limits(_Answer, frozen=True):
+class Limits(Answer, frozen=True):
     max_body_bytes: int
     max_bundle_bytes: int
 
 
-class OwnKey(_Answer, frozen=True):
+class OwnKey(Answer, frozen=True):
     id: str
     name: str
     scopes: list[str]
 
 
-class Info(_Answer, frozen=True):
+class Info(Answer, frozen=True):
     """`key`: the one that asked."""
 
     version: str
@@ -105,7 +90,7 @@ class Info(_Answer, frozen=True):
 # Bundles
 
 
-class BundleStored(_Answer, frozen=True):
+class BundleStored(Answer, frozen=True):
     digest: str
     bytes: int
 
@@ -113,25 +98,25 @@ class BundleStored(_Answer, frozen=True):
 # Deployments
 
 
-class EnvironmentInfo(_Asked, frozen=True):
+class EnvironmentInfo(Asked, frozen=True):
     python: str | None = None
-    requirements: list[str] = []
-    exclude: list[str] = []
+    requirements: list[str] = msgspec.field(default_factory=list)
+    exclude: list[str] = msgspec.field(default_factory=list)
     warm_pool_size: int | None = None
 
 
-class DeployRequest(_Asked, frozen=True):
+class DeployRequest(Asked, frozen=True):
     """The manifest. `functions`: every key of a function, as in clip.toml, with `name` and `entrypoint`."""
 
     project: str
     bundle: str
     environment: EnvironmentInfo
     functions: list[dict[str, Any]]
-    deploy: dict[str, Any] = {}
+    deploy: dict[str, Any] = msgspec.field(default_factory=dict)
     force: bool = False
 
 
-class ProblemInfo(_Answer, frozen=True):
+class ProblemInfo(Answer, frozen=True):
     """`log`: the last lines of the build or of the replica that failed."""
 
     code: str
@@ -142,13 +127,13 @@ class ProblemInfo(_Answer, frozen=True):
     hint: str
 
 
-class DeployedFunction(_Answer, frozen=True):
+class DeployedFunction(Answer, frozen=True):
     name: str
     url: str
     schema: dict[str, Any]
 
 
-class DeploymentInfo(_Answer, frozen=True):
+class DeploymentInfo(Answer, frozen=True):
     id: str
     project: str
     state: Literal["running", "succeeded", "failed", "cancelled", "unchanged"]
@@ -161,7 +146,7 @@ class DeploymentInfo(_Answer, frozen=True):
 # Projects
 
 
-class FunctionSummary(_Answer, frozen=True):
+class FunctionSummary(Answer, frozen=True):
     name: str
     url: str
     state: str
@@ -169,7 +154,7 @@ class FunctionSummary(_Answer, frozen=True):
     replicas_wanted: int
 
 
-class ProjectSummary(_Answer, frozen=True):
+class ProjectSummary(Answer, frozen=True):
     """`version` is null while nothing was deployed successfully."""
 
     name: str
@@ -179,11 +164,11 @@ class ProjectSummary(_Answer, frozen=True):
     functions: list[FunctionSummary]
 
 
-class ProjectList(_Answer, frozen=True):
+class ProjectList(Answer, frozen=True):
     projects: list[ProjectSummary]
 
 
-class ReplicaInfo(_Answer, frozen=True):
+class ReplicaInfo(Answer, frozen=True):
     """`restarts`: of the function's replicas; a replica that is started anew gets an id of its own."""
 
     id: str
@@ -197,18 +182,26 @@ class ReplicaInfo(_Answer, frozen=True):
     in_flight: int
 
 
-class LatencyInfo(_Answer, frozen=True):
+class LatencyInfo(Answer, frozen=True):
     p50_s: float
     p99_s: float | None
 
 
-class CacheInfo(_Answer, frozen=True):
+class CacheInfo(Answer, frozen=True):
     hits: int
     misses: int
     bytes: int
 
 
-class FunctionInfo(_Answer, frozen=True):
+class SnapshotInfo(Answer, frozen=True):
+    """What has become of a function's snapshot. `retry_in_s`: from when on a start of a replica makes it again."""
+
+    state: Literal["making", "ready", "refused", "gone"]
+    reason: str
+    retry_in_s: float | None
+
+
+class FunctionInfo(Answer, frozen=True):
     """`reason` says in words why a function is not ready."""
 
     name: str
@@ -226,9 +219,10 @@ class FunctionInfo(_Answer, frozen=True):
     latency: LatencyInfo | None
     rate_per_s: float
     cache: CacheInfo
+    snapshot: SnapshotInfo | None  # None: it asks for none, or no replica was started yet
 
 
-class EventInfo(_Answer, frozen=True):
+class EventInfo(Answer, frozen=True):
     seq: int
     at: float
     kind: str
@@ -238,11 +232,28 @@ class EventInfo(_Answer, frozen=True):
     data: dict[str, Any]
 
 
-class EventList(_Answer, frozen=True):
+class EventList(Answer, frozen=True):
     events: list[EventInfo]
 
 
-class ProjectStatus(_Answer, frozen=True):
+class CanaryInfo(Answer, frozen=True):
+    """Two versions share the calls while a deploy compares them. Shares in percent, `step_s` in seconds.
+
+    `functions`: those that both versions have; the others are answered by `previous`.
+    """
+
+    deployment: str
+    version: int
+    share: int
+    previous: int
+    previous_share: int
+    step: int
+    steps: int
+    step_s: float
+    functions: list[str]
+
+
+class ProjectStatus(Answer, frozen=True):
     """`events`: the newest 20; empty, with the reason in `degraded`, while the store cannot be reached."""
 
     name: str
@@ -253,13 +264,14 @@ class ProjectStatus(_Answer, frozen=True):
     functions: list[FunctionInfo]
     events: list[EventInfo]
     degraded: str
+    canary: CanaryInfo | None  # while one runs
 
 
-class DeletedProject(_Answer, frozen=True):
+class DeletedProject(Answer, frozen=True):
     deleted: str
 
 
-class VersionInfo(_Answer, frozen=True):
+class VersionInfo(Answer, frozen=True):
     number: int
     created_at: float
     state: Literal["building", "ready", "failed"]
@@ -270,136 +282,47 @@ class VersionInfo(_Answer, frozen=True):
     functions: list[str]
 
 
-class VersionList(_Answer, frozen=True):
+class VersionList(Answer, frozen=True):
     """Newest first."""
 
     versions: list[VersionInfo]
 
 
-class RollbackRequest(_Asked, frozen=True):
+class RollbackRequest(Asked, frozen=True):
     """Without `version`: to the one before."""
 
     version: int | None = None
 
 
-class FunctionLink(_Answer, frozen=True):
+class FunctionLink(Answer, frozen=True):
     name: str
     url: str
 
 
-class RolledBack(_Answer, frozen=True):
+class RolledBack(Answer, frozen=True):
     project: str
     version: int
     previous: int | None
     functions: list[FunctionLink]
 
 
-class Config(_Answer, frozen=True):
+class RestartRequest(Asked, frozen=True):
+    """Without `function`, all functions of the project."""
+
+    function: str | None = None
+
+
+class Restarted(Answer, frozen=True):
+    """How the functions are doing after it."""
+
+    project: str
+    version: int
+    functions: list[FunctionInfo]
+
+
+class Config(Answer, frozen=True):
     """`functions`: every option with its effective value."""
 
     version: int
     environment: dict[str, Any]
     functions: list[dict[str, Any]]
-
-
-# Autoscaling
-
-
-class PolicyRequest(_Asked, frozen=True):
-    """`policy`: keys as in a policy file. `digest`: of that file, for people."""
-
-    policy: dict[str, Any]
-    digest: str = ""
-
-
-class PolicyInfo(_Answer, frozen=True):
-    """`policy` is the one that counts: every key with its value. `digest` and `applied_at` of an applied one."""
-
-    function: str
-    source: Literal["applied", "deployed"]
-    policy: dict[str, Any]
-    deployed: dict[str, Any]
-    digest: str
-    applied_at: float | None
-
-
-class DecisionInfo(_Answer, frozen=True):
-    """`rule` had the last word; `steps` lead from the demand to the number; `change` says what would change it."""
-
-    at: float
-    before: int
-    wanted: int
-    rule: str
-    why: str
-    steps: list[str]
-    change: list[str]
-    inputs: dict[str, Any]
-    schedules: list[str]
-
-
-class ScalingChange(_Answer, frozen=True):
-    at: float
-    before: int
-    wanted: int
-    rule: str
-    why: str
-
-
-class DecisionList(_Answer, frozen=True):
-    """`latest` None: nothing can be decided, for the reason in `no_data`. `changes`: newest first, the last 10."""
-
-    function: str
-    version: int
-    source: Literal["applied", "deployed"]
-    policy: dict[str, Any]
-    latest: DecisionInfo | None
-    no_data: str
-    changes: list[ScalingChange]
-
-
-# Keys and secrets
-
-
-class KeyRequest(_Asked, frozen=True):
-    """`scopes`: one or more of invoke, deploy, admin; admin includes deploy, deploy includes invoke."""
-
-    name: str
-    scopes: list[str]
-
-
-class KeyInfo(_Answer, frozen=True):
-    id: str
-    name: str
-    scopes: list[str]
-    created_at: float
-    revoked_at: float | None
-
-
-class KeyMade(_Answer, frozen=True):
-    """`key` is shown this once."""
-
-    id: str
-    name: str
-    scopes: list[str]
-    created_at: float
-    key: str
-
-
-class KeyList(_Answer, frozen=True):
-    keys: list[KeyInfo]
-
-
-class SecretRequest(_Asked, frozen=True):
-    value: str
-
-
-class SecretName(_Answer, frozen=True):
-    name: str
-
-
-class SecretList(_Answer, frozen=True):
-    secrets: list[str]
-
-
-class DeletedSecret(_Answer, frozen=True):
-    deleted: str

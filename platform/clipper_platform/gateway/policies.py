@@ -8,7 +8,7 @@ from clipper_platform.control.policies import Effective
 from clipper_platform.core.explaining import Explanation
 from clipper_platform.core.scaling import Decision, NoData
 from clipper_platform.errors import NotFound
-from clipper_platform.gateway import models
+from clipper_platform.gateway import policy_models
 from clipper_platform.gateway.endpoints import Call, Endpoint
 from clipper_platform.gateway.services import Services
 from clipper_platform.types import FunctionId
@@ -31,44 +31,44 @@ class PolicyRoutes:
                 path=f"{_FUNCTION}/policy",
                 handler=self.get,
                 summary="The autoscaling policy that counts, and where it came from",
-                gives=models.PolicyInfo,
+                gives=policy_models.PolicyInfo,
             ),
             Endpoint(
                 method="PUT",
                 path=f"{_FUNCTION}/policy",
                 handler=self.put,
                 summary="Apply a policy now; it stays until a version declares another one than today's",
-                takes=models.PolicyRequest,
-                gives=models.PolicyInfo,
+                takes=policy_models.PolicyRequest,
+                gives=policy_models.PolicyInfo,
             ),
             Endpoint(
                 method="DELETE",
                 path=f"{_FUNCTION}/policy",
                 handler=self.delete,
                 summary="Return to the policy that was deployed",
-                gives=models.PolicyInfo,
+                gives=policy_models.PolicyInfo,
             ),
             Endpoint(
                 method="GET",
                 path=f"{_FUNCTION}/decisions",
                 handler=self.decisions,
                 summary="Why the function has the replicas that it has",
-                gives=models.DecisionList,
+                gives=policy_models.DecisionList,
             ),
         ]
 
-    async def get(self, call: Call) -> models.PolicyInfo:
+    async def get(self, call: Call) -> policy_models.PolicyInfo:
         return _policy(call, self._s.policies.effective(call.params["project"], call.params["function"]))
 
-    async def put(self, call: Call) -> models.PolicyInfo:
+    async def put(self, call: Call) -> policy_models.PolicyInfo:
         project, function = call.params["project"], call.params["function"]
         applied = await self._s.policies.apply(project, function, call.body.policy, call.body.digest)
         return _policy(call, applied)
 
-    async def delete(self, call: Call) -> models.PolicyInfo:
+    async def delete(self, call: Call) -> policy_models.PolicyInfo:
         return _policy(call, await self._s.policies.withdraw(call.params["project"], call.params["function"]))
 
-    async def decisions(self, call: Call) -> models.DecisionList:
+    async def decisions(self, call: Call) -> policy_models.DecisionList:
         project, function = call.params["project"], call.params["function"]
         counts = self._s.policies.effective(project, function)
         current = self._s.registry.current(project)
@@ -82,7 +82,7 @@ class PolicyRoutes:
             latest, no_data = _decision(outlook.latest, outlook.explanation, wall), ""
         elif isinstance(outlook.latest, NoData):
             no_data = outlook.latest.reason
-        return models.DecisionList(
+        return policy_models.DecisionList(
             function=f"{project}/{function}",
             version=version,
             source="applied" if counts.applied else "deployed",
@@ -90,15 +90,17 @@ class PolicyRoutes:
             latest=latest,
             no_data=no_data,
             changes=[
-                models.ScalingChange(at=made.at + wall, before=made.before, wanted=made.wanted, rule=made.rule, why=why)
+                policy_models.ScalingChange(
+                    at=made.at + wall, before=made.before, wanted=made.wanted, rule=made.rule, why=why
+                )
                 for made, why in outlook.changes
             ],
         )
 
 
-def _policy(call: Call, counts: Effective) -> models.PolicyInfo:
+def _policy(call: Call, counts: Effective) -> policy_models.PolicyInfo:
     applied = counts.applied
-    return models.PolicyInfo(
+    return policy_models.PolicyInfo(
         function=f"{call.params['project']}/{call.params['function']}",
         source="applied" if applied else "deployed",
         policy=counts.policy.to_dict(),
@@ -108,9 +110,9 @@ def _policy(call: Call, counts: Effective) -> models.PolicyInfo:
     )
 
 
-def _decision(made: Decision, told: Explanation, wall: float) -> models.DecisionInfo:
+def _decision(made: Decision, told: Explanation, wall: float) -> policy_models.DecisionInfo:
     inputs: dict[str, Any] = {k: v for k, v in made._asdict().items() if k not in _SHOWN_APART}
-    return models.DecisionInfo(
+    return policy_models.DecisionInfo(
         at=made.at + wall,
         before=made.before,
         wanted=made.wanted,

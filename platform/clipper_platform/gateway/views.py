@@ -13,10 +13,10 @@ from clipper_platform.errors import StoreUnavailable
 from clipper_platform.gateway import models
 from clipper_platform.gateway.services import Services
 from clipper_platform.serving.base import FunctionStatus
-from clipper_platform.store.base import Event, Key, Version
+from clipper_platform.store.base import Event, Version
 from clipper_platform.types import FunctionId
 
-__all__ = ["Views", "event", "key", "version"]
+__all__ = ["Views", "event", "version"]
 
 EVENTS_IN_STATUS = 20
 
@@ -30,17 +30,6 @@ def event(record: Event) -> models.EventInfo:
         function=record.function,
         version=record.version,
         data=record.data,
-    )
-
-
-def key(record: Key) -> models.KeyInfo:
-    """Without the hash: it is nobody's business."""
-    return models.KeyInfo(
-        id=record.id,
-        name=record.name,
-        scopes=list(record.scopes),
-        created_at=record.created_at,
-        revoked_at=record.revoked_at,
     )
 
 
@@ -135,6 +124,23 @@ class Views:
             functions=[] if current is None else [self.function(current, s) for s in current.manifest.functions],
             events=[event(record) for record in events],
             degraded=f"store: {degraded}" if degraded else "",
+            canary=self._canary(name),
+        )
+
+    def _canary(self, project: str) -> models.CanaryInfo | None:
+        canary = self._services.deployer.canary(project)
+        if canary is None or not canary.step:
+            return None
+        return models.CanaryInfo(
+            deployment=canary.deployment,
+            version=canary.new,
+            share=canary.share,
+            previous=canary.old,
+            previous_share=100 - canary.share,
+            step=canary.step,
+            steps=len(canary.spec.steps),
+            step_s=canary.spec.step_s,
+            functions=canary.functions,
         )
 
     def function(self, current: Current, spec: FunctionSpec) -> models.FunctionInfo:
@@ -159,6 +165,7 @@ class Views:
             latency=None if status.p50_s is None else models.LatencyInfo(p50_s=status.p50_s, p99_s=status.p99_s),
             rate_per_s=status.rate_per_s,
             cache=models.CacheInfo(hits=status.cache_hits, misses=status.cache_misses, bytes=status.cache_bytes),
+            snapshot=_snapshot(status),
         )
 
 
@@ -177,6 +184,11 @@ def _replicas(status: FunctionStatus) -> list[models.ReplicaInfo]:
         )
         for r in status.replicas
     ]
+
+
+def _snapshot(status: FunctionStatus) -> models.SnapshotInfo | None:
+    found = status.snapshot
+    return None if found is None else models.SnapshotInfo(found.state, found.reason, found.retry_s)
 
 
 def _absent(id: FunctionId, trouble: str) -> FunctionStatus:

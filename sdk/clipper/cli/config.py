@@ -6,23 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from clipper.cli.options import Directory, Json
 
 if TYPE_CHECKING:
     from clipper.cli.console import Output, Part
     from clipper.project import Project
 
-config_app = typer.Typer(no_args_is_help=True, help="Show the effective configuration.")
 
-
-@config_app.callback()
-def _config() -> None:
-    """Show the effective configuration."""
-
-
-@config_app.command("show")
 def config_show(directory: Directory = Path("."), json: Json = False) -> None:
     """Show every option, its value and its source.
 
@@ -77,7 +67,10 @@ def _document(project: Project) -> dict[str, Any]:
 
     return {
         "name": project.name,
-        "environment": project.environment.to_dict(),
+        "environment": {
+            key: {"value": getattr(project.environment, key), "from": came}
+            for key, came in project.environment_provenance.items()
+        },
         "deploy": {
             key: {"value": getattr(project.deploy, key), "from": came}
             for key, came in project.deploy_provenance.items()
@@ -91,8 +84,13 @@ def _project(out: Output, project: Project) -> None:
 
     out.line()
     out.line("Project ", (project.name, "bold"))
-    rows: list[list[Part]] = [[f"  {key}", scalar(value)] for key, value in project.environment.to_dict().items()]
-    out.table(["[environment]", "VALUE"], rows)
+    out.table(
+        ["[environment]", "VALUE", "FROM"],
+        [
+            _row(key, scalar(getattr(project.environment, key)), came)
+            for key, came in project.environment_provenance.items()
+        ],
+    )
     out.line()
     out.table(
         ["[deploy]", "VALUE", "FROM"],

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from clipper.cli.declare import Option
 from clipper.cli.options import Directory, Json, connect
 
 if TYPE_CHECKING:
     from clipper.cli.console import Output
     from clipper.control import ControlClient
+    from clipper.errors import ClipperError
     from clipper.project import Project
 
 
 def deploy(
     directory: Directory = Path("."),
-    force: Annotated[bool, typer.Option("--force", help="Deploy even when nothing changed.")] = False,
+    force: Annotated[bool, Option("--force", help="Deploy even when nothing changed.")] = False,
     json: Json = False,
 ) -> None:
     """Deploy a directory and wait until it answers.
@@ -45,12 +45,14 @@ def deploy(
 def _deploy(out: Output, control: ControlClient, project: Project, *, force: bool) -> dict[str, Any]:
     """The finished deployment. A failure, or Ctrl-C, leaves with what still serves."""
     from clipper.cli.progress import Progress, display
+    from clipper.cli.text import duration
     from clipper.deploying import deploy_project
     from clipper.errors import ClipperError, DeployFailed
 
     progress = Progress()
     try:
         with display(out, progress) as show:
+            control.on_retry = retries = _Retries(show, control.timeout_s)
             try:
                 deployment = deploy_project(project, control, show, force=force)
                 progress.succeed(time.monotonic())
@@ -65,9 +67,28 @@ def _deploy(out: Output, control: ControlClient, project: Project, *, force: boo
         out.note(("✗ ", "red"), f"Cancelled. {_still_serving(control, project.name)}")
         raise
     except ClipperError as error:
+        if retries.count:
+            error.add_note(f"Tried {retries.count + 1} times in {duration(retries.waited_s)}")
         if error.status == 409:
             error.add_note(f"Wait for it to end; `clip status {project.name}` shows what answers meanwhile")
         raise
+
+
+class _Retries:
+    """Says, once for each cause, that the platform refuses for now and is asked again; counts how often."""
+
+    def __init__(self, show: Callable[[Mapping[str, Any]], None], limit_s: float) -> None:
+        self._show, self._limit_s = show, limit_s
+        self._said: set[str] = set()
+        self.count = 0
+        self.waited_s = 0.0
+
+    def __call__(self, error: ClipperError, delay_s: float) -> None:
+        self.count += 1
+        self.waited_s += delay_s
+        if error.code not in self._said:
+            self._said.add(error.code)
+            self._show({"kind": "retry", "message": f"{error}; trying again for up to {self._limit_s:g} s"})
 
 
 def _still_serving(control: ControlClient, name: str) -> str:

@@ -12,8 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from clipper.cli.options import Directory, Json
 
 if TYPE_CHECKING:
@@ -52,7 +50,6 @@ def dev(directory: Directory = Path("."), json: Json = False) -> None:
             session.run()
         except KeyboardInterrupt:
             _say(out, {"event": "stopping"}, ("Stopping", "dim"))
-    raise typer.Exit(0)
 
 
 @contextmanager

@@ -13,8 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-import typer
-
 from clipper.cli.options import Json
 
 __all__ = ["Check", "doctor", "examine"]
@@ -40,7 +38,7 @@ class Check:
     fix: str = ""
 
 
-def doctor(json: Json = False) -> None:
+def doctor(json: Json = False) -> int:
     """Check this machine and the platform.
 
     Every finding comes with its fix; exits with 1 if something is broken.
@@ -62,8 +60,7 @@ def doctor(json: Json = False) -> None:
     elif not failed:
         out.line()
         out.line("All is well." if all(c.result == "ok" for c in checks) else "Nothing is broken.")
-    if failed:
-        raise typer.Exit(1)
+    return 1 if failed else 0
 
 
 def examine() -> Iterator[Check]:
@@ -131,7 +128,7 @@ def check_interpreters(uv: str) -> Check:
 
 def check_platform() -> Iterator[Check]:
     """Reachable, the key accepted, the same version as this client."""
-    from clipper.cli.main import version
+    from clipper import __version__ as version
     from clipper.cli.options import connect
     from clipper.cli.problems import CommandFailed, advice
     from clipper.errors import ClipperError
@@ -148,10 +145,10 @@ def check_platform() -> Iterator[Check]:
     yield Check("platform", "ok", f"{info['url']}, {info['backend']} backend")
     key = info.get("key") or {}
     yield Check("API key", "ok", f"accepted: {key.get('name')} ({', '.join(key.get('scopes') or ())})")
-    if info["version"] == version():
-        yield Check("versions", "ok", f"{version()} here and there")
+    if info["version"] == version:
+        yield Check("versions", "ok", f"{version} here and there")
     else:
-        detail = f"{version()} here, {info['version']} on the platform"
+        detail = f"{version} here, {info['version']} on the platform"
         yield Check("versions", "warn", detail, f"pip install clipper=={info['version']}, or upgrade the platform")
 
 

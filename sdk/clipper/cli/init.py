@@ -7,8 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from clipper.cli.declare import Argument, Option
 from clipper.cli.options import Json
 
 # Template → name in the project. Dot files are stored without their dot, so that no tool takes them for its own.
@@ -17,9 +16,9 @@ _FILES = {"clip.toml": "clip.toml", "app.py": "app.py", "README.md": "README.md"
 
 def init(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where to; made when missing.", show_default="this directory")
+        Path, Argument(metavar="DIR", help="Where to; made when missing.", show_default="this directory")
     ] = Path("."),
-    name: Annotated[str, typer.Option(help="Name of the project.", show_default="the directory's")] = "",
+    name: Annotated[str, Option(help="Name of the project.", show_default="the directory's")] = "",
     json: Json = False,
 ) -> None:
     """Make a working project to start from.

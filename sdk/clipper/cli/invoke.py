@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from clipper.cli.declare import Option
 from clipper.cli.options import FunctionArgument, Json, connect
+from clipper.cli.problems import UsageProblem
 
 if TYPE_CHECKING:
     from clipper.cli.console import Output
@@ -38,18 +38,18 @@ def invoke(
     function: FunctionArgument,
     json_input: Annotated[
         str | None,
-        typer.Option("--json-input", metavar="JSON", help='Keyword arguments, as in \'{"text": "hello"}\'.'),
+        Option("--json-input", metavar="JSON", help='Keyword arguments, as in \'{"text": "hello"}\'.'),
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FILE",
             help="The body; its ending says what it is (.json, .msgpack, .npy, images; others are bytes). - is stdin.",
         ),
     ] = None,
-    accept: Annotated[str, typer.Option(metavar="TYPE", help="The answer's format, as in application/x-npy.")] = "",
+    accept: Annotated[str, Option(metavar="TYPE", help="The answer's format, as in application/x-npy.")] = "",
     timeout: Annotated[
-        float | None, typer.Option(min=0.001, metavar="SECONDS", help="Deadline.", show_default="the function's own")
+        float | None, Option(min=0.001, metavar="SECONDS", help="Deadline.", show_default="the function's own")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -80,7 +80,7 @@ def request_body(json_input: str | None, file: Path | None) -> tuple[bytes, str]
     from clipper.cli.problems import CommandFailed
 
     if json_input is not None and file is not None:
-        raise typer.BadParameter("give either --json-input or --file, not both", param_hint="--file")
+        raise UsageProblem("give either --json-input or --file, not both", hint="--file")
     if file is not None:
         try:
             data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
@@ -93,7 +93,7 @@ def request_body(json_input: str | None, file: Path | None) -> tuple[bytes, str]
     try:
         json_module.loads(text)
     except ValueError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint="--json-input") from None
+        raise UsageProblem(f"not JSON: {error}", hint="--json-input") from None
     except RecursionError:
         pass  # the platform has its own, typed refusal for JSON this deep
     return text.encode(), "application/json"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from clipper.cli.declare import Option
 from clipper.cli.options import FunctionArgument, Json, connect
+from clipper.cli.problems import UsageProblem
 
 if TYPE_CHECKING:
     from clipper.cli.console import Output, Part
@@ -26,13 +26,13 @@ _DEFAULT_TAIL = 100
 
 def logs(
     function: FunctionArgument,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until Ctrl-C.")] = False,
+    follow: Annotated[bool, Option("--follow", "-f", help="Go on with new lines until Ctrl-C.")] = False,
     since: Annotated[
-        str, typer.Option(metavar="TIME", help="From then on: an age (10m, 2h), an ISO date or Unix seconds.")
+        str, Option(metavar="TIME", help="From then on: an age (10m, 2h), an ISO date or Unix seconds.")
     ] = "",
     tail: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="The newest N lines only.", show_default="100, all with --since"),
+        Option(min=0, metavar="N", help="The newest N lines only.", show_default="100, all with --since"),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -65,7 +65,7 @@ def _moment(since: str) -> float | None:
     try:
         return parse_since(since, time.time()) if since else None
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--since") from None
+        raise UsageProblem(str(error), hint="--since") from None
 
 
 def show(out: Output, record: dict[str, Any]) -> None:

@@ -79,6 +79,8 @@ def status(target: TargetArgument, json: Json = False) -> None:
         out.document(project | {"functions": functions} if wanted.function is None else functions[0])
         return
     _heading(out, project)
+    if canary := project.get("canary"):
+        _canary(out, canary)
     for function in functions:
         _function(out, function)
     _events(out, project.get("events") or [])
@@ -100,6 +102,19 @@ def _heading(out: Output, project: dict[str, Any]) -> None:
     out.line(*parts)
 
 
+def _canary(out: Output, canary: dict[str, Any]) -> None:
+    """Which version gets what, while a deploy compares two."""
+    from clipper.cli.text import duration
+
+    out.line(
+        ("◐ canary", "yellow bold"),
+        f"  version {canary['version']} gets {canary['share']} % of the calls, version {canary['previous']} gets "
+        f"{canary['previous_share']} %: step {canary['step']} of {canary['steps']}, {duration(canary['step_s'])} each",
+        wrap=True,
+    )
+    out.line((f"  of {', '.join(canary['functions'])}; deployment {canary['deployment']}", "dim"))
+
+
 def _function(out: Output, function: dict[str, Any]) -> None:
     from clipper.cli.console import state_style
 
@@ -115,8 +130,25 @@ def _function(out: Output, function: dict[str, Any]) -> None:
         out.line("  ", (first, style))
         for line in rest:
             out.line(("  │ ", "dim"), line)
+    if lacking := _no_snapshot(function):
+        out.line("  ", (lacking, "yellow"), wrap=True)
     if replicas:
         _replicas(out, replicas)
+
+
+def _no_snapshot(function: dict[str, Any]) -> str:
+    """Why its replicas start without the snapshot that it asks for; "" when they need not."""
+    from clipper.cli.text import duration
+
+    snapshot = function.get("snapshot") or {}
+    if snapshot.get("state") not in ("refused", "gone"):
+        return ""
+    retry_s = snapshot.get("retry_in_s")
+    if retry_s is None:
+        again = "not tried again for this version"
+    else:
+        again = f"made again when a replica starts{f' in {duration(retry_s)} or later' if retry_s else ''}"
+    return f"no snapshot: {snapshot.get('reason')} ({again})"
 
 
 def _facts(function: dict[str, Any], ready: int) -> str:

@@ -1,78 +1,28 @@
-"""The command `clip`: its commands, and the one place where failures become words and exit codes."""
+"""The command `clip`: from a line to what it does, and the one place where failures become words and exit codes."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Any, cast
 
-import typer
-
-from clipper.cli import config, deploy, dev, doctor, init, invoke, logs, look, manage, policy, top, up
+from clipper.cli.commands import find
 from clipper.cli.console import FAIL, Output
-from clipper.cli.problems import CommandFailed, as_document, show
+from clipper.cli.plain import read
+from clipper.cli.problems import CommandFailed, UsageProblem, as_document, show
 from clipper.errors import ClipperError
 from clipper.spec import SpecError
 
-__all__ = ["app", "main", "run", "version"]
+__all__ = ["main", "print_version", "run"]
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
-
-app = typer.Typer(
-    name="clip",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Deploy Python functions and models, and call them.",
-    epilog="Start here: clip init demo, then clip up in another terminal, then clip deploy demo.",
-)
-
-_BUILD, _LOOK, _CHANGE = "Build and call", "Look", "Change and manage"
-_COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
-    "init": (init.init, _BUILD),
-    "up": (up.up, _BUILD),
-    "deploy": (deploy.deploy, _BUILD),
-    "dev": (dev.dev, _BUILD),
-    "invoke": (invoke.invoke, _BUILD),
-    "list": (look.list_projects, _LOOK),
-    "status": (look.status, _LOOK),
-    "versions": (look.versions, _LOOK),
-    "top": (top.top, _LOOK),
-    "logs": (logs.logs, _LOOK),
-    "explain": (policy.explain, _LOOK),
-    "doctor": (doctor.doctor, _LOOK),
-    "rollback": (manage.rollback, _CHANGE),
-    "delete": (manage.delete, _CHANGE),
-}
-for _name, (_command, _panel) in _COMMANDS.items():
-    app.command(_name, rich_help_panel=_panel)(_command)
-app.add_typer(config.config_app, name="config", rich_help_panel=_LOOK)
-app.add_typer(policy.policy_app, name="policy", rich_help_panel=_CHANGE)
-app.add_typer(manage.keys_app, name="key", rich_help_panel=_CHANGE)
-app.add_typer(manage.secrets_app, name="secret", rich_help_panel=_CHANGE)
+FAILED, INTERRUPTED = 1, 130
 
 
-def version() -> str:
-    """Version of the installed distribution."""
-    from importlib.metadata import version as installed
+def print_version() -> None:
+    from clipper import __version__
 
-    return installed("clipper")
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        sys.stdout.write(f"clip {version()}\n")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    show_version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Deploy Python functions and models, and call them."""
+    sys.stdout.write(f"clip {__version__}\n")
 
 
 def run() -> None:
@@ -81,6 +31,9 @@ def run() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")  # a locale without ✓ is no reason to fail
+    # Where click is installed, as with the platform, httpx loads a command line of its own: 0.13 s of CPU. None says
+    # that there is no such module, which httpx is prepared for. Here only: in this process nobody else uses it.
+    cast(dict[str, Any], sys.modules).setdefault("httpx._main", None)
     code = main(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -94,20 +47,39 @@ def main(arguments: Sequence[str]) -> int:
     # Read here, not by the command: a usage error is found before any command runs.
     wants_json = "--json" in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
     try:
-        code = typer.main.get_command(app).main(args=list(arguments), prog_name="clip", standalone_mode=False)
+        code = _run(list(arguments))
     except BrokenPipeError:
         _abandon_stdout()
         return FAILED
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as stop:  # completion, and rich when its pipe breaks
         return stop.code if isinstance(stop.code, int) else FAILED
-    except typer.TyperException as error:
-        return _usage(error, Output(json=wants_json))
+    except UsageProblem as problem:
+        return _usage(problem, arguments, Output(json=wants_json))
     except (ClipperError, CommandFailed, SpecError) as error:
         _report(error, Output(json=wants_json))
         return FAILED
     return code if isinstance(code, int) else 0
+
+
+def _run(words: list[str]) -> object:
+    """Do what the line says: read plainly where it is plain, else by typer, which has the words for help and mistakes.
+
+    The exit code, if the command gave one.
+    """
+    if words == ["--version"]:
+        print_version()
+        return 0
+    command, named = find(words)
+    if command is not None and "_CLIP_COMPLETE" not in os.environ:
+        function = command.load()
+        values = read(function, words[named:])
+        if values is not None:
+            return function(**values)
+    from clipper.cli import parsing
+
+    return parsing.run(words)
 
 
 def _report(error: Exception, out: Output) -> None:
@@ -117,19 +89,18 @@ def _report(error: Exception, out: Output) -> None:
         show(error, out)
 
 
-def _usage(error: typer.TyperException, out: Output) -> int:
+def _usage(problem: UsageProblem, arguments: Sequence[str], out: Output) -> int:
     """Show a mistake in the command line and return its exit code."""
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "clip"
-    message = " ".join(error.format_message().split())
+    path = problem.path or " ".join(["clip", *arguments[: find(list(arguments))[1]]])
+    message = " ".join(str(problem).split())
     if out.json:
         out.document({"error": {"code": "usage", "message": message, "hint": f"{path} --help"}})
-    elif type(error).__name__ == "NoArgsIsHelpError":
-        sys.stderr.write(error.format_message() + "\n")  # `clip` or `clip key` alone: the message is the help
+    elif problem.is_help:
+        sys.stderr.write(f"{problem}\n")
     else:
         out.note((f"{FAIL} ", "red bold"), (message, "bold"))
         out.note(("  → ", "cyan"), f"{path} --help")
-    return int(getattr(error, "exit_code", USAGE))
+    return problem.exit_code
 
 
 def _abandon_stdout() -> None:

@@ -1,27 +1,24 @@
-"""`clip rollback`, `clip delete`, `clip key …`, `clip secret …`: what changes the platform besides a deploy."""
+"""`clip rollback`, `restart`, `delete`, `key …`, `secret …`: what changes the platform besides a deploy."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from clipper.cli.options import Json, ProjectArgument, connect
+from clipper.cli.declare import Argument, Option
+from clipper.cli.options import Json, ProjectArgument, TargetArgument, connect
+from clipper.cli.problems import UsageProblem
 
 if TYPE_CHECKING:
     from clipper.cli.console import Output, Part
 
 SCOPES = ("invoke", "deploy", "admin")
 
-keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
-secrets_app = typer.Typer(no_args_is_help=True, help="Set, list and delete a project's secrets.")
-
 
 def rollback(
     project: ProjectArgument,
     version: Annotated[
-        int | None, typer.Argument(min=1, metavar="VERSION", help="Which one.", show_default="the one before")
+        int | None, Argument(min=1, metavar="VERSION", help="Which one.", show_default="the one before")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -45,9 +42,32 @@ def rollback(
         out.line((f"  To undo: clip rollback {name} {before}", "dim"))
 
 
+def restart(target: TargetArgument, json: Json = False) -> int:
+    """Start a project's replicas anew, or those of one function.
+
+    One after the other, without dropping a call. A function that gave up after failed starts tries again.
+    """
+    from clipper.cli.console import FAIL, OK, Output
+    from clipper.cli.names import known, parse_target
+
+    out = Output(json=json)
+    wanted = parse_target(target)
+    with connect() as control, known(control, wanted):
+        result = control.restart(wanted.project, wanted.function)
+    failed = [f for f in result["functions"] if f["state"] == "failed"]
+    if json:
+        out.document(result)
+    for function in result["functions"]:
+        ready = f"{function['replicas_ready']}/{function['replicas_wanted']} ready"
+        mark: Part = (f"{FAIL} ", "red") if function in failed else (f"{OK} ", "green")
+        reason = f": {function['reason']}" if function["reason"] else ""
+        out.line(mark, (f"{wanted.project}/{function['name']}", "bold"), f"  {ready}{reason}")
+    return 1 if failed else 0
+
+
 def delete(
     project: ProjectArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:
     """Delete a project.
@@ -84,16 +104,24 @@ def _confirm(out: Output, question: str) -> None:
         raise CommandFailed(
             "There is no terminal to ask on, so nothing was deleted", hint="Say it with --yes", code="unconfirmed"
         )
-    if not typer.confirm(question, err=True):
+    if not _yes(question):
         raise CommandFailed("Nothing was deleted", code="unconfirmed")
 
 
-@keys_app.command("create")
+def _yes(question: str) -> bool:
+    import typer  # for a person, who needs longer for the answer than this takes
+
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+
+
 def key_create(
-    name: Annotated[str, typer.Argument(help="Whose key it is, as in ci or alice.")],
+    name: Annotated[str, Argument(help="Whose key it is, as in ci or alice.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="invoke, deploy or admin; may be repeated.", show_default="invoke"),
+        Option(help="invoke, deploy or admin; may be repeated.", show_default="invoke"),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -106,7 +134,7 @@ def key_create(
     out = Output(json=json)
     scopes = list(dict.fromkeys(word.strip() for entry in scope or ["invoke"] for word in entry.split(",")))
     if unknown := [s for s in scopes if s not in SCOPES]:
-        raise typer.BadParameter(f"{unknown[0]!r} is not one of {', '.join(SCOPES)}", param_hint="--scope")
+        raise UsageProblem(f"{unknown[0]!r} is not one of {', '.join(SCOPES)}", hint="--scope")
     with connect() as control:
         key = control.create_key(name, scopes)
     if json:
@@ -118,7 +146,6 @@ def key_create(
     out.note(("  Use it as CLIP_API_KEY, or as Authorization: Bearer KEY.", "dim"))
 
 
-@keys_app.command("list")
 def key_list(json: Json = False) -> None:
     """List the keys: ids, names and scopes."""
     from clipper.cli.console import Output
@@ -143,9 +170,8 @@ def key_list(json: Json = False) -> None:
     out.table(["ID", "NAME", "SCOPES", "CREATED", "STATE"], rows)
 
 
-@keys_app.command("revoke")
 def key_revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, from `clip key list`.")],
+    key_id: Annotated[str, Argument(metavar="ID", help="The key's id, from `clip key list`.")],
     json: Json = False,
 ) -> None:
     """Revoke a key: it is refused from now on."""
@@ -166,13 +192,12 @@ def key_revoke(
         out.line((f"{OK} ", "green"), f"Revoked {key.get('name', key_id)} ({key_id})")
 
 
-@secrets_app.command("set")
 def secret_set(
     project: ProjectArgument,
-    name: Annotated[str, typer.Argument(help="The environment variable's name, as in HF_TOKEN.")],
+    name: Annotated[str, Argument(help="The environment variable's name, as in HF_TOKEN.")],
     value: Annotated[
         str | None,
-        typer.Argument(help="The value; - reads it from stdin.", show_default="asked for, unseen; stdin in a pipe"),
+        Argument(help="The value; - reads it from stdin.", show_default="asked for, unseen; stdin in a pipe"),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -217,7 +242,6 @@ def _typed_unseen(name: str) -> str:
     return value
 
 
-@secrets_app.command("list")
 def secret_list(project: ProjectArgument, json: Json = False) -> None:
     """List the names of a project's secrets."""
     from clipper.cli.console import Output
@@ -235,10 +259,9 @@ def secret_list(project: ProjectArgument, json: Json = False) -> None:
         out.line(str(name))
 
 
-@secrets_app.command("delete")
 def secret_delete(
     project: ProjectArgument,
-    name: Annotated[str, typer.Argument(help="The secret's name.")],
+    name: Annotated[str, Argument(help="The secret's name.")],
     json: Json = False,
 ) -> None:
     """Delete a secret; replicas that run keep what they had."""

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import typer
-
+from clipper.cli.problems import UsageProblem
 from clipper.spec import nearest
 
 if TYPE_CHECKING:
@@ -37,10 +36,10 @@ class Target:
 
 
 def parse_target(text: str) -> Target:
-    """Raises typer.BadParameter, which is a usage error, when `text` is no address."""
+    """Raises UsageProblem when `text` is no address."""
     found = _ADDRESS.match(text)
     if found is None:
-        raise typer.BadParameter(f"{text!r} is not an address: write PROJECT/FUNCTION, as in digits/classify")
+        raise UsageProblem(f"{text!r} is not an address: write PROJECT/FUNCTION, as in digits/classify")
     version = found["version"]
     return Target(found["project"], found["function"], int(version) if version else None)
 
@@ -49,7 +48,7 @@ def parse_project(text: str) -> str:
     """The name of a project alone."""
     target = parse_target(text)
     if target.function is not None:
-        raise typer.BadParameter(f"{text!r} names a function; this command takes a project: {target.project}")
+        raise UsageProblem(f"{text!r} names a function; this command takes a project: {target.project}")
     return target.project
 
 

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from clipper.cli.declare import Argument, Option
 from clipper.cli.names import complete_functions, complete_projects, complete_targets
 
 if TYPE_CHECKING:
@@ -16,19 +15,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Directory", "FunctionArgument", "Json", "ProjectArgument", "TargetArgument", "connect"]
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else.")]
+Json = Annotated[bool, Option("--json", help="One JSON document on stdout, and nothing else.")]
 
 Directory = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A directory with a clip.toml.", show_default="this directory")
+    Path, Argument(metavar="DIR", help="A directory with a clip.toml.", show_default="this directory")
 ]
 
 ProjectArgument = Annotated[
-    str, typer.Argument(metavar="PROJECT", help="A project's name.", autocompletion=complete_projects)
+    str, Argument(metavar="PROJECT", help="A project's name.", autocompletion=complete_projects)
 ]
 
 FunctionArgument = Annotated[
     str,
-    typer.Argument(
+    Argument(
         metavar="PROJECT/FUNCTION",
         help="A function; its project alone will do where it has only one.",
         autocompletion=complete_functions,
@@ -37,9 +36,7 @@ FunctionArgument = Annotated[
 
 TargetArgument = Annotated[
     str,
-    typer.Argument(
-        metavar="PROJECT[/FUNCTION]", help="A project, or one function of it.", autocompletion=complete_targets
-    ),
+    Argument(metavar="PROJECT[/FUNCTION]", help="A project, or one function of it.", autocompletion=complete_targets),
 ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clipper.cli.console import Output
 
-__all__ = ["CommandFailed", "as_document", "show"]
+__all__ = ["CommandFailed", "UsageProblem", "as_document", "show"]
 
 _ADVICE = {
     "unauthenticated": "Set CLIP_API_KEY to a key of this platform. `clip config show` says where it was looked for.",
@@ -37,6 +37,21 @@ class CommandFailed(Exception):
         self.details = details
         if hint:
             self.add_note(hint)
+
+
+class UsageProblem(Exception):
+    """A command line that cannot be meant; exit code 2. `hint` names the option or argument that is wrong.
+
+    `path` is the command as typed, where whoever raises knows it. With `is_help` the message is a page of help.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str = "", path: str = "", exit_code: int = 2, is_help: bool = False
+    ) -> None:
+        super().__init__(f"Invalid value for {hint}: {message}" if hint else message)
+        self.path = path
+        self.exit_code = exit_code
+        self.is_help = is_help
 
 
 def advice(error: BaseException) -> list[str]:

@@ -48,10 +48,15 @@ class Progress:
     def __init__(self) -> None:
         self.phases = {name: Phase(name) for name in PHASES}
         self.ready: dict[str, tuple[int, int]] = {}  # function → ready, wanted
+        self.retrying = ""  # what the platform refuses for now, until something else happens
 
     def handle(self, event: Mapping[str, Any], now: float) -> None:
         """Take one event at monotonic time `now`. Unknown kinds and phases are left out of the picture."""
         kind, data = event.get("kind"), event.get("data") or {}
+        if kind == "retry":
+            self.retrying = clean(event.get("message") or "")
+            return
+        self.retrying = ""
         phase = self.phases.get(str(event.get("phase") or ("replicas" if kind == "progress" else "")))
         if phase is None:
             return
@@ -132,6 +137,9 @@ class _Lines:
 
     def handle(self, event: Mapping[str, Any]) -> None:
         self.progress.handle(event, time.monotonic())
+        if self.progress.retrying:
+            self.say(f"waiting      {self.progress.retrying}")
+            return
         kind, name = (
             event.get("kind"),
             str(event.get("phase") or ("replicas" if event.get("kind") == "progress" else "")),
@@ -180,6 +188,8 @@ class _View:
             parts.append(row)
             if phase.running or phase.failed:
                 parts += [Text(f"    {line}", "dim", no_wrap=True, overflow="ellipsis") for line in phase.log]
+        if self.progress.retrying:
+            parts.append(Text(f"! {self.progress.retrying}", "yellow"))
         return Group(*parts)
 
     def _mark(self, phase: Phase) -> RenderableType:

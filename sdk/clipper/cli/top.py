@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from clipper.cli.declare import Option
 from clipper.cli.monitor import Monitor, Reading, Row, spark
 from clipper.cli.options import Json, connect
 
@@ -34,9 +33,9 @@ _WIDE = 100
 
 
 def top(
-    once: Annotated[bool, typer.Option("--once", help="One picture, taken over one interval, then leave.")] = False,
+    once: Annotated[bool, Option("--once", help="One picture, taken over one interval, then leave.")] = False,
     interval: Annotated[
-        float, typer.Option("--interval", "-i", min=0.1, max=60, metavar="SECONDS", help="Between two pictures.")
+        float, Option("--interval", "-i", min=0.1, max=60, metavar="SECONDS", help="Between two pictures.")
     ] = 1.0,
     json: Json = False,
 ) -> None:

@@ -6,36 +6,35 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
-
+from clipper.cli.declare import Option
 from clipper.cli.options import Json
 
 __all__ = ["banner", "up"]
 
 
 def up(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    host: Annotated[str | None, Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, metavar="PORT", help="0 takes a free one.", show_default="8700")
+        int | None, Option(min=0, max=65535, metavar="PORT", help="0 takes a free one.", show_default="8700")
     ] = None,
     backend: Annotated[
-        Literal["process", "docker"] | None, typer.Option(help="Where replicas run.", show_default="process")
+        Literal["process", "docker"] | None, Option(help="Where replicas run.", show_default="process")
     ] = None,
     store: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Metadata: sqlite:///… or redis://….", show_default="clipper.db in home"),
+        Option(metavar="URL", help="Metadata: sqlite:///… or redis://….", show_default="clipper.db in home"),
     ] = None,
     home: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="State of the platform.", show_default="CLIP_HOME, else ~/.clip")
+        Path | None, Option(metavar="DIR", help="State of the platform.", show_default="CLIP_HOME, else ~/.clip")
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
-        typer.Option(metavar="ORIGIN", help="A web page that may call, as in http://localhost:3000; may be repeated."),
+        Option(metavar="ORIGIN", help="A web page that may call, as in http://localhost:3000; may be repeated."),
     ] = None,
-    log_level: Annotated[Literal["debug", "info", "warning", "error"] | None, typer.Option(show_default="info")] = None,
-    log_format: Annotated[Literal["text", "json"] | None, typer.Option(show_default="text")] = None,
+    log_level: Annotated[Literal["debug", "info", "warning", "error"] | None, Option(show_default="info")] = None,
+    log_format: Annotated[Literal["text", "json"] | None, Option(show_default="text")] = None,
     json: Json = False,
-) -> None:
+) -> int:
     """Run the platform here, until Ctrl-C."""
     from clipper.cli.console import Output
 
@@ -50,7 +49,7 @@ def up(
         "log_level": log_level,
         "log_format": log_format,
     }
-    raise typer.Exit(run({key: value for key, value in given.items() if value is not None}, out))
+    return run({key: value for key, value in given.items() if value is not None}, out)
 
 
 def run(flags: dict[str, Any], out: Any) -> int:

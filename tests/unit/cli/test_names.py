@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper.cli.names import Target, complete_functions, complete_targets, parse_project, parse_target
+from clipper.cli.problems import UsageProblem
 
 NAME = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", fullmatch=True)
 
@@ -20,12 +20,12 @@ def test_an_address_is_read_back_as_it_was_written(project: str, function: str |
     "text", ["", "/", "p/", "/f", "p/f/g", "p/f@", "p/f@x", "p@3", "p f", "../x", "p/f@-1", "p\n", "p/f?x=1", "é/f"]
 )
 def test_what_is_no_address_is_a_usage_error_that_shows_one(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="PROJECT/FUNCTION"):
+    with pytest.raises(UsageProblem, match="PROJECT/FUNCTION"):
         parse_target(text)
 
 
 def test_a_function_where_a_project_is_asked_for_names_the_project() -> None:
-    with pytest.raises(typer.BadParameter, match="takes a project: digits"):
+    with pytest.raises(UsageProblem, match="takes a project: digits"):
         parse_project("digits/classify")
 
 

@@ -56,6 +56,13 @@ ROWS: list[Row] = [
         {"version": 3},
         {"version": 3},
     ),
+    (
+        lambda c: c.restart("demo", "add"),
+        "POST /api/v1/projects/demo/restart",
+        {"function": "add"},
+        {"version": 1},
+        {"version": 1},
+    ),
     (lambda c: c.rollback("demo"), "POST /api/v1/projects/demo/rollback", {}, {"version": 1}, {"version": 1}),
     (lambda c: c.events("demo", after=5, limit=7), "GET /api/v1/projects/demo/events", None, {"events": []}, []),
     (

@@ -1,0 +1,55 @@
+"""The platform's home directory: one platform in it at a time, and the file that says where that one listens."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clipper_platform.errors import Conflict, InvalidSpec
+
+__all__ = ["home_lock", "prepare_home", "write_platform_file"]
+
+
+def prepare_home(home: Path) -> None:
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidSpec(f"the home directory {home} cannot be made: {error.strerror}", key="home") from error
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise InvalidSpec(f"the home directory {home} cannot be written", key="home")
+
+
+@contextmanager
+def home_lock(home: Path) -> Iterator[None]:
+    """One platform per home. The lock is the kernel's, so it ends with the process however that ends."""
+    with (home / "platform.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            running = read_platform_file(home)
+            where = f" at {running['url']} (pid {running['pid']})" if running else ""
+            raise Conflict(f"a platform with the home {home} runs already{where}", home=str(home), **running) from None
+        yield
+
+
+def read_platform_file(home: Path) -> dict[str, Any]:
+    """What the running platform wrote about itself, or nothing."""
+    try:
+        read = json.loads((home / "platform.json").read_text())
+        return {"url": str(read["url"]), "pid": int(read["pid"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def write_platform_file(home: Path, url: str, started_at: float, version: str) -> None:
+    """Where clients on this machine find the platform; readable by its owner only, whole or not there."""
+    path = home / "platform.json"
+    fresh = path.with_suffix(".new")
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump({"url": url, "pid": os.getpid(), "started_at": started_at, "version": version}, file)
+    fresh.replace(path)
