@@ -7,6 +7,7 @@ restarts, until a version answers that declares another policy: then the file in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
@@ -52,6 +53,10 @@ class Policies:
         self._clock = clock
         self._applied: dict[tuple[str, str], tuple[Policy, AutoscalingPolicy]] = {}
         self._changed: list[Callable[[str, str], None]] = []
+        # Of those, the ones that a version ended: for ever, even if the next version declares what an earlier one did.
+        self._ended: set[tuple[str, str]] = set()
+        self._news = asyncio.Event()
+        registry.on_route(self._routed)
 
     def on_change(self, callback: Callable[[str, str], None]) -> None:
         """Have `callback(project, function)` called when another policy counts from now on."""
@@ -70,7 +75,23 @@ class Policies:
     def of(self, project: str, function: str, deployed: AutoscalingPolicy) -> AutoscalingPolicy:
         """The policy of a function whose version declares `deployed`."""
         found = self._applied.get((project, function))
-        return found[1] if found is not None and found[0].declared == digest_of(deployed) else deployed
+        if found is None or (project, function) in self._ended or found[0].declared != digest_of(deployed):
+            return deployed
+        return found[1]
+
+    def _routed(self, project: str) -> None:
+        for key, (record, _) in self._applied.items():
+            if key[0] == project and self._is_over(record):
+                self._ended.add(key)
+                self._news.set()
+
+    def _is_over(self, record: Policy) -> bool:
+        """Whether the version that answers declares another policy than the one that this one took the place of."""
+        current = self._registry.current(record.project)
+        if current is None:
+            return False
+        spec = current.function(record.function)
+        return spec is None or digest_of(spec.autoscaling) != record.declared
 
     def effective(self, project: str, function: str) -> Effective:
         """Of the version that answers. Raises NotFound."""
@@ -102,6 +123,7 @@ class Policies:
         )
         await self._store.put_policy(record)
         self._applied[project, function] = record, policy
+        self._ended.discard((project, function))
         self._tell(project, function)
         return self.effective(project, function)
 
@@ -122,8 +144,11 @@ class Policies:
     async def watch(self, ended: Callable[[str, str], None], period_s: float = WATCH_PERIOD_S) -> None:
         """Forget applied policies that a newly routed version ends, for ever; `ended(project, function)` is told."""
         while True:
-            await asyncio.sleep(period_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(period_s):
+                    await self._news.wait()
             try:
+                self._news.clear()
                 for project, function in await self.sweep():
                     ended(project, function)
             except Exception:
@@ -133,11 +158,7 @@ class Policies:
         """Forget the policies that ended: (project, function). One that the store keeps now is tried again."""
         gone = []
         for (project, function), (record, _) in list(self._applied.items()):
-            current = self._registry.current(project)
-            if current is None:
-                continue
-            spec = current.function(function)
-            if spec is not None and digest_of(spec.autoscaling) == record.declared:
+            if (project, function) not in self._ended and not self._is_over(record):
                 continue
             try:
                 await self._store.delete_policy(project, function)
@@ -146,7 +167,9 @@ class Policies:
             except ClipperError as error:
                 logger.warning("the policy of %s/%s could not be forgotten yet: %s", project, function, error)
                 continue
-            self._applied.pop((project, function), None)
+            if self._applied.get((project, function), (None,))[0] is record:  # no other was applied meanwhile
+                del self._applied[project, function]
+                self._ended.discard((project, function))
             gone.append((project, function))
         return gone
 
@@ -154,6 +177,7 @@ class Policies:
         """The project was deleted, and in the store its policies with it."""
         for key in [key for key in self._applied if key[0] == project]:
             del self._applied[key]
+            self._ended.discard(key)
 
     def _declared(self, project: str, function: str) -> AutoscalingPolicy:
         self._registry.project(project)

@@ -53,6 +53,7 @@ class Registry:
         self._unsaved: dict[tuple[str, int], str] = {}  # (project, version) -> why it failed, not yet stored
         self._store_error: str | None = None
         self._on_recovery: list[Callable[[], Awaitable[None]]] = []
+        self._on_route: list[Callable[[str], None]] = []
 
     # The store's health
 
@@ -81,6 +82,10 @@ class Registry:
     def on_recovery(self, callback: Callable[[], Awaitable[None]]) -> None:
         """Have `callback` called each time that the store is back."""
         self._on_recovery.append(callback)
+
+    def on_route(self, callback: Callable[[str], None]) -> None:
+        """Have `callback(project)` called, before anything else happens, when another version becomes the current."""
+        self._on_route.append(callback)
 
     async def watch(self, period_s: float = PING_PERIOD_S) -> None:
         """Ping the store for ever; health changes are logged once."""
@@ -218,6 +223,8 @@ class Registry:
             ) from None
         self._revisions[project] = route.revision
         self._current[project] = Current(route=route, version=version, manifest=manifest)
+        for callback in self._on_route:
+            callback(project)
         return self._current[project]
 
     # Versions

@@ -74,6 +74,25 @@ async def test_it_is_kept_across_deploys_until_the_declared_policy_changes(plane
     assert policies.effective("digits", "classify").policy.min_replicas == 0
 
 
+async def test_it_does_not_come_back_with_the_policy_that_it_took_the_place_of(plane: Plane) -> None:
+    await plane.deployed()
+    policies = await applied(plane, min_replicas=3)
+    await plane.deployed(max_replicas=5)
+    await plane.deployed()  # before anybody swept
+    assert policies.effective("digits", "classify").policy.min_replicas == 0
+    assert await policies.sweep() == [("digits", "classify")]
+    assert await plane.store.list_policies() == []
+
+
+async def test_one_applied_after_another_ended_is_kept(plane: Plane) -> None:
+    await plane.deployed()
+    policies = await applied(plane, min_replicas=3)
+    await plane.deployed(max_replicas=5)
+    await policies.apply("digits", "classify", {"min_replicas": 2})
+    assert await policies.sweep() == []
+    assert policies.effective("digits", "classify").policy.min_replicas == 2
+
+
 async def test_a_policy_without_its_function_ends(plane: Plane) -> None:
     await plane.deployed()
     policies = await applied(plane, min_replicas=3)
