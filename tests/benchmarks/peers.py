@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.benchmarks import model
 from tests.benchmarks.servers import BenchmarkError, Endpoint, Running, ended, free_port, process, wait_healthy
 
-__all__ = ["BARE", "OPTIONAL", "PEERS", "Peer", "PeerEnvironment", "PeerLauncher", "bench_home"]
+__all__ = ["BARE", "BARE_MSGSPEC", "OPTIONAL", "PEERS", "Peer", "PeerEnvironment", "PeerLauncher", "bench_home"]
 
 APPS = Path(__file__).with_name("apps")
 INSTALL_TIMEOUT_S = 300.0
@@ -44,7 +44,18 @@ class Peer:
     distribution: str
 
 
-BARE = Peer(key="uvicorn", name="bare uvicorn", arguments=lambda port: [_app("asgi"), port], distribution="uvicorn")
+BARE = Peer(
+    key="uvicorn",
+    name="bare uvicorn",
+    arguments=lambda port: [_app("asgi"), port, "json"],
+    distribution="uvicorn",
+)
+BARE_MSGSPEC = Peer(
+    key="uvicorn-msgspec",
+    name="bare uvicorn, msgspec",
+    arguments=lambda port: [_app("asgi"), port, "msgspec"],
+    distribution="uvicorn",
+)
 PEERS = {
     peer.key: peer
     for peer in (

@@ -36,12 +36,17 @@ def refusals(bench: Bench) -> Section:
         served = endpoint(running, "refusal/total")
         wrk.check(served, seconds=bench.plan.warm_s)
         answer = _cost(served, seconds, gateway, replica)
+        bench.display.step("answers of a model that works for 1 ms")
+        working = endpoint(running, "refusal/model")
+        wrk.check(working, seconds=bench.plan.warm_s)
+        replica = [psutil.Process(pid) for pid in replica_pids(running, "refusal/model")]
+        worked = _cost(working, seconds, gateway, replica)
         bench.display.step("refusals")
         refused = replace(endpoint(running, "refusal/stuck"), status=429)
         with _full(running, refused):
             wrk.check(refused, seconds=bench.plan.warm_s, body=False)
             refusal = _cost(refused, seconds, gateway, [])
-    return _section(answer, refusal)
+    return _section(answer, worked, refusal)
 
 
 def _cost(
@@ -77,21 +82,29 @@ def _refused(target: Endpoint) -> bool:
     return False
 
 
-def _section(answer: tuple[wrk.Sample, float, float], refusal: tuple[wrk.Sample, float, float]) -> Section:
+Cost = tuple[wrk.Sample, float, float]
+
+
+def _section(answer: Cost, worked: Cost, refusal: Cost) -> Section:
     rows = [
         [words, count(sample.rate_per_s), *(f"{spent_s * 1e6:.1f}" for spent_s in (ours, theirs, ours + theirs))]
-        for words, (sample, ours, theirs) in (("answered", answer), ("refused with 429", refusal))
+        for words, (sample, ours, theirs) in (
+            ("answered: a model that sums ten floats, in batches", answer),
+            ("answered: a model that works for 1 ms", worked),
+            ("refused with 429", refusal),
+        )
     ]
-    whole = refusal[1] / (answer[1] + answer[2])
+    free, whole = (refusal[1] / (ours + theirs) for _, ours, theirs in (answer, worked))
     return Section(
         title="What a refusal costs",
-        markdown=f"Processor time per request at {CONNECTIONS} connections. The answered one sums ten floats: a real "
-        "model's time comes on top.\n\n"
+        markdown=f"Processor time per request at {CONNECTIONS} connections.\n\n"
         + table(["", "requests/s", "gateway µs", "replica µs", "together µs"], rows)
-        + f"\n\nA refusal costs {whole:.0%} of such an answer.",
-        verdicts=[Verdict.at_most("processor time of a refusal by an answer's", whole, 0.1)],
+        + f"\n\nA refusal costs {whole:.1%} of an answer of the model that works for 1 ms, and {free:.0%} of one of "
+        "the model that works for nothing: most of it is the kernel's, for a read and a write.",
+        verdicts=[Verdict.at_most("processor time of a refusal by that of an answer, of a model of 1 ms", whole, 0.1)],
         data={
             "answer_us": [answer[1] * 1e6, answer[2] * 1e6],
+            "model_us": [worked[1] * 1e6, worked[2] * 1e6],
             "refusal_us": refusal[1] * 1e6,
         },
         foreign=[answer[0].foreign, refusal[0].foreign],

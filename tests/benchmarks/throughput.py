@@ -10,7 +10,7 @@ from statistics import median
 
 from tests.benchmarks import wrk
 from tests.benchmarks.ours import OursLauncher
-from tests.benchmarks.peers import BARE, PeerLauncher
+from tests.benchmarks.peers import BARE, BARE_MSGSPEC, PeerLauncher
 from tests.benchmarks.plot import Bar, throughput_plot
 from tests.benchmarks.section import Bench, Section, Verdict, count, milliseconds, table
 from tests.benchmarks.servers import BenchmarkError, Endpoint, Launcher
@@ -51,7 +51,7 @@ def throughput(bench: Bench) -> Section:
     """Everyone in turn, round by round: A B C, B C A, …"""
     contest = Contest(
         {"clipper": "Clipper", "cached": "Clipper, cached", "asgi": "Clipper, fast path off"}
-        | {peer.key: peer.name for peer in (BARE, *bench.peers)},
+        | {peer.key: peer.name for peer in (BARE, BARE_MSGSPEC, *bench.peers)},
         bench.plan.connections,
     )
     launchers = _launchers(bench)
@@ -67,6 +67,7 @@ def _launchers(bench: Bench) -> list[Launcher]:
     return [
         OursLauncher(bench.work / "fast", plain),
         PeerLauncher(BARE, bench.environment, bench.work),
+        PeerLauncher(BARE_MSGSPEC, bench.environment, bench.work),
         *(PeerLauncher(peer, bench.environment, bench.work) for peer in bench.peers),
         OursLauncher(bench.work / "asgi", {"asgi": "total/total"}, {"CLIP_FAST_PATH": "false"}),
     ]

@@ -38,6 +38,7 @@ from clipper_platform.gateway.invoke import (
     new_request_id,
     read_head,
     request_id,
+    request_ids,
 )
 from clipper_platform.serving.cache import CachedResult
 from clipper_platform.serving.invocation import Invocation
@@ -79,12 +80,14 @@ NO_ID = "#" * 16
 class KnownHead:
     """A head that httptools has parsed before: equal bytes mean the same."""
 
-    __slots__ = ("head", "length", "path")
+    __slots__ = ("end", "head", "path", "raw", "total")
 
-    def __init__(self, path: str, head: RequestHead, length: int) -> None:
+    def __init__(self, raw: bytes, path: str, head: RequestHead, length: int) -> None:
+        self.raw = raw
         self.path = path
         self.head = head
-        self.length = length  # of the body
+        self.end = len(raw)
+        self.total = len(raw) + length  # with the body
 
 
 class FastPathOptions:
@@ -103,15 +106,15 @@ class FastPathOptions:
         self.known: dict[bytes, KnownHead] = {}
         self.date_source: object = None  # uvicorn's list that `date_lines` was made from
         self.date_lines = b""
-        self._heads: dict[Lane, dict[tuple[str, int], bytes]] = {}
+        self._heads: dict[tuple[Lane, str, int], bytes] = {}
         self._dispatched = self._finished = 0.0
         self._batch_timing = b""
         self._refusals: dict[Lane, tuple[float, bytes, bytes]] = {}
 
-    def remember(self, raw: bytes, known: KnownHead) -> None:
+    def remember(self, known: KnownHead) -> None:
         if len(self.known) >= MAX_KNOWN_HEADS:
             self.known.clear()
-        self.known[raw] = known
+        self.known[known.raw] = known
 
     def renew(self, source: list[tuple[bytes, bytes]]) -> None:
         """uvicorn's own headers (the date) changed: encode them, once for as long as it keeps the list."""
@@ -123,15 +126,12 @@ class FastPathOptions:
     def head(self, lane: Lane, content_type: str, length: int) -> bytes:
         """The lines of a plain answer that say the same for many requests, Content-Length among them: answers of a
         function have few lengths."""
-        heads = self._heads.get(lane)
-        if heads is None:
-            heads = self._heads[lane] = {}
-        head = heads.get((content_type, length))
+        head = self._heads.get((lane, content_type, length))
         if head is None:
-            if len(heads) >= MAX_KNOWN_HEADS:
-                heads.clear()
+            if len(self._heads) >= MAX_KNOWN_HEADS:
+                self._heads.clear()
             version = lane.target.id.version
-            head = heads[content_type, length] = (
+            head = self._heads[lane, content_type, length] = (
                 b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-clip-version: %d\r\n"
                 % (STATUS_LINE[200], self.date_lines, content_type.encode("latin-1"), length, version)
             )
@@ -318,9 +318,8 @@ class FastPathProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        options = self.options
-        self.now = options.service.clock.monotonic
-        self._known = options.known
+        self.now = self.options.service.clock.monotonic
+        self._known: KnownHead | None = None  # that of the last request
         self._length = -1  # not given
         self._given_id = ""
         self._known_url = b""  # of the last plain request of this connection, with its headers and what they say
@@ -510,9 +509,11 @@ class FastPathProtocol(HttpToolsProtocol):
         if self._between:
             before = self.cycle
             if before is None or before.response_complete:
-                end = data.find(b"\r\n\r\n") + 4
-                known = self._known.get(data[:end])
-                if known is not None and len(data) == end + known.length and self._take_known(known, data[end:]):
+                known = self._known  # the connection's last one, most likely
+                if known is None or len(data) != known.total or not data.startswith(known.raw):
+                    known = self.options.known.get(data[: data.find(b"\r\n\r\n") + 4])
+                    self._known = known
+                if known is not None and len(data) == known.total and self._take_known(known, data[known.end :]):
                     return
         self._raw = data
         try:
@@ -540,10 +541,12 @@ class FastPathProtocol(HttpToolsProtocol):
         not exactly that is left to the parser, which is at the beginning of a message then as before."""
         head = known.head
         service = self.options.service
-        try:
-            lane = service.lane(known.path, head)
-        except ClipperError:
-            return False
+        lane = service.dispatcher.routed.get(known.path) if service.open_invoke else None
+        if lane is None:
+            try:
+                lane = service.lane(known.path, head)
+            except ClipperError:
+                return False
         if lane.streaming is not False:
             return False
         now = self.now()
@@ -554,7 +557,7 @@ class FastPathProtocol(HttpToolsProtocol):
             if result is not None:
                 self._answer_hit(lane, result, now)
                 return True
-        cycle = FastCycle(self, lane, head, new_request_id(), now)
+        cycle = FastCycle(self, lane, head, request_ids.pop() if request_ids else new_request_id(), now)
         cycle.more_body = False
         cycle.started = True
         cycle.body = body
@@ -612,7 +615,7 @@ class FastPathProtocol(HttpToolsProtocol):
         if self._given_id or cycle.parts is not None or not cycle.keep_alive:
             return
         if 4 <= end <= MAX_KNOWN_HEAD_BYTES and len(raw) == end + cycle.size and self._length == cycle.size:
-            self.options.remember(raw[:end], KnownHead(self._known_path, cycle.head, cycle.size))
+            self.options.remember(KnownHead(raw[:end], self._known_path, cycle.head, cycle.size))
 
     def _late(self, message: int) -> None:
         """A request that began is still incomplete: refuse it, so that a slow client holds no connection for ever."""

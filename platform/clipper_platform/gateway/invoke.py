@@ -46,15 +46,15 @@ Authorize = Callable[[str | None, bool], None]
 """(Authorization header, whether the function is public): returns, or raises Unauthenticated or Forbidden."""
 
 
-_ids: list[str] = []
+request_ids: list[str] = []  # made and not used yet
 
 
 def new_request_id() -> str:
     """64 random bits: unique among the requests of a log's lifetime. Made 256 at a time, which costs a third."""
-    if not _ids:
+    if not request_ids:
         digits = os.urandom(256 * 8).hex()
-        _ids.extend([digits[start : start + 16] for start in range(0, len(digits), 16)])
-    return _ids.pop()
+        request_ids.extend([digits[start : start + 16] for start in range(0, len(digits), 16)])
+    return request_ids.pop()
 
 
 def request_id(given: str, traceparent: str = "") -> str:
@@ -143,20 +143,20 @@ class InvokeService:
         self.max_body_bytes = max_body_bytes
         self.clock = clock
         self._authorize = authorize
-        self._open = open_invoke
+        self.open_invoke = open_invoke
         self._defaults: dict[tuple[Lane, str], bytes] = {}
 
     def lane(self, path: str, head: RequestHead) -> Lane:
         """The lane of `project/function[@version]`, if the caller may use it. Raises the refusal."""
         lane = self.dispatcher.routed.get(path)
-        if lane is not None and self._open:
+        if lane is not None and self.open_invoke:
             return lane
         try:
             lane = self.dispatcher.resolve(path)
         except NotFound:
             self._authorize(head.authorization, False)  # who may not call learns nothing about what there is
             raise
-        if not self._open:
+        if not self.open_invoke:
             self._authorize(head.authorization, lane.spec.public)
         return lane
 

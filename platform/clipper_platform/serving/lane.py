@@ -379,11 +379,14 @@ class Lane:
         """Answer invocations; the usual ones, which succeeded in time, together."""
         now = self._clock.monotonic()
         running, done = State.RUNNING, State.DONE
+        items, first, size = batch.items, batch.first, batch.size
         settled: list[Invocation] = []
         for outcome, payload in zip(outcomes, payloads, strict=True):
-            invocation = handle.answer(batch, outcome.id)
+            index = outcome.id - first
+            invocation = items[index] if 0 <= index < size else None
             if invocation is None:
-                continue
+                continue  # nobody has that id, or the answer came before
+            items[index] = None
             if (
                 outcome.status
                 or invocation.state is not running
@@ -392,6 +395,7 @@ class Lane:
                 or invocation.hedge is not None
                 or invocation.flight is not None
             ):
+                handle.settled(batch, 1)
                 self._on_outcome(handle, invocation, outcome, payload, exec_s)
                 continue
             invocation.exec_s = exec_s
@@ -402,6 +406,7 @@ class Lane:
             invocation.replica = None
             settled.append(invocation)
         if settled:
+            handle.settled(batch, len(settled))
             self.running -= len(settled)
             durations_s = [now - invocation.arrived for invocation in settled]
             self.latency.observe_all(durations_s, now)

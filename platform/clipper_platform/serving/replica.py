@@ -159,16 +159,11 @@ class ReplicaHandle:
             handle, item = invocation.hedge
             handle.channel.send_cancel([item])
 
-    def answer(self, batch: Batch, item: int) -> Invocation | None:
-        """Whose answer this is; None where it came before, or nobody has that id."""
-        index = item - batch.first
-        if not 0 <= index < batch.size or (invocation := batch.items[index]) is None:
-            return None
-        batch.items[index] = None
-        batch.left -= 1
-        self.load -= 1
-        self.answered += 1
-        return invocation
+    def settled(self, batch: Batch, n: int) -> None:
+        """So many of a batch are answered and were taken out of its items."""
+        batch.left -= n
+        self.load -= n
+        self.answered += n
 
     def find(self, item: int) -> Invocation | None:
         for batch in self.batches.values():

@@ -1,10 +1,12 @@
-"""The floor of what Python can do: a bare ASGI application on uvicorn with the model inline.
+"""A bare ASGI application on uvicorn with the model inline: no schema, no batches, no deadline, no metrics.
 
-No schema, no batches, no deadline, no metrics. `POST /predict` sums; `POST /echo` sends the body back.
+`POST /predict` sums; `POST /echo` sends the body back. `json` reads and writes with the standard library, as most
+people would; `msgspec` is the floor of what can be had.
 
-    python asgi_app.py PORT
+    python asgi_app.py PORT json|msgspec
 """
 
+import json
 import sys
 from typing import Any
 
@@ -17,7 +19,13 @@ class Body(msgspec.Struct):
 
 
 decode = msgspec.json.Decoder(Body).decode
-encode = msgspec.json.encode
+plain = sys.argv[2] == "json"
+
+
+def total(body: bytes) -> bytes:
+    if plain:
+        return json.dumps(sum(json.loads(body)["numbers"])).encode()
+    return msgspec.json.encode(sum(decode(body).numbers))
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -29,7 +37,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
             message = await receive()
             parts.append(message.get("body", b""))
         body = b"".join(parts)
-    answer = body if scope["path"] == "/echo" else encode(sum(decode(body).numbers))
+    answer = body if scope["path"] == "/echo" else total(body)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": answer})

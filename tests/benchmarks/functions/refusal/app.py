@@ -10,6 +10,15 @@ def total(numbers: list[list[float]]) -> list[float]:
     return [sum(each) for each in numbers]
 
 
+@clipper.function(min_replicas=1, max_replicas=1)
+def model(numbers: list[float]) -> float:
+    """Works for a millisecond, as a small model does."""
+    until = time.process_time() + 0.001
+    while time.process_time() < until:
+        pass
+    return sum(numbers)
+
+
 @clipper.function(min_replicas=1, max_replicas=1, max_queued_requests=1)
 def stuck(numbers: list[float]) -> float:
     time.sleep(50)
