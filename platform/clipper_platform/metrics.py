@@ -2,20 +2,20 @@
 
 Observations are plain additions on slotted objects, about 0.2 µs each: prometheus_client's own children take a lock
 and several calls for each, which at 30,000 invocations a second would be a tenth of a core. Everything is recorded
-from the event loop's thread; a custom collector turns it into Prometheus' families when somebody scrapes.
+from the event loop's thread. The text format is written here too: by the library, a scrape took 12 ms for three
+functions, in which nobody was served. Its process, platform and collector metrics stand at the end.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.registry import Collector
 
 __all__ = ["Counter", "Family", "Gauge", "Histogram", "Metrics"]
 
@@ -78,12 +78,12 @@ class Histogram:
             total += value
         self.sum += total
 
-    def cumulative(self) -> list[tuple[str, float]]:
-        total, out = 0, []
+    def cumulative(self) -> Iterator[tuple[str, int]]:
+        """(upper bound, observations up to it) for each bucket."""
+        total = 0
         for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
             total += count
-            out.append((bound, float(total)))
-        return out
+            yield bound, total
 
 
 Child = TypeVar("Child", Counter, Gauge, Histogram)
@@ -114,8 +114,10 @@ class Family(Generic[Child]):
             del self.children[values]
 
 
-class Metrics(Collector):
+class Metrics:
     """All families. `function` is `project/function`."""
+
+    content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
         fv = ("function", "version")
@@ -173,7 +175,6 @@ class Metrics(Collector):
         self.log_dropped = counter("clip_log_lines_dropped", "Lines of user output lost to a limit.", "function")
         self.loop_errors = counter("clip_loop_errors", "Iterations of background loops that failed.", "loop")
         self._registry = CollectorRegistry()
-        self._registry.register(self)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
@@ -187,30 +188,62 @@ class Metrics(Collector):
             if family.labels[:2] == ("function", "version"):
                 family.drop(function, str(version))
 
-    def collect(self) -> Iterable[Metric]:
-        return map(_export, self.families())
+    def slices(self) -> Iterator[bytes]:
+        """The exposition in pieces of about a millisecond each, so that a scrape of many functions does not hold up
+        their calls: whoever renders gives others a turn in between. A family may change meanwhile."""
+        for family in self.families():
+            kind, expose = _KINDS[type(family.make())]
+            name = f"{family.name}_total" if kind == "counter" else family.name
+            lines = [f"# HELP {name} {_escaped(family.help)}\n# TYPE {name} {kind}\n"]
+            for values, child in list(family.children.items()):
+                pairs = zip(family.labels, values, strict=True)
+                expose(lines, name, ",".join(f'{key}="{_escaped(value, quoted=True)}"' for key, value in pairs), child)
+                if len(lines) >= _SLICE_LINES:
+                    yield "".join(lines).encode()
+                    lines.clear()
+            yield "".join(lines).encode()
+        yield generate_latest(self._registry)
 
-    def render(self) -> tuple[bytes, str]:
-        """The exposition and its content type."""
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+# Lines that are joined before others have a turn.
+_SLICE_LINES = 1000
 
 
-def _export(family: Family[Counter] | Family[Gauge] | Family[Histogram]) -> Metric:
-    first = family.make()
-    if isinstance(first, Histogram):
-        histograms = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-        for labels, child in family.children.items():
-            if isinstance(child, Histogram):
-                histograms.add_metric(labels, child.cumulative(), child.sum)
-        return histograms
-    if isinstance(first, Gauge):
-        gauges = GaugeMetricFamily(family.name, family.help, labels=family.labels)
-        for labels, child in family.children.items():
-            if isinstance(child, Gauge):
-                gauges.add_metric(labels, child.read() if child.read else child.value)
-        return gauges
-    counters = CounterMetricFamily(family.name, family.help, labels=family.labels)
-    for labels, child in family.children.items():
-        if isinstance(child, Counter):
-            counters.add_metric(labels, child.value)
-    return counters
+def _expose_counter(lines: list[str], name: str, labels: str, child: Any) -> None:
+    lines.append(_line(name, labels, child.value))
+
+
+def _expose_gauge(lines: list[str], name: str, labels: str, child: Any) -> None:
+    lines.append(_line(name, labels, child.read() if child.read else child.value))
+
+
+def _expose_histogram(lines: list[str], name: str, labels: str, child: Any) -> None:
+    before = f"{name}_bucket{{{labels}," if labels else f"{name}_bucket{{"
+    count = 0
+    for bound, count in child.cumulative():
+        lines.append(f'{before}le="{bound}"}} {count}.0\n')
+    lines.append(_line(f"{name}_count", labels, count))
+    lines.append(_line(f"{name}_sum", labels, child.sum))
+
+
+_KINDS: dict[type, tuple[str, Callable[[list[str], str, str, Any], None]]] = {
+    Counter: ("counter", _expose_counter),
+    Gauge: ("gauge", _expose_gauge),
+    Histogram: ("histogram", _expose_histogram),
+}
+
+
+def _line(name: str, labels: str, value: float) -> str:
+    return f"{name}{{{labels}}} {_number(value)}\n" if labels else f"{name} {_number(value)}\n"
+
+
+def _number(value: float) -> str:
+    value = float(value)
+    if math.isfinite(value):
+        return repr(value)
+    return "NaN" if math.isnan(value) else f"{'+' if value > 0 else '-'}Inf"
+
+
+def _escaped(text: str, *, quoted: bool = False) -> str:
+    text = text.replace("\\", r"\\").replace("\n", r"\n")
+    return text.replace('"', r"\"") if quoted else text

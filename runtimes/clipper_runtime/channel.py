@@ -22,7 +22,7 @@ JOIN_BYTES = 64 * 1024
 
 
 # A read that is likely to be answered within this time looks for it without sleeping. A processor that has nothing to
-# do halts, and waking it costs more than a batch of one: with a single caller this halves the time to the answer.
+# do halts, and waking it takes longer than a batch of one.
 _SPIN_S = 0.0004
 # How fast the usual wait follows the last ones: what an eighth of it is made of.
 _NEWS = 1 / 8

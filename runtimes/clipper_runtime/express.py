@@ -6,9 +6,9 @@ one `recv` and one `send`, nothing shared with another thread but two uncontende
 way goes the general way (`Channel.hand_out`, `Executor`), from the point where it turned out to be different; user code
 is never called twice on that account.
 
-What it buys: a batch of one costs a replica a little over half the processor time that the general way takes. A loop
-in a benchmark shows less: it is the first run after a wait, with cold caches and branch predictors, that makes every
-function and every line of code touched on the way expensive. So this code is longer than it need be, to call less.
+What it buys: a batch takes less than half as many Python calls as on the general way. A loop in a benchmark shows
+little of it: it is the first run after a wait, with cold caches and branch predictors, that makes every function and
+every line of code touched on the way expensive. So this code is longer than it need be, to call less.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 What it buys: no scope, no task, no `receive`/`send` round trips for each request. The body's bytes go to the
 dispatcher as they came, its callback writes the answer with one `transport.write`. On a machine with two cores and 64
-connections that is about three times the throughput of the same invocation through Starlette
+connections that is more than five times the throughput of the same invocation through Starlette
 (`infra/scripts/bench --quick` measures both).
 
 It takes plain requests only: HTTP/1.1, POST, a path of unescaped characters without a query, none of the headers that

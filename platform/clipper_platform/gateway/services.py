@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -41,8 +41,10 @@ class Services:
     autoscaler: Autoscaler
     lifecycle: Lifecycle
     clock: Clock
-    metrics_render: Callable[[], tuple[bytes, str]]
-    """The exposition and its content type."""
+    metrics_slices: Callable[[], Iterable[bytes]]
+    """The exposition in pieces; others have a turn after each."""
+
+    metrics_type: str
 
     version: str
     backend: str

@@ -21,12 +21,13 @@ from clipper_platform.core.canary import Answers
 from clipper_platform.core.scaling import Sample
 from clipper_platform.errors import ClipperError, DeployFailed, NotFound, Unavailable
 from clipper_platform.metrics import Metrics
+from clipper_platform.serving.admission import Admission
 from clipper_platform.serving.base import EventSink, FunctionStatus, Progress, Target
 from clipper_platform.serving.cache import InvocationCache, SharedResults
 from clipper_platform.serving.deadlines import DeadlineWheel, Timed
 from clipper_platform.serving.instruments import LaneMetrics
 from clipper_platform.serving.invocation import Invocation, State
-from clipper_platform.serving.lane import Admission, Lane
+from clipper_platform.serving.lane import Lane
 from clipper_platform.serving.pool import ReplicaPool
 from clipper_platform.serving.split import Split
 from clipper_platform.serving.status import lane_sample, lane_status, start_hint

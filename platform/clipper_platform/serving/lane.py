@@ -12,12 +12,11 @@ import logging
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from clipper_platform.backends.base import Exit, Replica
 from clipper_platform.clock import Clock
-from clipper_platform.core import balancing, batching
+from clipper_platform.core import batching
 from clipper_platform.core.windows import DrainRate, LatencyHistogram
 from clipper_platform.errors import (
     ClientClosed,
@@ -28,10 +27,13 @@ from clipper_platform.errors import (
     ReplicaLost,
     Unavailable,
 )
+from clipper_platform.serving.admission import Admission
 from clipper_platform.serving.base import Target
+from clipper_platform.serving.batcher import Batcher
 from clipper_platform.serving.deadlines import TICKS_PER_S, DeadlineWheel
 from clipper_platform.serving.instruments import LaneMetrics
 from clipper_platform.serving.invocation import Invocation, State
+from clipper_platform.serving.losses import verdict
 from clipper_platform.serving.outcomes import error_of
 from clipper_platform.serving.pool import ReplicaPool, external_kill
 from clipper_platform.serving.queue import InvocationQueue
@@ -40,34 +42,9 @@ from clipper_platform.serving.weights import weigher
 from clipper_platform.types import FunctionId
 from clipper_runtime import protocol as wire
 
-__all__ = ["Admission", "Lane"]
+__all__ = ["Lane"]
 
 logger = logging.getLogger(__name__)
-
-QUARANTINE_AFTER = 2  # replicas that an invocation may end before it is given up
-# A batch must fit a frame with room for its header; larger bodies than this travel alone.
-MAX_BATCH_BYTES = wire.MAX_FRAME_BYTES // 4
-# Tiny unbatched calls share a frame while their sum stays under this, so that a system call serves several.
-SHARED_FRAME_S = 0.0005
-SHARED_FRAME_ITEMS = 16
-
-
-@dataclass(slots=True)
-class Admission:
-    """The bound over all queues. The last fifth is kept for functions below their fair share of it."""
-
-    limit: int
-    total: int = 0
-    lanes: int = 0  # lanes with something in their queue
-    scarce: int = field(init=False)  # the total from which on the rest is shared out
-
-    def __post_init__(self) -> None:
-        self.scarce = -(-self.limit * 4 // 5)
-
-    def refuses(self, lane_depth: int) -> bool:
-        if self.total >= self.limit:
-            return True
-        return self.total >= self.scarce and lane_depth * max(1, self.lanes) >= self.limit
 
 
 class Lane:
@@ -115,11 +92,7 @@ class Lane:
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._drain = DrainRate()
-        self._policy = batching.Policy(
-            max_batch_size=spec.max_batch_size, wait_timeout_s=spec.batch_wait_timeout_s, limit=1
-        )
-        self._floor_s = 0.0  # least time that an execution took lately
-        self._timer: asyncio.TimerHandle | None = None
+        self._batcher = Batcher(self.queue, spec, loop=self._loop, rng=rng, kick=self._kick)
         self._idle: asyncio.Future[None] | None = None
         self._early = spec.default_output is not None
         self._max_queued = spec.max_queued_requests
@@ -257,83 +230,16 @@ class Lane:
 
     def _dispatch_one(self) -> int:
         """Send one batch; the number of invocations that left the queue, 0 when none can be sent now."""
-        reserved = None
-        suspect = self.queue.suspect()
-        if suspect is not None:
-            idle = self._pick(idle=True)
-            if idle is not None:
-                self.queue.pop_suspect()
-                self._left_queue(1)
-                self._send(idle, [suspect], suspect.weight, solo=True)
-                return 1
-            # A busy function has no idle replica, ever: the least loaded one gets nothing new until it is.
-            reserved = min(self.pool.handles.values(), key=lambda h: h.load, default=None)
-        head = self.queue.peek()
-        if head is None:
+        departure = self._batcher.next(self.pool.handles, self._clock.monotonic())
+        if departure is None:
             return 0
-        handle = self._pick(but=reserved)
-        if handle is None:
-            return 0
-        now = self._clock.monotonic()
-        limit, full = self._allowed(handle, head, now)
-        if not limit:
-            return 0
-        items, weight, late = self.queue.take(limit, handle.room(), now + self._floor_s, MAX_BATCH_BYTES)
+        handle, items, weight, late, full, solo = departure
         self._left_queue(len(items) + len(late))
         for invocation in late:
-            self._floor_s *= 0.9  # an estimate that only drops would never be corrected
             self._finish(invocation, DeadlineExceeded("the deadline could not be met any more when its turn came"))
         if items:
-            self._send(handle, items, weight, full=full)
+            self._send(handle, items, weight, full=full, solo=solo)
         return len(items) + len(late)
-
-    def _pick(self, *, idle: bool = False, but: ReplicaHandle | None = None) -> ReplicaHandle | None:
-        handles = self.pool.handles
-        if len(handles) == 1:
-            (only,) = handles.values()
-            return only if only is not but and only.room() and not (idle and only.batches) else None
-        chosen = balancing.pick(
-            [
-                balancing.Candidate(h.id, h.load, h.concurrency)
-                for h in handles.values()
-                if h is not but and h.room() and not (idle and h.batches)
-            ],
-            self._rng,
-        )
-        return handles[chosen] if chosen is not None else None
-
-    def _allowed(self, handle: ReplicaHandle, head: Invocation, now: float) -> tuple[int, bool]:
-        """How many items (by weight) may leave for this replica now, and whether the limit is what holds back the
-        others; 0 after arming a timer for later."""
-        controller = handle.controller
-        if not self.spec.batched:
-            if not handle.one_at_a_time:
-                return handle.room(), False
-            each = controller.expected(1)
-            return (max(1, min(SHARED_FRAME_ITEMS, int(SHARED_FRAME_S / each))) if each else 1), False
-        behind = handle.behind
-        expected = controller.expected(handle.load) if behind else None
-        self._policy = self._policy.with_limit(controller.limit)
-        decision = batching.plan(
-            self.queue.weight,
-            head.queued,
-            self._policy,
-            now,
-            in_flight=behind,
-            running_since=handle.running_since,
-            expected_s=expected,
-        )
-        if isinstance(decision, batching.Dispatch):
-            return decision.n, decision.full
-        self._wait_until(decision.t, now)
-        return 0, False
-
-    def _wait_until(self, at: float, now: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if at != math.inf:
-            self._timer = self._loop.call_later(max(0.0, at - now), self._kick)
 
     def _kick(self) -> None:
         if self.queue.live and not self.scheduled:
@@ -463,7 +369,7 @@ class Lane:
 
     def on_batch_done(self, handle: ReplicaHandle, batch: Batch, duration_s: float, reruns: int) -> None:
         handle.controller.observe(batch.weight if self.spec.batched else batch.size, duration_s, full=batch.full)
-        self._floor_s = duration_s if not self._floor_s else min(duration_s, self._floor_s * 1.05)
+        self._batcher.ran(duration_s)
         self._drain.observe(batch.size, self._clock.monotonic())
         self.instruments.batch_done(batch.size, duration_s, reruns)
         if handle.answered == batch.size:
@@ -489,34 +395,18 @@ class Lane:
         self.pool.exited(handle, exit)
 
     def _retry(self, invocation: Invocation, exit: Exit, *, begun: bool = True, blamed: bool = False) -> None:
-        """An invocation's replica is gone: queue it again while its deadline and its retries allow.
-
-        Items of one batch that ended a replica are all suspect; each runs alone from then on, so that the innocent
-        get their answers and the one that ends a second replica is known.
-        """
+        """An invocation's replica is gone: queue it again while its deadline and its retries allow."""
         if invocation.state is not State.RUNNING:
             return
         invocation.attempts += begun
         invocation.blamed += blamed
-        if invocation.blamed >= QUARANTINE_AFTER:
-            self.instruments.quarantined.inc()
-            error: ClipperError | None = Quarantined(
-                f"the invocation ended {invocation.blamed} replicas and is not tried again: {exit.message}"
-            )
-        elif invocation.chunks:
-            error = ReplicaLost(f"the replica was lost in the middle of the stream: {exit.message}")
-        elif invocation.attempts > self.spec.max_retries:
-            error = ReplicaLost(
-                f"the replica was lost {invocation.attempts} times under this invocation: {exit.message}"
-            )
-        elif self.closed:
-            error = Unavailable(self.closed)
-        else:
-            error = None
-        if error is not None:
-            self._finish(invocation, error)
+        error = verdict(invocation, exit, max_retries=self.spec.max_retries, closed=self.closed)
+        if error is None:
+            self._queue_again(invocation)
             return
-        self._queue_again(invocation)
+        if isinstance(error, Quarantined):
+            self.instruments.quarantined.inc()
+        self._finish(invocation, error)
 
     def _queue_again(self, invocation: Invocation) -> None:
         self.running -= 1
@@ -594,8 +484,7 @@ class Lane:
             except TimeoutError:
                 logger.warning("%s: %d invocations outlived the drain", self.target.id, self.running + self.queue.live)
         self._fail_queued(Unavailable(self.closed))
-        if self._timer is not None:
-            self._timer.cancel()
+        self._batcher.close()
 
 
 def defaultable(error: ClipperError) -> bool:

@@ -31,7 +31,7 @@ def test_whatever_a_label_holds_the_platforms_own_exposition_is_read_back(value:
     metrics = Metrics()
     metrics.invocations.child(value, "1", "200").inc(7)
     metrics.batch_size.child(value, "1").observe(3)
-    samples = parse(metrics.render()[0].decode())
+    samples = parse(b"".join(metrics.slices()).decode())
     assert total(samples, "clip_invocations_total", lambda s: s.label("function") == value) == 7
     assert total(samples, "clip_batch_size_sum", lambda s: s.label("function") == value) == 3
 

@@ -218,7 +218,7 @@ async def test_metrics_are_open_on_loopback_and_need_a_key_elsewhere(gate: Gate)
     async with gate.client(None) as client:
         answer = await client.get("/metrics")
         assert (answer.text, answer.headers["content-type"]) == (
-            "clip_up 1\n",
+            "clip_up 1\nclip_down 0\n",
             "text/plain; version=0.0.4; charset=utf-8",
         )
     closed = Access(gate.plane.keyring, open_invoke=False)

@@ -1,0 +1,142 @@
+"""Which invocations leave a queue for which replica, and when: `core.batching` and `core.balancing` at work."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from clipper.spec import FunctionSpec
+from clipper_platform.core import balancing, batching
+from clipper_platform.serving.invocation import Invocation
+from clipper_platform.serving.queue import InvocationQueue
+from clipper_platform.serving.replica import ReplicaHandle
+from clipper_runtime import protocol as wire
+
+__all__ = ["Batcher", "Departure"]
+
+# A batch must fit a frame with room for its header; larger bodies than this travel alone.
+MAX_BATCH_BYTES = wire.MAX_FRAME_BYTES // 4
+# Tiny unbatched calls share a frame while their sum stays under this, so that a system call serves several.
+SHARED_FRAME_S = 0.0005
+SHARED_FRAME_ITEMS = 16
+
+
+class Departure(NamedTuple):
+    """What leaves the queue together. `late`: their deadline cannot be met any more; they go nowhere."""
+
+    handle: ReplicaHandle
+    items: list[Invocation]
+    weight: int
+    late: list[Invocation]
+    full: bool = False  # the size limit is why it is not larger
+    solo: bool = False
+
+
+class Batcher:
+    """For one function. `kick` is called when it is time to ask again although nothing happened."""
+
+    def __init__(
+        self,
+        queue: InvocationQueue,
+        spec: FunctionSpec,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        rng: random.Random,
+        kick: Callable[[], None],
+    ) -> None:
+        self._queue = queue
+        self._batched = spec.batched
+        self._loop = loop
+        self._rng = rng
+        self._kick = kick
+        self._policy = batching.Policy(
+            max_batch_size=spec.max_batch_size, wait_timeout_s=spec.batch_wait_timeout_s, limit=1
+        )
+        self._floor_s = 0.0  # least time that an execution took lately
+        self._timer: asyncio.TimerHandle | None = None
+
+    def next(self, handles: Mapping[str, ReplicaHandle], now: float) -> Departure | None:
+        """Take the next batch out of the queue; None when none can leave now."""
+        queue = self._queue
+        reserved = None
+        suspect = queue.suspect()
+        if suspect is not None:
+            idle = self._pick(handles, idle=True)
+            if idle is not None:
+                queue.pop_suspect()
+                return Departure(idle, [suspect], suspect.weight, [], solo=True)
+            # A busy function has no idle replica, ever: the least loaded one gets nothing new until it is.
+            reserved = min(handles.values(), key=lambda h: h.load, default=None)
+        head = queue.peek()
+        if head is None:
+            return None
+        handle = self._pick(handles, but=reserved)
+        if handle is None:
+            return None
+        limit, full = self._allowed(handle, head, now)
+        if not limit:
+            return None
+        items, weight, late = queue.take(limit, handle.room(), now + self._floor_s, MAX_BATCH_BYTES)
+        for _ in late:
+            self._floor_s *= 0.9  # an estimate that only drops would never be corrected
+        return Departure(handle, items, weight, late, full)
+
+    def ran(self, duration_s: float) -> None:
+        """A batch took so long: what cannot be done in the least of it is not begun."""
+        self._floor_s = duration_s if not self._floor_s else min(duration_s, self._floor_s * 1.05)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _pick(
+        self, handles: Mapping[str, ReplicaHandle], *, idle: bool = False, but: ReplicaHandle | None = None
+    ) -> ReplicaHandle | None:
+        if len(handles) == 1:
+            (only,) = handles.values()
+            return only if only is not but and only.room() and not (idle and only.batches) else None
+        chosen = balancing.pick(
+            [
+                balancing.Candidate(h.id, h.load, h.concurrency)
+                for h in handles.values()
+                if h is not but and h.room() and not (idle and h.batches)
+            ],
+            self._rng,
+        )
+        return handles[chosen] if chosen is not None else None
+
+    def _allowed(self, handle: ReplicaHandle, head: Invocation, now: float) -> tuple[int, bool]:
+        """How many items (by weight) may leave for this replica now, and whether the limit is what holds back the
+        others; 0 after arming a timer for later."""
+        controller = handle.controller
+        if not self._batched:
+            if not handle.one_at_a_time:
+                return handle.room(), False
+            each = controller.expected(1)
+            return (max(1, min(SHARED_FRAME_ITEMS, int(SHARED_FRAME_S / each))) if each else 1), False
+        behind = handle.behind
+        expected = controller.expected(handle.load) if behind else None
+        self._policy = self._policy.with_limit(controller.limit)
+        decision = batching.plan(
+            self._queue.weight,
+            head.queued,
+            self._policy,
+            now,
+            in_flight=behind,
+            running_since=handle.running_since,
+            expected_s=expected,
+        )
+        if isinstance(decision, batching.Dispatch):
+            return decision.n, decision.full
+        self._wait_until(decision.t, now)
+        return 0, False
+
+    def _wait_until(self, at: float, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at != math.inf:
+            self._timer = self._loop.call_later(max(0.0, at - now), self._kick)
