@@ -21,7 +21,7 @@ __all__ = ["batching_live"]
 OBJECTIVE_S = 0.02
 UNBATCHED_PER_S = 1 / 0.00505  # what the model does one by one
 POLICIES = ("aimd", "latency_model")
-SAMPLE_S = 0.1
+SAMPLE_S = 0.25
 
 
 class _Run:
