@@ -17,7 +17,7 @@ from typing import IO, cast
 
 from clipper_platform.backends.output import ReplicaOutput
 
-__all__ = ["Child", "ChildProcess", "describe_status", "kill_process_group", "watch_exit"]
+__all__ = ["Child", "ChildProcess", "HandedPipe", "describe_status", "kill_process_group", "watch_exit"]
 
 # Of at most 1000, on top of the share of memory that a process uses.
 _OOM_SCORE_ADJ = "500"
@@ -75,8 +75,12 @@ class ChildProcess:
         await self._read("stderr", self._streams[1])
 
     async def _read(self, stream: str, pipe: IO[bytes] | None) -> None:
+        if pipe is None:
+            raise ValueError(f"the {stream} of the process is not a pipe")
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_read_pipe(lambda: _Pipe(self._output, stream, self._pipe_ended), pipe)
+        transport, _ = await loop.connect_read_pipe(
+            lambda: _Pipe(self._output, stream, self._pipe_ended), HandedPipe(pipe, loop)
+        )
         self._pipes.append(transport)
 
     def limit(self, memory_bytes: int | None) -> None:
@@ -101,10 +105,9 @@ class ChildProcess:
         """Stop reading, whoever else still holds the pipes' other ends."""
         for transport in self._pipes:
             transport.close()
-        if not self._pipes:
-            for pipe in self._streams:
-                if pipe is not None:
-                    pipe.close()
+        for pipe in self._streams:
+            if pipe is not None:
+                pipe.close()
 
     def _pipe_ended(self) -> None:
         self._open_pipes -= 1
@@ -164,6 +167,29 @@ class Child(ChildProcess):
         """Kill it and its process group, unless it was reaped."""
         if self._process.returncode is None:
             kill_process_group(self.pid)
+
+
+class HandedPipe:
+    """The read end of a pipe, taken over from a file object for a transport to own: closed exactly once.
+
+    uvloop lets libuv close the descriptor and then closes the object that it was given. A file object would close the
+    same number a second time (and a third one when it is collected), and by then a thread may have opened something
+    else under it.
+    """
+
+    def __init__(self, pipe: IO[bytes], loop: asyncio.AbstractEventLoop) -> None:
+        self._descriptor = os.dup(pipe.fileno())
+        pipe.close()
+        self._ours = type(loop).__module__.partition(".")[0] != "uvloop"  # to close
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        """Called by the transport at its end."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if self._ours and descriptor >= 0:
+            os.close(descriptor)
 
 
 class _Pipe(asyncio.Protocol):
