@@ -17,6 +17,7 @@ from clipper_platform.control.autoscaler import Autoscaler
 from clipper_platform.core.scaling import Sample
 from clipper_platform.serving.lane import Lane
 from clipper_platform.serving.status import lane_sample
+from clipper_platform.tuning import tune
 from clipper_platform.types import FunctionId
 from tests.support.serving import ManualClock, harness, target
 
@@ -54,8 +55,7 @@ async def measure(**options: object) -> None:
         for id, lane in plant.lanes.items():
             loop.appeared(id, lane.spec)
         loop.tick()
-        gc.collect()
-        gc.freeze()
+        tune()  # as the platform does before it serves
         rounds, slices = [], []
         for _ in range(ROUNDS):
             clock.now += 0.5
