@@ -384,6 +384,17 @@ async def test_a_hit_of_the_cache_is_the_same_answer_by_every_way() -> None:
     assert counts == [(3, 1, 3, 4, 4)] * 2
 
 
+async def test_a_cached_request_with_a_timeout_is_looked_up_once(fast_path: bool) -> None:
+    async with gateway(fast_path=fast_path) as gate:
+        await gate.harness.deploy(target(cache_ttl_s=60.0))
+        results = gate.harness.dispatcher.cache.results
+        first, second = await ask_twice(gate, post(b"7", b"X-Clip-Timeout-Ms: 5000\r\n"))
+        assert (first.body, second.body) == (b"7", b"7")
+        third, _ = await ask_twice(gate, post(b"8", b"X-Clip-Timeout-Ms: 5000\r\n"))
+        assert third.headers["cache-status"] == "clipper; fwd=miss; stored"
+        assert (results.misses, results.hits) == (2, 2)
+
+
 async def test_a_refusal_is_the_same_answer_by_every_way(fast_path: bool) -> None:
     held = Held()
     async with gateway(InMemoryBackend(held, ready=UNBATCHED), fast_path=fast_path) as gate:

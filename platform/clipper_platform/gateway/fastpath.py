@@ -550,8 +550,9 @@ class FastPathProtocol(HttpToolsProtocol):
         if lane.streaming is not False:
             return False
         now = self.now()
+        unusual = self.flow.write_paused or head.timeout_ms  # for `FastCycle.begin`
         key = b""
-        if lane.cached and not self.flow.write_paused:
+        if lane.cached and not unusual:
             key = caching.key(lane.name, head.content_type, head.accept, body)
             result = service.dispatcher.cache.hit(lane, key, now, self.now())
             if result is not None:
@@ -562,7 +563,7 @@ class FastPathProtocol(HttpToolsProtocol):
         cycle.started = True
         cycle.body = body
         self.cycle = self._active = cycle  # type: ignore[assignment]  # as in on_headers_complete
-        if self.flow.write_paused or head.timeout_ms:
+        if unusual:
             self._begin(cycle)
             return True
         cycle.deadline = now + lane.timeout_s

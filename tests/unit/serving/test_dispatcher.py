@@ -11,6 +11,7 @@ from clipper_platform.backends.base import Exit, StartError
 from clipper_platform.backends.memory import InMemoryBackend, echo
 from clipper_platform.core.pooling import ReplicaState
 from clipper_platform.errors import DeployFailed, NotFound, QueueFull, Unavailable
+from clipper_platform.serving.lane import Lane
 from clipper_runtime import protocol as wire
 from tests.support.serving import ManualClock, harness, target
 
@@ -383,22 +384,31 @@ async def test_a_cancelled_deploy_leaves_nothing_behind() -> None:
         assert backend.alive == []
 
 
-async def test_a_function_whose_pool_gave_up_refuses_with_the_reason() -> None:
-    failing = False
+class Breakable:
+    """A backend whose starts fail while `broken`."""
 
-    def refuse(_: object) -> StartError | None:
-        return StartError("setup", "model.bin is gone") if failing else None
+    def __init__(self) -> None:
+        self.broken = False
+        self.backend = InMemoryBackend(start_error=self._refuse)
 
-    backend = InMemoryBackend(start_error=refuse)
-    async with harness(backend) as h:
-        made = await h.deploy(target())
-        lane = h.dispatcher.resolve("p/f")
+    def _refuse(self, _: object) -> StartError | None:
+        return StartError("setup", "model.bin is gone") if self.broken else None
+
+    async def give_up(self, lane: Lane) -> None:
+        """End its replica, and wait until the pool has tried often enough to start another."""
         lane.pool.state.base_delay_s = 0.001
-        failing = True
-        backend.replicas[0].crash()
+        self.broken = True
+        self.backend.replicas[0].crash()
         async with asyncio.timeout(5):
             while not lane.pool.state.failed:
                 await asyncio.sleep(0.005)
+
+
+async def test_a_function_whose_pool_gave_up_refuses_with_the_reason() -> None:
+    breakable = Breakable()
+    async with harness(breakable.backend) as h:
+        made = await h.deploy(target())
+        await breakable.give_up(h.dispatcher.resolve("p/f"))
         with pytest.raises(Unavailable, match=r"model\.bin is gone"):
             h.call()
         status = h.dispatcher.status(made.id)
@@ -408,24 +418,15 @@ async def test_a_function_whose_pool_gave_up_refuses_with_the_reason() -> None:
 
 
 async def test_a_restart_lets_a_pool_that_gave_up_try_again() -> None:
-    failing = False
-
-    def refuse(_: object) -> StartError | None:
-        return StartError("setup", "model.bin is gone") if failing else None
-
-    backend = InMemoryBackend(start_error=refuse)
-    async with harness(backend) as h:
+    breakable = Breakable()
+    async with harness(breakable.backend) as h:
         made = await h.deploy(target())
         lane = h.dispatcher.resolve("p/f")
-        lane.pool.state.base_delay_s = 0.001
-        failing = True
-        backend.replicas[0].crash()
+        await breakable.give_up(lane)
         async with asyncio.timeout(5):
-            while not lane.pool.state.failed:
-                await asyncio.sleep(0.005)
             await h.dispatcher.restart(made.id)
             assert "model.bin is gone" in lane.pool.state.failed
-            failing = False
+            breakable.broken = False
             await h.dispatcher.restart(made.id)
         assert (await h.call(body=b"x").wait()).payload == b"x"
 
