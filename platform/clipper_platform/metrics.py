@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-__all__ = ["Counter", "Family", "Gauge", "Histogram", "Metrics"]
+__all__ = ["Counter", "Family", "Gauge", "Histogram", "Metrics", "StateGauge"]
 
 # Latencies from a cached answer (tens of µs) to a slow model (a minute): 1-2.5-5 per decade.
 _SECONDS = (
@@ -55,6 +55,15 @@ class Gauge:
         self.value = value
 
 
+class StateGauge:
+    """How many are in each state, asked at scrape time: one object where there would be one for each label value."""
+
+    __slots__ = ("read",)
+
+    def __init__(self) -> None:
+        self.read: Callable[[], Iterable[tuple[str, int]]] = tuple
+
+
 class Histogram:
     """Counts per bucket; `bounds` are upper bounds, the last bucket is open."""
 
@@ -86,7 +95,7 @@ class Histogram:
             yield bound, total
 
 
-Child = TypeVar("Child", Counter, Gauge, Histogram)
+Child = TypeVar("Child", Counter, Gauge, StateGauge, Histogram)
 
 
 @dataclass(slots=True)
@@ -110,6 +119,9 @@ class Family(Generic[Child]):
 
     def drop(self, *prefix: str) -> None:
         """Forget children whose first label values are these: a deleted function leaves no series behind."""
+        if len(prefix) == len(self.labels):
+            self.children.pop(prefix, None)
+            return
         for values in [v for v in self.children if v[: len(prefix)] == prefix]:
             del self.children[values]
 
@@ -155,7 +167,7 @@ class Metrics:
         self.quarantined = counter("clip_quarantined", "Invocations given up because they end replicas.", *fv)
         self.defaults = counter("clip_default_outputs", "Answers by the default output.", *fv, "reason")
         self.refused = counter("clip_refused", "Invocations refused at once because a queue was full.", *fv, "queue")
-        self.replicas = gauge("clip_replicas", "Replicas by state.", *fv, "state")
+        self.replicas: Family[StateGauge] = Family("clip_replicas", "Replicas by state.", fv, StateGauge)
         self.cold_start = histogram(
             "clip_cold_start_seconds", "Phases of starting a replica, and of the first answer that waited for it.",
             _STARTS, "function", "phase",
@@ -179,7 +191,7 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
-    def families(self) -> Iterator[Family[Counter] | Family[Gauge] | Family[Histogram]]:
+    def families(self) -> Iterator[Family[Counter] | Family[Gauge] | Family[StateGauge] | Family[Histogram]]:
         return (v for v in vars(self).values() if isinstance(v, Family))
 
     def forget(self, function: str, version: int) -> None:
@@ -217,6 +229,10 @@ def _expose_gauge(lines: list[str], name: str, labels: str, child: Any) -> None:
     lines.append(_line(name, labels, child.read() if child.read else child.value))
 
 
+def _expose_states(lines: list[str], name: str, labels: str, child: Any) -> None:
+    lines += [_line(name, f'{labels},state="{state}"', count) for state, count in child.read()]
+
+
 def _expose_histogram(lines: list[str], name: str, labels: str, child: Any) -> None:
     before = f"{name}_bucket{{{labels}," if labels else f"{name}_bucket{{"
     count = 0
@@ -229,6 +245,7 @@ def _expose_histogram(lines: list[str], name: str, labels: str, child: Any) -> N
 _KINDS: dict[type, tuple[str, Callable[[list[str], str, str, Any], None]]] = {
     Counter: ("counter", _expose_counter),
     Gauge: ("gauge", _expose_gauge),
+    StateGauge: ("gauge", _expose_states),
     Histogram: ("histogram", _expose_histogram),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NewType
 
 __all__ = ["BundleDigest", "EnvironmentId", "FunctionId", "ProjectName", "ReplicaId", "VersionNumber"]
@@ -21,11 +21,11 @@ class FunctionId:
     project: str
     function: str
     version: int
+    path: str = field(init=False, repr=False, compare=False)
+    """`project/function`, the value of the metric label `function`: one string for all that is kept under it."""
 
-    @property
-    def path(self) -> str:
-        """`project/function`, the value of the metric label `function`."""
-        return f"{self.project}/{self.function}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", f"{self.project}/{self.function}")
 
     def __str__(self) -> str:
-        return f"{self.project}/{self.function}@{self.version}"
+        return f"{self.path}@{self.version}"

@@ -55,6 +55,28 @@ def test_any_number_is_read_back(value: float) -> None:
     assert found == value or (math.isnan(found) and math.isnan(value))
 
 
+def test_states_are_told_in_one_line_each_as_they_are_at_the_scrape() -> None:
+    metrics = Metrics()
+    counts = {"ready": 1, "starting": 0}
+    metrics.replicas.child('p/"f', "1").read = lambda: counts.items()
+    counts["ready"] = 2
+    assert scrape(metrics)["clip_replicas"] == [
+        ("clip_replicas", {"function": 'p/"f', "version": "1", "state": state}, n)
+        for state, n in (("ready", 2.0), ("starting", 0.0))
+    ]
+
+
+def test_a_version_that_is_forgotten_leaves_no_series_and_takes_nobody_elses() -> None:
+    metrics = Metrics()
+    for function, version in (("p/f", "1"), ("p/f", "2"), ("p/g", "1")):
+        metrics.invocations.child(function, version, "200").inc()
+        metrics.duration.child(function, version).observe(0.1)
+    metrics.forget("p/f", 1)
+    metrics.forget("p/f", 3)
+    assert list(metrics.duration.children) == [("p/f", "2"), ("p/g", "1")]
+    assert list(metrics.invocations.children) == [("p/f", "2", "200"), ("p/g", "1", "200")]
+
+
 def test_every_family_is_told_once_with_its_help_and_type_and_the_process_beside_them() -> None:
     metrics = Metrics()
     for family in metrics.families():

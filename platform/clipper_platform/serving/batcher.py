@@ -38,6 +38,8 @@ class Departure(NamedTuple):
 class Batcher:
     """For one function. `kick` is called when it is time to ask again although nothing happened."""
 
+    __slots__ = ("_batched", "_floor_s", "_kick", "_loop", "_policy", "_queue", "_rng", "_timer")
+
     def __init__(
         self,
         queue: InvocationQueue,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clipper_platform.metrics import Counter, Metrics
+from clipper_platform.metrics import Counter, Histogram, Metrics
 from clipper_platform.serving.invocation import Invocation
 from clipper_platform.types import FunctionId
 
@@ -12,29 +12,44 @@ __all__ = ["LaneMetrics"]
 
 
 class LaneMetrics:
+    """A function has no series before it has something to count: of ten thousand functions most are idle, and each
+    would take 2.7 KB here and 80 lines of every scrape.
+
+    Those of answers and batches come with the first replica, at 0, so that recording need not ask whether they are
+    there; the others come with their first event.
+    """
+
     __slots__ = (
-        "_batch_duration", "_batch_size", "_by_status", "_defaults", "_duration", "_hits", "_labels", "_metrics", "_ok",
-        "_queue_duration", "_refused", "_reruns", "answered", "hedges", "quarantined", "retries",
+        "_batch_duration", "_batch_size", "_begun", "_by_status", "_duration", "_hits", "_labels", "_metrics", "_ok",
+        "_queue_duration", "_refused", "answered",
     )  # fmt: skip
 
+    _ok: Counter
+    _duration: Histogram
+    _queue_duration: Histogram
+    _batch_size: Histogram
+    _batch_duration: Histogram
+
     def __init__(self, metrics: Metrics, id: FunctionId) -> None:
-        labels = (id.path, str(id.version))
         self._metrics = metrics
-        self._labels = labels
-        self._ok = metrics.invocations.child(*labels, "200")
-        self._hits = metrics.cache_requests.child(id.path, "hit")
+        self._labels = (id.path, str(id.version))
+        self._begun = False
+        self._hits: Counter | None = None
         self._by_status: dict[int, Counter] = {}
+        self._refused: dict[str, Counter] = {}
+        self.answered = 0
+
+    def begin(self) -> None:
+        """A replica is ready, or an invocation was answered without one."""
+        if self._begun:
+            return
+        self._begun = True
+        labels, metrics = self._labels, self._metrics
+        self._ok = metrics.invocations.child(*labels, "200")
         self._duration = metrics.duration.child(*labels)
         self._queue_duration = metrics.queue_duration.child(*labels)
         self._batch_size = metrics.batch_size.child(*labels)
         self._batch_duration = metrics.batch_duration.child(*labels)
-        self._reruns = metrics.batch_reruns.child(*labels)
-        self._refused = {q: metrics.refused.child(*labels, q) for q in ("function", "all")}
-        self._defaults = metrics.defaults
-        self.retries = metrics.retries.child(*labels)
-        self.hedges = metrics.hedges.child(*labels)
-        self.quarantined = metrics.quarantined.child(*labels)
-        self.answered = 0
 
     def dispatched(self, items: Sequence[Invocation], now: float) -> None:
         self._queue_duration.observe_all([now - invocation.queued for invocation in items])
@@ -43,10 +58,26 @@ class LaneMetrics:
         self._batch_size.observe(size)
         self._batch_duration.observe(duration_s)
         if reruns:
-            self._reruns.inc(reruns)
+            self._metrics.batch_reruns.child(*self._labels).inc(reruns)
+
+    def retried(self) -> None:
+        self._metrics.retries.child(*self._labels).inc()
+
+    def hedged(self, n: int) -> None:
+        self._metrics.hedges.child(*self._labels).inc(n)
+
+    def quarantine(self) -> None:
+        self._metrics.quarantined.child(*self._labels).inc()
+
+    def default(self, reason: str) -> None:
+        self._metrics.defaults.child(*self._labels, reason).inc()
 
     def refuse(self, *, over_all: bool) -> None:
-        self._refused["all" if over_all else "function"].inc()
+        queue = "all" if over_all else "function"
+        counter = self._refused.get(queue)
+        if counter is None:
+            counter = self._refused[queue] = self._metrics.refused.child(*self._labels, queue)
+        counter.inc()
         self.count(429)
 
     def count(self, status: int) -> None:
@@ -58,11 +89,8 @@ class LaneMetrics:
     def totals(self) -> tuple[int, int]:
         """Answers so far, and those among them with a status of 500 and above."""
         by_status = [(status, int(counter.value)) for status, counter in self._by_status.items()]
-        answered = int(self._ok.value) + sum(n for _, n in by_status)
+        answered = (int(self._ok.value) if self._begun else 0) + sum(n for _, n in by_status)
         return answered, sum(n for status, n in by_status if status >= 500)
-
-    def default(self, reason: str) -> None:
-        self._defaults.child(*self._labels, reason).inc()
 
     def succeeded(self, durations_s: Sequence[float]) -> None:
         """Invocations that callers made and that replicas answered, by what they took."""
@@ -72,6 +100,9 @@ class LaneMetrics:
 
     def hit(self, duration_s: float) -> None:
         """An invocation that the cache answered."""
+        if self._hits is None:
+            self.begin()
+            self._hits = self._metrics.cache_requests.child(self._labels[0], "hit")
         self.answered += 1
         self._ok.value += 1.0
         self._hits.value += 1.0
@@ -81,6 +112,7 @@ class LaneMetrics:
         """Once per invocation that a caller made; an invocation that carries a flight of the cache is not one."""
         if invocation.flight is invocation:
             return
+        self.begin()
         self.answered += 1
         self._duration.observe(now - invocation.arrived)
         error = invocation.error

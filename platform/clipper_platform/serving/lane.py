@@ -48,7 +48,14 @@ logger = logging.getLogger(__name__)
 
 
 class Lane:
-    """Implements `ReplicaOwner` and `PoolOwner`."""
+    """Implements `ReplicaOwner` and `PoolOwner`. Without slots it would take 1.8 KB, not 0.3, busy or idle."""
+
+    __slots__ = (
+        "_admission", "_batcher", "_clock", "_drain", "_early", "_idle", "_loop", "_max_queued", "_rng", "_schedule",
+        "_weigh", "_wheel", "answers", "bucket", "cache_hits", "cache_misses", "cached", "closed", "deadline", "held",
+        "idle_since", "instruments", "latency", "name", "on_call", "pool", "queue", "running", "scheduled", "schema",
+        "spec", "streaming", "submitted", "target", "timeout_s",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -274,7 +281,7 @@ class Lane:
         free = [h for h in self.pool.handles.values() if h is not slow and h.room() >= len(waiting) and not h.batches]
         if free:
             self._rng.choice(free).send(waiting, batch.weight, hedge=True)
-            self.instruments.hedges.inc(len(waiting))
+            self.instruments.hedged(len(waiting))
 
     # What comes back
 
@@ -405,13 +412,13 @@ class Lane:
             self._queue_again(invocation)
             return
         if isinstance(error, Quarantined):
-            self.instruments.quarantined.inc()
+            self.instruments.quarantine()
         self._finish(invocation, error)
 
     def _queue_again(self, invocation: Invocation) -> None:
         self.running -= 1
         invocation.replica = None
-        self.instruments.retries.inc()
+        self.instruments.retried()
         self.queue.push(invocation)
         self._admission.total += 1
         if invocation.deadline < self.deadline:
@@ -454,6 +461,7 @@ class Lane:
     def adopt(self, replica: Replica) -> ReplicaHandle:
         self.streaming = replica.ready.streaming
         self.schema = {**replica.ready.schema, "streaming": self.streaming}
+        self.instruments.begin()
         controller = batching.make_controller(
             self.spec.effective_batch_policy, self.spec.max_batch_size, self.spec.latency_slo_s
         )
@@ -465,6 +473,20 @@ class Lane:
             self._fail_queued(Unavailable(reason, retry_after_s=10))
         elif self.queue.live:
             self._kick()
+        if not self.pool.handles:
+            self._put_away()
+
+    def _put_away(self) -> None:
+        """No replica is left: keep nothing that only a function with replicas needs, nor what is too old to be told."""
+        self.queue.rest()
+        now = self._clock.monotonic()
+        if self.answers is not self.latency and self.answers.quantile(1, now) is None:
+            self.answers = LatencyHistogram()
+        if self.latency.quantile(1, now) is None:
+            fresh = LatencyHistogram()
+            if self.answers is self.latency:
+                self.answers = fresh
+            self.latency = fresh
 
     def _fail_queued(self, error: ClipperError) -> None:
         while (head := self.queue.suspect() or self.queue.peek()) is not None:

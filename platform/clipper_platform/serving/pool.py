@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol
 
 from clipper_platform.backends.base import Backend, Exit, LaunchSpec, Replica, SnapshotState, StartError
@@ -35,7 +35,16 @@ class PoolOwner(Protocol):
 
 
 class ReplicaPool:
-    """Keeps the wanted number of replicas running. All methods are called in the event loop."""
+    """Keeps the wanted number of replicas running. All methods are called in the event loop.
+
+    With none to run it keeps next to nothing: containers that were emptied are cleared too, which gives their room
+    back, and no timer looks after the health of nobody.
+    """
+
+    __slots__ = (
+        "_backend", "_changed", "_clock", "_closed", "_events", "_health", "_launches", "_loop", "_metrics", "_owner",
+        "_tasks", "_usual_s", "_wake", "handles", "start_error", "state", "target",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -58,26 +67,22 @@ class ReplicaPool:
         self._metrics = metrics
         self._events = events
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []  # few; a set takes 216 bytes before the first
         self._launches: dict[str, asyncio.Task[None]] = {}
         self._wake: asyncio.TimerHandle | None = None
         self._health: asyncio.TimerHandle | None = None
         self._changed: list[asyncio.Future[None]] = []
         self._closed = False
         self._usual_s: float | None = None  # how long a call takes, once one was answered
-        for state in ReplicaState:
-            gauge = metrics.replicas.child(target.id.path, str(target.id.version), state.value)
-            gauge.read = self._counter(state)
+        metrics.replicas.child(target.id.path, str(target.id.version)).read = self._by_state
 
-    def _counter(self, state: ReplicaState) -> Callable[[], float]:
-        return lambda: float(self.state.count(state))
+    def _by_state(self) -> Iterator[tuple[str, int]]:
+        return ((state.value, self.state.count(state)) for state in ReplicaState)
 
     # What is wanted
 
     def want(self, count: int) -> None:
         self._handle(pooling.Want(count))
-        if self._health is None and not self._closed:
-            self._arm_health()
 
     async def wait_ready(self, count: int, on_change: Callable[[int], None], *, fail_fast: bool) -> None:
         """Return once `count` replicas are ready. Raises StartError: with `fail_fast` that of the first one that does
@@ -152,6 +157,11 @@ class ReplicaPool:
         expected = exit.reason == "killed" or (member is not None and member.state is ReplicaState.DRAINING)
         innocent = external_kill(exit) and member is not None and member.served
         self.handles.pop(handle.id, None)
+        if not self.handles:
+            self.handles.clear()
+            if self._health is not None:
+                self._health.cancel()
+                self._health = None
         if not expected:
             self._metrics.restarts.child(self.target.id.path, exit.reason).inc()
             self._tell("replica", f"replica {handle.id} ended: {exit.message}", replica=handle.id, reason=exit.reason)
@@ -165,10 +175,11 @@ class ReplicaPool:
         if self.state.failed and not failed:
             self._tell("replica", f"{self.target.id}: {self.state.failed}")
             self._owner.replicas_changed()
-        waiters, self._changed = self._changed, []
-        for future in waiters:
-            if not future.done():
-                future.set_result(None)
+        if self._changed:
+            waiters, self._changed = self._changed, []
+            for future in waiters:
+                if not future.done():
+                    future.set_result(None)
 
     def _carry_out(self, instruction: pooling.Instruction) -> None:
         match instruction:
@@ -188,12 +199,12 @@ class ReplicaPool:
 
     def _spawn(self, work: Coroutine[Any, Any, None], replica: str) -> asyncio.Task[None]:
         task = self._loop.create_task(work, name=f"{self.target.id} {replica}")
-        self._tasks.add(task)
+        self._tasks.append(task)
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.remove(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a replica's task failed", exc_info=error)
             self._metrics.loop_errors.child("pool").inc()
@@ -225,6 +236,8 @@ class ReplicaPool:
             raise
         finally:
             self._launches.pop(name, None)
+            if not self._launches:
+                self._launches.clear()
         self._welcome(name, replica)
 
     def _welcome(self, name: str, replica: Replica) -> None:
@@ -239,6 +252,8 @@ class ReplicaPool:
         self.start_error = None
         self._handle(pooling.Ready(name))
         replica.attach(handle)
+        if self._health is None:
+            self._arm_health()
         self._owner.replicas_changed()
 
     async def _drain(self, handle: ReplicaHandle) -> None:

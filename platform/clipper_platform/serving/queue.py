@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heapify, heappop, heappush
-from itertools import count
 from math import inf
 
 from clipper_platform.serving.deadlines import TICKS_PER_S
 from clipper_platform.serving.invocation import Invocation, State
 
 __all__ = ["InvocationQueue"]
+
+# In place of a deque in which nothing was put yet: an empty one takes 760 bytes, and most queues of most functions are
+# empty. It keeps nothing itself.
+_NONE: deque[Invocation] = deque(maxlen=0)
 
 
 class InvocationQueue:
@@ -25,10 +28,10 @@ class InvocationQueue:
     __slots__ = ("_heap", "_husks", "_seq", "_steady", "_suspects", "live", "weight")
 
     def __init__(self) -> None:
-        self._steady: deque[Invocation] = deque()
+        self._steady = _NONE
         self._heap: list[tuple[float, int, Invocation]] = []
-        self._suspects: deque[Invocation] = deque()
-        self._seq = count()
+        self._suspects = _NONE
+        self._seq = 0
         self._husks = 0
         self.live = 0
         self.weight = 0  # of all that wait, in items
@@ -47,11 +50,18 @@ class InvocationQueue:
         self.weight += invocation.weight
         steady = self._steady
         if invocation.blamed:
+            if self._suspects is _NONE:
+                self._suspects = deque()
             self._suspects.append(invocation)
-        elif not steady or invocation.deadline >= steady[-1].deadline:
+        elif not steady:
+            if steady is _NONE:
+                steady = self._steady = deque()
+            steady.append(invocation)
+        elif invocation.deadline >= steady[-1].deadline:
             steady.append(invocation)
         else:
-            heappush(self._heap, (invocation.deadline, next(self._seq), invocation))
+            self._seq += 1
+            heappush(self._heap, (invocation.deadline, self._seq, invocation))
 
     def remove(self, invocation: Invocation) -> None:
         """Forget a queued invocation. The caller sets its next state."""
@@ -59,8 +69,17 @@ class InvocationQueue:
         self.live -= 1
         self.weight -= invocation.weight
         self._husks += 1
-        if self._husks > 64 and self._husks > self.live:
+        if not self.live:
+            self.rest()
+        elif self._husks > 64 and self._husks > self.live:
             self._sweep()
+
+    def rest(self) -> None:
+        """Keep nothing while nothing waits: no husks, which hold their requests' bodies, and no room for others."""
+        if not self.live:
+            self._steady = self._suspects = _NONE
+            self._heap = []
+            self._husks = 0
 
     def _sweep(self) -> None:
         self._steady = deque(i for i in self._steady if i.state is State.QUEUED)

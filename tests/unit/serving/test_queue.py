@@ -70,6 +70,36 @@ def test_husks_are_swept_so_that_memory_follows_the_living() -> None:
     assert queue.held <= 130
 
 
+def test_the_last_one_that_is_removed_leaves_nothing_in_memory() -> None:
+    queue = InvocationQueue()
+    made = [invocation(float(n % 3)) for n in range(10)]
+    made[4].blamed = 1
+    for each in made:
+        queue.push(each)
+    for each in made:
+        queue.remove(each)
+    assert queue.held == 0
+    queue.push(invocation(5.0))
+    assert drain(queue) == [5.0]
+
+
+def test_a_queue_at_rest_keeps_what_waits() -> None:
+    queue = InvocationQueue()
+    for deadline in (2.0, 1.0):
+        queue.push(invocation(deadline))
+    queue.rest()
+    assert drain(queue) == [1.0, 2.0]
+
+
+def test_what_one_queue_holds_is_in_no_other() -> None:
+    first, second = InvocationQueue(), InvocationQueue()
+    suspect = invocation(1.0)
+    suspect.blamed = 1
+    first.push(invocation(2.0))
+    first.push(suspect)
+    assert (second.held, second.peek(), second.suspect()) == (0, None, None)
+
+
 def test_suspects_wait_apart_and_are_shown_first() -> None:
     queue = InvocationQueue()
     plain, suspect, gone = invocation(1.0), invocation(9.0), invocation(8.0)
