@@ -1,12 +1,16 @@
-"""`python -m tests.benchmarks.deciding`: processor time of a round of the autoscaler, in which all functions have load.
+"""`python -m tests.benchmarks.deciding [--functions N]`: processor time of a round of the autoscaler, in which all
+functions have load.
 
-The real loop on samples of real lanes, whose replicas are in memory: 500 of them, each standing for twenty functions.
+The real loop on samples of real lanes, one for each function, whose replicas are in memory. Between the rounds, which
+is not counted, calls come to each of them, take their time, and end: no sample is what it was before.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
+import random
 import statistics
 import sys
 from collections.abc import Callable
@@ -14,51 +18,57 @@ from time import process_time
 
 from clipper_platform.backends.memory import InMemoryBackend
 from clipper_platform.control.autoscaler import Autoscaler
-from clipper_platform.core.scaling import Sample
+from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.serving.lane import Lane
-from clipper_platform.serving.status import lane_sample
 from clipper_platform.tuning import tune
 from clipper_platform.types import FunctionId
 from tests.support.serving import ManualClock, harness, target
 
-FUNCTIONS, LANES, ROUNDS = 10_000, 500, 20
+ROUNDS = 30
 
 
 class Plant:
-    """Whose functions are always busy, and stay as they are."""
+    """The dispatcher's lanes, but nothing is done to them."""
 
-    def __init__(self, lanes: list[Lane], clock: ManualClock) -> None:
-        self.lanes = {FunctionId(f"p{n}", "f", 1): lanes[n % len(lanes)] for n in range(FUNCTIONS)}
-        self._clock = clock
-
-    def sample(self, id: FunctionId) -> Sample | None:
-        lane = self.lanes.get(id)
-        return None if lane is None or lane.held else lane_sample(lane, self._clock.now)
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.sampler = dispatcher.sampler
 
     def scale(self, id: FunctionId, replicas: int) -> None: ...
 
     def on_call(self, id: FunctionId, callback: Callable[[FunctionId], None] | None) -> None: ...
 
 
-async def measure(**options: object) -> None:
+def stir(lane: Lane, rng: random.Random, now: float) -> None:
+    """Half a second of a function that is called a few times a second: what the answers leave behind."""
+    calls = rng.randrange(1, 4)
+    lane.running, lane.idle_since = rng.randrange(1, 3), None
+    lane.submitted += calls
+    durations_s = [rng.uniform(0.02, 0.04) for _ in range(calls)]
+    lane.latency.observe_all(durations_s, now)
+    for handle in lane.pool.handles.values():
+        for duration_s in durations_s:
+            handle.controller.observe(1, duration_s)
+
+
+async def measure(functions: int, **options: object) -> None:
+    rng = random.Random(7)
     async with harness(InMemoryBackend()) as h:
-        for n in range(LANES):
+        for n in range(functions):
             await h.deploy(target("f", project=f"p{n}", **options))
-            for _ in range(3):
-                await h.call(f"p{n}/f").wait()
+        lanes = h.dispatcher.lanes()
         clock = ManualClock()
         clock.now = h.clock.monotonic()
-        plant = Plant(h.dispatcher.lanes(), clock)
-        for lane in h.dispatcher.lanes():
-            lane.running, lane.idle_since = 1, None
-        loop = Autoscaler(plant, clock=clock, events=lambda *_: None, count=lambda *_: None)
-        for id, lane in plant.lanes.items():
-            loop.appeared(id, lane.spec)
+        loop = Autoscaler(Plant(h.dispatcher), clock=clock, events=lambda *_: None, count=lambda *_: None)
+        for lane in lanes:
+            stir(lane, rng, clock.now)
+            loop.appeared(lane.target.id, lane.spec)
         loop.tick()
         tune()  # as the platform does before it serves
         rounds, slices = [], []
         for _ in range(ROUNDS):
             clock.now += 0.5
+            for lane in lanes:
+                stir(lane, rng, clock.now)
             began = before = process_time()
             for _ in loop.round():
                 now = process_time()
@@ -66,7 +76,7 @@ async def measure(**options: object) -> None:
                 before = now
             rounds.append(before - began)
         gc.unfreeze()
-        for lane in h.dispatcher.lanes():
+        for lane in lanes:
             lane.running, lane.idle_since = 0, clock.now
     print(
         f"{loop.active} functions with load{' and an objective' if options else ''}: a round takes "
@@ -76,8 +86,11 @@ async def measure(**options: object) -> None:
 
 
 async def main() -> None:
-    await measure()
-    await measure(latency_slo_s=0.1, max_batch_size=8)
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.deciding", description=__doc__.split("\n\n")[1])
+    parser.add_argument("--functions", type=int, default=10_000)
+    functions = parser.parse_args().functions
+    await measure(functions)
+    await measure(functions, latency_slo_s=0.1, max_batch_size=8)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,11 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.count(ReplicaState.STARTING, ReplicaState.READY) <= self.pool.wanted
 
     @invariant()
+    def what_is_counted_is_what_is_there(self) -> None:
+        assert self.pool.ready == self.pool.count(ReplicaState.READY)
+        assert self.pool.starting == self.pool.count(ReplicaState.STARTING)
+
+    @invariant()
     def fewer_than_wanted_has_a_reason(self) -> None:
         if self.pool.count(ReplicaState.STARTING, ReplicaState.READY) < self.pool.wanted:
             assert self.pool.failed or self.wake is not None

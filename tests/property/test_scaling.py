@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -54,30 +55,30 @@ def policies(draw: st.DrawFn, **fixed: Any) -> Policy:
         latency_slo_s=draw(st.none() | st.floats(0.001, 10)),
         windows=draw(WINDOWS),
     )
-    return drawn._replace(**fixed)
+    return replace(drawn, **fixed)
 
 
 SERVICES = st.none() | st.builds(Service, st.floats(0, 1), st.floats(0, 1), st.integers(1, 64), st.integers(1, 8))
 
 
 @st.composite
-def loads(draw: st.DrawFn) -> tuple[int, int, int, float | None, Service | None, float]:
-    """Queued, running, arrivals since before, p99, service, seconds since before."""
+def loads(draw: st.DrawFn) -> tuple[int, int, int, bool, Service | None, float]:
+    """Queued, running, arrivals since before, late, service, seconds since before."""
     return (
         draw(st.integers(0, 500)),
         draw(st.integers(0, 100)),
         draw(st.integers(0, 1000)),
-        draw(st.none() | st.floats(0, 20)),
+        draw(st.booleans()),
         draw(SERVICES),
         draw(st.floats(0, 60)),
     )
 
 
 def sampled(load: tuple[Any, ...], wanted: int, ready: int, arrivals: int, idle_since: float, now: float) -> Sample:
-    queued, running, came, p99, service, _ = load
+    queued, running, came, late, service, _ = load
     return Sample(
         queued=queued, running=running, wanted=wanted, ready=ready, arrivals=arrivals + came,
-        idle_since=None if queued or running else idle_since, p99_s=p99, service=service,
+        idle_since=None if queued or running else idle_since, late=late, service=service,
     )  # fmt: skip
 
 
@@ -159,7 +160,7 @@ def test_a_constant_load_with_noise_does_not_flap(
 @given(policies(windows=(), learn_keep_alive=False, downscale_delay_s=5.0, upscale_delay_s=2.0),
        st.integers(0, 300), st.integers(0, 40))  # fmt: skip
 def test_any_start_converges_to_what_the_load_needs(policy: Policy, load: int, wanted: int) -> None:
-    policy = policy._replace(stable_window_s=10.0, panic_window_s=2.0, downscale_to_zero_delay_s=5.0)
+    policy = replace(policy, stable_window_s=10.0, panic_window_s=2.0, downscale_to_zero_delay_s=5.0)
     now = 1000.0
     idle_since = None if load else now
     state = State(policy, wanted, now)
@@ -189,7 +190,8 @@ def test_an_average_lies_between_the_levels_that_were_seen(
     for level, passed in story:
         now += passed
         seen.append(level)
-        for value in averages.observe(level, now):
+        *loads, rate_stable, rate_panic = averages.observe(level, 1000 - level, now)
+        for value in (*loads, 1000 - rate_stable, 1000 - rate_panic):
             assert min(seen) - 1e-6 <= value <= max(seen) + 1e-6
 
 

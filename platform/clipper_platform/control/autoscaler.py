@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
@@ -44,8 +43,8 @@ NO_DATA_S: Final = 5.0  # until the next look at a function of which nothing can
 class Plant(Protocol):
     """What is controlled: the data plane."""
 
-    def sample(self, id: FunctionId) -> Sample | None:
-        """What is so now, or None where the function is not running."""
+    def sampler(self, id: FunctionId) -> Callable[[float], Sample | None]:
+        """Tells what is so at the time that it is given, or None where the function is not running."""
         ...
 
     def scale(self, id: FunctionId, replicas: int) -> None: ...
@@ -66,15 +65,18 @@ class Outlook(NamedTuple):
 class _Entry:
     """One function version under control."""
 
-    __slots__ = ("changes", "id", "latest", "next_at", "plan", "spec", "state")
+    __slots__ = ("changes", "id", "latest", "next_at", "plan", "sample", "spec", "state")
 
-    def __init__(self, id: FunctionId, spec: FunctionSpec, plan: Plan, state: State) -> None:
+    def __init__(
+        self, id: FunctionId, spec: FunctionSpec, plan: Plan, state: State, sample: Callable[[float], Sample | None]
+    ) -> None:
         self.id = id
+        self.sample = sample
         self.spec = spec
         self.plan = plan
         self.state = state
         self.latest: Decision | NoData | None = None
-        self.changes: deque[tuple[Decision, str]] | None = None  # each with its sentence; None before the first
+        self.changes: tuple[tuple[Decision, str], ...] = ()  # each with its sentence, newest first
         self.next_at = math.inf
 
 
@@ -124,8 +126,9 @@ class Autoscaler:
         now = self._clock.monotonic()
         plan = self._plan(id, spec)
         idle = self._learnt.of(id.path)
-        sample = self._plant.sample(id)
-        entry = _Entry(id, spec, plan, State(plan.at(now), sample.wanted if sample else 0, now, idle))
+        sampler = self._plant.sampler(id)
+        sample = sampler(now)
+        entry = _Entry(id, spec, plan, State(plan.at(now), sample.wanted if sample else 0, now, idle), sampler)
         if (known := self._entries.get(id)) is not None:
             entry.changes = known.changes
             self._drop(known)
@@ -145,7 +148,7 @@ class Autoscaler:
         now = self._clock.monotonic()
         for entry in [e for e in self._entries.values() if (e.id.project, e.id.function) == (project, function)]:
             entry.plan = self._plan(entry.id, entry.spec)
-            sample = self._plant.sample(entry.id)
+            sample = entry.sample(now)
             wanted = sample.wanted if sample else 0
             entry.state = State(entry.plan.at(now), wanted, now, entry.state.idle)
             self._guarded(entry, now)
@@ -233,26 +236,26 @@ class Autoscaler:
             self._later_at(entry, now + NO_DATA_S)
 
     def _look(self, entry: _Entry, now: float) -> None:
-        made, entry.state = scaling.decide(self._plant.sample(entry.id), entry.plan.at(now), entry.state, now)
+        made, entry.state = scaling.decide(entry.sample(now), entry.plan.at(now), entry.state, now)
         entry.latest = made
         if isinstance(made, NoData):
             self._later_at(entry, now + NO_DATA_S)
             return
-        if made.wanted != made.before:
+        wanted, next_at = made.wanted, made.next_at
+        if wanted != made.before:
             self._carry_out(entry, made, now)
-        if made.next_at <= now:
-            self._active[entry] = None
-        else:
-            self._later_at(entry, made.next_at)
-        if made.next_at > now or not made.wanted:
+        if next_at > now:
+            self._later_at(entry, next_at)
+            self._plant.on_call(entry.id, self.called)
+            return
+        self._active[entry] = None
+        if not wanted:
             self._plant.on_call(entry.id, self.called)
 
     def _carry_out(self, entry: _Entry, made: Decision, now: float) -> None:
         self._plant.scale(entry.id, made.wanted)
         why = explain(made, entry.plan.at(now)).why
-        if entry.changes is None:
-            entry.changes = deque(maxlen=REMEMBERED)
-        entry.changes.appendleft((made, why))
+        entry.changes = ((made, why), *entry.changes[: REMEMBERED - 1])
         self._count(entry.id.path, made.rule)
         said = f"{made.before} → {made.wanted} replicas ({made.rule}): {why}"
         data = {"rule": made.rule, "before": made.before, "wanted": made.wanted}
@@ -280,4 +283,4 @@ class Autoscaler:
         told = None
         if isinstance(entry.latest, Decision):
             told = explain(entry.latest, entry.plan.at(self._clock.monotonic()), self._cores)
-        return Outlook(entry.plan.policy, entry.latest, told, list(entry.changes or ()))
+        return Outlook(entry.plan.policy, entry.latest, told, list(entry.changes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -57,7 +58,7 @@ class Plan:
             windows = tuple(w for s in self.policy.schedule for w in self._windows(s, now + self.wall))
             edges = [edge for w in windows for edge in (w.opens_at, w.closes_at) if edge > now]
             self._until = min([*edges, now + _REFRESH_S])
-            self._policy = self._policy._replace(windows=windows)
+            self._policy = replace(self._policy, windows=windows)
         return self._policy
 
     def _windows(self, schedule: Schedule, unix: float) -> list[Window]:

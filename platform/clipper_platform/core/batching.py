@@ -176,6 +176,10 @@ class SizeController(Protocol):
         """How long a batch of `size` should run, in seconds; None before the first observation."""
         ...
 
+    def costs(self) -> tuple[float, float] | None:
+        """(a, b): a batch of `size` should run for a + b·size seconds; None before the first observation."""
+        ...
+
 
 # The share of the objective that a batch's own run may take. An item that just missed a batch waits for that one to
 # end (d) and then runs in the next (d): it stays 2·d, so d <= 0.5 of the objective. A tenth is left for what the model
@@ -224,6 +228,9 @@ class DurationFit:
 
     def predict(self, size: float) -> float | None:
         return self.a + self.b * size if self._w else None
+
+    def costs(self) -> tuple[float, float] | None:
+        return (self.a, self.b) if self._w else None
 
     def observe(self, size: float, duration_s: float) -> None:
         """Learn that `size` took `duration_s`. Raises ValueError for what cannot be: it would poison the sums."""
@@ -319,6 +326,9 @@ class Single:
     def expected(self, size: float) -> float | None:
         return None if self._each_s is None else self._each_s * size
 
+    def costs(self) -> tuple[float, float] | None:
+        return None if self._each_s is None else (0.0, self._each_s)
+
 
 class Static:
     """Always the same limit; it learns only how long batches take."""
@@ -334,6 +344,9 @@ class Static:
 
     def expected(self, size: float) -> float | None:
         return self._fit.predict(size)
+
+    def costs(self) -> tuple[float, float] | None:
+        return self._fit.costs()
 
 
 class Aimd:
@@ -378,6 +391,9 @@ class Aimd:
     def expected(self, size: float) -> float | None:
         return self._fit.predict(size)
 
+    def costs(self) -> tuple[float, float] | None:
+        return self._fit.costs()
+
 
 class LatencyModel:
     """The largest size whose predicted duration, and its usual deviation, fits the budget.
@@ -407,6 +423,9 @@ class LatencyModel:
 
     def expected(self, size: float) -> float | None:
         return self._fit.predict(size)
+
+    def costs(self) -> tuple[float, float] | None:
+        return self._fit.costs()
 
 
 def make_controller(policy_name: PolicyName, max_batch_size: int, latency_slo_s: float | None) -> SizeController:

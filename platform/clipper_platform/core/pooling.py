@@ -158,6 +158,8 @@ class PoolState:
     stable_after_s: float = 10.0  # ready for so long: earlier failures are forgotten
     wanted: int = 0
     members: dict[str, Member] = field(default_factory=dict)
+    ready: int = 0  # members in this state
+    starting: int = 0
     failures: int = 0  # deaths in a row before an answer
     crashes: int = 0  # deaths in a row after an answer
     failed: str = ""  # why the pool stopped trying; empty while it tries
@@ -199,7 +201,18 @@ class PoolState:
     def _become(self, replica: str, before: ReplicaState, after: ReplicaState, now: float) -> None:
         member = self.members.get(replica)
         if member is not None and member.state is before:
-            member.state, member.since = after, now
+            self._turn(member, after, now)
+
+    def _turn(self, member: Member, state: ReplicaState, now: float) -> None:
+        self._tally(member.state, -1)
+        self._tally(state, 1)
+        member.state, member.since = state, now
+
+    def _tally(self, state: ReplicaState, change: int) -> None:
+        if state is ReplicaState.READY:
+            self.ready += change
+        elif state is ReplicaState.STARTING:
+            self.starting += change
 
     def _serve(self, replica: str) -> None:
         member = self.members.get(replica)
@@ -211,14 +224,14 @@ class PoolState:
         member = self.members.get(replica)
         if member is None or member.state is not ReplicaState.READY:
             return []
-        member.state, member.since = ReplicaState.DRAINING, now
+        self._turn(member, ReplicaState.DRAINING, now)
         return [*self._plan(now), Drain(replica)]
 
     def _give_up(self, replica: str, message: str, now: float) -> list[Instruction]:
         member = self.members.get(replica)
         if member is None or member.state not in (ReplicaState.READY, ReplicaState.STARTING):
             return []
-        member.state, member.since = ReplicaState.UNHEALTHY, now
+        self._turn(member, ReplicaState.UNHEALTHY, now)
         self.last_failure = message
         return [Kill(replica, message), *self._plan(now)]
 
@@ -226,6 +239,7 @@ class PoolState:
         member = self.members.pop(replica, None)
         if member is None:
             return
+        self._tally(member.state, -1)
         wanted_to_live = member.state in (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.UNHEALTHY)
         if not wanted_to_live or not counts:
             self.restarts += wanted_to_live
@@ -248,7 +262,7 @@ class PoolState:
         self._not_before = max(self._not_before, now + delay)
 
     def _plan(self, now: float) -> list[Instruction]:
-        living = self.count(ReplicaState.STARTING, ReplicaState.READY)
+        living = self.starting + self.ready
         if living > self.wanted:
             return self._shrink(living - self.wanted, now)
         missing = self.wanted - living
@@ -262,6 +276,7 @@ class PoolState:
         self._made += 1
         member = Member(f"{self.prefix}-{self._made}", ReplicaState.STARTING, now)
         self.members[member.id] = member
+        self.starting += 1
         return Launch(member.id)
 
     def _shrink(self, surplus: int, now: float) -> list[Instruction]:
@@ -269,7 +284,7 @@ class PoolState:
         out: list[Instruction] = []
         for member in self._by_worth()[:surplus]:
             ready = member.state is ReplicaState.READY
-            member.state, member.since = ReplicaState.DRAINING, now
+            self._turn(member, ReplicaState.DRAINING, now)
             out.append(Drain(member.id) if ready else Kill(member.id, "no longer wanted"))
         return out
 

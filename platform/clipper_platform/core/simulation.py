@@ -18,7 +18,7 @@ from random import Random
 from typing import Final, NamedTuple, cast
 
 from clipper_platform.core import scaling
-from clipper_platform.core.scaling import Decision, Policy, Sample, Service, State
+from clipper_platform.core.scaling import LATE_SHARE, Decision, Policy, Sample, Service, State
 from clipper_platform.core.windows import LatencyHistogram
 
 __all__ = ["Function", "Row", "Run", "Summary", "arrivals", "diurnal", "ramp", "simulate", "spike"]
@@ -184,7 +184,7 @@ class _World:
     def sample(self) -> Sample:
         living = [r for r in self.replicas if not r.gone]
         ready = sum(r.ready for r in living)
-        f = self.function
+        f, slo_s = self.function, self.policy_at(self.now).latency_slo_s
         return Sample(
             queued=len(self.queue),
             running=self.running,
@@ -193,7 +193,7 @@ class _World:
             starting=len(living) - ready,
             arrivals=self.arrived,
             idle_since=self.idle_since,
-            p99_s=self.observed.quantile(0.99, self.now),
+            late=slo_s is not None and self.observed.above(slo_s, self.now) > LATE_SHARE,
             service=Service(f.base_s, f.per_item_s, f.max_batch_size) if self.answered else None,
         )
 

@@ -13,6 +13,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from clipper_platform.backends.base import Backend, StartError
@@ -315,10 +316,11 @@ class Dispatcher:
 
     # Scaling
 
-    def sample(self, id: FunctionId) -> Sample | None:
-        """What the autoscaler decides by; None where nothing runs, or someone waits for replicas to be ready."""
+    def sampler(self, id: FunctionId) -> Callable[[float], Sample | None]:
+        """Tells, given the time, what the autoscaler decides by; None where nothing runs, or someone waits for
+        replicas to be ready."""
         lane = self._lanes.get(id)
-        return None if lane is None or lane.held else lane_sample(lane, self._clock.monotonic())
+        return partial(lane_sample, lane) if lane is not None else lambda _: None
 
     def scale(self, id: FunctionId, replicas: int) -> None:
         """Have so many replicas from now on; those that go finish what they have."""

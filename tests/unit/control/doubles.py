@@ -262,8 +262,8 @@ class FakeServing:
             cache_bytes=0,
         )
 
-    def sample(self, id: FunctionId) -> Sample | None:
-        return self.samples.get(id)
+    def sampler(self, id: FunctionId) -> Callable[[float], Sample | None]:
+        return lambda _: self.samples.get(id)
 
     def scale(self, id: FunctionId, replicas: int) -> None:
         self.samples[id] = self.samples[id]._replace(wanted=replicas, ready=replicas)

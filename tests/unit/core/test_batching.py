@@ -249,9 +249,16 @@ def test_items_that_run_one_after_another_are_followed_by_an_average_of_what_one
     assert controller.expected(3) == pytest.approx(0.15, rel=0.1)
 
 
-@pytest.mark.parametrize("policy", [*ADAPTIVE, "static"])
+@pytest.mark.parametrize("policy", [*ADAPTIVE, "static", "none"])
 def test_before_the_first_batch_nothing_is_expected(policy: PolicyName) -> None:
-    assert make_controller(policy, 8, 0.02).expected(4) is None
+    controller = make_controller(policy, 8, 0.02)
+    assert controller.expected(4) is None
+    assert controller.costs() is None
+    controller.observe(2, 0.01)
+    controller.observe(4, 0.014)
+    costs = controller.costs()
+    assert costs is not None
+    assert costs[0] + 4 * costs[1] == controller.expected(4)
 
 
 @pytest.mark.parametrize(

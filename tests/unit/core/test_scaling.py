@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,46 +54,77 @@ def lasting(seconds: float, what: Sample, policy: Policy = POLICY, state: State 
 # Averages
 
 
+def averaged(averages: SlidingAverages, level: float, now: float) -> tuple[float, float]:
+    """Over both windows, of a load; a rate that is ten times as high must give ten times as much."""
+    stable, panic, rate_stable, rate_panic = averages.observe(level, 10 * level, now)
+    assert (rate_stable, rate_panic) == (pytest.approx(10 * stable), pytest.approx(10 * panic))
+    return stable, panic
+
+
 def test_the_first_level_is_the_average() -> None:
-    assert SlidingAverages(60, 6).observe(5.0, 123.4) == (5.0, 5.0)
+    assert averaged(SlidingAverages(60, 6), 5.0, 123.4) == (5.0, 5.0)
 
 
 def test_an_average_follows_its_window() -> None:
     averages = SlidingAverages(60, 6)
     for second in range(60):
-        averages.observe(0.0, second)
+        averaged(averages, 0.0, second)
     for second in range(60, 66):
-        stable, panic = averages.observe(10.0, second)
+        stable, panic = averaged(averages, 10.0, second)
     assert panic == pytest.approx(10.0)
     assert stable == pytest.approx(1.0)
     for second in range(66, 120):
-        stable, panic = averages.observe(10.0, second)
+        stable, panic = averaged(averages, 10.0, second)
     assert (stable, panic) == (pytest.approx(10.0), pytest.approx(10.0))
 
 
 def test_a_level_stays_what_it_was_between_observations() -> None:
     averages = SlidingAverages(60, 6)
-    averages.observe(4.0, 0.0)
-    stable, panic = averages.observe(0.0, 30.0)
+    averaged(averages, 4.0, 0.0)
+    stable, panic = averaged(averages, 0.0, 30.0)
     assert panic == pytest.approx(4.0 * 5 / 6)
     assert stable == pytest.approx(4.0 * 30 / 31)
-    assert averages.observe(0.0, 10_000.0) == (0.0, 0.0)
+    assert averaged(averages, 0.0, 10_000.0) == (0.0, 0.0)
 
 
 def test_an_average_of_nothing_is_exactly_nothing() -> None:
     averages = SlidingAverages(60, 6)
     for second in range(200):
-        averages.observe(0.1 * (second % 7), second)
+        averaged(averages, 0.1 * (second % 7), second)
     for second in range(200, 400):
-        averages.observe(0.0, second)
-    assert averages.observe(0.0, 400.0) == (0.0, 0.0)
+        averaged(averages, 0.0, second)
+    assert averaged(averages, 0.0, 400.0) == (0.0, 0.0)
+
+
+def test_a_rate_without_a_load_and_a_load_without_a_rate_are_kept_apart() -> None:
+    averages = SlidingAverages(60, 6)
+    for second in range(30):
+        averages.observe(0.0, 0.0, second)
+    for second in range(30, 36):
+        averages.observe(3.0, 0.0, second)
+    assert averages.observe(0.0, 0.0, 36) == (pytest.approx(18 / 37), pytest.approx(2.5), 0.0, 0.0)
+    assert averages.observe(0.0, 8.0, 37) == (pytest.approx(18 / 38), 2.0, pytest.approx(8 / 38), pytest.approx(8 / 6))
+
+
+def test_a_rate_that_is_known_late_counts_as_if_it_had_been_all_along() -> None:
+    for bucket in range(10):
+        averages = SlidingAverages(60, 6)
+        for second in range(bucket + 1):
+            averages.observe(4.0, 0.0, second)
+            averages.observe(2.0, 0.0, second + 0.5)
+        averages.presume(7.0)
+        stable, panic, *rates = averages.observe(3.0, 7.0, bucket + 0.9)
+        assert (stable, panic, *rates) == (pytest.approx(3.0), pytest.approx(3.0), 7.0, 7.0)
+        for second in range(bucket + 1, bucket + 200):
+            rates = list(averages.observe(0.0, 7.0, second)[2:])
+        assert rates == [pytest.approx(7.0)] * 2
 
 
 def test_several_levels_of_one_moment_count_alike_and_time_may_stand_still() -> None:
     averages = SlidingAverages(60, 60)
-    averages.observe(2.0, 5.0)
-    averages.observe(4.0, 5.5)
-    assert averages.observe(6.0, 4.0) == (4.0, 4.0)
+    averaged(averages, 2.0, 5.0)
+    averaged(averages, 4.0, 5.5)
+    assert averaged(averages, 6.0, 4.0) == (4.0, 4.0)
 
 
 def test_the_highest_value_is_remembered_for_its_span() -> None:
@@ -191,27 +223,27 @@ def test_a_deep_batch_queue_asks_for_nothing_while_the_objective_is_kept() -> No
     told = []
     state = State(policy, 1, NOW)
     for half in range(20):
-        what = sample(30, 64, arrivals=300 * half, service=service, p99_s=0.15)
+        what = sample(30, 64, arrivals=300 * half, service=service)
         told.append(decided(what, policy, state, NOW + half / 2))
     assert {(d.wanted, d.rule) for d in told} == {(1, "latency")}
 
 
 def test_a_missed_objective_lets_the_queue_speak_again() -> None:
     policy = Policy(max_replicas=100, latency_slo_s=0.2)
-    missed = sample(30, 64, service=Service(0.02, 0.000625, 64), p99_s=0.5)
+    missed = sample(30, 64, service=Service(0.02, 0.000625, 64), late=True)
     assert decided(missed, policy).need == 94 / 4
     assert decided(missed, policy).rule == "queue_depth"
     policy = Policy(max_replicas=1000, latency_slo_s=0.2)
     state = State(policy, 1, NOW)
-    decided(sample(1, 1, service=ONE_SECOND, p99_s=3.0), policy, state, NOW)
-    late = decided(sample(1, 1, arrivals=100, service=ONE_SECOND, p99_s=3.0), policy, state, NOW + 1)
+    decided(sample(1, 1, service=ONE_SECOND, late=True), policy, state, NOW)
+    late = decided(sample(1, 1, arrivals=100, service=ONE_SECOND, late=True), policy, state, NOW + 1)
     assert late.rule == "latency"
     assert late.need > 2 / 4
 
 
 def test_a_backlog_is_worked_off_inside_the_objective() -> None:
     policy = Policy(max_replicas=100, latency_slo_s=0.5)
-    made = decided(sample(50, 1, service=Service(0.0, 0.1), p99_s=0.1), policy)
+    made = decided(sample(50, 1, service=Service(0.0, 0.1)), policy)
     assert made.need_panic == pytest.approx(50 / (10 * 0.5))
     assert (made.wanted, made.rule) == (10, "panic")
 
@@ -496,7 +528,7 @@ def test_what_would_change_the_number_is_true() -> None:
 
 
 def test_more_replicas_than_cores_are_remarked_on() -> None:
-    made = decided(sample(queued=40, running=2), POLICY._replace(max_replicas=3))
+    made = decided(sample(queued=40, running=2), replace(POLICY, max_replicas=3))
     assert made.wanted == 3
     assert explain(made, POLICY, 2).change[-1].startswith("3 replicas share 2 cores: right for")
     assert explain(made, POLICY, 1).change[-1].startswith("3 replicas share 1 core:")

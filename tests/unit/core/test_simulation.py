@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -94,7 +95,7 @@ def test_a_sparse_trace_meets_a_cold_start_each_time_unless_it_is_learnt() -> No
     calls = [600.0 * n + 5 for n in range(1, 40)]
     plain = Policy(downscale_to_zero_delay_s=300)
     fixed = simulate(FAST, lambda _: plain, calls, duration_s=24_000.0)
-    clever = simulate(FAST, lambda _: plain._replace(learn_keep_alive=True), calls, duration_s=24_000.0)
+    clever = simulate(FAST, lambda _: replace(plain, learn_keep_alive=True), calls, duration_s=24_000.0)
     assert fixed.summary.cold == 39
     assert clever.summary.cold <= 15
     assert clever.summary.cost_s < 0.7 * fixed.summary.cost_s
@@ -132,7 +133,7 @@ def test_a_busy_replica_that_goes_finishes_first() -> None:
     policy = Policy(max_replicas=2, max_scale_down_rate=2.0, downscale_delay_s=0)
     closing = (Window(0, 5, 2, 2, "w"),)
     made = simulate(
-        slow, lambda now: policy._replace(windows=closing, max_replicas=1), [1.0, 1.1], duration_s=90.0, replicas=2
+        slow, lambda now: replace(policy, windows=closing, max_replicas=1), [1.0, 1.1], duration_s=90.0, replicas=2
     )
     assert made.summary.longest_s == 30.0
     assert made.rows[-1].ready == 1

@@ -11,6 +11,8 @@ that the autoscaler was given, `at` seconds after its first, with the number and
 from __future__ import annotations
 
 import csv
+import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -26,7 +28,7 @@ POLICY = Policy(
     target_queue_depth=2.0, max_replicas=6, stable_window_s=6.0, panic_window_s=1.0, downscale_delay_s=3.0,
     downscale_to_zero_delay_s=2.0,
 )  # fmt: skip
-POLICIES = {"ramp": POLICY, "burst": POLICY, "steady": POLICY._replace(latency_slo_s=0.2)}
+POLICIES = {"ramp": POLICY, "burst": POLICY, "steady": replace(POLICY, latency_slo_s=0.2)}
 
 
 class Seen(NamedTuple):
@@ -38,15 +40,15 @@ class Seen(NamedTuple):
 
 def recorded(name: str) -> list[Seen]:
     with (Path(__file__).parent / "traces" / f"{name}.csv").open() as file:
-        return [seen(row) for row in csv.DictReader(file)]
+        return [seen(row, POLICIES[name].latency_slo_s or math.inf) for row in csv.DictReader(file)]
 
 
-def seen(row: dict[str, str]) -> Seen:
+def seen(row: dict[str, str], slo_s: float) -> Seen:
     count = {key: int(row[key]) for key in ("queued", "running", "wanted", "ready", "starting", "arrivals")}
     sample = Sample(
         **count,
         idle_since=START + float(row["idle_since"]) if row["idle_since"] else None,
-        p99_s=float(row["p99_s"]) if row["p99_s"] else None,
+        late=bool(row["p99_s"]) and float(row["p99_s"]) > slo_s,
         service=Service(float(row["a"]), float(row["b"]), int(row["limit"]), int(row["concurrency"]))
         if row["a"]
         else None,
@@ -106,7 +108,7 @@ def test_the_number_changes_as_often_as_the_load_does(name: str) -> None:
 def test_another_policy_decides_otherwise_on_the_same_trace(
     name: str, changed: dict[str, float], wanted: int, rule: str
 ) -> None:
-    highest = max(replayed(name, POLICIES[name]._replace(**changed)), key=lambda made: made.wanted)
+    highest = max(replayed(name, replace(POLICIES[name], **changed)), key=lambda made: made.wanted)
     assert (highest.wanted, highest.rule) == (wanted, rule)
 
 

@@ -113,6 +113,39 @@ def test_continuous_load_through_many_rescalings_keeps_its_rate() -> None:
     assert 0.0125 < median < 0.0175
 
 
+@given(st.lists(st.floats(1e-5, 1e3), min_size=1, max_size=200), st.floats(1e-5, 1e3))
+def test_the_share_above_a_limit_is_right_but_for_durations_near_to_it(durations: list[float], limit_s: float) -> None:
+    histogram = LatencyHistogram()
+    for duration in durations:
+        histogram.observe(duration, 1.0)
+    share = histogram.above(limit_s, 1.0)
+    surely, perhaps = (sum(d > limit_s * factor for d in durations) for factor in (1.106, 1.0))
+    assert surely - 1e-6 <= share * len(durations) <= perhaps + 1e-6
+
+
+def test_of_nothing_recent_no_share_is_above_a_limit() -> None:
+    histogram = LatencyHistogram(10.0)
+    assert histogram.above(1.0, 0.0) == 0.0
+    histogram.observe_all([2.0, 0.5], 0.0)
+    assert histogram.above(1.0, 1.0) == pytest.approx(0.5)
+    assert histogram.above(2e4, 1.0) == 0.0
+    assert histogram.above(1e-9, 1.0) == pytest.approx(1.0)
+    assert histogram.above(1.0, 61.0) == 0.0
+
+
+def test_what_lasted_long_is_forgotten_as_everything_is_and_counts_when_it_comes_again() -> None:
+    histogram = LatencyHistogram(10.0)
+    histogram.observe(5.0, 0.0)
+    for second in range(1, 300):
+        histogram.observe_all([0.1] * 10, second)
+        if second == 20:
+            assert histogram.above(1.0, second) > 1e-4
+    assert histogram.above(1.0, 300) < 1e-4
+    assert histogram.above(1.0, 300) == 0.0
+    histogram.observe(1.5, 300.0)
+    assert histogram.above(1.0, 300) > 1e-3
+
+
 @pytest.mark.parametrize("q", [-0.1, 1.1, math.nan])
 def test_a_quantile_outside_zero_and_one_is_refused(q: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
