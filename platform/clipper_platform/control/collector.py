@@ -12,6 +12,7 @@ import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ MAX_PENDING_BYTES: Final = 4 * 1024 * 1024
 MAX_MESSAGE_CHARACTERS: Final = 16 * 1024
 RING_LINES: Final = 1000
 RING_CHARACTERS: Final = 1024 * 1024
+MOST_RINGS: Final = 1000  # functions whose newest lines are in memory; those silent for longest are read from disk
 READER_LINES: Final = 1000
 MAX_READERS: Final = 64  # per function
 MAX_TAIL: Final = 10_000
@@ -191,7 +193,7 @@ class LogStore:
     def __init__(self, root: Path, clock: Clock) -> None:
         self._root = root
         self._clock = clock
-        self._streams: dict[tuple[str, str], _Stream] = {}
+        self._streams: dict[tuple[str, str], _Stream] = {}  # that used last comes last
         self._dirty: set[tuple[str, str]] = set()
         self._wake = asyncio.Event()
         self._disk = asyncio.Lock()  # between flushing, reading and deleting files
@@ -246,9 +248,10 @@ class LogStore:
         self._wake.set()
 
     def _stream(self, project: str, function: str) -> _Stream:
-        stream = self._streams.get((project, function))
+        stream = self._streams.pop((project, function), None)
         if stream is None:
-            stream = self._streams[project, function] = _Stream(self._path(project, function), self._clock)
+            stream = _Stream(self._path(project, function), self._clock)
+        self._streams[project, function] = stream
         return stream
 
     def _path(self, project: str, function: str) -> Path:
@@ -297,6 +300,16 @@ class LogStore:
                         logger.warning("the functions' logs can be written again")
                     self._disk_error = None
                 stream.written = count
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Of more functions than are kept in memory, forget those that were silent for longest and that nobody reads:
+        all their lines are on disk."""
+        over = len(self._streams) - MOST_RINGS
+        for key in list(islice(self._streams, max(0, over))):
+            stream = self._streams[key]
+            if key not in self._dirty and not stream.pending and not stream.readers:
+                del self._streams[key]
 
     async def close(self) -> None:
         """End all followers and write the rest."""

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 from clipper.spec import Manifest
 from clipper_platform.clock import Clock
+from clipper_platform.control.bundles import BundleCollector
 from clipper_platform.control.canary import Canary
 from clipper_platform.control.collector import LogStore
 from clipper_platform.control.deployment import Deployment, DeployProblem, Forward, Phase
@@ -75,6 +76,7 @@ class Deployer:
         self._tasks = TaskSet()
         self._restorer = Restorer(rollout, serving, events, self._tasks, retry_s=restore_retry_s)
         self._deployments = Deployments(clock)
+        self._collector = BundleCollector(artifacts, self._wanted_bundles, self._tasks)
         self._working: dict[str, asyncio.Task[Current]] = {}  # deployment -> its steps, while they may be cancelled
         self._busy: dict[str, str] = {}  # project -> what is being done to it, in words
         self._draining: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -140,7 +142,7 @@ class Deployer:
         deployment = self._deployments.begin(current.manifest, current)
         deployment.version = current.route.version
         deployment.previous = current.route.previous
-        deployment.schemas = current.version.schemas
+        deployment.schemas = current.schemas
         deployment.finish("unchanged", f"no changes: version {current.route.version} is this already")
         return deployment
 
@@ -340,9 +342,9 @@ class Deployer:
             number = current.route.previous if current else None
             if number is None:
                 raise Conflict(f"{project!r} has no previous version to return to")
-        version = await self._registry.version(project, number)
         if current is not None and current.route.version == number:
             raise Conflict(f"version {number} of {project!r} is the one that answers already")
+        version = await self._registry.version(project, number)
         if version.state != "ready":
             why = f": {version.detail}" if version.detail else ""
             raise Conflict(f"version {number} of {project!r} never became ready{why}")
@@ -418,7 +420,7 @@ class Deployer:
             if isinstance(outcome, Exception):
                 logger.error("a deleted version did not stop cleanly", exc_info=outcome, extra={"project": project})
         await self._logs.delete(project)
-        self._tasks.start(self._collect_bundles(), "collect bundles")
+        self._collector.ask()
         logger.info("deleted", extra={"project": project})
 
     # Restart and shutdown
@@ -429,23 +431,12 @@ class Deployer:
 
     async def restore(self, wait_s: float = RESTORE_WAIT_S) -> None:
         """Bring back every route. Returns when all are back, at the latest after `wait_s`; the rest goes on."""
-        for current in self._registry.routed():
-            self._restorer.begin(current)
-        self._tasks.start(self._collect_bundles(), "collect bundles")
+        self._restorer.begin_all(self._registry.routed())
+        self._collector.ask()
         await self._restorer.wait(wait_s)
 
-    async def _collect_bundles(self) -> None:
-        """Remove bundles that no version and no running deploy refers to."""
-        try:
-            versions = [await self._registry.versions(p.name) for p in self._registry.projects()]
-            keep = {v.bundle for found in versions for v in found}
-            keep |= {d.bundle for d in self._deployments.running()}
-            removed = await self._artifacts.collect(keep)
-        except ClipperError as error:
-            logger.warning("bundles were not collected: %s", error)
-            return
-        if removed:
-            logger.info("removed %d bundles that nothing refers to", len(removed))
+    def _wanted_bundles(self) -> set[str]:
+        return self._registry.bundles() | {d.bundle for d in self._deployments.running()}
 
     async def close(self) -> None:
         """Cancel what can be cancelled, let a flip that has begun end, and accept nothing more."""

@@ -89,9 +89,10 @@ class Pins:
         await self._drained(project, number)
         if number in self._serving.versions(project):
             return
-        manifest = parse_manifest(await self._registry.version(project, number))
+        version = await self._registry.version(project, number)
+        manifest = parse_manifest(version)
         prepared = await self._rollout.prepare(manifest, lambda _: None)
-        await self._rollout.revive(manifest, number, prepared)
+        await self._rollout.revive(manifest, number, prepared, version.schemas)
         self._seen[project, number] = (-1, self._clock.monotonic())
         logger.info("started for callers that pin it", extra={"project": project, "version": number})
 

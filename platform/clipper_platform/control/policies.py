@@ -70,7 +70,16 @@ class Policies:
             except SpecError as error:
                 logger.error("an applied policy cannot be read and is passed over: %s", error)
                 continue
-            self._applied[record.project, record.function] = record, policy
+            self._remember(record, policy)
+
+    def _remember(self, record: Policy, policy: AutoscalingPolicy) -> None:
+        key = record.project, record.function
+        self._applied[key] = record, policy
+        if self._is_over(record):  # a version was routed while it was stored
+            self._ended.add(key)
+            self._news.set()
+        else:
+            self._ended.discard(key)
 
     def of(self, project: str, function: str, deployed: AutoscalingPolicy) -> AutoscalingPolicy:
         """The policy of a function whose version declares `deployed`."""
@@ -122,8 +131,7 @@ class Policies:
             declared=digest_of(deployed),
         )
         await self._store.put_policy(record)
-        self._applied[project, function] = record, policy
-        self._ended.discard((project, function))
+        self._remember(record, policy)
         self._tell(project, function)
         return self.effective(project, function)
 
@@ -138,6 +146,7 @@ class Policies:
         except NotFound:
             pass  # an earlier attempt got through although its answer was lost
         self._applied.pop((project, function), None)
+        self._ended.discard((project, function))
         self._tell(project, function)
         return self.effective(project, function)
 
@@ -157,9 +166,10 @@ class Policies:
     async def sweep(self) -> list[tuple[str, str]]:
         """Forget the policies that ended: (project, function). One that the store keeps now is tried again."""
         gone = []
-        for (project, function), (record, _) in list(self._applied.items()):
-            if (project, function) not in self._ended and not self._is_over(record):
-                continue
+        for project, function in sorted(self._ended):
+            found = self._applied.get((project, function))
+            if found is None or (project, function) not in self._ended:
+                continue  # since this round began
             try:
                 await self._store.delete_policy(project, function)
             except NotFound:
@@ -167,7 +177,7 @@ class Policies:
             except ClipperError as error:
                 logger.warning("the policy of %s/%s could not be forgotten yet: %s", project, function, error)
                 continue
-            if self._applied.get((project, function), (None,))[0] is record:  # no other was applied meanwhile
+            if self._applied.get((project, function)) is found:  # no other was applied meanwhile
                 del self._applied[project, function]
                 self._ended.discard((project, function))
             gone.append((project, function))

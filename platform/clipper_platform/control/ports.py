@@ -17,12 +17,20 @@ class Serving(Protocol):
     """The data plane as the control plane drives it."""
 
     async def start(
-        self, target: Target, *, replicas: int, on_progress: Progress | None = None, wait: bool = True
+        self,
+        target: Target,
+        *,
+        replicas: int,
+        on_progress: Progress | None = None,
+        wait: bool = True,
+        schema: Mapping[str, Any] | None = None,
+        idle_s: float = 0.0,
     ) -> Mapping[str, Any]:
         """Start the pool of one function version, unless it runs already; wait for `replicas` ready ones; its schema.
 
         Raises DeployFailed. Failing or cancelled, it leaves nothing behind. With `wait=False` it returns {} at once
-        and the pool keeps trying with back-off.
+        and the pool keeps trying with back-off. Of a version that ran before, `schema` is what it published and
+        `idle_s` how long nobody has called it.
         """
         ...
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,17 +24,19 @@ logger = logging.getLogger(__name__)
 PING_PERIOD_S: Final = 1.0
 # A ping answers within about a second or raises; this ends one that does neither.
 PING_TIMEOUT_S: Final = 3.0
+LOADED_AT_ONCE: Final = 64  # projects
 MAX_SECRETS: Final = 256  # per project: they all travel in one process environment
 INTERRUPTED: Final = "the platform ended while this version was being deployed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Current:
-    """The version that answers a project's functions now."""
+    """The version that answers a project's functions now: what is needed of it, as there are thousands. `schemas` by
+    function, as the version published them."""
 
     route: Route
-    version: Version
     manifest: Manifest
+    schemas: Mapping[str, Any]
 
     def function(self, name: str) -> FunctionSpec | None:
         return next((spec for spec in self.manifest.functions if spec.name == name), None)
@@ -49,6 +51,7 @@ class Registry:
         self._projects: dict[str, Project] = {}
         self._current: dict[str, Current] = {}
         self._revisions: dict[str, int] = {}  # of the stored route, which a write of unknown outcome may have moved
+        self._bundles: dict[str, set[str]] = {}  # project -> those of its versions
         self._doubtful: set[str] = set()  # projects whose stored route may differ: a write's outcome is unknown
         self._unsaved: dict[tuple[str, int], str] = {}  # (project, version) -> why it failed, not yet stored
         self._store_error: str | None = None
@@ -129,22 +132,31 @@ class Registry:
         Versions that an earlier platform left in the middle of a deploy are marked failed.
         """
         projects = {p.name: p for p in await self._store.list_projects()}
+        routes = {route.project: route for route in await self._store.list_routes()}
         current: dict[str, Current] = {}
-        revisions: dict[str, int] = {}
-        for route in await self._store.list_routes():
-            revisions[route.project] = route.revision
-            found = await self._load_current(route)
-            if found is not None and route.project in projects:
-                current[route.project] = found
-        for name in projects:
-            for version in await self._store.list_versions(name):
-                if version.state == "building":
-                    await self._store.update_version(name, version.number, state="failed", detail=INTERRUPTED)
-        self._projects, self._current, self._revisions = projects, current, revisions
+        bundles: dict[str, set[str]] = {}
+        names = list(projects)
+        for first in range(0, len(names), LOADED_AT_ONCE):
+            some = names[first : first + LOADED_AT_ONCE]
+            # Together, as what takes the time is the way to the store and back.
+            for name, versions in zip(
+                some, await asyncio.gather(*(self._store.list_versions(name) for name in some)), strict=True
+            ):
+                bundles[name] = {version.bundle for version in versions}
+                for version in versions:
+                    if version.state == "building":
+                        await self._store.update_version(name, version.number, state="failed", detail=INTERRUPTED)
+                route = routes.get(name)
+                if route is not None and (found := self._load_current(route, versions)) is not None:
+                    current[name] = found
+        self._projects, self._current, self._bundles = projects, current, bundles
+        self._revisions = {name: route.revision for name, route in routes.items()}
 
-    async def _load_current(self, route: Route) -> Current | None:
+    def _load_current(self, route: Route, versions: Sequence[Version]) -> Current | None:
         try:
-            version = await self._store.get_version(route.project, route.version)
+            version = next((v for v in versions if v.number == route.version), None)
+            if version is None:
+                raise NotFound(f"project {route.project!r} has no version {route.version}")
             manifest = Manifest.from_dict(version.manifest)
         except (NotFound, SpecError) as error:
             logger.error(
@@ -158,12 +170,15 @@ class Registry:
                 extra={"project": route.project, "version": route.version},
             )
             return None
-        return Current(route=route, version=version, manifest=manifest)
+        return Current(route=route, manifest=manifest, schemas=version.schemas)
 
     # Projects
 
     def projects(self) -> list[Project]:
         return sorted(self._projects.values(), key=lambda p: p.name)
+
+    def has(self, project: str) -> bool:
+        return project in self._projects
 
     def project(self, name: str) -> Project:
         """Raises NotFound."""
@@ -189,6 +204,7 @@ class Registry:
         self._projects.pop(name, None)
         self._current.pop(name, None)
         self._revisions.pop(name, None)
+        self._bundles.pop(name, None)
         self._doubtful.discard(name)
         self._unsaved = {k: v for k, v in self._unsaved.items() if k[0] != name}
 
@@ -222,7 +238,7 @@ class Registry:
                 "and try again"
             ) from None
         self._revisions[project] = route.revision
-        self._current[project] = Current(route=route, version=version, manifest=manifest)
+        self._current[project] = Current(route=route, manifest=manifest, schemas=version.schemas)
         for callback in self._on_route:
             callback(project)
         return self._current[project]
@@ -232,6 +248,8 @@ class Registry:
     async def add_version(self, manifest: Manifest, environment: str) -> Version:
         """Record a version in state `building`, under the project's next number."""
         await self.ensure_project(manifest.project)
+        # Before it is stored: of a write of unknown outcome the bundle must not be taken away.
+        self._bundles.setdefault(manifest.project, set()).add(manifest.bundle)
         return await self._store.add_version(
             Version(
                 project=manifest.project,
@@ -243,6 +261,10 @@ class Registry:
             )
         )
 
+    def bundles(self) -> set[str]:
+        """Those that any version refers to, of whatever state."""
+        return set[str]().union(*self._bundles.values())
+
     async def versions(self, project: str) -> list[Version]:
         """Newest first. Raises NotFound."""
         self.project(project)
@@ -251,9 +273,6 @@ class Registry:
     async def version(self, project: str, number: int) -> Version:
         """Raises NotFound."""
         self.project(project)
-        current = self._current.get(project)
-        if current is not None and current.version.number == number:
-            return current.version
         return await self._store.get_version(project, number)
 
     async def mark_ready(self, project: str, number: int, schemas: dict[str, Any]) -> Version:
@@ -287,7 +306,7 @@ class Registry:
         if stored is None:
             return
         self._revisions[project] = stored.revision
-        if mine is None or stored.version == mine.version.number:
+        if mine is None or stored.version == mine.route.version:
             return
         wanted = mine.route
         again = Route(project=project, version=wanted.version, previous=wanted.previous, updated_at=wanted.updated_at)

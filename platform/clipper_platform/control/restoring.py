@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from clipper_platform.control.events import EventLog
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 AT_ONCE: Final = 4
 RETRY_S: Final = 1.0
 RETRY_MAX_S: Final = 60.0
+# Functions that get a replica at a restart of the platform, ready for their first call, although their policy lets them
+# have none: ten seconds of a core and a gigabyte. Where there are more, the call starts it.
+MOST_AWAKE: Final = 32
 
 
 class Restorer:
@@ -52,9 +56,16 @@ class Restorer:
         """It answers, or is gone: there is no trouble any more."""
         self._trouble.pop(project, None)
 
-    def begin(self, current: Current) -> None:
+    def begin(self, current: Current, *, at_rest: bool = False) -> None:
+        """`at_rest`: with no more replicas than its functions have without load."""
         project = current.route.project
-        self._running[project] = self._tasks.start(self._restore(current), f"restore {project}")
+        self._running[project] = self._tasks.start(self._restore(current, at_rest), f"restore {project}")
+
+    def begin_all(self, routed: Sequence[Current]) -> None:
+        """After a restart."""
+        at_rest = sum(len(current.manifest.functions) for current in routed) > MOST_AWAKE
+        for current in routed:
+            self.begin(current, at_rest=at_rest)
 
     async def wait(self, timeout_s: float) -> None:
         """Until all are back, at most so long."""
@@ -73,10 +84,10 @@ class Restorer:
         if (task := self.cancel(project)) is not None:
             await asyncio.wait([task])
 
-    async def _restore(self, current: Current) -> None:
+    async def _restore(self, current: Current, at_rest: bool) -> None:
         project, number = current.route.project, current.route.version
         delay_s = self._retry_s
-        while (error := await self._try(current)) is not None:
+        while (error := await self._try(current, at_rest)) is not None:
             told = f"version {number} could not be brought back: {error}"
             if self._trouble.get(project) != told:
                 logger.error("%s", told, extra={"project": project})
@@ -90,12 +101,12 @@ class Restorer:
         self._running.pop(project, None)
         logger.info("version %d is back", number, extra={"project": project})
 
-    async def _try(self, current: Current) -> Exception | None:
+    async def _try(self, current: Current, at_rest: bool) -> Exception | None:
         project, number = current.route.project, current.route.version
         async with self._slots:
             try:
                 prepared = await self._rollout.prepare(current.manifest, lambda _: None)
-                await self._rollout.revive(current.manifest, number, prepared)
+                await self._rollout.revive(current.manifest, number, prepared, current.schemas, at_rest=at_rest)
             except Exception as error:
                 if not isinstance(error, ClipperError):
                     logger.exception("bringing a project back met a defect", extra={"project": project})

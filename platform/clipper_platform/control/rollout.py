@@ -147,10 +147,27 @@ class Rollout:
     def _initial(self, target: Target) -> int:
         return initial_replicas(target.spec.with_policy(self._policy_of(target.id, target.spec)))
 
-    async def revive(self, manifest: Manifest, version: int, prepared: Prepared) -> None:
-        """Start all functions in the background: they keep trying until they run."""
+    async def revive(
+        self,
+        manifest: Manifest,
+        version: int,
+        prepared: Prepared,
+        schemas: Mapping[str, Any],
+        *,
+        at_rest: bool = False,
+    ) -> None:
+        """Start all functions in the background: they keep trying until they run. `schemas` by function, as the
+        version published them. `at_rest`: as if nobody had called them for long, with the replicas that their policies
+        ask for then, maybe none."""
         for target in self._targets(manifest, version, prepared):
-            await self._serving.start(target, replicas=self._initial(target), wait=False)
+            policy = self._policy_of(target.id, target.spec)
+            await self._serving.start(
+                target,
+                replicas=policy.min_replicas if at_rest else self._initial(target),
+                wait=False,
+                schema=schemas.get(target.id.function),
+                idle_s=policy.downscale_to_zero_delay_s if at_rest else 0.0,
+            )
 
     def _targets(self, manifest: Manifest, version: int, prepared: Prepared) -> list[Target]:
         return [

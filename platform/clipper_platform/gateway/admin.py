@@ -28,6 +28,7 @@ _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _ROOT: Final = "/api/v1"
 _MAX_EVENTS: Final = 1000
 _DEFAULT_TAIL: Final = 100
+_SLICE: Final = 100  # projects that are looked at before others have a turn: about 2 ms
 
 _encode = msgspec.json.Encoder().encode
 
@@ -243,8 +244,14 @@ class Admin:
         ]
 
     async def projects(self, call: Call) -> models.ProjectList:
-        shown = self._views(call)
-        return models.ProjectList(projects=[shown.summary(p.name) for p in self._s.registry.projects()])
+        shown, registry = self._views(call), self._s.registry
+        summaries = []
+        for looked, project in enumerate(registry.projects(), 1):
+            if registry.has(project.name):  # else it was deleted in one of the pauses
+                summaries.append(shown.summary(project.name))
+            if looked % _SLICE == 0:
+                await asyncio.sleep(0)
+        return models.ProjectList(projects=summaries)
 
     async def project(self, call: Call) -> models.ProjectStatus:
         return await self._views(call).status(call.params["project"])

@@ -94,13 +94,13 @@ class Views:
         )
 
     def _function_summary(self, current: Current, spec: FunctionSpec) -> models.FunctionSummary:
-        info = self.function(current, spec)
+        status = self._status(current, spec)
         return models.FunctionSummary(
-            name=info.name,
-            url=info.url,
-            state=info.state,
-            replicas_ready=info.replicas_ready,
-            replicas_wanted=info.replicas_wanted,
+            name=spec.name,
+            url=self.url(current.route.project, spec.name),
+            state=status.state,
+            replicas_ready=status.replicas_ready,
+            replicas_wanted=status.replicas_wanted,
         )
 
     async def status(self, name: str) -> models.ProjectStatus:
@@ -144,15 +144,11 @@ class Views:
         )
 
     def function(self, current: Current, spec: FunctionSpec) -> models.FunctionInfo:
-        project, number = current.route.project, current.route.version
-        status = self._services.dispatcher.status(FunctionId(project, spec.name, number))
-        trouble = self._services.deployer.trouble(project)
-        if status is None:
-            status = _absent(FunctionId(project, spec.name, number), trouble)
+        status = self._status(current, spec)
         return models.FunctionInfo(
             name=spec.name,
-            url=self.url(project, spec.name),
-            version=number,
+            url=self.url(current.route.project, spec.name),
+            version=current.route.version,
             state=status.state,
             reason=status.reason,
             spec=spec.to_dict(),
@@ -167,6 +163,11 @@ class Views:
             cache=models.CacheInfo(hits=status.cache_hits, misses=status.cache_misses, bytes=status.cache_bytes),
             snapshot=_snapshot(status),
         )
+
+    def _status(self, current: Current, spec: FunctionSpec) -> FunctionStatus:
+        project = current.route.project
+        id = FunctionId(project, spec.name, current.route.version)
+        return self._services.dispatcher.status(id) or _absent(id, self._services.deployer.trouble(project))
 
 
 def _replicas(status: FunctionStatus) -> list[models.ReplicaInfo]:

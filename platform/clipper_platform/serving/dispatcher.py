@@ -30,7 +30,7 @@ from clipper_platform.serving.instruments import LaneMetrics
 from clipper_platform.serving.invocation import Invocation, State
 from clipper_platform.serving.lane import Lane
 from clipper_platform.serving.pool import ReplicaPool
-from clipper_platform.serving.split import Split
+from clipper_platform.serving.routes import Routes
 from clipper_platform.serving.status import lane_sample, lane_status, start_hint
 from clipper_platform.serving.trial import call_once, count_answers
 from clipper_platform.types import FunctionId
@@ -66,12 +66,10 @@ class Dispatcher:
         self.wheel = DeadlineWheel(self._loop, clock, self._expire)
         self.admission = Admission(max_queued_total)
         self.cache = InvocationCache(cache_bytes, clock=clock, wheel=self.wheel, metrics=metrics, shared=shared_results)
-        self._lanes: dict[FunctionId, Lane] = {}
-        self._routes: dict[str, int] = {}
+        self._routes = Routes[Lane]()
+        self._lanes: Mapping[FunctionId, Lane] = self._routes.lanes
         # "project/function", or with "@version" -> lane: the hot look-up, which `resolve` and callers begin with
-        self.routed: Mapping[str, Lane] = {}
-        self._weights: dict[str, dict[int, int]] = {}  # project -> version -> percent, while versions share its calls
-        self._splits: dict[str, Split[Lane]] = {}  # "project/function" of those, which are not in routed
+        self.routed: Mapping[str, Lane] = self._routes.routed
         self._due: deque[Lane] = deque()
         self._turn: asyncio.Handle | None = None
         self._starts = 0
@@ -87,7 +85,7 @@ class Dispatcher:
         lane = self.routed.get(path)
         if lane is not None:
             return lane
-        split = self._splits.get(path)
+        split = self._routes.splits.get(path)
         if split is not None:
             return split.next()
         raise self._unresolved(path)
@@ -95,13 +93,13 @@ class Dispatcher:
     def _unresolved(self, path: str) -> ClipperError:
         name, _, version = path.partition("@")
         project, _, function = name.partition("/")
-        routed = self._routes.get(project)
-        if routed is None:
+        current = self._routes.current(project)
+        if current is None:
             return NotFound(f"there is no project {project!r}")
-        functions = sorted(id.function for id in self._lanes if id.project == project and id.version == routed)
+        functions = sorted(self._routes.of(project, current))
         if function not in functions:
             return NotFound(f"project {project!r} has no function {function!r}; it has {', '.join(functions)}")
-        return NotFound(f"version {version!r} of {name} is not running; the current one is {routed}")
+        return NotFound(f"version {version!r} of {name} is not running; the current one is {current}")
 
     def invoke(self, invocation: Invocation) -> None:
         """Take an invocation; it will be answered exactly once. Raises QueueFull or Unavailable, and then it is not."""
@@ -151,21 +149,30 @@ class Dispatcher:
     # Lanes
 
     async def start(
-        self, target: Target, *, replicas: int, on_progress: Progress | None = None, wait: bool = True
+        self,
+        target: Target,
+        *,
+        replicas: int,
+        on_progress: Progress | None = None,
+        wait: bool = True,
+        schema: Mapping[str, Any] | None = None,
+        idle_s: float = 0.0,
     ) -> Mapping[str, Any]:
         """Start the pool of a function version and return its JSON schema once `replicas` are ready.
 
         Raises DeployFailed (details: phase, exception, log, hint), having left nothing behind; so does a
         cancellation. With `wait=False` it returns {} at once and the pool keeps trying with back-off.
+
+        Of a version that ran before, `schema` is what a replica published, which holds until one does so anew, and
+        `idle_s` how long nobody has called it.
         """
         if self._closing:
             raise Unavailable("the platform is shutting down")
-        lane = self._lanes.get(target.id) or self._make_lane(target)
+        lane = self._lanes.get(target.id) or self._make_lane(target, schema, idle_s)
         if lane.pool.state.wanted != replicas:
             self._metrics.scaling_decisions.child(target.id.path, "fixed").inc()
         lane.pool.want(replicas)
         if not wait:
-            self._index()
             self._tell_lane(lane, True)
             return {}
 
@@ -193,7 +200,7 @@ class Dispatcher:
         if self.on_lane is not None:
             self.on_lane(lane.target, runs)
 
-    def _make_lane(self, target: Target) -> Lane:
+    def _make_lane(self, target: Target, schema: Mapping[str, Any] | None, idle_s: float) -> Lane:
         lane = Lane(
             target,
             clock=self._clock,
@@ -203,6 +210,9 @@ class Dispatcher:
             instruments=LaneMetrics(self._metrics, target.id),
             rng=self._rng,
         )
+        if schema:
+            lane.schema, lane.streaming = schema, schema.get("streaming")
+        lane.idle_since = self._clock.monotonic() - idle_s
         self._starts += 1
         lane.pool = ReplicaPool(
             target,
@@ -219,53 +229,27 @@ class Dispatcher:
         self._metrics.batch_limit.child(*labels).read = lambda: float(
             max((h.controller.limit for h in lane.pool.handles.values()), default=0)
         )
-        self._lanes[target.id] = lane
+        self._routes.add(target.id, lane)
         return lane
 
     def set_route(self, project: str, version: int) -> None:
         """From now on the project's functions are those of this version, all at once, and of no other."""
-        self._routes[project] = version
-        self._weights.pop(project, None)
-        self._index()
+        self._routes.set_route(project, version)
 
     def set_weights(self, project: str, weights: Mapping[int, int]) -> None:
         """Let versions share the calls of the project by percent, until the next call or `set_route`; {} ends it.
 
         A function that only one of them has is answered as by the route alone.
         """
-        self._weights.pop(project, None)
-        if weights:
-            self._weights[project] = dict(weights)
-        self._index()
+        self._routes.set_weights(project, weights)
 
     def drop_route(self, project: str) -> None:
         """The project is not there any more for callers."""
-        self._routes.pop(project, None)
-        self._weights.pop(project, None)
-        self._index()
-
-    def _index(self) -> None:
-        routed: dict[str, Lane] = {}
-        for id, lane in self._lanes.items():
-            current = self._routes.get(id.project)
-            if current is None:
-                continue
-            routed[str(id)] = lane
-            if id.version == current:
-                routed[id.path] = lane
-        splits: dict[str, Split[Lane]] = {}
-        for project, weights in self._weights.items():
-            for path in [path for path in routed if path.startswith(f"{project}/") and "@" not in path]:
-                shares = [(routed[key], w) for v, w in weights.items() if (key := f"{path}@{v}") in routed]
-                if len(shares) > 1:
-                    splits[path] = Split(shares)
-                    del routed[path]
-        self.routed, self._splits = routed, splits
+        self._routes.drop_route(project)
 
     async def stop(self, project: str, version: int) -> None:
         """Drain and end a version's lanes, bounded by each function's graceful_shutdown_timeout_s."""
-        lanes = [lane for id, lane in self._lanes.items() if (id.project, id.version) == (project, version)]
-        await asyncio.gather(*(self._retire(lane) for lane in lanes))
+        await asyncio.gather(*(self._retire(lane) for lane in self._routes.of(project, version).values()))
 
     async def _retire(self, lane: Lane) -> None:
         timeout_s = lane.spec.graceful_shutdown_timeout_s
@@ -279,14 +263,14 @@ class Dispatcher:
     async def _end_lane(self, lane: Lane, *, timeout_s: float) -> None:
         lane.closed = lane.closed or f"{lane.target.id} is not running"
         if self._lanes.get(lane.target.id) is lane:
-            del self._lanes[lane.target.id]
+            self._routes.remove(lane.target.id)
             self._tell_lane(lane, False)
-        self._index()
         await lane.drain(0)
         await lane.pool.close(timeout_s)
         self.wheel.discard(lane)
         self.cache.drop(lane)
-        self._metrics.forget(lane.target.id.path, lane.target.id.version)
+        if not self._closing:  # else all of them go, with everything else
+            self._metrics.forget(lane.target.id.path, lane.target.id.version)
 
     async def call(self, id: FunctionId, body: bytes) -> None:
         """One invocation of a running function version with a JSON body, routed or not; its answer is dropped.
@@ -305,11 +289,11 @@ class Dispatcher:
 
     def versions(self, project: str) -> set[int]:
         """The versions of a project that have replicas or are starting them."""
-        return {id.version for id in self._lanes if id.project == project}
+        return self._routes.versions(project)
 
     def functions(self, project: str, version: int) -> list[str]:
         """The functions of a version that have lanes."""
-        return [id.function for id in self._lanes if (id.project, id.version) == (project, version)]
+        return list(self._routes.of(project, version))
 
     def lanes(self) -> list[Lane]:
         return list(self._lanes.values())

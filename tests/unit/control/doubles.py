@@ -167,16 +167,26 @@ class FakeServing:
         self.answered: dict[FunctionId, Answers] = {}
         self.states: dict[FunctionId, str] = {}
         self.replicas: dict[FunctionId, int] = {}
+        self.schemas: dict[FunctionId, Mapping[str, Any] | None] = {}  # that a start was given
+        self.idle_s: dict[FunctionId, float] = {}  # the same
         self.log: Callable[[FunctionId, str, list[LogRecord]], None] | None = None
         self.history: list[str] = []
         self.samples: dict[FunctionId, Sample] = {}
         self.callbacks: dict[FunctionId, Callable[[FunctionId], None] | None] = {}
 
     async def start(
-        self, target: Target, *, replicas: int, on_progress: Progress | None = None, wait: bool = True
+        self,
+        target: Target,
+        *,
+        replicas: int,
+        on_progress: Progress | None = None,
+        wait: bool = True,
+        schema: Mapping[str, Any] | None = None,
+        idle_s: float = 0.0,
     ) -> Mapping[str, Any]:
         if target.id in self.running:
             return {"title": target.id.function}
+        self.schemas[target.id], self.idle_s[target.id] = schema, idle_s
         self.history.append(f"start {target.id}")
         self.replicas[target.id] = replicas
         if not wait:

@@ -244,3 +244,24 @@ async def test_the_writer_writes_what_comes(logs: LogStore, tmp_path: Path, monk
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+async def test_of_many_functions_those_silent_for_longest_are_read_from_disk(
+    logs: LogStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipper_platform.control.collector.MOST_RINGS", 2)
+    followed = await logs.open("p", "f0")
+    for number in range(5):
+        logs.system(FunctionId("p", f"f{number}", 1), f"line of {number}")
+    assert len(logs._streams) == 5, "nothing goes before it is on disk"
+    await logs.flush()
+    assert [function for _, function in logs._streams] == ["f0", "f3", "f4"]
+    for number in range(5):
+        assert [line.message for line in await logs.tail("p", f"f{number}")] == [f"line of {number}"]
+    logs.system(FunctionId("p", "f1", 1), "one more")
+    assert [line.message for line in await logs.tail("p", "f1")] == ["line of 1", "one more"]
+    logs.system(FunctionId("p", "f0", 1), "the follower has it")
+    assert [line.message for line in await followed.next() or []][-1] == "the follower has it"
+    followed.close()
+    await logs.flush()
+    assert len(logs._streams) == 2

@@ -593,6 +593,33 @@ async def test_a_project_that_cannot_be_brought_back_blocks_no_other_and_is_trie
     await again.deployer.close()
 
 
+@pytest.mark.parametrize(("many", "replicas"), [(False, [1, 2]), (True, [0, 2])])
+async def test_where_there_are_many_functions_a_restart_starts_what_their_policies_ask_for_at_rest(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch, many: bool, replicas: list[int]
+) -> None:
+    await plane.deployed(downscale_to_zero_delay_s=77.0)
+    await plane.deployed(project="letters", min_replicas=2)
+    if many:
+        monkeypatch.setattr("clipper_platform.control.restoring.MOST_AWAKE", 1)
+    again = plane.restarted()
+    await again.registry.load()
+    await again.deployer.restore()
+    assert again.serving.routes == {"digits": 1, "letters": 1}
+    ids = [FunctionId("digits", "classify", 1), FunctionId("letters", "classify", 1)]
+    assert [again.serving.replicas[id] for id in ids] == replicas
+    assert again.serving.idle_s[ids[0]] == (77.0 if many else 0.0)
+    await again.deployer.close()
+
+
+async def test_what_a_version_published_is_known_after_a_restart(plane: Plane) -> None:
+    await plane.deployed()
+    again = plane.restarted()
+    await again.registry.load()
+    await again.deployer.restore()
+    assert again.serving.schemas[FunctionId("digits", "classify", 1)] == {"title": "classify"}
+    await again.deployer.close()
+
+
 async def test_a_deploy_takes_over_from_a_restore_that_still_tries(plane: Plane) -> None:
     await plane.deployed()
     again = plane.restarted()

@@ -14,6 +14,7 @@ from clipper.spec import AutoscalingPolicy, Schedule
 from clipper_platform.control.policies import Policies, digest_of
 from clipper_platform.control.schedules import Plan
 from clipper_platform.errors import InvalidSpec, NotFound, StoreUnavailable
+from clipper_platform.store.base import Policy
 from tests.unit.control.doubles import BUNDLE, Plane, make_plane
 
 
@@ -129,6 +130,43 @@ async def test_a_deleted_project_leaves_no_policy_for_its_successor(plane: Plane
     plane.artifacts.known[BUNDLE] = 10
     await plane.deployed()
     assert policies.effective("digits", "classify").policy.min_replicas == 0
+
+
+async def test_one_that_ended_while_the_platform_was_away_is_forgotten(plane: Plane) -> None:
+    await plane.deployed()
+    await applied(plane, min_replicas=3)
+    await plane.deployed(max_replicas=5)
+    again = plane.restarted()
+    await again.registry.load()
+    policies = await applied(again)
+    assert policies.effective("digits", "classify").policy.max_replicas == 5
+    assert await policies.sweep() == [("digits", "classify")]
+    assert await plane.store.list_policies() == []
+
+
+async def test_one_that_ends_while_it_is_stored_is_forgotten(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    await plane.deployed()
+    policies = await applied(plane)
+    put_policy = plane.store.put_policy
+
+    async def slowly(record: Policy) -> None:
+        await put_policy(record)
+        await plane.deployed(max_replicas=5)
+
+    monkeypatch.setattr(plane.store, "put_policy", slowly)
+    await policies.apply("digits", "classify", {"min_replicas": 3})
+    assert await policies.sweep() == [("digits", "classify")]
+
+
+async def test_a_round_without_news_compares_no_policy(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    await plane.deployed()
+    policies = await applied(plane, min_replicas=3)
+
+    def compared(_: AutoscalingPolicy) -> str:
+        raise AssertionError("nothing was routed")
+
+    monkeypatch.setattr("clipper_platform.control.policies.digest_of", compared)
+    assert await policies.sweep() == []
 
 
 async def test_a_bad_policy_is_refused_by_key(plane: Plane) -> None:

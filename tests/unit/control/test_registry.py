@@ -8,9 +8,11 @@ import pytest
 from clipper.spec import Manifest
 from clipper_platform.control.registry import Registry
 from clipper_platform.errors import NotFound, StoreUnavailable
-from clipper_platform.store.base import Route
+from clipper_platform.store.base import Route, Version
 from clipper_platform.store.memory import MemoryStore
-from tests.unit.control.doubles import FakeClock, manifest
+from tests.unit.control.doubles import BUNDLE, FakeClock, manifest
+
+OTHER_BUNDLE = "sha256:" + "b" * 64
 
 
 @pytest.fixture
@@ -25,8 +27,8 @@ async def registry(store: MemoryStore) -> Registry:
     return made
 
 
-async def routed(registry: Registry, project: str = "digits") -> int:
-    version = await registry.add_version(Manifest.from_dict(manifest(project)), "env")
+async def routed(registry: Registry, project: str = "digits", bundle: str = BUNDLE) -> int:
+    version = await registry.add_version(Manifest.from_dict(manifest(project, bundle=bundle)), "env")
     ready = await registry.mark_ready(project, version.number, {})
     await registry.set_route(ready, None)
     return version.number
@@ -50,7 +52,7 @@ async def test_reads_of_memory_go_on_while_the_store_is_away(registry: Registry,
     await registry.check_health()
     assert registry.current("digits") is not None
     assert registry.project("digits").name == "digits"
-    assert (await registry.version("digits", 1)).number == 1
+    assert [c.route.version for c in registry.routed()] == [1]
     with pytest.raises(StoreUnavailable):
         await registry.versions("digits")
     with pytest.raises(StoreUnavailable, match="functions go on answering"):
@@ -156,3 +158,42 @@ async def test_secrets_may_be_set_before_the_first_deploy(registry: Registry) ->
     assert await registry.secrets("digits") == {"A": "1", "B": "2"}
     await registry.delete_secret("digits", "A")
     assert await registry.list_secrets("digits") == ["B"]
+
+
+async def test_a_start_asks_the_store_once_for_each_project_and_at_the_same_time(
+    registry: Registry, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        await routed(registry, project=f"p{number}")
+    asked: list[str] = []
+    waiting = most = 0
+    list_versions = store.list_versions
+
+    async def counted(project: str) -> list[Version]:
+        nonlocal waiting, most
+        asked.append(project)
+        waiting += 1
+        most = max(most, waiting)
+        await asyncio.sleep(0)
+        waiting -= 1
+        return await list_versions(project)
+
+    monkeypatch.setattr(store, "list_versions", counted)
+    monkeypatch.setattr(store, "get_version", None)
+    await registry.load()
+    assert sorted(asked) == [f"p{number}" for number in range(5)]
+    assert most == 5
+    assert len(registry.routed()) == 5
+
+
+async def test_the_bundles_of_all_versions_are_known_without_the_store(registry: Registry, store: MemoryStore) -> None:
+    await routed(registry)
+    await routed(registry, project="letters", bundle=OTHER_BUNDLE)
+    assert registry.bundles() == {BUNDLE, OTHER_BUNDLE}
+    again = Registry(store, FakeClock())
+    await again.load()
+    store.outage = "gone"
+    assert again.bundles() == {BUNDLE, OTHER_BUNDLE}
+    store.outage = ""
+    await again.delete_project("letters")
+    assert again.bundles() == {BUNDLE}

@@ -1,0 +1,204 @@
+"""What a platform with many functions takes: to come back, for one deploy more, and to be looked at.
+
+    python -m tests.benchmarks.many_functions [--functions 10000]
+
+A home is written as so many deploys leave it: projects with a function each, in a real SQLite store, and their bundles.
+The platform's own planes and gateway are opened over it as at a start, on replicas in memory. Each line tells what a
+step took of the clock and of the processor, and the longest that nothing else had its turn in the event loop meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import hashlib
+import sqlite3
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import uvloop
+
+from clipper.spec import EnvironmentSpec, FunctionSpec, Manifest
+from clipper_platform.backends.memory import InMemoryBackend
+from clipper_platform.clock import SystemClock
+from clipper_platform.environments.base import BuildProgress, Environment
+from clipper_platform.front import make_server
+from clipper_platform.gateway.edge import EdgePolicy
+from clipper_platform.gateway.lifecycle import Lifecycle
+from clipper_platform.metrics import Metrics
+from clipper_platform.planes import Concrete, open_planes
+from clipper_platform.settings import Settings
+from clipper_platform.store import records
+from clipper_platform.store.artifacts import ArtifactStore
+from clipper_platform.store.base import Project, Route, Version
+from clipper_platform.store.sqlite import SqliteStore
+from clipper_platform.tuning import tune
+from clipper_platform.types import EnvironmentId
+
+DEPLOYS, DELETES, CHANGES = 20, 5, 20
+MOST_S = 600.0
+TICK_S = 0.001
+SCHEMA = {"parameters": {"text": {"type": "string"}}, "returns": {"type": "string"}, "streaming": False}
+
+
+class Built:
+    """Environments that are there already."""
+
+    def identify(self, spec: EnvironmentSpec) -> EnvironmentId:
+        return EnvironmentId("env")
+
+    async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> Environment:
+        return Environment(self.identify(spec), Path("python"), Path())
+
+    def pythons(self) -> Sequence[str]:
+        return ("3.11",)
+
+    async def remove(self, environment: EnvironmentId) -> None: ...
+
+
+class Watch:
+    """Looks at the event loop every millisecond."""
+
+    def __init__(self) -> None:
+        self.held_s = 0.0
+
+    async def run(self) -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(TICK_S)
+            self.held_s = max(self.held_s, time.perf_counter() - before - TICK_S)
+
+    @asynccontextmanager
+    async def step(self, name: str, times: int = 1) -> AsyncIterator[None]:
+        """Print a line on what is done inside."""
+        self.held_s = 0.0
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        wall, cpu = (time.perf_counter() - wall) / times, (time.process_time() - cpu) / times
+        await asyncio.sleep(2 * TICK_S)  # until the watch had its turn
+        print(f"{name:44}{wall * 1000:10.1f} ms{cpu * 1000:10.1f} ms{self.held_s * 1000:10.1f} ms", flush=True)
+
+
+def name_of(number: int) -> str:
+    return f"project-{number:05}"
+
+
+def manifest_of(number: int) -> Manifest:
+    digest = hashlib.sha256(name_of(number).encode()).hexdigest()
+    spec = FunctionSpec.parse("classify", "app:classify", {"max_batch_size": 16})
+    return Manifest(
+        project=name_of(number), bundle=f"sha256:{digest}", environment=EnvironmentSpec(), functions=(spec,)
+    )
+
+
+async def write_home(home: Path, functions: int, more: int) -> None:
+    """What so many deploys leave behind, and the bundles of `more` that are to come."""
+    artifacts = ArtifactStore(home / "bundles")
+    await artifacts.open()
+    await artifacts.close()
+    for number in range(functions + more):
+        digest = manifest_of(number).bundle.removeprefix("sha256:")
+        (home / "bundles" / f"{digest}.tar.gz").write_bytes(b"unpacked already")
+        (home / "bundles" / "trees" / digest).mkdir()
+    store = SqliteStore(home / "clipper.db")
+    await store.open()
+    await store.close()
+    # Not by the store's methods, each of which waits for the disk.
+    with sqlite3.connect(store.path) as db:
+        for number in range(functions):
+            made = manifest_of(number)
+            name, at = made.project, 1.7e9 + number
+            version = Version(
+                project=name, number=1, created_at=at, manifest=made.to_dict(), bundle=made.bundle, environment="env",
+                schemas={"classify": SCHEMA}, state="ready",
+            )  # fmt: skip
+            route = Route(project=name, version=1, revision=1, updated_at=at)
+            db.execute("INSERT INTO projects VALUES (?, ?)", (name, records.encode(Project(name=name, created_at=at))))
+            db.execute("INSERT INTO counters VALUES (?, 'version', 1)", (name,))
+            db.execute("INSERT INTO versions VALUES (?, 1, ?)", (name, records.encode(version)))
+            db.execute("INSERT INTO routes VALUES (?, ?)", (name, records.encode(route)))
+    db.close()
+
+
+async def measure(home: Path, functions: int) -> None:
+    await write_home(home, functions, DEPLOYS)
+    settings, clock, metrics, lifecycle = Settings(home=home), SystemClock(), Metrics(), Lifecycle()
+    backend, watch = InMemoryBackend(), Watch()
+    concrete = Concrete(
+        store=SqliteStore(home / "clipper.db"),
+        environments=Built(),
+        backend=lambda _, __: backend,
+        shared_results=None,
+    )
+    print(f"{f'{functions} functions':44}{'wall':>13}{'processor':>13}{'loop held':>13}")
+    watching = asyncio.create_task(watch.run())
+    gc.collect()
+    memory = psutil.Process().memory_info().rss
+    async with AsyncExitStack() as stack:
+        async with watch.step("opening the planes"):
+            planes = await open_planes(stack, settings, concrete, clock=clock, metrics=metrics)
+        server = make_server(
+            settings, planes, policy=EdgePolicy("127.0.0.1"), lifecycle=lifecycle, clock=clock, metrics=metrics,
+            version="0", started_at=clock.time(),
+        )  # fmt: skip
+        tune()  # while the routes are being restored, as in the platform
+        async with watch.step("restoring every route"):
+            await planes.deployer.restore(MOST_S)
+            while len(planes.dispatcher.lanes()) < functions:
+                await asyncio.sleep(TICK_S)
+        lifecycle.ready()
+        await asyncio.sleep(2)  # the autoscaler has looked at everything once
+        grown = psutil.Process().memory_info().rss - memory
+        print(f"memory per function: {grown / functions / 1024:.1f} KiB; replicas started: {len(backend.launches)}")
+        async with watch.step("a second of rest"):
+            await asyncio.sleep(1)
+        app: Any = server.config.app
+        key = (home / "api_key").read_text().strip()
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app),
+            base_url="http://127.0.0.1:8700",
+            headers={"authorization": f"Bearer {key}"},
+            timeout=MOST_S,
+        ) as client:
+            async with watch.step(f"deploying one project more (of {DEPLOYS})", DEPLOYS):
+                for number in range(functions, functions + DEPLOYS):
+                    made = planes.deployer.submit(name_of(number), manifest_of(number).to_dict())
+                    await made.wait()
+                    if made.state != "succeeded":
+                        raise RuntimeError(f"a deploy ended {made.state}: {made.error}")
+            async with watch.step(f"a change of a route (of {CHANGES})", CHANGES):
+                for _ in range(CHANGES):
+                    planes.dispatcher.set_route(name_of(0), 1)
+            async with watch.step("GET /api/v1/projects"):
+                listed = await client.get("/api/v1/projects")
+            found = len(listed.raise_for_status().json()["projects"])
+            if found != functions + DEPLOYS:
+                raise RuntimeError(f"{found} projects were listed")
+            async with watch.step("GET /metrics"):
+                scraped = await client.get("/metrics")
+            print(f"bytes: {len(listed.content)} of projects, {len(scraped.raise_for_status().content)} of metrics")
+            async with watch.step(f"deleting a project (of {DELETES})", DELETES):
+                for number in range(DELETES):
+                    (await client.delete(f"/api/v1/projects/{name_of(number)}")).raise_for_status()
+        async with watch.step("closing"):
+            await stack.aclose()
+    watching.cancel()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--functions", type=int, default=10_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(measure(Path(directory), options.functions))
+
+
+if __name__ == "__main__":
+    main()

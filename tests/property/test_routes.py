@@ -1,0 +1,91 @@
+"""Whatever the sequence of changes, paths lead where a table made from scratch has them lead."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipper_platform.serving.routes import Routes
+from clipper_platform.types import FunctionId
+
+Weights = dict[str, dict[int, int]]
+
+
+def from_scratch(
+    lanes: dict[FunctionId, str], current: dict[str, int], weights: Weights
+) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
+    """The lane that each path leads to, and the lanes with their percents of those that several share."""
+    routed: dict[str, str] = {}
+    for id, lane in lanes.items():
+        if id.project in current:
+            routed[str(id)] = lane
+            if id.version == current[id.project]:
+                routed[id.path] = lane
+    shared: dict[str, dict[str, int]] = {}
+    for project, percents in weights.items():
+        for path in [path for path in routed if path.startswith(f"{project}/") and "@" not in path]:
+            shares = {routed[f"{path}@{v}"]: share for v, share in percents.items() if f"{path}@{v}" in routed}
+            if len(shares) > 1:
+                shared[path] = shares
+                del routed[path]
+    return routed, shared
+
+
+PROJECTS = st.sampled_from(["p", "q", "p-2"])
+VERSIONS = st.integers(1, 3)
+IDS = st.builds(FunctionId, PROJECTS, st.sampled_from(["f", "g"]), VERSIONS)
+STEPS = st.one_of(
+    st.tuples(st.just("add"), IDS),
+    st.tuples(st.just("remove"), IDS),
+    st.tuples(st.just("route"), PROJECTS, VERSIONS),
+    st.tuples(
+        st.just("weights"), PROJECTS, st.sampled_from([{}, {1: 90, 2: 10}, {2: 50, 3: 50}, {1: 20, 2: 30, 3: 50}])
+    ),
+    st.tuples(st.just("drop"), PROJECTS),
+)
+
+
+@given(st.lists(STEPS, max_size=40))
+def test_step_by_step_is_as_from_scratch(steps: list[tuple[Any, ...]]) -> None:
+    routes = Routes[str]()
+    lanes: dict[FunctionId, str] = {}
+    current: dict[str, int] = {}
+    weights: Weights = {}
+    for number, step in enumerate(steps):
+        match step:
+            case ("add", id):
+                lanes[id] = f"{id} of step {number}"
+                routes.add(id, lanes[id])
+            case ("remove", id):
+                lanes.pop(id, None)
+                routes.remove(id)
+            case ("route", project, version):
+                current[project] = version
+                weights.pop(project, None)
+                routes.set_route(project, version)
+            case ("weights", project, percents):
+                weights[project] = percents
+                routes.set_weights(project, percents)
+            case ("drop", project):
+                current.pop(project, None)
+                weights.pop(project, None)
+                routes.drop_route(project)
+        routed, shared = from_scratch(lanes, current, weights)
+        assert routes.routed == routed
+        assert routes.lanes == lanes
+        assert routes.splits.keys() == shared.keys()
+        for path, percents in shared.items():
+            split = routes.splits[path]
+            # Whole rounds, so that the next step meets every split at its beginning.
+            assert Counter(split.next() for _ in range(100)) == percents
+        for project in ("p", "q", "p-2"):
+            assert routes.current(project) == current.get(project)
+            assert routes.versions(project) == {id.version for id in lanes if id.project == project}
+            for version in (1, 2, 3):
+                functions = {id.function for id in lanes if (id.project, id.version) == (project, version)}
+                assert set(routes.of(project, version)) == functions
+        known = {id.project for id in lanes} | current.keys()
+        assert routes._projects.keys() == known, "what is gone is forgotten"
