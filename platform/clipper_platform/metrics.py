@@ -200,6 +200,12 @@ class Metrics:
             if family.labels[:2] == ("function", "version"):
                 family.drop(function, str(version))
 
+    def forget_function(self, function: str) -> None:
+        """Drop all of its series, those over all versions too: the last version is gone."""
+        for family in self.families():
+            if family.labels[:1] == ("function",):
+                family.drop(function)
+
     def slices(self) -> Iterator[bytes]:
         """The exposition in pieces of about a millisecond each, so that a scrape of many functions does not hold up
         their calls: whoever renders gives others a turn in between. A family may change meanwhile."""

@@ -19,7 +19,7 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
-from clipper_platform.backends.base import ChannelListener, LaunchSpec
+from clipper_platform.backends.base import ChannelListener, Exit, LaunchSpec
 from clipper_platform.backends.channel import WireChannel
 from clipper_platform.backends.memory import READY, InMemoryBackend
 from clipper_platform.gateway.fastpath import FastPathOptions, FastPathProtocol, fast_protocol
@@ -72,13 +72,17 @@ class Wired:
         return self.spec.replica
 
     def attach(self, listener: ChannelListener) -> None:
+        self.listener = listener
         self.channel.listen(listener)
 
     def memory_bytes(self) -> int | None:
         return None
 
-    async def stop(self, timeout_s: float) -> None: ...
-    def kill(self) -> None: ...
+    async def stop(self, timeout_s: float) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        asyncio.get_running_loop().call_soon(self.listener.on_exit, Exit("killed", "the measurement is over"))
 
     def answers(self) -> bytes:
         """Results for every Invoke written since the last call, as one read of the socket."""

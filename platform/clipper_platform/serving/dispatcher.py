@@ -270,7 +270,13 @@ class Dispatcher:
         self.wheel.discard(lane)
         self.cache.drop(lane)
         if not self._closing:  # else all of them go, with everything else
-            self._metrics.forget(lane.target.id.path, lane.target.id.version)
+            self._forget(lane.target.id)
+
+    def _forget(self, id: FunctionId) -> None:
+        if self._routes.has(id.project, id.function):
+            self._metrics.forget(id.path, id.version)
+        else:
+            self._metrics.forget_function(id.path)
 
     async def call(self, id: FunctionId, body: bytes) -> None:
         """One invocation of a running function version with a JSON body, routed or not; its answer is dropped.

@@ -60,6 +60,10 @@ class Routes(Generic[LaneT]):
         """Those that have lanes."""
         return {id.version for id in self._lanes_of(project)}
 
+    def has(self, project: str, function: str) -> bool:
+        """Whether any version of the function has a lane."""
+        return any(id.function == function for id in self._lanes_of(project))
+
     def of(self, project: str, version: int) -> dict[str, LaneT]:
         """The lanes of a version, by function."""
         return {id.function: lane for id, lane in self._lanes_of(project).items() if id.version == version}

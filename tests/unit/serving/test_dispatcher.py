@@ -369,6 +369,26 @@ async def test_a_replica_that_does_not_start_fails_the_deploy_with_its_log_and_a
         assert h.dispatcher.versions("p") == set()
 
 
+async def test_series_go_with_their_version_and_those_over_all_versions_with_the_last() -> None:
+    async with harness(InMemoryBackend()) as h:
+        for version in (1, 2):
+            await h.deploy(target(version=version))
+            assert (await h.call().wait()).code == "ok"
+        await h.deploy(target("f", project="q"))
+
+        def told(path: str) -> set[str]:
+            series = (line for part in h.metrics.slices() for line in part.decode().splitlines())
+            return {line.partition(" ")[0] for line in series if line.startswith("clip_") and f'"{path}"' in line}
+
+        await h.dispatcher.stop("p", 1)
+        assert 'clip_invocations_total{function="p/f",version="2",code="200"}' in told("p/f")
+        assert 'clip_scaling_decisions_total{function="p/f",rule="fixed"}' in told("p/f")
+        assert not any('version="1"' in series for series in told("p/f"))
+        await h.dispatcher.stop("p", 2)
+        assert told("p/f") == set()
+        assert told("q/f")
+
+
 async def test_a_cancelled_deploy_leaves_nothing_behind() -> None:
     async def never(_: object) -> None:
         await asyncio.Event().wait()
