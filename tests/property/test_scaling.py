@@ -157,6 +157,31 @@ def test_a_constant_load_with_noise_does_not_flap(
 
 
 @settings(max_examples=60)
+def remembered(what: Any) -> Any:
+    names = getattr(type(what), "__slots__", ())
+    return {name: remembered(getattr(what, name)) for name in names} or what
+
+
+@given(policies(), st.lists(loads(), min_size=1, max_size=25), st.integers(0, 20))
+def test_what_is_not_said_quietly_changes_nothing(policy: Policy, story: list[tuple[Any, ...]], wanted: int) -> None:
+    """None instead of a decision: that is one which leaves the number, and the state is the same afterwards."""
+    now, arrivals = 1000.0, 0
+    loud, quiet = State(policy, wanted, now), State(policy, wanted, now)
+    for load in story:
+        now += load[-1]
+        sample = sampled(load, wanted, wanted, arrivals, now - load[-1] / 2, now)
+        arrivals = sample.arrivals
+        told, loud = decide(sample, policy, loud, now)
+        made, quiet = decide(sample, policy, quiet, now, quiet=True)
+        assert isinstance(told, Decision)
+        if made is None:
+            assert (told.wanted, told.next_at, told.panic) == (told.before, now, False)
+        else:
+            assert made == told
+        assert remembered(loud) == remembered(quiet)
+        wanted = told.wanted
+
+
 @given(policies(windows=(), learn_keep_alive=False, downscale_delay_s=5.0, upscale_delay_s=2.0),
        st.integers(0, 300), st.integers(0, 40))  # fmt: skip
 def test_any_start_converges_to_what_the_load_needs(policy: Policy, load: int, wanted: int) -> None:

@@ -75,7 +75,7 @@ class _Entry:
         self.spec = spec
         self.plan = plan
         self.state = state
-        self.latest: Decision | NoData | None = None
+        self.latest: Decision | NoData | None = None  # None where it left a function with load as it is
         self.changes: tuple[tuple[Decision, str], ...] = ()  # each with its sentence, newest first
         self.next_at = math.inf
 
@@ -226,18 +226,21 @@ class Autoscaler:
         timer = asyncio.get_running_loop().call_later(FOLLOW_UP_S, look)
         self._follow_ups.add(timer)
 
-    def _guarded(self, entry: _Entry, now: float) -> None:
+    def _guarded(self, entry: _Entry, now: float, *, quiet: bool = True) -> None:
         """One function's defect must not stop the others' round, nor fail a call."""
         try:
-            self._look(entry, now)
+            self._look(entry, now, quiet)
         except Exception:
             logger.exception("deciding on the replicas of %s failed", entry.id)
             self._on_error()
             self._later_at(entry, now + NO_DATA_S)
 
-    def _look(self, entry: _Entry, now: float) -> None:
-        made, entry.state = scaling.decide(entry.sample(now), entry.plan.at(now), entry.state, now)
+    def _look(self, entry: _Entry, now: float, quiet: bool) -> None:
+        made, entry.state = scaling.decide(entry.sample(now), entry.plan.at(now), entry.state, now, quiet=quiet)
         entry.latest = made
+        if made is None:
+            self._active[entry] = None
+            return
         if isinstance(made, NoData):
             self._later_at(entry, now + NO_DATA_S)
             return
@@ -280,7 +283,9 @@ class Autoscaler:
         entry = self._entries.get(id)
         if entry is None:
             return None
-        told = None
+        now, told = self._clock.monotonic(), None
+        if entry.latest is None:
+            self._guarded(entry, now, quiet=False)
         if isinstance(entry.latest, Decision):
-            told = explain(entry.latest, entry.plan.at(self._clock.monotonic()), self._cores)
+            told = explain(entry.latest, entry.plan.at(now), self._cores)
         return Outlook(entry.plan.policy, entry.latest, told, list(entry.changes))

@@ -47,8 +47,10 @@ class SlidingAverages:
         """Take in both at `now`; the averages of the load over the stable and the panic window, and of the rate."""
         bucket = int(now / self._width)
         if bucket > self._bucket:
-            if self._count:
-                self._move_on(bucket - self._bucket)
+            if count := self._count:
+                self._close(self._load / count, self._rate / count)
+                if bucket - self._bucket > 1:
+                    self._skip(bucket - self._bucket - 1)
             self._bucket, self._count = bucket, 1
             self._last = load, rate
             self._load, self._rate = load, rate
@@ -78,11 +80,9 @@ class SlidingAverages:
             for ago in range(1, self._filled + 1):
                 self._ring[2 * (self._head - ago) + 1] = rate
 
-    def _move_on(self, buckets: int) -> None:
-        """The present bucket is finished, and those up to the new one hold what was seen last."""
-        count = self._count
-        self._close(self._load / count, self._rate / count)
-        for _ in range(min(buckets - 1, _RING)):
+    def _skip(self, buckets: int) -> None:
+        """Nobody looked for so long: they hold what was seen last."""
+        for _ in range(min(buckets, _RING)):
             self._close(*self._last)
 
     def _close(self, load: float, rate: float) -> None:
@@ -93,15 +93,16 @@ class SlidingAverages:
             if not load and not rate:
                 return
             ring = self._ring = _EMPTY[:]
-        place = 2 * self._head
-        leaves_panic = place - 2 * self._panic_buckets
+        head = self._head
+        place, leaves_panic = 2 * head, 2 * (head - self._panic_buckets)
         self._stable_load += load - ring[place]
         self._panic_load += load - ring[leaves_panic]
         self._stable_rate += rate - ring[place + 1]
         self._panic_rate += rate - ring[leaves_panic + 1]
-        ring[place], ring[place + 1] = load, rate
-        self._head += 1
-        if self._head == _RING:
+        ring[place] = load
+        ring[place + 1] = rate
+        self._head = head = head + 1
+        if head == _RING:
             self._head = 0
             self._add_up(ring)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, overload
 
 from clipper_platform.core.averages import SlidingAverages, SlidingMax
 from clipper_platform.core.keepalive import IdleTimes
@@ -164,11 +164,20 @@ class State:
 _Demand = tuple[float, float, str, float, float, float, float, float]
 
 
-def decide(sample: Sample | None, policy: Policy, state: State, now: float) -> tuple[Decision | NoData, State]:
+@overload
+def decide(sample: Sample | None, policy: Policy, state: State, now: float) -> tuple[Decision | NoData, State]: ...
+@overload
+def decide(
+    sample: Sample | None, policy: Policy, state: State, now: float, *, quiet: bool
+) -> tuple[Decision | NoData | None, State]: ...
+def decide(
+    sample: Sample | None, policy: Policy, state: State, now: float, *, quiet: bool = False
+) -> tuple[Decision | NoData | None, State]:
     """The number of replicas from now on. `state` is used up: the one returned takes its place.
 
     `now` and all other times are monotonic seconds. The decision is within the bounds that hold now, whatever the
-    load; with everything else equal, more load never leads to fewer replicas.
+    load; with everything else equal, more load never leads to fewer replicas. With `quiet`, None stands for the usual
+    decision, which leaves a function with load as it is: that need not be made to be known.
     """
     if sample is None:
         return NoData("the function is not running"), state
@@ -189,6 +198,8 @@ def decide(sample: Sample | None, policy: Policy, state: State, now: float) -> t
         demanded = limited = bounded = wanted = current
         state.highs.observe(current, now)
         state.lows.observe(-current, now)
+        if quiet:
+            return None, state
     else:
         demanded, rule, idle_until = _demanded(need, burst if panic else 0.0, rule, sample, policy, state, now)
         limited = _limit_rate(demanded, sample, policy)
@@ -225,7 +236,7 @@ def _learn(sample: Sample, state: State, now: float) -> None:
 
 def capacity(service: Service) -> float:
     """Invocations per second that one replica can carry at most."""
-    return _carried(service.a, service.b, service.limit, service.concurrency)
+    return _carried(*service)
 
 
 def _carried(a: float, b: float, size: int, concurrency: int) -> float:

@@ -54,7 +54,7 @@ class Lane:
         "_admission", "_batcher", "_clock", "_drain", "_early", "_idle", "_loop", "_max_queued", "_rng", "_schedule",
         "_weigh", "_wheel", "answers", "bucket", "cache_hits", "cache_misses", "cached", "closed", "deadline", "held",
         "idle_since", "instruments", "latency", "name", "on_call", "pool", "queue", "running", "scheduled", "schema",
-        "spec", "streaming", "submitted", "target", "timeout_s",
+        "slo_s", "spec", "streaming", "submitted", "target", "timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +72,7 @@ class Lane:
         self.name = str(target.id)
         self.spec = spec = target.spec
         self.timeout_s = spec.timeout_s
+        self.slo_s = spec.latency_slo_s
         self.cached = spec.cache_ttl_s is not None
         self.queue = InvocationQueue()
         self.pool: ReplicaPool  # set by whoever makes both
@@ -462,9 +463,7 @@ class Lane:
         self.streaming = replica.ready.streaming
         self.schema = {**replica.ready.schema, "streaming": self.streaming}
         self.instruments.begin()
-        controller = batching.make_controller(
-            self.spec.effective_batch_policy, self.spec.max_batch_size, self.spec.latency_slo_s
-        )
+        controller = batching.make_controller(self.spec.effective_batch_policy, self.spec.max_batch_size, self.slo_s)
         return ReplicaHandle(replica, self, self._clock, controller)
 
     def replicas_changed(self) -> None:

@@ -222,6 +222,22 @@ def test_another_policy_counts_at_once() -> None:
     assert outlook.policy.min_replicas == 2
 
 
+def test_what_leaves_a_function_as_it_is_is_decided_in_words_when_somebody_asks() -> None:
+    loop = Loop()
+    loop.add()
+    loop.plant.set(queued=2, running=1, idle_since=None)
+    loop.pass_time(3)
+    asked = loop.plant.asked
+    outlook = loop.autoscaler.outlook(ID)
+    assert loop.plant.asked == asked + 1
+    assert outlook is not None
+    assert isinstance(outlook.latest, Decision)
+    assert (outlook.latest.at, outlook.latest.queued, outlook.latest.wanted) == (loop.clock.now, 2, 1)
+    assert outlook.explanation is not None
+    assert "3 queued and running" in outlook.explanation.why
+    assert loop.autoscaler.active == 1
+
+
 def test_the_outlook_tells_the_last_changes_newest_first() -> None:
     loop = Loop(downscale_to_zero_delay_s=0, stable_window_s=6, panic_window_s=1)
     assert loop.autoscaler.outlook(ID) is None
