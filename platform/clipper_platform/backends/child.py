@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, cast
@@ -53,7 +54,7 @@ def describe_status(status: int) -> str:
         return f"killed by signal {-status}"
 
 
-class ChildProcess:
+class ChildProcess(ABC):
     """A running process, leader of its own session and process group, whose output goes to `output`."""
 
     exited: asyncio.Future[int] | asyncio.Future[int | None]
@@ -114,13 +115,13 @@ class ChildProcess:
         if self._open_pipes == 0 and not self.drained.done():
             self.drained.set_result(None)
 
+    @abstractmethod
     def ask_where(self) -> None:
         """SIGABRT: an interpreter with faulthandler on writes where its threads are, then ends."""
-        raise NotImplementedError
 
+    @abstractmethod
     def kill_group(self) -> None:
         """Kill it and its process group, unless it was reaped."""
-        raise NotImplementedError
 
 
 class Child(ChildProcess):

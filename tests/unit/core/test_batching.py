@@ -12,7 +12,6 @@ from clipper_platform.core.batching import (
     NEVER,
     Aimd,
     Dispatch,
-    DurationFit,
     LatencyModel,
     Policy,
     PolicyName,
@@ -22,6 +21,7 @@ from clipper_platform.core.batching import (
     plan,
     take,
 )
+from clipper_platform.core.fitting import DurationFit
 from tests.benchmarks.adaptive_batching import (
     CAP,
     MAIN,
