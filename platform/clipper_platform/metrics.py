@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-__all__ = ["Counter", "Family", "Gauge", "Histogram", "Metrics", "StateGauge"]
+__all__ = ["AskedGauge", "Counter", "Family", "Gauge", "Histogram", "Metrics"]
 
 # Latencies from a cached answer (tens of µs) to a slow model (a minute): 1-2.5-5 per decade.
 _SECONDS = (
@@ -55,15 +55,6 @@ class Gauge:
         self.value = value
 
 
-class StateGauge:
-    """How many are in each state, asked at scrape time: one object where there would be one for each label value."""
-
-    __slots__ = ("read",)
-
-    def __init__(self) -> None:
-        self.read: Callable[[], Iterable[tuple[str, int]]] = tuple
-
-
 class Histogram:
     """Counts per bucket; `bounds` are upper bounds, the last bucket is open."""
 
@@ -95,7 +86,7 @@ class Histogram:
             yield bound, total
 
 
-Child = TypeVar("Child", Counter, Gauge, StateGauge, Histogram)
+Child = TypeVar("Child", Counter, Gauge, Histogram)
 
 
 @dataclass(slots=True)
@@ -126,6 +117,17 @@ class Family(Generic[Child]):
             del self.children[values]
 
 
+@dataclass(slots=True)
+class AskedGauge:
+    """A metric of which nothing is kept: `ask` tells label values and numbers at scrape time. Thousands of functions,
+    most of them idle, have four such numbers each, which would take a kilobyte."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    ask: Callable[[], Iterable[tuple[tuple[str, ...], float]]] = tuple
+
+
 class Metrics:
     """All families. `function` is `project/function`."""
 
@@ -140,6 +142,9 @@ class Metrics:
         def gauge(name: str, help: str, *labels: str) -> Family[Gauge]:
             return Family(name, help, labels, Gauge)
 
+        def asked(name: str, help: str, *labels: str) -> AskedGauge:
+            return AskedGauge(name, help, labels)
+
         def histogram(name: str, help: str, bounds: Sequence[float], *labels: str) -> Family[Histogram]:
             return Family(name, help, labels, lambda: Histogram(bounds))
 
@@ -152,13 +157,13 @@ class Metrics:
         self.queue_duration = histogram(
             "clip_queue_duration_seconds", "From admission to dispatch to a replica.", _SECONDS, *fv
         )
-        self.queue_depth = gauge("clip_queue_depth", "Invocations waiting for a replica.", *fv)
-        self.running = gauge("clip_running", "Invocations given to a replica and not answered yet.", *fv)
+        self.queue_depth = asked("clip_queue_depth", "Invocations waiting for a replica.", *fv)
+        self.running = asked("clip_running", "Invocations given to a replica and not answered yet.", *fv)
         self.batch_size = histogram("clip_batch_size", "Invocations per batch.", _SIZES, *fv)
         self.batch_duration = histogram(
             "clip_batch_duration_seconds", "From a batch's turn on its replica to its last answer.", _SECONDS, *fv
         )
-        self.batch_limit = gauge("clip_batch_limit", "Batch size that the batching policy allows now.", *fv)
+        self.batch_limit = asked("clip_batch_limit", "Batch size that the batching policy allows now.", *fv)
         self.batch_reruns = counter(
             "clip_batch_reruns", "Executions beyond the first, to find the guilty of a failed batch.", *fv
         )
@@ -167,7 +172,7 @@ class Metrics:
         self.quarantined = counter("clip_quarantined", "Invocations given up because they end replicas.", *fv)
         self.defaults = counter("clip_default_outputs", "Answers by the default output.", *fv, "reason")
         self.refused = counter("clip_refused", "Invocations refused at once because a queue was full.", *fv, "queue")
-        self.replicas: Family[StateGauge] = Family("clip_replicas", "Replicas by state.", fv, StateGauge)
+        self.replicas = asked("clip_replicas", "Replicas by state.", *fv, "state")
         self.cold_start = histogram(
             "clip_cold_start_seconds", "Phases of starting a replica, and of the first answer that waited for it.",
             _STARTS, "function", "phase",
@@ -191,8 +196,11 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
-    def families(self) -> Iterator[Family[Counter] | Family[Gauge] | Family[StateGauge] | Family[Histogram]]:
+    def families(self) -> Iterator[Family[Counter] | Family[Gauge] | Family[Histogram]]:
         return (v for v in vars(self).values() if isinstance(v, Family))
+
+    def asked(self) -> Iterator[AskedGauge]:
+        return (v for v in vars(self).values() if isinstance(v, AskedGauge))
 
     def forget(self, function: str, version: int) -> None:
         """Drop the series of a function's version that is gone for good."""
@@ -212,10 +220,17 @@ class Metrics:
         for family in self.families():
             kind, expose = _KINDS[type(family.make())]
             name = f"{family.name}_total" if kind == "counter" else family.name
-            lines = [f"# HELP {name} {_escaped(family.help)}\n# TYPE {name} {kind}\n"]
+            lines = [_header(name, family.help, kind)]
             for values, child in list(family.children.items()):
-                pairs = zip(family.labels, values, strict=True)
-                expose(lines, name, ",".join(f'{key}="{_escaped(value, quoted=True)}"' for key, value in pairs), child)
+                expose(lines, name, _pairs(family.labels, values), child)
+                if len(lines) >= _SLICE_LINES:
+                    yield "".join(lines).encode()
+                    lines.clear()
+            yield "".join(lines).encode()
+        for gauge in self.asked():
+            lines = [_header(gauge.name, gauge.help, "gauge")]
+            for values, number in gauge.ask():
+                lines.append(_line(gauge.name, _pairs(gauge.labels, values), number))
                 if len(lines) >= _SLICE_LINES:
                     yield "".join(lines).encode()
                     lines.clear()
@@ -235,10 +250,6 @@ def _expose_gauge(lines: list[str], name: str, labels: str, child: Any) -> None:
     lines.append(_line(name, labels, child.read() if child.read else child.value))
 
 
-def _expose_states(lines: list[str], name: str, labels: str, child: Any) -> None:
-    lines += [_line(name, f'{labels},state="{state}"', count) for state, count in child.read()]
-
-
 def _expose_histogram(lines: list[str], name: str, labels: str, child: Any) -> None:
     before = f"{name}_bucket{{{labels}," if labels else f"{name}_bucket{{"
     count = 0
@@ -251,9 +262,16 @@ def _expose_histogram(lines: list[str], name: str, labels: str, child: Any) -> N
 _KINDS: dict[type, tuple[str, Callable[[list[str], str, str, Any], None]]] = {
     Counter: ("counter", _expose_counter),
     Gauge: ("gauge", _expose_gauge),
-    StateGauge: ("gauge", _expose_states),
     Histogram: ("histogram", _expose_histogram),
 }
+
+
+def _header(name: str, help: str, kind: str) -> str:
+    return f"# HELP {name} {_escaped(help)}\n# TYPE {name} {kind}\n"
+
+
+def _pairs(labels: Sequence[str], values: Sequence[str]) -> str:
+    return ",".join(f'{key}="{_escaped(value, quoted=True)}"' for key, value in zip(labels, values, strict=True))
 
 
 def _line(name: str, labels: str, value: float) -> str:

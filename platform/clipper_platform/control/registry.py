@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from clipper.spec import FunctionSpec, Manifest, SpecError
 from clipper_platform.clock import Clock
 from clipper_platform.errors import ClipperError, Conflict, InternalError, NotFound, StoreUnavailable
@@ -31,12 +33,17 @@ INTERRUPTED: Final = "the platform ended while this version was being deployed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Current:
-    """The version that answers a project's functions now: what is needed of it, as there are thousands. `schemas` by
-    function, as the version published them."""
+    """The version that answers a project's functions now: what is needed of it, as there are thousands."""
 
     route: Route
     manifest: Manifest
-    schemas: Mapping[str, Any]
+    published: bytes  # `schemas` as JSON: a fifth of what the objects take
+
+    @property
+    def schemas(self) -> Mapping[str, Any]:
+        """By function, as the version published them."""
+        found: dict[str, Any] = msgspec.json.decode(self.published)
+        return found
 
     def function(self, name: str) -> FunctionSpec | None:
         return next((spec for spec in self.manifest.functions if spec.name == name), None)
@@ -51,7 +58,7 @@ class Registry:
         self._projects: dict[str, Project] = {}
         self._current: dict[str, Current] = {}
         self._revisions: dict[str, int] = {}  # of the stored route, which a write of unknown outcome may have moved
-        self._bundles: dict[str, set[str]] = {}  # project -> those of its versions
+        self._bundles: dict[str, tuple[str, ...]] = {}  # project -> those of its versions
         self._doubtful: set[str] = set()  # projects whose stored route may differ: a write's outcome is unknown
         self._unsaved: dict[tuple[str, int], str] = {}  # (project, version) -> why it failed, not yet stored
         self._store_error: str | None = None
@@ -134,7 +141,7 @@ class Registry:
         projects = {p.name: p for p in await self._store.list_projects()}
         routes = {route.project: route for route in await self._store.list_routes()}
         current: dict[str, Current] = {}
-        bundles: dict[str, set[str]] = {}
+        bundles: dict[str, tuple[str, ...]] = {}
         names = list(projects)
         for first in range(0, len(names), LOADED_AT_ONCE):
             some = names[first : first + LOADED_AT_ONCE]
@@ -142,7 +149,7 @@ class Registry:
             for name, versions in zip(
                 some, await asyncio.gather(*(self._store.list_versions(name) for name in some)), strict=True
             ):
-                bundles[name] = {version.bundle for version in versions}
+                bundles[name] = tuple({version.bundle for version in versions})
                 for version in versions:
                     if version.state == "building":
                         await self._store.update_version(name, version.number, state="failed", detail=INTERRUPTED)
@@ -170,7 +177,7 @@ class Registry:
                 extra={"project": route.project, "version": route.version},
             )
             return None
-        return Current(route=route, manifest=manifest, schemas=version.schemas)
+        return Current(route=route, manifest=manifest, published=msgspec.json.encode(version.schemas))
 
     # Projects
 
@@ -238,7 +245,8 @@ class Registry:
                 "and try again"
             ) from None
         self._revisions[project] = route.revision
-        self._current[project] = Current(route=route, manifest=manifest, schemas=version.schemas)
+        published = msgspec.json.encode(version.schemas)
+        self._current[project] = Current(route=route, manifest=manifest, published=published)
         for callback in self._on_route:
             callback(project)
         return self._current[project]
@@ -249,7 +257,7 @@ class Registry:
         """Record a version in state `building`, under the project's next number."""
         await self.ensure_project(manifest.project)
         # Before it is stored: of a write of unknown outcome the bundle must not be taken away.
-        self._bundles.setdefault(manifest.project, set()).add(manifest.bundle)
+        self._bundles[manifest.project] = tuple({*self._bundles.get(manifest.project, ()), manifest.bundle})
         return await self._store.add_version(
             Version(
                 project=manifest.project,

@@ -491,9 +491,10 @@ class SchemaEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         params = scope["path_params"]
         lane = await self._service.find(f"{params['project']}/{params['function']}", read_head(scope["headers"]))
-        if lane.schema is None:
+        schema = lane.schema
+        if schema is None:
             raise NotFound(f"{lane.target.id} has no schema yet: its first replica is starting")
-        body = msgspec.json.encode({"function": lane.target.id.path, "version": lane.target.id.version, **lane.schema})
+        body = msgspec.json.encode({"function": lane.target.id.path, "version": lane.target.id.version, **schema})
         head = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
         await send_answer(send, 200, head, body)
 

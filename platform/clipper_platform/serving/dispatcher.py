@@ -31,7 +31,7 @@ from clipper_platform.serving.invocation import Invocation, State
 from clipper_platform.serving.lane import Lane
 from clipper_platform.serving.pool import ReplicaPool
 from clipper_platform.serving.routes import Routes
-from clipper_platform.serving.status import lane_sample, lane_status, start_hint
+from clipper_platform.serving.status import lane_sample, lane_status, show_lanes, start_hint
 from clipper_platform.serving.trial import call_once, count_answers
 from clipper_platform.types import FunctionId
 
@@ -70,6 +70,7 @@ class Dispatcher:
         self._lanes: Mapping[FunctionId, Lane] = self._routes.lanes
         # "project/function", or with "@version" -> lane: the hot look-up, which `resolve` and callers begin with
         self.routed: Mapping[str, Lane] = self._routes.routed
+        show_lanes(metrics, self.lanes)
         self._due: deque[Lane] = deque()
         self._turn: asyncio.Handle | None = None
         self._starts = 0
@@ -211,7 +212,7 @@ class Dispatcher:
             rng=self._rng,
         )
         if schema:
-            lane.schema, lane.streaming = schema, schema.get("streaming")
+            lane.publish(schema, streaming=schema.get("streaming"))
         lane.idle_since = self._clock.monotonic() - idle_s
         self._starts += 1
         lane.pool = ReplicaPool(
@@ -222,12 +223,6 @@ class Dispatcher:
             metrics=self._metrics,
             events=self._events,
             prefix=f"{target.id.function}-{target.id.version}-{self._starts}",
-        )
-        labels = (target.id.path, str(target.id.version))
-        self._metrics.queue_depth.child(*labels).read = lambda: float(lane.queue.live)
-        self._metrics.running.child(*labels).read = lambda: float(lane.running)
-        self._metrics.batch_limit.child(*labels).read = lambda: float(
-            max((h.controller.limit for h in lane.pool.handles.values()), default=0)
         )
         self._routes.add(target.id, lane)
         return lane

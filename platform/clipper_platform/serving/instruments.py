@@ -20,8 +20,8 @@ class LaneMetrics:
     """
 
     __slots__ = (
-        "_batch_duration", "_batch_size", "_begun", "_by_status", "_duration", "_hits", "_labels", "_metrics", "_ok",
-        "_queue_duration", "_refused", "answered",
+        "_batch_duration", "_batch_size", "_begun", "_by_status", "_duration", "_hits", "_metrics", "_ok",
+        "_queue_duration", "_refused", "answered", "labels",
     )  # fmt: skip
 
     _ok: Counter
@@ -32,7 +32,7 @@ class LaneMetrics:
 
     def __init__(self, metrics: Metrics, id: FunctionId) -> None:
         self._metrics = metrics
-        self._labels = (id.path, str(id.version))
+        self.labels = (id.path, str(id.version))
         self._begun = False
         self._hits: Counter | None = None
         self._by_status: dict[int, Counter] = {}
@@ -44,7 +44,7 @@ class LaneMetrics:
         if self._begun:
             return
         self._begun = True
-        labels, metrics = self._labels, self._metrics
+        labels, metrics = self.labels, self._metrics
         self._ok = metrics.invocations.child(*labels, "200")
         self._duration = metrics.duration.child(*labels)
         self._queue_duration = metrics.queue_duration.child(*labels)
@@ -58,32 +58,32 @@ class LaneMetrics:
         self._batch_size.observe(size)
         self._batch_duration.observe(duration_s)
         if reruns:
-            self._metrics.batch_reruns.child(*self._labels).inc(reruns)
+            self._metrics.batch_reruns.child(*self.labels).inc(reruns)
 
     def retried(self) -> None:
-        self._metrics.retries.child(*self._labels).inc()
+        self._metrics.retries.child(*self.labels).inc()
 
     def hedged(self, n: int) -> None:
-        self._metrics.hedges.child(*self._labels).inc(n)
+        self._metrics.hedges.child(*self.labels).inc(n)
 
     def quarantine(self) -> None:
-        self._metrics.quarantined.child(*self._labels).inc()
+        self._metrics.quarantined.child(*self.labels).inc()
 
     def default(self, reason: str) -> None:
-        self._metrics.defaults.child(*self._labels, reason).inc()
+        self._metrics.defaults.child(*self.labels, reason).inc()
 
     def refuse(self, *, over_all: bool) -> None:
         queue = "all" if over_all else "function"
         counter = self._refused.get(queue)
         if counter is None:
-            counter = self._refused[queue] = self._metrics.refused.child(*self._labels, queue)
+            counter = self._refused[queue] = self._metrics.refused.child(*self.labels, queue)
         counter.inc()
         self.count(429)
 
     def count(self, status: int) -> None:
         counter = self._by_status.get(status)
         if counter is None:
-            counter = self._by_status[status] = self._metrics.invocations.child(*self._labels, str(status))
+            counter = self._by_status[status] = self._metrics.invocations.child(*self.labels, str(status))
         counter.inc()
 
     def totals(self) -> tuple[int, int]:
@@ -102,7 +102,7 @@ class LaneMetrics:
         """An invocation that the cache answered."""
         if self._hits is None:
             self.begin()
-            self._hits = self._metrics.cache_requests.child(self._labels[0], "hit")
+            self._hits = self._metrics.cache_requests.child(self.labels[0], "hit")
         self.answered += 1
         self._ok.value += 1.0
         self._hits.value += 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from clipper_platform.backends.base import Backend, Exit, LaunchSpec, Replica, SnapshotState, StartError
@@ -74,10 +74,6 @@ class ReplicaPool:
         self._changed: list[asyncio.Future[None]] = []
         self._closed = False
         self._usual_s: float | None = None  # how long a call takes, once one was answered
-        metrics.replicas.child(target.id.path, str(target.id.version)).read = self._by_state
-
-    def _by_state(self) -> Iterator[tuple[str, int]]:
-        return ((state.value, self.state.count(state)) for state in ReplicaState)
 
     # What is wanted
 

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from clipper_platform.backends.base import StartError
 from clipper_platform.core.pooling import ReplicaState
 from clipper_platform.core.scaling import LATE_SHARE, Sample, Service
+from clipper_platform.metrics import Metrics
 from clipper_platform.serving.base import FunctionState, FunctionStatus, ReplicaStatus, Target
 from clipper_platform.serving.cache import InvocationCache
 from clipper_platform.serving.lane import Lane
 from clipper_platform.serving.replica import ReplicaHandle
 
-__all__ = ["lane_sample", "lane_status", "start_hint"]
+__all__ = ["lane_sample", "lane_status", "show_lanes", "start_hint"]
 
 LOG_LINES = 10
 _new: Final = tuple.__new__
+
+
+def show_lanes(metrics: Metrics, lanes: Callable[[], Iterable[Lane]]) -> None:
+    """Have the gauges of all lanes read whenever somebody looks."""
+
+    def each(read: Callable[[Lane], int]) -> Callable[[], Iterator[tuple[tuple[str, ...], float]]]:
+        return lambda: ((lane.instruments.labels, read(lane)) for lane in lanes())
+
+    metrics.queue_depth.ask = each(lambda lane: lane.queue.live)
+    metrics.running.ask = each(lambda lane: lane.running)
+    metrics.batch_limit.ask = each(_batch_limit)
+    metrics.replicas.ask = lambda: (
+        ((*lane.instruments.labels, state.value), lane.pool.state.count(state))
+        for lane in lanes()
+        for state in ReplicaState
+    )
+
+
+def _batch_limit(lane: Lane) -> int:
+    return max((handle.controller.limit for handle in lane.pool.handles.values()), default=0)
 
 
 def lane_sample(lane: Lane, now: float) -> Sample | None:

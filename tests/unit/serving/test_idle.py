@@ -24,11 +24,12 @@ GAUGES = {"clip_queue_depth", "clip_running", "clip_batch_limit", "clip_replicas
 
 def series(metrics: Metrics, function: str = "p/f") -> set[str]:
     """The families that tell something of a version of the function."""
-    return {
+    kept = {
         family.name
         for family in metrics.families()
         if family.labels[:2] == ("function", "version") and any(key[0] == function for key in family.children)
     }
+    return kept | {gauge.name for gauge in metrics.asked() if any(key[0] == function for key, _ in gauge.ask())}
 
 
 def counted(metrics: Metrics) -> dict[str, float]:
