@@ -23,6 +23,7 @@ _TAIL: Final = 0.99
 _MARGIN: Final = 0.1  # the paper's: the head is taken 10% earlier, the tail 10% later
 _ENOUGH: Final = 10  # fewer idle times than this say nothing
 _MOST: Final = 1000  # then all counts are halved, so that the histogram follows a function that changes
+_NONE: Final = array("H", [0] * _BINS)  # shared by all that counted nothing yet
 _STORED: Final = Struct(f"<{_BINS + 1}H")  # the bins, and what was longer
 _WORTH_RELEASING_S: Final = 60.0  # for less than this it is not worth ending a replica and starting another
 
@@ -35,12 +36,12 @@ class KeepAlive(NamedTuple):
 
 
 class IdleTimes:
-    """A histogram of idle times in logarithmic bins from a second to four hours; about 200 bytes."""
+    """A histogram of idle times in logarithmic bins from a second to four hours; about 200 bytes from the first on."""
 
     __slots__ = ("_counts", "_longer", "total")
 
     def __init__(self) -> None:
-        self._counts = array("H", [0] * _BINS)
+        self._counts = _NONE
         self._longer = 0
         self.total = 0
 
@@ -68,6 +69,8 @@ class IdleTimes:
         if idle_s >= _HIGHEST_S:
             self._longer += 1
         else:
+            if self._counts is _NONE:
+                self._counts = _NONE[:]
             self._counts[int(math.log(idle_s / _LOWEST_S) * _SCALE)] += 1
         self.total += 1
         if self.total >= _MOST:
