@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from clipper_platform.core.scaling import TOLERANCE, UTILISATION, Decision, Policy
+from clipper_platform.core.scaling import NOTHING, TOLERANCE, UTILISATION, Decision, Policy
 
 __all__ = ["Explanation", "explain"]
 
@@ -36,20 +36,21 @@ def _beyond(made: Decision, cores: int | None) -> tuple[str, ...]:
 
 
 def _why(made: Decision, policy: Policy) -> str:
-    load, per = f"{made.load_stable:.3g} queued and running", f"{made.target:g} per replica"
+    load, per = f"{_figure(made.load_stable)} queued and running", f"{made.target:g} per replica"
+    worth = _replicas(made.need) + _near(made, policy)
     match made.rule:
         case "queue_depth" | "ongoing_requests":
             key = "target_queue_depth" if made.rule == "queue_depth" else "target_ongoing_requests"
-            return f"{load} on average, {per} wanted ({key}): {_replicas(made.need)}"
+            return f"{load} on average, {per} wanted ({key}): {worth}"
         case "capacity":
             return (
                 f"{made.rate_per_s:.3g} invocations arrive per second and a replica carries "
-                f"{made.capacity_per_s:.3g} at {UTILISATION:.0%}: {_replicas(made.need)}"
+                f"{made.capacity_per_s:.3g} at {UTILISATION:.0%}: {worth}"
             )
         case "latency":
             return (
                 f"{made.rate_per_s:.3g} invocations arrive per second and a replica carries "
-                f"{made.capacity_per_s:.3g} within latency_slo_s = {policy.latency_slo_s:g}: {_replicas(made.need)}"
+                f"{made.capacity_per_s:.3g} within latency_slo_s = {policy.latency_slo_s:g}: {worth}"
             )
         case "panic":
             return (
@@ -79,7 +80,19 @@ def _why(made: Decision, policy: Policy) -> str:
 
 
 def _replicas(need: float) -> str:
-    return f"{need:.3g} replicas' worth"
+    return f"{_figure(need)} replicas' worth"
+
+
+def _near(made: Decision, policy: Policy) -> str:
+    """Where the tolerance is why the number is not the demand rounded up."""
+    current = made.demanded - policy.buffer_replicas
+    if made.need > NOTHING and current != math.ceil(made.need - NOTHING):
+        return f", near enough to the {current} that there are"
+    return ""
+
+
+def _figure(number: float) -> str:
+    return f"{number:.3g}" if number > NOTHING else "0"
 
 
 def _counted(count: int, thing: str) -> str:
@@ -93,7 +106,7 @@ def _range(made: Decision) -> str:
 def _steps(made: Decision, policy: Policy) -> tuple[str, ...]:
     buffered = f", {policy.buffer_replicas} of them buffer_replicas" if policy.buffer_replicas and made.demanded else ""
     return (
-        f"demand {made.demanded} (stable {made.need:.3g}, panic {made.need_panic:.3g}{buffered})",
+        f"demand {made.demanded} (stable {_figure(made.need)}, panic {_figure(made.need_panic)}{buffered})",
         f"rate limit {made.limited}",
         f"bounds {made.bounded} ({_range(made)})",
         f"delay {made.wanted}",
@@ -103,8 +116,8 @@ def _steps(made: Decision, policy: Policy) -> tuple[str, ...]:
 def _change(made: Decision, policy: Policy) -> tuple[str, ...]:
     told = [*_by_option(made, policy)]
     if made.rule in ("queue_depth", "ongoing_requests", "capacity", "latency") and made.wanted < made.ceiling:
-        unit = made.target if made.rule in ("queue_depth", "ongoing_requests") else made.capacity_per_s
-        what = "queued and running" if unit == made.target else "arrivals per second"
+        by_depth = made.rule in ("queue_depth", "ongoing_requests")
+        unit, what = (made.target, "queued and running") if by_depth else (made.capacity_per_s, "arrivals per second")
         current = max(1, made.wanted - policy.buffer_replicas)
         told.append(f"more replicas: above {current * (1 + TOLERANCE) * unit:.3g} {what}")
         if current > 1 and made.wanted > made.floor:

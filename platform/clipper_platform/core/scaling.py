@@ -24,6 +24,9 @@ from clipper_platform.core.schedule import Window, bounds
 
 __all__ = [
     "LATE_SHARE",
+    "NOTHING",
+    "TOLERANCE",
+    "UTILISATION",
     "Decision",
     "NoData",
     "Policy",
@@ -44,7 +47,7 @@ UTILISATION: Final = 0.8
 _P99_MEANS: Final = math.log(100)
 LATE_SHARE: Final = 0.01  # of the answers: where more of them are beyond the objective, the 99th percentile is
 _new: Final = tuple.__new__
-_NOTHING: Final = 1e-9  # what rounding leaves of a load that is gone
+NOTHING: Final = 1e-9  # what rounding leaves of a load that is gone
 _RATE_PERIOD_S: Final = 0.2  # arrivals of less time than this are no rate yet
 
 
@@ -207,7 +210,7 @@ def decide(
         wanted = _clamped(_delay(bounded, current, state, now, panic=panic), floor, ceiling)
         rule = _last_word(rule, (demanded, limited, bounded, wanted), names, panic=panic)
     next_at = now
-    if idle_since is not None and not panic and need < _NOTHING and wanted == _clamped(demanded, floor, ceiling):
+    if idle_since is not None and not panic and need < NOTHING and wanted == _clamped(demanded, floor, ceiling):
         next_at = idle_until if idle_until < until else until
     # As Decision(…) does, at half the cost of passing so many parameters.
     made: Decision = _new(Decision, (
@@ -323,9 +326,9 @@ def _demanded(
     `burst`: what the panic window asks for; 0 where there is no panic.
     """
     spare = policy.buffer_replicas
-    count = sample.wanted - spare if _holds(need, sample.wanted, policy) else math.ceil(need - _NOTHING)
-    if burst - _NOTHING > count:
-        count, rule = math.ceil(burst - _NOTHING), "panic"
+    count = sample.wanted - spare if _holds(need, sample.wanted, policy) else math.ceil(need - NOTHING)
+    if burst - NOTHING > count:
+        count, rule = math.ceil(burst - NOTHING), "panic"
     idle_until = math.inf
     if sample.idle_since is None:
         if not sample.wanted:

@@ -518,6 +518,22 @@ def test_a_prediction_and_the_service_time_are_explained() -> None:
         assert "arrivals per second" in words(made, policy)
 
 
+def test_a_number_that_the_tolerance_keeps_is_explained_by_it() -> None:
+    policy = Policy(max_replicas=100, panic_threshold=1000, downscale_delay_s=0)
+    for running, wanted, worth in ((27, 8, "6.75"), (30, 7, "7.5")):
+        why = explain(decided(sample(running=running, wanted=wanted), policy), policy).why
+        assert why.endswith(f"{worth} replicas' worth, near enough to the {wanted} that there are")
+    assert explain(decided(sample(running=26, wanted=7), policy), policy).why.endswith("6.5 replicas' worth")
+
+
+def test_what_rounding_leaves_of_a_load_is_nothing() -> None:
+    made = decided(sample(running=1, wanted=1))._replace(load_stable=4e-15, need=4e-15, need_panic=4e-15)
+    told = explain(made, POLICY)
+    assert told.why.startswith("0 queued and running")
+    assert told.why.endswith(": 0 replicas' worth")
+    assert told.steps[0] == "demand 1 (stable 0, panic 0)"
+
+
 def test_what_would_change_the_number_is_true() -> None:
     policy = Policy(max_replicas=100, panic_threshold=1000)
     made = decided(sample(running=20, wanted=5), policy)
