@@ -12,12 +12,13 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-__all__ = ["AskedGauge", "Counter", "Family", "Gauge", "Histogram", "Metrics"]
+__all__ = ["Counter", "Family", "Gauge", "Histogram", "Metrics", "ObservableGauge"]
 
 # Latencies from a cached answer (tens of µs) to a slow model (a minute): 1-2.5-5 per decade.
 _SECONDS = (
@@ -118,14 +119,15 @@ class Family(Generic[Child]):
 
 
 @dataclass(slots=True)
-class AskedGauge:
-    """A metric of which nothing is kept: `ask` tells label values and numbers at scrape time. Thousands of functions,
-    most of them idle, have four such numbers each, which would take a kilobyte."""
+class ObservableGauge:
+    """A metric of which nothing is kept, OpenTelemetry's word for it: `callback` tells label values and numbers at
+    scrape time. Thousands of functions, most of them idle, have eight such numbers each, which would take a kilobyte.
+    """
 
     name: str
     help: str
     labels: tuple[str, ...]
-    ask: Callable[[], Iterable[tuple[tuple[str, ...], float]]] = tuple
+    callback: Callable[[], Iterable[tuple[tuple[str, ...], float]]] = tuple
 
 
 class Metrics:
@@ -142,8 +144,8 @@ class Metrics:
         def gauge(name: str, help: str, *labels: str) -> Family[Gauge]:
             return Family(name, help, labels, Gauge)
 
-        def asked(name: str, help: str, *labels: str) -> AskedGauge:
-            return AskedGauge(name, help, labels)
+        def observable(name: str, help: str, *labels: str) -> ObservableGauge:
+            return ObservableGauge(name, help, labels)
 
         def histogram(name: str, help: str, bounds: Sequence[float], *labels: str) -> Family[Histogram]:
             return Family(name, help, labels, lambda: Histogram(bounds))
@@ -157,13 +159,13 @@ class Metrics:
         self.queue_duration = histogram(
             "clip_queue_duration_seconds", "From admission to dispatch to a replica.", _SECONDS, *fv
         )
-        self.queue_depth = asked("clip_queue_depth", "Invocations waiting for a replica.", *fv)
-        self.running = asked("clip_running", "Invocations given to a replica and not answered yet.", *fv)
+        self.queue_depth = observable("clip_queue_depth", "Invocations waiting for a replica.", *fv)
+        self.running = observable("clip_running", "Invocations given to a replica and not answered yet.", *fv)
         self.batch_size = histogram("clip_batch_size", "Invocations per batch.", _SIZES, *fv)
         self.batch_duration = histogram(
             "clip_batch_duration_seconds", "From a batch's turn on its replica to its last answer.", _SECONDS, *fv
         )
-        self.batch_limit = asked("clip_batch_limit", "Batch size that the batching policy allows now.", *fv)
+        self.batch_limit = observable("clip_batch_limit", "Batch size that the batching policy allows now.", *fv)
         self.batch_reruns = counter(
             "clip_batch_reruns", "Executions beyond the first, to find the guilty of a failed batch.", *fv
         )
@@ -172,7 +174,7 @@ class Metrics:
         self.quarantined = counter("clip_quarantined", "Invocations given up because they end replicas.", *fv)
         self.defaults = counter("clip_default_outputs", "Answers by the default output.", *fv, "reason")
         self.refused = counter("clip_refused", "Invocations refused at once because a queue was full.", *fv, "queue")
-        self.replicas = asked("clip_replicas", "Replicas by state.", *fv, "state")
+        self.replicas = observable("clip_replicas", "Replicas by state.", *fv, "state")
         self.cold_start = histogram(
             "clip_cold_start_seconds", "Phases of starting a replica, and of the first answer that waited for it.",
             _STARTS, "function", "phase",
@@ -199,8 +201,8 @@ class Metrics:
     def families(self) -> Iterator[Family[Counter] | Family[Gauge] | Family[Histogram]]:
         return (v for v in vars(self).values() if isinstance(v, Family))
 
-    def asked(self) -> Iterator[AskedGauge]:
-        return (v for v in vars(self).values() if isinstance(v, AskedGauge))
+    def observables(self) -> Iterator[ObservableGauge]:
+        return (v for v in vars(self).values() if isinstance(v, ObservableGauge))
 
     def forget(self, function: str, version: int) -> None:
         """Drop the series of a function's version that is gone for good."""
@@ -217,52 +219,58 @@ class Metrics:
     def slices(self) -> Iterator[bytes]:
         """The exposition in pieces of about a millisecond each, so that a scrape of many functions does not hold up
         their calls: whoever renders gives others a turn in between. A family may change meanwhile."""
-        for family in self.families():
-            kind, expose = _KINDS[type(family.make())]
-            name = f"{family.name}_total" if kind == "counter" else family.name
-            lines = [_header(name, family.help, kind)]
-            for values, child in list(family.children.items()):
-                expose(lines, name, _pairs(family.labels, values), child)
-                if len(lines) >= _SLICE_LINES:
-                    yield "".join(lines).encode()
-                    lines.clear()
-            yield "".join(lines).encode()
-        for gauge in self.asked():
-            lines = [_header(gauge.name, gauge.help, "gauge")]
-            for values, number in gauge.ask():
-                lines.append(_line(gauge.name, _pairs(gauge.labels, values), number))
-                if len(lines) >= _SLICE_LINES:
-                    yield "".join(lines).encode()
-                    lines.clear()
-            yield "".join(lines).encode()
+        told: list[str] = []
+        size = 0
+        for part in chain(*map(_exposed, self.families()), *map(_observed, self.observables())):
+            told.append(part)
+            size += len(part)
+            if size >= _SLICE_CHARACTERS:
+                yield "".join(told).encode()
+                told.clear()
+                size = 0
+        yield "".join(told).encode()
         yield generate_latest(self._registry)
 
 
-# Lines that are joined before others have a turn.
-_SLICE_LINES = 1000
+# That are joined before others have a turn: about 700 lines.
+_SLICE_CHARACTERS = 65536
 
 
-def _expose_counter(lines: list[str], name: str, labels: str, child: Any) -> None:
-    lines.append(_line(name, labels, child.value))
+def _exposed(family: Family[Any]) -> Iterator[str]:
+    """What a family tells, child by child."""
+    kind, lines_of = _KINDS[type(family.make())]
+    name = f"{family.name}_total" if kind == "counter" else family.name
+    yield _header(name, family.help, kind)
+    for values, child in list(family.children.items()):
+        yield lines_of(name, _pairs(family.labels, values), child)
 
 
-def _expose_gauge(lines: list[str], name: str, labels: str, child: Any) -> None:
-    lines.append(_line(name, labels, child.read() if child.read else child.value))
+def _observed(gauge: ObservableGauge) -> Iterator[str]:
+    yield _header(gauge.name, gauge.help, "gauge")
+    for values, number in gauge.callback():
+        yield _line(gauge.name, _pairs(gauge.labels, values), number)
 
 
-def _expose_histogram(lines: list[str], name: str, labels: str, child: Any) -> None:
+def _counter_lines(name: str, labels: str, child: Counter) -> str:
+    return _line(name, labels, child.value)
+
+
+def _gauge_lines(name: str, labels: str, child: Gauge) -> str:
+    return _line(name, labels, child.read() if child.read else child.value)
+
+
+def _histogram_lines(name: str, labels: str, child: Histogram) -> str:
     before = f"{name}_bucket{{{labels}," if labels else f"{name}_bucket{{"
-    count = 0
+    lines, count = [], 0
     for bound, count in child.cumulative():
         lines.append(f'{before}le="{bound}"}} {count}.0\n')
-    lines.append(_line(f"{name}_count", labels, count))
-    lines.append(_line(f"{name}_sum", labels, child.sum))
+    return "".join(lines) + _line(f"{name}_count", labels, count) + _line(f"{name}_sum", labels, child.sum)
 
 
-_KINDS: dict[type, tuple[str, Callable[[list[str], str, str, Any], None]]] = {
-    Counter: ("counter", _expose_counter),
-    Gauge: ("gauge", _expose_gauge),
-    Histogram: ("histogram", _expose_histogram),
+_KINDS: dict[type, tuple[str, Callable[[str, str, Any], str]]] = {
+    Counter: ("counter", _counter_lines),
+    Gauge: ("gauge", _gauge_lines),
+    Histogram: ("histogram", _histogram_lines),
 }
 
 

@@ -21,7 +21,7 @@ def scrape(metrics: Metrics) -> dict[str, list[tuple[str, dict[str, str], float]
 def test_labels_of_any_text_and_their_values_are_read_back(name: str) -> None:
     metrics = Metrics()
     metrics.invocations.child(name, "1", "200").inc(3)
-    metrics.queue_depth.ask = lambda: [((name, "1"), 2.0)]
+    metrics.queue_depth.callback = lambda: [((name, "1"), 2.0)]
     found = scrape(metrics)
     assert found["clip_invocations"] == [
         ("clip_invocations_total", {"function": name, "version": "1", "code": "200"}, 3.0)
@@ -58,7 +58,7 @@ def test_any_number_is_read_back(value: float) -> None:
 def test_what_is_asked_for_is_told_as_it_is_at_the_scrape() -> None:
     metrics = Metrics()
     counts = {"ready": 1, "starting": 0}
-    metrics.replicas.ask = lambda: ((('p/"f', "1", state), n) for state, n in counts.items())
+    metrics.replicas.callback = lambda: ((('p/"f', "1", state), n) for state, n in counts.items())
     counts["ready"] = 2
     assert scrape(metrics)["clip_replicas"] == [
         ("clip_replicas", {"function": 'p/"f', "version": "1", "state": state}, n)
@@ -68,10 +68,10 @@ def test_what_is_asked_for_is_told_as_it_is_at_the_scrape() -> None:
 
 def test_nobody_waits_for_long_while_thousands_are_asked() -> None:
     metrics = Metrics()
-    metrics.running.ask = lambda: (((f"p/f{n}", "1"), n) for n in range(10_000))
+    metrics.running.callback = lambda: (((f"p/f{n}", "1"), n) for n in range(10_000))
     *ours, _ = (part.count(b"\n") for part in metrics.slices())  # the last part is the library's
     assert sum(ours) > 10_000
-    assert max(ours) <= 1001
+    assert max(ours) < 4000
 
 
 def test_a_version_that_is_forgotten_leaves_no_series_and_takes_nobody_elses() -> None:
@@ -94,7 +94,7 @@ def test_every_family_is_told_once_with_its_help_and_type_and_the_process_beside
         told = families[ours.name]
         assert told.documentation == ours.help
         assert (told.type == "histogram") == isinstance(ours.make(), Histogram)
-    for gauge in metrics.asked():
+    for gauge in metrics.observables():
         assert (families[gauge.name].documentation, families[gauge.name].type) == (gauge.help, "gauge")
     assert "process_resident_memory_bytes" in families
 

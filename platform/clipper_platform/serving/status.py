@@ -26,10 +26,10 @@ def show_lanes(metrics: Metrics, lanes: Callable[[], Iterable[Lane]]) -> None:
     def each(read: Callable[[Lane], int]) -> Callable[[], Iterator[tuple[tuple[str, ...], float]]]:
         return lambda: ((lane.instruments.labels, read(lane)) for lane in lanes())
 
-    metrics.queue_depth.ask = each(lambda lane: lane.queue.live)
-    metrics.running.ask = each(lambda lane: lane.running)
-    metrics.batch_limit.ask = each(_batch_limit)
-    metrics.replicas.ask = lambda: (
+    metrics.queue_depth.callback = each(lambda lane: lane.queue.live)
+    metrics.running.callback = each(lambda lane: lane.running)
+    metrics.batch_limit.callback = each(_batch_limit)
+    metrics.replicas.callback = lambda: (
         ((*lane.instruments.labels, state.value), lane.pool.state.count(state))
         for lane in lanes()
         for state in ReplicaState

@@ -29,7 +29,8 @@ def series(metrics: Metrics, function: str = "p/f") -> set[str]:
         for family in metrics.families()
         if family.labels[:2] == ("function", "version") and any(key[0] == function for key in family.children)
     }
-    return kept | {gauge.name for gauge in metrics.asked() if any(key[0] == function for key, _ in gauge.ask())}
+    observed = {g.name for g in metrics.observables() if any(key[0] == function for key, _ in g.callback())}
+    return kept | observed
 
 
 def counted(metrics: Metrics) -> dict[str, float]:
