@@ -716,11 +716,14 @@ def test_a_forked_child_of_user_code_holds_no_end_of_the_channel(serve: Launch) 
         """
 import os, time
 def f() -> int:
+    printed, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
-        print("in the child")
+        print("in the child", flush=True)
+        os.write(tell, b"!")
         time.sleep(600)
         os._exit(0)
+    os.read(printed, 1)  # else the child may be killed before its turn came
     return pid
 """,
         leader=True,
