@@ -16,24 +16,24 @@ import uvloop
 from clipper import __version__
 from clipper_platform import logs
 from clipper_platform.backends.base import Backend, LogSink
-from clipper_platform.backends.process import ProcessBackend
+from clipper_platform.backends.process.backend import ProcessBackend
 from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.environments.venv import VenvBuilder
 from clipper_platform.errors import Conflict, InvalidSpec, StoreUnavailable
-from clipper_platform.gateway.edge import EdgePolicy
 from clipper_platform.gateway.lifecycle import Lifecycle
+from clipper_platform.gateway.origin_policy import OriginPolicy
 from clipper_platform.home import home_lock, prepare_home, write_platform_file
 from clipper_platform.metrics import Metrics
-from clipper_platform.planes import Concrete, Planes, open_planes
 from clipper_platform.serving.cache import SharedResults
 from clipper_platform.settings import Settings
 from clipper_platform.store.base import MetadataStore
 from clipper_platform.store.sqlite import SqliteStore
 from clipper_platform.tuning import tune
 from clipper_platform.types import FunctionId
+from clipper_platform.wiring import Concrete, Planes, open_planes
 
 if TYPE_CHECKING:
-    from clipper_platform.front import Server
+    from clipper_platform.http_server import Server
 
 __all__ = ["run"]
 
@@ -92,7 +92,7 @@ class Platform:
         self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
 
     async def serve(self, on_listening: OnListening) -> None:
-        policy = edge_policy(self.settings)
+        policy = origin_policy(self.settings)
         lifecycle = Lifecycle()
         metrics = Metrics()
         async with AsyncExitStack() as stack:
@@ -118,7 +118,7 @@ class Platform:
         await restore()
         lifecycle.ready()
 
-    async def _server(self, planes: Planes, policy: EdgePolicy, lifecycle: Lifecycle, metrics: Metrics) -> Server:
+    async def _server(self, planes: Planes, policy: OriginPolicy, lifecycle: Lifecycle, metrics: Metrics) -> Server:
         make_server = await asyncio.to_thread(_load_front)
         return make_server(
             self.settings,
@@ -185,13 +185,13 @@ def redis_results(url: str, clock: Clock) -> SharedResults:
 
 
 def _load_front() -> Callable[..., Server]:
-    from clipper_platform.front import make_server
+    from clipper_platform.http_server import make_server
 
     return make_server
 
 
-def edge_policy(settings: Settings) -> EdgePolicy:
+def origin_policy(settings: Settings) -> OriginPolicy:
     try:
-        return EdgePolicy(settings.host, settings.cors_origins)
+        return OriginPolicy(settings.host, settings.cors_origins)
     except ValueError as error:
         raise InvalidSpec(str(error), key="cors_origins") from error

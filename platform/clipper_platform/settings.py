@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
-from clipper.spec import nearest
+from clipper.contract.spec import nearest
 from clipper_platform.errors import InvalidSpec
 
 __all__ = ["Settings"]

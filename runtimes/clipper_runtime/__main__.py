@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable
 from typing import Never
 
+from clipper.contract.wire import ProtocolError
 from clipper_runtime.channel import Channel, ChannelClosed, connect
-from clipper_runtime.protocol import ProtocolError
 from clipper_runtime.server import EXIT_PROTOCOL, Prepared, Replica, abandon, await_start, greet, leave
 
 _USAGE = 2

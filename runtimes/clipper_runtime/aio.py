@@ -14,11 +14,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+from clipper.contract.wire import INITIAL_CREDIT, Item, Outcome, ProtocolError
 from clipper_runtime.channel import ChannelClosed
 from clipper_runtime.codec import Rejected
 from clipper_runtime.engines import Lifeline
 from clipper_runtime.executor import Answer, Executor, Raised, Work, skipped
-from clipper_runtime.protocol import INITIAL_CREDIT, Item, Outcome, ProtocolError
 from clipper_runtime.replies import Replies
 
 __all__ = ["AsyncEngine", "Loop"]

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from clipper_runtime.protocol import MAX_FRAME_BYTES, Frame, FrameReader
+from clipper.contract.wire import MAX_FRAME_BYTES, Frame, FrameReader
 
 __all__ = ["JOIN_BYTES", "Channel", "ChannelClosed", "connect"]
 

@@ -18,9 +18,9 @@ from typing import Any, Final, get_origin
 
 import msgspec
 
-from clipper.spec import nearest
-from clipper_runtime import media
-from clipper_runtime.protocol import Status
+from clipper.contract.spec import nearest
+from clipper.contract.wire import Status
+from clipper_runtime import content_negotiation as media
 from clipper_runtime.schema import Signature, is_numpy, is_pydantic, json_schema, plain_type
 
 __all__ = ["NPY_EXTENSION", "Codec", "Rejected"]

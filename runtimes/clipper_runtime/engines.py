@@ -16,12 +16,12 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from clipper.contract.wire import INITIAL_CREDIT, Frame, Invoke, Item, Outcome
 from clipper_runtime.channel import Channel, ChannelClosed
 from clipper_runtime.codec import Rejected
 from clipper_runtime.executor import Answer, Executor, Raised, Work, skipped
 from clipper_runtime.express import Express
 from clipper_runtime.logs import REQUEST_ID
-from clipper_runtime.protocol import INITIAL_CREDIT, Frame, Invoke, Item, Outcome
 from clipper_runtime.replies import Replies
 from clipper_runtime.watcher import Watcher
 

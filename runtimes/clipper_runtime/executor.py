@@ -17,10 +17,10 @@ from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final, Protocol
 
+from clipper.contract.wire import Invoke, Item, Outcome, Status, split_body
 from clipper_runtime.codec import Rejected
 from clipper_runtime.loader import Program
 from clipper_runtime.logs import REQUEST_ID, LogBuffer, clean_text, format_error
-from clipper_runtime.protocol import Invoke, Item, Outcome, Status, split_body
 
 __all__ = ["Answer", "Executor", "Raised", "Work", "failure", "skipped", "split_guilty"]
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from clipper_runtime.pages import Span, own_pages, written_pages
+from clipper_runtime.prefault import Span, own_pages, written_pages
 
 __all__ = ["MAX_MESSAGE_BYTES", "Control", "Forks", "Newborn"]
 

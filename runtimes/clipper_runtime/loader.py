@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_origin
 
-from clipper.spec import FunctionSpec, nearest
+from clipper.contract.spec import FunctionSpec, nearest
 from clipper_runtime.codec import Codec
 from clipper_runtime.schema import SchemaError, Signature, read_signature
 

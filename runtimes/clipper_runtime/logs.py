@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 
-from clipper_runtime.protocol import Log, LogRecord, encode
+from clipper.contract.wire import Log, LogRecord, encode
 
 __all__ = [
     "MAX_LINE_CHARACTERS",

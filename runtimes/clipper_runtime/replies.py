@@ -6,10 +6,10 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
+from clipper.contract.wire import Chunk, Message, Outcome, Result, encode
 from clipper_runtime.channel import JOIN_BYTES, Channel
 from clipper_runtime.executor import Answer
 from clipper_runtime.logs import Output
-from clipper_runtime.protocol import Chunk, Message, Outcome, Result, encode
 
 __all__ = ["OUTCOMES_PER_FRAME", "Replies", "max_payload_bytes"]
 

@@ -18,15 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Never
 
-from clipper.spec import FunctionSpec
-from clipper_runtime import __version__
-from clipper_runtime.channel import Channel, ChannelClosed
-from clipper_runtime.engines import Engine, InlineEngine, ThreadEngine
-from clipper_runtime.executor import Executor, Work
-from clipper_runtime.loader import Loaded, LoadError, Phases, Program, bundle_off_path, load, set_up
-from clipper_runtime.logs import LogBuffer, Output, clean_text, format_error, install
-from clipper_runtime.modules import report_modules
-from clipper_runtime.protocol import (
+from clipper.contract.spec import FunctionSpec
+from clipper.contract.wire import (
     PROTOCOL_VERSION,
     Cancel,
     Credit,
@@ -42,6 +35,13 @@ from clipper_runtime.protocol import (
     Start,
     encode,
 )
+from clipper_runtime import __version__
+from clipper_runtime.channel import Channel, ChannelClosed
+from clipper_runtime.engines import Engine, InlineEngine, ThreadEngine
+from clipper_runtime.executor import Executor, Work
+from clipper_runtime.loader import Loaded, LoadError, Phases, Program, bundle_off_path, load, set_up
+from clipper_runtime.logs import LogBuffer, Output, clean_text, format_error, install
+from clipper_runtime.modules import report_modules
 from clipper_runtime.replies import Replies, max_payload_bytes
 from clipper_runtime.watcher import TICK_S, Watcher
 

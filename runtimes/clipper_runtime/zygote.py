@@ -33,13 +33,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from clipper.spec import FunctionSpec, SpecError
+from clipper.contract.spec import FunctionSpec, SpecError
 from clipper_runtime import aio as _aio  # noqa: F401 - imported once here, for the children that run coroutines
 from clipper_runtime.__main__ import prepare_process
-from clipper_runtime.forkable import open_descriptors, unforkable
+from clipper_runtime.fork_safety import open_descriptors, unforkable
+from clipper_runtime.forked_child import Mark, live, rehearse
 from clipper_runtime.forking import Control, Forks
 from clipper_runtime.loader import LoadError, Phases, load, set_up
-from clipper_runtime.newborn import Mark, live, rehearse
 from clipper_runtime.server import Prepared
 
 __all__ = ["Refusal", "main", "preload", "prepare"]

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from clipper import errors
     from clipper.calls import Call
     from clipper.client import Client
+    from clipper.contract.spec import SpecError
     from clipper.deploying import deploy
     from clipper.errors import ClipperError
-    from clipper.spec import SpecError
 
 __all__ = ["Call", "Client", "ClipperError", "Function", "SpecError", "__version__", "deploy", "errors", "function"]
 
@@ -32,7 +32,7 @@ _LAZY = {
     "Call": "clipper.calls",
     "Client": "clipper.client",
     "ClipperError": "clipper.errors",
-    "SpecError": "clipper.spec",
+    "SpecError": "clipper.contract.spec",
     "deploy": "clipper.deploying",
 }
 

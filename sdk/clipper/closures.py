@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import cloudpickle  # type: ignore[import-untyped]  # it ships no types
 
+from clipper.contract.spec import SpecError
 from clipper.function import Function
-from clipper.spec import SpecError
 
 __all__ = ["CLOSURE_FILE", "CLOSURE_MODULE", "dump_closure"]
 

@@ -13,11 +13,11 @@ from clipper import errors
 from clipper.address import FunctionAddress
 from clipper.client import shared_client
 from clipper.closures import CLOSURE_FILE, CLOSURE_MODULE, dump_closure
+from clipper.contract.spec import EnvironmentSpec, FunctionSpec, SpecError
 from clipper.control import ControlClient
 from clipper.function import Function, FunctionOptions
 from clipper.packaging import Bundle, bundle_directory, bundle_files
 from clipper.project import Project
-from clipper.spec import EnvironmentSpec, FunctionSpec, SpecError
 
 __all__ = ["OnEvent", "deploy", "deploy_project"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from clipper.spec import FunctionSpec, SpecError, check_name, nearest
+from clipper.contract.spec import FunctionSpec, SpecError, check_name, nearest
 
 __all__ = ["Discovered", "SourceModule", "read_module"]
 

@@ -274,7 +274,7 @@ def function(wrapped: Callable[..., Any] | None = None, /, *, name: str | None =
     `name` is the function's name in its project, by default `__name__`. The other keywords are its options, refused at
     once where they are unknown or of a wrong type (SpecError).
     """
-    from clipper.spec import FunctionSpec, SpecError, check_name
+    from clipper.contract.spec import FunctionSpec, SpecError, check_name
 
     if wrapped is not None and not callable(wrapped):
         raise SpecError(f"@clipper.function takes keywords only, not {wrapped!r}", where="@clipper.function")

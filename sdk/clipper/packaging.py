@@ -21,7 +21,7 @@ from typing import Final
 
 import pathspec
 
-from clipper.spec import SpecError
+from clipper.contract.spec import SpecError
 
 __all__ = ["ALWAYS_IGNORED", "Bundle", "Limits", "bundle_directory", "bundle_files", "file_stamps"]
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clipper.address import FunctionAddress
-from clipper.discovery import Discovered, SourceModule, read_module
-from clipper.spec import (
+from clipper.contract.spec import (
     ENTRYPOINT_PATTERN,
     AutoscalingPolicy,
     DeploySpec,
@@ -26,6 +25,7 @@ from clipper.spec import (
     check_name,
     nearest,
 )
+from clipper.discovery import Discovered, SourceModule, read_module
 
 __all__ = ["PROJECT_FILE", "Project", "address_of", "load_project"]
 

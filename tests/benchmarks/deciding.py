@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks.deciding [--functions N]`: processor time of a round of the autoscaler, in which all
 functions have load.
 
-The real loop on samples of real lanes, one for each function, whose replicas are in memory. Between the rounds, which
+The real loop on samples of real queues, one for each function, whose replicas are in memory. Between the rounds, which
 is not counted, calls come to each of them, take their time, and end: no sample is what it was before.
 """
 
@@ -16,19 +16,19 @@ import sys
 from collections.abc import Callable
 from time import process_time
 
-from clipper_platform.backends.memory import InMemoryBackend
-from clipper_platform.control.autoscaler import Autoscaler
+from clipper_platform.control.scaling.autoscaler import Autoscaler
 from clipper_platform.serving.dispatcher import Dispatcher
-from clipper_platform.serving.lane import Lane
+from clipper_platform.serving.function_queue import FunctionQueue
 from clipper_platform.tuning import tune
 from clipper_platform.types import FunctionId
+from tests.support.memory_backend import InMemoryBackend
 from tests.support.serving import ManualClock, harness, target
 
 ROUNDS = 30
 
 
-class Plant:
-    """The dispatcher's lanes, but nothing is done to them."""
+class ScaleTarget:
+    """The dispatcher's queues, but nothing is done to them."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.sampler = dispatcher.sampler
@@ -38,14 +38,14 @@ class Plant:
     def on_call(self, id: FunctionId, callback: Callable[[FunctionId], None] | None) -> None: ...
 
 
-def stir(lane: Lane, rng: random.Random, now: float) -> None:
+def stir(queue: FunctionQueue, rng: random.Random, now: float) -> None:
     """Half a second of a function that is called a few times a second: what the answers leave behind."""
     calls = rng.randrange(1, 4)
-    lane.running, lane.idle_since = rng.randrange(1, 3), None
-    lane.submitted += calls
+    queue.running, queue.idle_since = rng.randrange(1, 3), None
+    queue.submitted += calls
     durations_s = [rng.uniform(0.02, 0.04) for _ in range(calls)]
-    lane.latency.observe_all(durations_s, now)
-    for handle in lane.pool.handles.values():
+    queue.latency.observe_all(durations_s, now)
+    for handle in queue.pool.handles.values():
         for duration_s in durations_s:
             handle.controller.observe(1, duration_s)
 
@@ -55,20 +55,20 @@ async def measure(functions: int, **options: object) -> None:
     async with harness(InMemoryBackend()) as h:
         for n in range(functions):
             await h.deploy(target("f", project=f"p{n}", **options))
-        lanes = h.dispatcher.lanes()
+        queues = h.dispatcher.queues()
         clock = ManualClock()
         clock.now = h.clock.monotonic()
-        loop = Autoscaler(Plant(h.dispatcher), clock=clock, events=lambda *_: None, count=lambda *_: None)
-        for lane in lanes:
-            stir(lane, rng, clock.now)
-            loop.appeared(lane.target.id, lane.spec)
+        loop = Autoscaler(ScaleTarget(h.dispatcher), clock=clock, events=lambda *_: None, count=lambda *_: None)
+        for queue in queues:
+            stir(queue, rng, clock.now)
+            loop.appeared(queue.target.id, queue.spec)
         loop.tick()
         tune()  # as the platform does before it serves
         rounds, slices = [], []
         for _ in range(ROUNDS):
             clock.now += 0.5
-            for lane in lanes:
-                stir(lane, rng, clock.now)
+            for queue in queues:
+                stir(queue, rng, clock.now)
             began = before = process_time()
             for _ in loop.round():
                 now = process_time()
@@ -76,8 +76,8 @@ async def measure(functions: int, **options: object) -> None:
                 before = now
             rounds.append(before - began)
         gc.unfreeze()
-        for lane in lanes:
-            lane.running, lane.idle_since = 0, clock.now
+        for queue in queues:
+            queue.running, queue.idle_since = 0, clock.now
     print(
         f"{loop.active} functions with load{' and an objective' if options else ''}: a round takes "
         f"{min(rounds) * 1000:.0f} ms at best, {statistics.median(rounds) * 1000:.0f} ms in the middle; a slice of it "

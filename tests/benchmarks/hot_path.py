@@ -19,14 +19,14 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
+from clipper.contract import wire
 from clipper_platform.backends.base import ChannelListener, Exit, LaunchSpec
 from clipper_platform.backends.channel import WireChannel
-from clipper_platform.backends.memory import READY, InMemoryBackend
-from clipper_platform.gateway.fastpath import FastPathOptions, FastPathProtocol, fast_protocol
-from clipper_platform.gateway.invoke import InvokeService
+from clipper_platform.gateway.http.fast_path import FastPathOptions, FastPathProtocol, fast_protocol
+from clipper_platform.gateway.http.invoke import InvokeService
 from clipper_platform.types import ReplicaId
-from clipper_runtime import protocol as wire
 from tests.benchmarks import model
+from tests.support.memory_backend import READY, InMemoryBackend
 from tests.support.serving import Harness, harness, target
 
 __all__ = ["measure"]

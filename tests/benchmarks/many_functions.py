@@ -25,15 +25,13 @@ import httpx
 import psutil
 import uvloop
 
-from clipper.spec import EnvironmentSpec, FunctionSpec, Manifest
-from clipper_platform.backends.memory import InMemoryBackend
+from clipper.contract.spec import EnvironmentSpec, FunctionSpec, Manifest
 from clipper_platform.clock import SystemClock
 from clipper_platform.environments.base import BuildProgress, Environment
-from clipper_platform.front import make_server
-from clipper_platform.gateway.edge import EdgePolicy
 from clipper_platform.gateway.lifecycle import Lifecycle
+from clipper_platform.gateway.origin_policy import OriginPolicy
+from clipper_platform.http_server import make_server
 from clipper_platform.metrics import Metrics
-from clipper_platform.planes import Concrete, open_planes
 from clipper_platform.settings import Settings
 from clipper_platform.store import records
 from clipper_platform.store.artifacts import ArtifactStore
@@ -41,6 +39,8 @@ from clipper_platform.store.base import Project, Route, Version
 from clipper_platform.store.sqlite import SqliteStore
 from clipper_platform.tuning import tune
 from clipper_platform.types import EnvironmentId
+from clipper_platform.wiring import Concrete, open_planes
+from tests.support.memory_backend import InMemoryBackend
 
 DEPLOYS, DELETES, CHANGES = 20, 5, 20
 MOST_S = 600.0
@@ -145,13 +145,13 @@ async def measure(home: Path, functions: int) -> None:
         async with watch.step("opening the planes"):
             planes = await open_planes(stack, settings, concrete, clock=clock, metrics=metrics)
         server = make_server(
-            settings, planes, policy=EdgePolicy("127.0.0.1"), lifecycle=lifecycle, clock=clock, metrics=metrics,
+            settings, planes, policy=OriginPolicy("127.0.0.1"), lifecycle=lifecycle, clock=clock, metrics=metrics,
             version="0", started_at=clock.time(),
         )  # fmt: skip
         tune()  # while the routes are being restored, as in the platform
         async with watch.step("restoring every route"):
             await planes.deployer.restore(MOST_S)
-            while len(planes.dispatcher.lanes()) < functions:
+            while len(planes.dispatcher.queues()) < functions:
                 await asyncio.sleep(TICK_S)
         lifecycle.ready()
         await asyncio.sleep(2)  # the autoscaler has looked at everything once

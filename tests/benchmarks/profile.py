@@ -102,7 +102,7 @@ def _table(stacks: Path) -> str:
 
 
 def _function(frame: str) -> str:
-    """`submit (clipper_platform/serving/lane.py:113)` → `submit (serving/lane.py)`: lines apart say too little."""
+    """`submit (clipper_platform/serving/queue.py:113)` → `submit (serving/queue.py)`: lines apart say too little."""
     name, _, place = frame.partition(" (")
     path = place.rpartition(":")[0] or place.rstrip(")")
     return f"{name} ({'/'.join(Path(path).parts[-2:])})"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from clipper_platform.store.base import MetadataStore
-from clipper_platform.store.memory import MemoryStore
 from clipper_platform.store.redis import RedisStore
 from clipper_platform.store.sqlite import SqliteStore
+from tests.support.memory_store import MemoryStore
 from tests.support.redis_server import RedisServer, running_redis
 
 MakeStore = Callable[[], MetadataStore]

@@ -17,9 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from clipper_platform.errors import ClipperError
 from clipper_platform.store.base import Event, Key, MetadataStore, Policy, Project, Route, Version
-from clipper_platform.store.memory import MemoryStore
 from clipper_platform.store.redis import RedisStore
 from clipper_platform.store.sqlite import SqliteStore
+from tests.support.memory_store import MemoryStore
 from tests.support.redis_server import RedisServer
 
 PROJECTS = ("a", "a-b")  # few, so that steps meet: one is the other's beginning

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from clipper_runtime import protocol as wire
+from clipper.contract import wire
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "infra" / "docs" / "wire-protocol.md"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clipper_platform.control.learnt import Learnt
+from clipper_platform.control.scaling.idle_history import IdleHistory
 from tests.e2e.conftest import Deploy
 from tests.support.platform import PlatformProcess, eventually, write_project
 
@@ -139,7 +139,7 @@ def test_the_deployed_policy_returns_on_request(platform: PlatformProcess, deplo
 
 def test_learnt_idle_times_survive_a_restart(tmp_path: Path) -> None:
     def learnt() -> int:
-        known = Learnt(tmp_path / "home" / "idle_times")
+        known = IdleHistory(tmp_path / "home" / "idle_times")
         asyncio.run(known.open())
         return known.of("p/slow").total
 

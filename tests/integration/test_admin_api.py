@@ -14,12 +14,12 @@ import httpx
 import pytest
 import uvicorn
 
+from clipper.contract.wire import LogRecord
 from clipper_platform.errors import DeployFailed
-from clipper_platform.gateway import admin as admin_module
 from clipper_platform.gateway.app import build_app
+from clipper_platform.gateway.control_api import admin as admin_module
 from clipper_platform.store.artifacts import ArtifactStore
 from clipper_platform.types import FunctionId
-from clipper_runtime.protocol import LogRecord
 from tests.support.bundles import digest_of, packed
 from tests.support.waiting import until
 from tests.unit.control.doubles import FakeClock, manifest, replica_failure

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from clipper_platform.backends.memory import READY, InMemoryBackend, echo
-from clipper_runtime import protocol as wire
+from clipper.contract import wire
 from tests.support.gateway import Gateway, gateway
+from tests.support.memory_backend import READY, InMemoryBackend, echo
 from tests.support.serving import target
 
 HOST = b"Host: 127.0.0.1\r\n"
@@ -252,10 +252,10 @@ async def test_a_client_that_goes_away_frees_its_place(fast_path: bool) -> None:
         writer.write(post(b"1"))
         async with asyncio.timeout(5):
             await held.started.wait()
-            lane = made.harness.dispatcher.resolve("p/f")
-            assert lane.running == 1
+            queue = made.harness.dispatcher.resolve("p/f")
+            assert queue.running == 1
             writer.transport.abort()
-            while lane.running:
+            while queue.running:
                 await asyncio.sleep(0.005)
         assert backend.replicas[0].cancelled == [0]
         held.go.set()
@@ -271,8 +271,8 @@ async def test_a_half_closed_connection_is_a_client_that_went_away(fast_path: bo
             await held.started.wait()
             writer.write_eof()
             assert await reader.read() == b""
-            lane = made.harness.dispatcher.resolve("p/f")
-            while lane.running:
+            queue = made.harness.dispatcher.resolve("p/f")
+            while queue.running:
                 await asyncio.sleep(0.005)
         writer.close()
         held.go.set()
@@ -287,8 +287,8 @@ async def test_pipelined_requests_of_a_client_that_goes_away_are_dropped(fast_pa
         async with asyncio.timeout(5):
             await held.started.wait()
             writer.transport.abort()
-            lane = made.harness.dispatcher.resolve("p/f")
-            while lane.running or lane.queue.live:
+            queue = made.harness.dispatcher.resolve("p/f")
+            while queue.running or queue.waiting.live:
                 await asyncio.sleep(0.005)
         held.go.set()
 

@@ -13,10 +13,10 @@ import psutil
 import pytest
 import uvloop
 
+from clipper.contract import wire
 from clipper_platform.backends.base import LaunchSpec, Replica, StartError
-from clipper_platform.backends.process import ProcessBackend
+from clipper_platform.backends.process.backend import ProcessBackend
 from clipper_platform.types import FunctionId, ReplicaId
-from clipper_runtime import protocol as wire
 from tests.support.replicas import FAKE_REPLICA, Recorder, ask, invoke, launch_spec
 from tests.support.waiting import has_ended, until
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clipper_platform.backends.process import ProcessBackend
+from clipper_platform.backends.process.backend import ProcessBackend
 from tests.support.replicas import FAKE_REPLICA, Recorder, ask, launch_spec
 from tests.support.waiting import has_ended, until
 

@@ -14,13 +14,13 @@ import msgspec
 import psutil
 import pytest
 
-from clipper.spec import EnvironmentSpec, FunctionSpec
+from clipper.contract import wire
+from clipper.contract.spec import EnvironmentSpec, FunctionSpec
 from clipper_platform.backends.base import Replica, StartError
-from clipper_platform.backends.process import ProcessBackend
+from clipper_platform.backends.process.backend import ProcessBackend
 from clipper_platform.environments.base import Environment
 from clipper_platform.environments.venv import VenvBuilder
 from clipper_platform.types import FunctionId, ReplicaId
-from clipper_runtime import protocol as wire
 from tests.support.replicas import Recorder, invoke, launch_spec
 from tests.support.waiting import has_ended
 
@@ -206,8 +206,8 @@ PLATFORM = """
 import asyncio, sys
 from pathlib import Path
 import msgspec
-from clipper.spec import FunctionSpec
-from clipper_platform.backends.process import ProcessBackend
+from clipper.contract.spec import FunctionSpec
+from clipper_platform.backends.process.backend import ProcessBackend
 from clipper_platform.environments.base import Environment
 from tests.support.replicas import Recorder, invoke, launch_spec
 

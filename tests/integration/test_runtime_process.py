@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from clipper_runtime import protocol as wire
-from clipper_runtime.protocol import Status
+from clipper.contract import wire
+from clipper.contract.wire import Status
 from tests.support.runtime_process import RuntimeProcess, gone
 
 Launch = Callable[..., RuntimeProcess]
@@ -473,15 +473,15 @@ def test_async_calls_run_concurrently_and_each_has_its_own_outcome(serve: Launch
 
 
 def test_cancelling_an_async_call_interrupts_it(serve: Launch) -> None:
-    process = serve(ASYNC)
+    process = serve(ASYNC.replace("        try:\n", '        print("begun")\n        try:\n', 1))
     (n,) = process.invoke({"s": 600.0})
-    process.send(wire.Cancel([n]))
+    process.send(wire.Cancel([n]))  # before it began, or just after
     assert process.results(1)[n][0].status == Status.CANCELLED
     (n,) = process.invoke({"s": 600.0})
-    time.sleep(0.1)
+    process.wait_log("begun", f"req-{n}")
     process.send(wire.Cancel([n]))
     assert process.results(1)[n][0].status == Status.CANCELLED
-    assert process.wait_log("cancelled").request_id == f"req-{n}"
+    assert process.wait_log("cancelled", f"req-{n}")
     process.send(wire.Ping(1))
     assert process.receive(wire.Pong) == wire.Pong(1, 0, 0.0)
 

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from clipper_platform.backends.memory import InMemoryBackend, echo
+from clipper.contract import wire
 from clipper_platform.clock import SystemClock
 from clipper_platform.store.results import RedisResults
-from clipper_runtime import protocol as wire
+from tests.support.memory_backend import InMemoryBackend, echo
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.serving import harness, target
 
@@ -40,12 +40,12 @@ async def test_what_one_platform_computed_another_one_finds(redis: RedisServer) 
         async with harness(InMemoryBackend(count), shared=results) as first:
             await first.deploy(target(cache_ttl_s=60))
             assert (await first.call(body=b"same").wait()).invocation.cache_status == "miss"
-            lane = first.dispatcher.resolve("p/f")
+            queue = first.dispatcher.resolve("p/f")
             key = first.callers[0].invocation.cache_key
             assert key is not None
 
             async def stored() -> bool:
-                return await results.get(lane.name, key) == (b"same", "application/json")
+                return await results.get(queue.name, key) == (b"same", "application/json")
 
             await until(stored)
             async with harness(InMemoryBackend(count), shared=results) as second:
@@ -58,7 +58,7 @@ async def test_what_one_platform_computed_another_one_finds(redis: RedisServer) 
         assert executions == [b"same"]
 
         async def dropped() -> bool:
-            return await results.get(lane.name, key) is None
+            return await results.get(queue.name, key) is None
 
         await until(dropped)
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clipper.spec import EnvironmentSpec
+from clipper.contract.spec import EnvironmentSpec
 from clipper_platform.environments.base import Environment
 from clipper_platform.environments.venv import VenvBuilder
 from clipper_platform.errors import DeployFailed
@@ -183,7 +183,7 @@ async def test_a_build_that_takes_too_long_fails_and_leaves_nothing(tmp_path: Pa
 PLATFORM = """
 import asyncio, sys
 from pathlib import Path
-from clipper.spec import EnvironmentSpec
+from clipper.contract.spec import EnvironmentSpec
 from clipper_platform.environments.venv import VenvBuilder
 asyncio.run(VenvBuilder(Path(sys.argv[1])).build(EnvironmentSpec(requirements=(sys.argv[2],)), print))
 """

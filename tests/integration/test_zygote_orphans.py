@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clipper_platform.backends.guardian import MARKER, marked_processes
+from clipper_platform.backends.process.guardian import MARKER, marked_processes
 from tests.support.waiting import has_ended
 
 ROOT = Path(__file__).parents[2]

@@ -16,12 +16,12 @@ from typing import Any
 import psutil
 import pytest
 
-from clipper.spec import FunctionSpec
+from clipper.contract import wire
+from clipper.contract.spec import FunctionSpec
 from clipper_platform.backends.base import Exit, Replica
-from clipper_platform.backends.preloads import MODULES_FILE
-from clipper_platform.backends.process import ProcessBackend
+from clipper_platform.backends.process.backend import ProcessBackend
+from clipper_platform.backends.process.import_manifest import MODULES_FILE
 from clipper_platform.types import FunctionId, ReplicaId
-from clipper_runtime import protocol as wire
 from tests.support.replicas import Recorder, invoke, launch_spec, own_environment
 from tests.support.waiting import has_ended
 
@@ -231,7 +231,7 @@ async def test_a_zygote_that_is_killed_costs_no_replica_and_is_replaced(tmp_path
 
 
 async def test_a_zygote_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipper_platform.backends.zygotes.FORK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("clipper_platform.backends.process.zygotes.FORK_TIMEOUT_S", 0.2)
     async with place(tmp_path, warm_pool_size=1) as here:
         await here.warm()
         (zygote,) = here.backend.warm.zygotes
@@ -322,7 +322,7 @@ async def test_snapshot_replicas_are_forks_of_one_setup(tmp_path: Path) -> None:
 async def test_another_version_or_another_secret_gets_a_template_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipper_platform.backends.templates.SUPERSEDED_IDLE_S", 0.0)
+    monkeypatch.setattr("clipper_platform.backends.process.snapshots.SUPERSEDED_IDLE_S", 0.0)
     async with place(tmp_path) as here:
         setups = []
         for version, key in ((3, "a"), (3, "b"), (4, "b")):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from clipper_runtime import protocol as wire
+from clipper.contract import wire
 
 INTEGERS = st.integers(-(2**63), 2**64 - 1)
 IDS = st.integers(0, 2**53)

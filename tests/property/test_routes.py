@@ -15,15 +15,15 @@ Weights = dict[str, dict[int, int]]
 
 
 def from_scratch(
-    lanes: dict[FunctionId, str], current: dict[str, int], weights: Weights
+    queues: dict[FunctionId, str], current: dict[str, int], weights: Weights
 ) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
-    """The lane that each path leads to, and the lanes with their percents of those that several share."""
+    """The queue that each path leads to, and the queues with their percents of those that several share."""
     routed: dict[str, str] = {}
-    for id, lane in lanes.items():
+    for id, queue in queues.items():
         if id.project in current:
-            routed[str(id)] = lane
+            routed[str(id)] = queue
             if id.version == current[id.project]:
-                routed[id.path] = lane
+                routed[id.path] = queue
     shared: dict[str, dict[str, int]] = {}
     for project, percents in weights.items():
         for path in [path for path in routed if path.startswith(f"{project}/") and "@" not in path]:
@@ -51,16 +51,16 @@ STEPS = st.one_of(
 @given(st.lists(STEPS, max_size=40))
 def test_step_by_step_is_as_from_scratch(steps: list[tuple[Any, ...]]) -> None:
     routes = Routes[str]()
-    lanes: dict[FunctionId, str] = {}
+    queues: dict[FunctionId, str] = {}
     current: dict[str, int] = {}
     weights: Weights = {}
     for number, step in enumerate(steps):
         match step:
             case ("add", id):
-                lanes[id] = f"{id} of step {number}"
-                routes.add(id, lanes[id])
+                queues[id] = f"{id} of step {number}"
+                routes.add(id, queues[id])
             case ("remove", id):
-                lanes.pop(id, None)
+                queues.pop(id, None)
                 routes.remove(id)
             case ("route", project, version):
                 current[project] = version
@@ -73,9 +73,9 @@ def test_step_by_step_is_as_from_scratch(steps: list[tuple[Any, ...]]) -> None:
                 current.pop(project, None)
                 weights.pop(project, None)
                 routes.drop_route(project)
-        routed, shared = from_scratch(lanes, current, weights)
+        routed, shared = from_scratch(queues, current, weights)
         assert routes.routed == routed
-        assert routes.lanes == lanes
+        assert routes.queues == queues
         assert routes.splits.keys() == shared.keys()
         for path, percents in shared.items():
             split = routes.splits[path]
@@ -83,9 +83,9 @@ def test_step_by_step_is_as_from_scratch(steps: list[tuple[Any, ...]]) -> None:
             assert Counter(split.next() for _ in range(100)) == percents
         for project in ("p", "q", "p-2"):
             assert routes.current(project) == current.get(project)
-            assert routes.versions(project) == {id.version for id in lanes if id.project == project}
+            assert routes.versions(project) == {id.version for id in queues if id.project == project}
             for version in (1, 2, 3):
-                functions = {id.function for id in lanes if (id.project, id.version) == (project, version)}
+                functions = {id.function for id in queues if (id.project, id.version) == (project, version)}
                 assert set(routes.of(project, version)) == functions
-        known = {id.project for id in lanes} | current.keys()
+        known = {id.project for id in queues} | current.keys()
         assert routes._projects.keys() == known, "what is gone is forgotten"

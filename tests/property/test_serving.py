@@ -8,11 +8,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clipper.contract import wire
 from clipper_platform.backends.base import Exit
-from clipper_platform.backends.memory import CRASH, InMemoryBackend
 from clipper_platform.core.pooling import Tick
 from clipper_platform.errors import ClipperError
-from clipper_runtime import protocol as wire
+from tests.support.memory_backend import CRASH, InMemoryBackend
 from tests.support.serving import Harness, ManualClock, harness, target
 
 OUTCOMES = {
@@ -55,13 +55,13 @@ async def settle() -> None:
 
 def check_books(h: Harness) -> None:
     """What must hold after every step."""
-    lanes = h.dispatcher.lanes()
-    assert h.dispatcher.admission.total == sum(lane.queue.live for lane in lanes)
-    assert h.dispatcher.admission.lanes == sum(bool(lane.queue.live) for lane in lanes)
-    for lane in lanes:
-        assert lane.running >= 0
-        assert lane.queue.live <= lane.spec.max_queued_requests + lane.spec.max_batch_size * 8
-        for handle in lane.pool.handles.values():
+    queues = h.dispatcher.queues()
+    assert h.dispatcher.admission.total == sum(queue.waiting.live for queue in queues)
+    assert h.dispatcher.admission.queues == sum(bool(queue.waiting.live) for queue in queues)
+    for queue in queues:
+        assert queue.running >= 0
+        assert queue.waiting.live <= queue.spec.max_queued_requests + queue.spec.max_batch_size * 8
+        for handle in queue.pool.handles.values():
             assert handle.load == sum(batch.left for batch in handle.batches.values())
             assert len(handle.batches) <= (2 if handle.one_at_a_time else handle.concurrency)
             assert all(batch.left > 0 for batch in handle.batches.values())
@@ -91,8 +91,8 @@ async def play(steps: list[tuple[Any, ...]], options: dict[str, Any], ready: wir
                 case ("pass", seconds):
                     clock.now += seconds
                     h.dispatcher.wheel.tick()
-                    for lane in h.dispatcher.lanes():
-                        lane.pool._handle(Tick())
+                    for queue in h.dispatcher.queues():
+                        queue.pool._handle(Tick())
                 case _:
                     continue
             await settle()

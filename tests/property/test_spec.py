@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipper.spec import (
+from clipper.contract.spec import (
     AutoscalingPolicy,
     EnvironmentSpec,
     FunctionSpec,

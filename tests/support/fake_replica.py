@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from clipper_runtime import protocol as wire
+from clipper.contract import wire
 
 MODE = os.environ.get("FAKE_MODE", "")
 HELLO = wire.Hello(1, 1, "fake", "0", sys.version.split()[0], os.getpid())

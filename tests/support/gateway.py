@@ -13,11 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 
-from clipper_platform.backends.memory import InMemoryBackend
-from clipper_platform.gateway.edge import EdgePolicy
-from clipper_platform.gateway.fastpath import FastPathOptions, fast_protocol
-from clipper_platform.gateway.invoke import InvokeService, invoke_routes
+from clipper_platform.gateway.http.fast_path import FastPathOptions, fast_protocol
+from clipper_platform.gateway.http.invoke import InvokeService, invoke_routes
 from clipper_platform.gateway.middleware import Edge
+from clipper_platform.gateway.origin_policy import OriginPolicy
+from tests.support.memory_backend import InMemoryBackend
 from tests.support.serving import Harness, harness
 
 __all__ = ["Gateway", "gateway"]
@@ -59,7 +59,7 @@ async def gateway(
         service = InvokeService(
             h.dispatcher, clock=h.clock, authorize=lambda _, __: None, max_body_bytes=max_body_bytes
         )
-        policy = EdgePolicy("127.0.0.1")
+        policy = OriginPolicy("127.0.0.1")
         app = Starlette(
             routes=invoke_routes(service, body_timeout_s=body_timeout_s),
             middleware=[Middleware(Edge, policy=policy, clock=h.clock)],

@@ -9,7 +9,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from clipper_platform.backends.process import ProcessBackend
+from clipper_platform.backends.process.backend import ProcessBackend
 from tests.support.replicas import FAKE_REPLICA, Recorder, ask, invoke, launch_spec
 
 

@@ -10,8 +10,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from clipper.spec import FunctionSpec
-from clipper_platform.backends.process import ProcessBackend
+from clipper.contract.spec import FunctionSpec
+from clipper_platform.backends.process.backend import ProcessBackend
 from tests.support.replicas import Recorder, launch_spec
 from tests.support.waiting import until
 

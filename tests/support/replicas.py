@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from clipper.contract import wire
 from clipper_platform.backends.base import Exit, LaunchSpec, Replica
 from clipper_platform.environments.base import Environment
 from clipper_platform.types import EnvironmentId, FunctionId, ReplicaId
-from clipper_runtime import protocol as wire
 
 __all__ = ["FAKE_REPLICA", "Recorder", "ask", "launch_spec", "own_environment"]
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clipper.spec import FunctionSpec
-from clipper_runtime import protocol as wire
+from clipper.contract import wire
+from clipper.contract.spec import FunctionSpec
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -123,11 +123,11 @@ class RuntimeProcess:
         found = self.results(len(ids))
         return [json.loads(found[n][1]) if found[n][0].status == wire.Status.OK else found[n][0] for n in ids]
 
-    def wait_log(self, text: str) -> wire.LogRecord:
-        """The first log line that contains `text`, waiting for it."""
+    def wait_log(self, text: str, request_id: str | None = None) -> wire.LogRecord:
+        """The first log line that contains `text`, of that request if one is named, waiting for it."""
         while True:
             for record in self.logs:
-                if text in record.message:
+                if text in record.message and request_id in (None, record.request_id):
                     return record
             self.receive(wire.Log)
 

@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from clipper.spec import FunctionSpec
-from clipper_platform.backends.memory import InMemoryBackend
+from clipper.contract.spec import FunctionSpec
 from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.environments.base import Environment
 from clipper_platform.metrics import Metrics
@@ -19,6 +18,7 @@ from clipper_platform.serving.cache import SharedResults
 from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.serving.invocation import Invocation, StreamSink
 from clipper_platform.types import EnvironmentId, FunctionId
+from tests.support.memory_backend import InMemoryBackend
 
 __all__ = ["Caller", "Harness", "ManualClock", "harness", "target"]
 
@@ -130,12 +130,12 @@ class Harness:
         """Everybody has one answer and nothing is held for anybody."""
         assert [c.answers for c in self.callers] == [1] * len(self.callers)
         assert self.dispatcher.admission.total == 0
-        assert self.dispatcher.admission.lanes == 0
+        assert self.dispatcher.admission.queues == 0
         assert len(self.dispatcher.wheel) == 0
         assert self.dispatcher.cache.flights == 0
-        for lane in self.dispatcher.lanes():
-            assert lane.running == 0
-            assert lane.queue.live == lane.queue.weight == 0
+        for queue in self.dispatcher.queues():
+            assert queue.running == 0
+            assert queue.waiting.live == queue.waiting.weight == 0
 
 
 @asynccontextmanager

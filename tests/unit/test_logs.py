@@ -22,9 +22,11 @@ def stream() -> Iterator[io.StringIO]:
 
 def test_text_lines_carry_their_fields(stream: io.StringIO) -> None:
     logs.configure("info", "text", stream)
-    logging.getLogger("clipper_platform.control.deployer").info("version %d answers", 3, extra={"project": "digits"})
+    logging.getLogger("clipper_platform.control.versions.deployer").info(
+        "version %d answers", 3, extra={"project": "digits"}
+    )
     line = stream.getvalue()
-    assert line.endswith("INFO    control.deployer  version 3 answers  project=digits\n")
+    assert line.endswith("INFO    control.versions.deployer  version 3 answers  project=digits\n")
     assert line[:4].isdigit()
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from clipper.contract import wire
 from clipper_platform.environments.base import Environment
 from clipper_platform.types import FunctionId, ReplicaId
-from clipper_runtime import protocol as wire
 
 __all__ = [
     "Backend", "Channel", "ChannelListener", "Exit", "LaunchSpec", "LogSink", "Replica", "SnapshotState", "StartError",

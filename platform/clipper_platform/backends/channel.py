@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
+from clipper.contract import wire
 from clipper_platform.backends.base import ChannelListener, Exit
-from clipper_runtime import protocol as wire
 
 __all__ = ["ChannelOwner", "WireChannel"]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from clipper_platform.clock import Clock
-from clipper_platform.control.collector import LogStore
+from clipper_platform.control.log_store import LogStore
 from clipper_platform.errors import ClipperError, NotFound, StoreUnavailable
 from clipper_platform.store.base import Event, MetadataStore
 from clipper_platform.types import FunctionId

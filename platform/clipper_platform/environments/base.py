@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from clipper.spec import EnvironmentSpec
+from clipper.contract.spec import EnvironmentSpec
 from clipper_platform.types import EnvironmentId
 
 __all__ = ["BuildProgress", "Environment", "EnvironmentBuilder"]

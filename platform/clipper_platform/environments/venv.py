@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipper.spec import EnvironmentSpec
+from clipper.contract.spec import EnvironmentSpec
 from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.environments.base import BuildProgress, Environment
 from clipper_platform.environments.interpreters import Interpreter, Interpreters

@@ -9,10 +9,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 
-from clipper_platform.gateway.admin import Admin
-from clipper_platform.gateway.endpoints import routes
+from clipper_platform.gateway.control_api.admin import Admin
+from clipper_platform.gateway.control_api.endpoints import routes
+from clipper_platform.gateway.control_api.openapi import describe
 from clipper_platform.gateway.middleware import Edge
-from clipper_platform.gateway.openapi import describe
 from clipper_platform.gateway.probes import Probes
 from clipper_platform.gateway.services import Services
 

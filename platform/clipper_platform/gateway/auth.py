@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipper_platform.control.keyring import Keyring, grants
+from clipper_platform.control.access.keyring import Keyring, grants
 from clipper_platform.errors import Forbidden, Unauthenticated
 from clipper_platform.store.base import Key, Scope
 

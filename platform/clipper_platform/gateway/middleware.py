@@ -11,9 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clipper_platform.clock import Clock
 from clipper_platform.errors import ClientClosed, Forbidden
-from clipper_platform.gateway.edge import EdgePolicy
 from clipper_platform.gateway.errors import render
-from clipper_platform.gateway.invoke import request_id
+from clipper_platform.gateway.http.invoke import request_id
+from clipper_platform.gateway.origin_policy import OriginPolicy
 
 __all__ = ["Edge"]
 
@@ -29,7 +29,7 @@ _MAX_LOGGED_PATH: Final = 500
 class Edge:
     """Puts `request_id` into the scope's state; handlers find it as `request.state.request_id`."""
 
-    def __init__(self, app: ASGIApp, *, policy: EdgePolicy, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp, *, policy: OriginPolicy, clock: Clock) -> None:
         self._app = app
         self._policy = policy
         self._clock = clock
@@ -44,7 +44,7 @@ class Edge:
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, app: ASGIApp, policy: EdgePolicy, clock: Clock, scope: Scope, send: Send) -> None:
+    def __init__(self, app: ASGIApp, policy: OriginPolicy, clock: Clock, scope: Scope, send: Send) -> None:
         self._app = app
         self._policy = policy
         self._clock = clock

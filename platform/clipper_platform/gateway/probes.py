@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from clipper_platform.errors import Unavailable
-from clipper_platform.gateway.endpoints import Call, Endpoint
+from clipper_platform.gateway.control_api.endpoints import Call, Endpoint
 from clipper_platform.gateway.services import Services
 
 __all__ = ["Health", "Probes", "Readiness"]

@@ -11,16 +11,16 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
 from clipper_platform.clock import Clock
-from clipper_platform.control.autoscaler import Autoscaler
-from clipper_platform.control.collector import LogStore
-from clipper_platform.control.deployer import Deployer
-from clipper_platform.control.keyring import Keyring
-from clipper_platform.control.policies import Policies
+from clipper_platform.control.access.keyring import Keyring
+from clipper_platform.control.log_store import LogStore
 from clipper_platform.control.ports import Artifacts, Serving
 from clipper_platform.control.registry import Registry
+from clipper_platform.control.scaling.autoscaler import Autoscaler
+from clipper_platform.control.scaling.policies import Policies
+from clipper_platform.control.versions.deployer import Deployer
 from clipper_platform.gateway.auth import Access
-from clipper_platform.gateway.edge import EdgePolicy
 from clipper_platform.gateway.lifecycle import Lifecycle
+from clipper_platform.gateway.origin_policy import OriginPolicy
 
 __all__ = ["Services"]
 
@@ -32,7 +32,7 @@ class Services:
     registry: Registry
     keyring: Keyring
     access: Access
-    policy: EdgePolicy
+    policy: OriginPolicy
     deployer: Deployer
     logs: LogStore
     artifacts: Artifacts

@@ -13,13 +13,13 @@ class Admission:
 
     limit: int
     total: int = 0
-    lanes: int = 0  # lanes with something in their queue
+    queues: int = 0  # queues with something in their queue
     scarce: int = field(init=False)  # the total from which on the rest is shared out
 
     def __post_init__(self) -> None:
         self.scarce = -(-self.limit * 4 // 5)
 
-    def refuses(self, lane_depth: int) -> bool:
+    def refuses(self, depth: int) -> bool:
         if self.total >= self.limit:
             return True
-        return self.total >= self.scarce and lane_depth * max(1, self.lanes) >= self.limit
+        return self.total >= self.scarce and depth * max(1, self.queues) >= self.limit

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from clipper.spec import FunctionSpec
+from clipper.contract.spec import FunctionSpec
 from clipper_platform.backends.base import SnapshotState
 from clipper_platform.environments.base import Environment
 from clipper_platform.types import FunctionId

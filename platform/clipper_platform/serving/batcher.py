@@ -8,12 +8,12 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from clipper.spec import FunctionSpec
+from clipper.contract import wire
+from clipper.contract.spec import FunctionSpec
 from clipper_platform.core import balancing, batching
+from clipper_platform.serving.endpoint import Endpoint
 from clipper_platform.serving.invocation import Invocation
 from clipper_platform.serving.queue import InvocationQueue
-from clipper_platform.serving.replica import ReplicaHandle
-from clipper_runtime import protocol as wire
 
 __all__ = ["Batcher", "Departure"]
 
@@ -27,7 +27,7 @@ SHARED_FRAME_ITEMS = 16
 class Departure(NamedTuple):
     """What leaves the queue together. `late`: their deadline cannot be met any more; they go nowhere."""
 
-    handle: ReplicaHandle
+    handle: Endpoint
     items: list[Invocation]
     weight: int
     late: list[Invocation]
@@ -60,7 +60,7 @@ class Batcher:
         self._floor_s = 0.0  # least time that an execution took lately
         self._timer: asyncio.TimerHandle | None = None
 
-    def next(self, handles: Mapping[str, ReplicaHandle], now: float) -> Departure | None:
+    def next(self, handles: Mapping[str, Endpoint], now: float) -> Departure | None:
         """Take the next batch out of the queue; None when none can leave now."""
         queue = self._queue
         reserved = None
@@ -95,8 +95,8 @@ class Batcher:
             self._timer.cancel()
 
     def _pick(
-        self, handles: Mapping[str, ReplicaHandle], *, idle: bool = False, but: ReplicaHandle | None = None
-    ) -> ReplicaHandle | None:
+        self, handles: Mapping[str, Endpoint], *, idle: bool = False, but: Endpoint | None = None
+    ) -> Endpoint | None:
         if len(handles) == 1:
             (only,) = handles.values()
             return only if only is not but and only.room() and not (idle and only.batches) else None
@@ -110,7 +110,7 @@ class Batcher:
         )
         return handles[chosen] if chosen is not None else None
 
-    def _allowed(self, handle: ReplicaHandle, head: Invocation, now: float) -> tuple[int, bool]:
+    def _allowed(self, handle: Endpoint, head: Invocation, now: float) -> tuple[int, bool]:
         """How many items (by weight) may leave for this replica now, and whether the limit is what holds back the
         others; 0 after arming a timer for later."""
         controller = handle.controller

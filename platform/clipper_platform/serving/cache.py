@@ -21,7 +21,7 @@ from clipper_platform.serving.deadlines import DeadlineWheel
 from clipper_platform.serving.invocation import Invocation, State
 
 if TYPE_CHECKING:
-    from clipper_platform.serving.lane import Lane
+    from clipper_platform.serving.function_queue import FunctionQueue
 
 __all__ = ["CachedResult", "Flight", "InvocationCache", "SharedResults"]
 
@@ -63,7 +63,7 @@ class Flight:
 
 
 class InvocationCache:
-    """In front of the lanes of all functions with `cache_ttl_s`. Bounded in bytes over all of them."""
+    """In front of the queues of all functions with `cache_ttl_s`. Bounded in bytes over all of them."""
 
     def __init__(
         self,
@@ -87,10 +87,10 @@ class InvocationCache:
         return len(self._flights)
 
     def submit(self, invocation: Invocation) -> None:
-        """Answer it from the cache, or let it follow a flight. Raises what `Lane.submit` raises."""
-        lane, now = invocation.lane, self._clock.monotonic()
-        key = caching.key(lane.name, invocation.content_type, invocation.accept, invocation.body)
-        result = self.hit(lane, key, invocation.arrived, now)
+        """Answer it from the cache, or let it follow a flight. Raises what `FunctionQueue.submit` raises."""
+        queue, now = invocation.queue, self._clock.monotonic()
+        key = caching.key(queue.name, invocation.content_type, invocation.accept, invocation.body)
+        result = self.hit(queue, key, invocation.arrived, now)
         if result is None:
             self.follow(invocation, key)
             return
@@ -100,14 +100,14 @@ class InvocationCache:
         invocation.finished = now
         invocation.on_done(invocation)
 
-    def hit(self, lane: Lane, key: bytes, arrived: float, now: float) -> CachedResult | None:
+    def hit(self, queue: FunctionQueue, key: bytes, arrived: float, now: float) -> CachedResult | None:
         """What is kept under the key, counted as the answer to an invocation. After None, `follow` must come."""
         entry = self.results.get(key, now)
         if entry is None or entry.value is None:
             return None
-        lane.cache_hits += 1
-        lane.answers.observe(now - arrived, now)
-        lane.instruments.hit(now - arrived)
+        queue.cache_hits += 1
+        queue.answers.observe(now - arrived, now)
+        queue.instruments.hit(now - arrived)
         return entry.value
 
     def follow(self, invocation: Invocation, key: bytes) -> None:
@@ -123,17 +123,17 @@ class InvocationCache:
         invocation.state = State.FOLLOWING
         invocation.flight = flight
         flight.followers.add(invocation)
-        self._wheel.add(invocation, early=invocation.lane.spec.default_output is not None)
+        self._wheel.add(invocation, early=invocation.queue.spec.default_output is not None)
 
     def _note(self, invocation: Invocation, result: str) -> None:
         invocation.cache_status = result
-        path = invocation.lane.target.id.path
+        path = invocation.queue.target.id.path
         self._requests.child(path, result).inc()
-        invocation.lane.cache_misses += 1
+        invocation.queue.cache_misses += 1
 
     def _take_off(self, key: bytes, first: Invocation) -> Flight:
         carrier = Invocation(
-            first.lane,
+            first.queue,
             request_id=first.request_id,
             content_type=first.content_type,
             accept=first.accept,
@@ -148,25 +148,25 @@ class InvocationCache:
         if self._shared is not None and not self._shared.resting:
             flight.lookup = asyncio.get_running_loop().create_task(self._look_up(flight, self._shared))
         else:
-            first.lane.submit(carrier)
+            first.queue.submit(carrier)
         self._flights[key] = flight
         return flight
 
     async def _look_up(self, flight: Flight, shared: SharedResults) -> None:
-        """Ask the shared tier; a miss goes on to the lane. Cancelled when the last follower leaves."""
+        """Ask the shared tier; a miss goes on to the queue. Cancelled when the last follower leaves."""
         carrier = flight.invocation
-        lane = carrier.lane
-        found = await shared.get(lane.name, flight.key)
+        queue = carrier.queue
+        found = await shared.get(queue.name, flight.key)
         flight.lookup = None
         if found is not None:
             carrier.payload, carrier.content_type_out = found
             for follower in flight.followers:
                 follower.cache_status = "shared"
-            self._requests.child(lane.target.id.path, "shared").inc()
+            self._requests.child(queue.target.id.path, "shared").inc()
             self._end(flight, None, fresh=False)
             return
         try:
-            lane.submit(carrier)
+            queue.submit(carrier)
         except ClipperError as refusal:
             self._end(flight, refusal, fresh=False)
 
@@ -182,7 +182,7 @@ class InvocationCache:
         carrier.state = State.DONE
         if error is None and not carrier.default_reason:
             result = CachedResult(bytes(carrier.payload), carrier.content_type_out)
-            self._keep(carrier.lane, flight.key, result, fresh=fresh)
+            self._keep(carrier.queue, flight.key, result, fresh=fresh)
         for follower in list(flight.followers):
             if follower.state is not State.FOLLOWING:
                 continue  # another follower's answer made it leave
@@ -191,15 +191,15 @@ class InvocationCache:
             follower.dispatched, follower.exec_s = carrier.dispatched, carrier.exec_s
             self._answer(follower, error)
 
-    def _keep(self, lane: Lane, key: bytes, result: CachedResult, *, fresh: bool) -> None:
-        ttl = lane.spec.cache_ttl_s
-        if ttl is None or lane.closed:
+    def _keep(self, queue: FunctionQueue, key: bytes, result: CachedResult, *, fresh: bool) -> None:
+        ttl = queue.spec.cache_ttl_s
+        if ttl is None or queue.closed:
             return  # a version on its way out keeps nothing: its entries were dropped already
         now = self._clock.monotonic()
         size = len(result.payload) + len(result.content_type)
-        self.results.put(key, result, size, ttl_s=ttl, now=now, owner=lane.name)
+        self.results.put(key, result, size, ttl_s=ttl, now=now, owner=queue.name)
         if fresh and self._shared is not None:
-            self._shared.put(lane.name, key, result.payload, result.content_type, ttl)
+            self._shared.put(queue.name, key, result.payload, result.content_type, ttl)
 
     def _answer(self, invocation: Invocation, error: ClipperError | None) -> None:
         now = self._clock.monotonic()
@@ -209,18 +209,18 @@ class InvocationCache:
         invocation.flight = None
         if invocation.bucket:
             self._wheel.discard(invocation)
-        invocation.lane.answers.observe(now - invocation.arrived, now)
-        invocation.lane.instruments.finished(invocation, now)
+        invocation.queue.answers.observe(now - invocation.arrived, now)
+        invocation.queue.instruments.finished(invocation, now)
         invocation.on_done(invocation)
 
     def leave(self, invocation: Invocation, error: ClipperError) -> None:
         """A follower that waits no longer; the flight of the last one is cancelled."""
         flight: Flight = invocation.flight
         flight.followers.discard(invocation)
-        lane = invocation.lane
-        if isinstance(error, DeadlineExceeded) and lane.spec.default_output is not None:
+        queue = invocation.queue
+        if isinstance(error, DeadlineExceeded) and queue.spec.default_output is not None:
             invocation.default_reason = error.code
-            lane.instruments.default(error.code)
+            queue.instruments.default(error.code)
             self._answer(invocation, None)
         else:
             self._answer(invocation, error)
@@ -230,7 +230,7 @@ class InvocationCache:
             flight.lookup.cancel()
             del self._flights[flight.key]
         else:
-            lane.cancel(flight.invocation)
+            queue.cancel(flight.invocation)
 
     def cancel(self, invocation: Invocation) -> None:
         if invocation.state is State.FOLLOWING:
@@ -240,8 +240,8 @@ class InvocationCache:
         if invocation.state is State.FOLLOWING:
             self.leave(invocation, DeadlineExceeded("no answer within the deadline"))
 
-    def drop(self, lane: Lane) -> None:
+    def drop(self, queue: FunctionQueue) -> None:
         """Forget all results of a version that is gone."""
-        self.results.drop_owner(lane.name)
-        if self._shared is not None and lane.spec.cache_ttl_s is not None:
-            self._shared.drop(lane.name)
+        self.results.drop_owner(queue.name)
+        if self._shared is not None and queue.spec.cache_ttl_s is not None:
+            self._shared.drop(queue.name)

@@ -27,7 +27,7 @@ class DeadlineWheel:
     time (`early`), at most one tick early. What has a deadline below `limit` (in ticks; one more where early) is due.
 
     Adding and removing are a dict and a set operation: a `call_later` for each costs several times that, and leaves
-    its cancelled handle behind. A lane is on it once for all that it holds, by the earliest of their deadlines.
+    its cancelled handle behind. A queue is on it once for all that it holds, by the earliest of their deadlines.
     """
 
     __slots__ = ("_buckets", "_clock", "_expire", "_handle", "_loop", "_order")

@@ -1,6 +1,6 @@
-"""The data plane's front door: which lane an invocation goes to, and the lanes' life.
+"""The data plane's front door: which queue an invocation goes to, and the queues' life.
 
-Lanes take turns: each may dispatch a quantum of invocations before the next one has its turn (deficit round robin,
+Queues take turns: each may dispatch a quantum of invocations before the next one has its turn (deficit round robin,
 Shreedhar and Varghese 1995, with batches as packets), so that a function with a long queue does not keep the event
 loop from the others.
 """
@@ -22,16 +22,16 @@ from clipper_platform.core.canary import Answers
 from clipper_platform.core.scaling import Sample
 from clipper_platform.errors import ClipperError, DeployFailed, NotFound, Unavailable
 from clipper_platform.metrics import Metrics
+from clipper_platform.replicas.replica_set import ReplicaSet
 from clipper_platform.serving.admission import Admission
 from clipper_platform.serving.base import EventSink, FunctionStatus, Progress, Target
 from clipper_platform.serving.cache import InvocationCache, SharedResults
 from clipper_platform.serving.deadlines import DeadlineWheel, Timed
-from clipper_platform.serving.instruments import LaneMetrics
+from clipper_platform.serving.function_metrics import FunctionMetrics
+from clipper_platform.serving.function_queue import FunctionQueue
 from clipper_platform.serving.invocation import Invocation, State
-from clipper_platform.serving.lane import Lane
-from clipper_platform.serving.pool import ReplicaPool
 from clipper_platform.serving.routes import Routes
-from clipper_platform.serving.status import lane_sample, lane_status, show_lanes, start_hint
+from clipper_platform.serving.status import function_sample, function_status, observe_queues, start_hint
 from clipper_platform.serving.trial import call_once, count_answers
 from clipper_platform.types import FunctionId
 
@@ -39,7 +39,7 @@ __all__ = ["Dispatcher"]
 
 logger = logging.getLogger(__name__)
 
-QUANTUM = 256  # invocations that a lane may dispatch in one turn
+QUANTUM = 256  # invocations that a queue may dispatch in one turn
 
 
 class Dispatcher:
@@ -66,26 +66,26 @@ class Dispatcher:
         self.wheel = DeadlineWheel(self._loop, clock, self._expire)
         self.admission = Admission(max_queued_total)
         self.cache = InvocationCache(cache_bytes, clock=clock, wheel=self.wheel, metrics=metrics, shared=shared_results)
-        self._routes = Routes[Lane]()
-        self._lanes: Mapping[FunctionId, Lane] = self._routes.lanes
-        # "project/function", or with "@version" -> lane: the hot look-up, which `resolve` and callers begin with
-        self.routed: Mapping[str, Lane] = self._routes.routed
-        show_lanes(metrics, self.lanes)
-        self._due: deque[Lane] = deque()
+        self._routes = Routes[FunctionQueue]()
+        self._queues: Mapping[FunctionId, FunctionQueue] = self._routes.queues
+        # "project/function", or with "@version" -> queue: the hot look-up, which `resolve` and callers begin with
+        self.routed: Mapping[str, FunctionQueue] = self._routes.routed
+        observe_queues(metrics, self.queues)
+        self._due: deque[FunctionQueue] = deque()
         self._turn: asyncio.Handle | None = None
         self._starts = 0
         self._closing = False
-        self.on_lane: Callable[[Target, bool], None] | None = None
+        self.on_running: Callable[[Target, bool], None] | None = None
         """Told (target, True) when a function version runs, with (target, False) when it does not any more."""
 
     # Invocations
 
-    def resolve(self, path: str) -> Lane:
-        """The lane for `project/function` or `project/function@version`. Raises NotFound, or Unavailable for a version
+    def resolve(self, path: str) -> FunctionQueue:
+        """The queue for `project/function` or `project/function@version`. Raises NotFound, or Unavailable for a version
         that is known but not running."""
-        lane = self.routed.get(path)
-        if lane is not None:
-            return lane
+        queue = self.routed.get(path)
+        if queue is not None:
+            return queue
         split = self._routes.splits.get(path)
         if split is not None:
             return split.next()
@@ -104,29 +104,29 @@ class Dispatcher:
 
     def invoke(self, invocation: Invocation) -> None:
         """Take an invocation; it will be answered exactly once. Raises QueueFull or Unavailable, and then it is not."""
-        lane = invocation.lane
-        if lane.cached and lane.streaming is False:
+        queue = invocation.queue
+        if queue.cached and queue.streaming is False:
             self.cache.submit(invocation)
         else:
-            lane.submit(invocation)
+            queue.submit(invocation)
 
     def cancel(self, invocation: Invocation) -> None:
         """The caller went away. Nothing happens to an invocation that is done."""
         if invocation.state is State.FOLLOWING:
             self.cache.cancel(invocation)
         else:
-            invocation.lane.cancel(invocation)
+            invocation.queue.cancel(invocation)
 
     def _expire(self, timed: Timed, limit: int) -> None:
-        if isinstance(timed, Lane):
+        if isinstance(timed, FunctionQueue):
             timed.expire_due(limit)
         elif isinstance(timed, Invocation):
             self.cache.expire(timed)
 
     # Turns
 
-    def _schedule(self, lane: Lane) -> None:
-        self._due.append(lane)
+    def _schedule(self, queue: FunctionQueue) -> None:
+        self._due.append(queue)
         if self._turn is None:
             # At the end of this iteration of the loop, so that what arrived together is batched together.
             self._turn = self._loop.call_soon(self._take_turns)
@@ -134,20 +134,20 @@ class Dispatcher:
     def _take_turns(self) -> None:
         self._turn = None
         for _ in range(len(self._due)):
-            lane = self._due.popleft()
+            queue = self._due.popleft()
             try:
-                more = lane.pump(QUANTUM)
+                more = queue.pump(QUANTUM)
             except Exception:
-                # One lane's defect must not stop the others' turns.
-                logger.exception("dispatching %s failed", lane.target.id)
+                # One queue's defect must not stop the others' turns.
+                logger.exception("dispatching %s failed", queue.target.id)
                 self._metrics.loop_errors.child("dispatch").inc()
                 continue
             if more:
-                self._due.append(lane)
+                self._due.append(queue)
         if self._due and self._turn is None:
             self._turn = self._loop.call_soon(self._take_turns)
 
-    # Lanes
+    # Queues
 
     async def start(
         self,
@@ -169,63 +169,63 @@ class Dispatcher:
         """
         if self._closing:
             raise Unavailable("the platform is shutting down")
-        lane = self._lanes.get(target.id) or self._make_lane(target, schema, idle_s)
-        if lane.pool.state.wanted != replicas:
+        queue = self._queues.get(target.id) or self._make_queue(target, schema, idle_s)
+        if queue.pool.state.wanted != replicas:
             self._metrics.scaling_decisions.child(target.id.path, "fixed").inc()
-        lane.pool.want(replicas)
+        queue.pool.want(replicas)
         if not wait:
-            self._tell_lane(lane, True)
+            self._tell_running(queue, True)
             return {}
 
         def tell(ready: int) -> None:
             if on_progress is not None:
                 on_progress(target.id, ready, replicas)
 
-        lane.held += 1
+        queue.held += 1
         try:
-            await lane.pool.wait_ready(replicas, tell, fail_fast=True)
+            await queue.pool.wait_ready(replicas, tell, fail_fast=True)
         except StartError as error:
-            await self._end_lane(lane, timeout_s=1)
+            await self._end_queue(queue, timeout_s=1)
             raise start_failed(target, error) from error
         except BaseException:
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.shield(self._end_lane(lane, timeout_s=1))
+                await asyncio.shield(self._end_queue(queue, timeout_s=1))
             raise
         finally:
-            lane.held -= 1
-        if self._lanes.get(target.id) is lane:
-            self._tell_lane(lane, True)
-        return lane.schema or {}
+            queue.held -= 1
+        if self._queues.get(target.id) is queue:
+            self._tell_running(queue, True)
+        return queue.schema or {}
 
-    def _tell_lane(self, lane: Lane, runs: bool) -> None:
-        if self.on_lane is not None:
-            self.on_lane(lane.target, runs)
+    def _tell_running(self, queue: FunctionQueue, runs: bool) -> None:
+        if self.on_running is not None:
+            self.on_running(queue.target, runs)
 
-    def _make_lane(self, target: Target, schema: Mapping[str, Any] | None, idle_s: float) -> Lane:
-        lane = Lane(
+    def _make_queue(self, target: Target, schema: Mapping[str, Any] | None, idle_s: float) -> FunctionQueue:
+        queue = FunctionQueue(
             target,
             clock=self._clock,
             wheel=self.wheel,
             admission=self.admission,
             schedule=self._schedule,
-            instruments=LaneMetrics(self._metrics, target.id),
+            instruments=FunctionMetrics(self._metrics, target.id),
             rng=self._rng,
         )
         if schema:
-            lane.publish(schema, streaming=schema.get("streaming"))
-        lane.idle_since = self._clock.monotonic() - idle_s
+            queue.publish(schema, streaming=schema.get("streaming"))
+        queue.idle_since = self._clock.monotonic() - idle_s
         self._starts += 1
-        lane.pool = ReplicaPool(
+        queue.pool = ReplicaSet(
             target,
-            lane,
+            queue,
             backend=self._backend,
             clock=self._clock,
             metrics=self._metrics,
             events=self._events,
             prefix=f"{target.id.function}-{target.id.version}-{self._starts}",
         )
-        self._routes.add(target.id, lane)
-        return lane
+        self._routes.add(target.id, queue)
+        return queue
 
     def set_route(self, project: str, version: int) -> None:
         """From now on the project's functions are those of this version, all at once, and of no other."""
@@ -243,29 +243,29 @@ class Dispatcher:
         self._routes.drop_route(project)
 
     async def stop(self, project: str, version: int) -> None:
-        """Drain and end a version's lanes, bounded by each function's graceful_shutdown_timeout_s."""
-        await asyncio.gather(*(self._retire(lane) for lane in self._routes.of(project, version).values()))
+        """Drain and end a version's queues, bounded by each function's graceful_shutdown_timeout_s."""
+        await asyncio.gather(*(self._retire(queue) for queue in self._routes.of(project, version).values()))
 
-    async def _retire(self, lane: Lane) -> None:
-        timeout_s = lane.spec.graceful_shutdown_timeout_s
+    async def _retire(self, queue: FunctionQueue) -> None:
+        timeout_s = queue.spec.graceful_shutdown_timeout_s
         started = self._clock.monotonic()
         try:
-            await lane.drain(timeout_s)
+            await queue.drain(timeout_s)
         finally:
             left = max(1.0, timeout_s - (self._clock.monotonic() - started))
-            await asyncio.shield(self._end_lane(lane, timeout_s=left))
+            await asyncio.shield(self._end_queue(queue, timeout_s=left))
 
-    async def _end_lane(self, lane: Lane, *, timeout_s: float) -> None:
-        lane.closed = lane.closed or f"{lane.target.id} is not running"
-        if self._lanes.get(lane.target.id) is lane:
-            self._routes.remove(lane.target.id)
-            self._tell_lane(lane, False)
-        await lane.drain(0)
-        await lane.pool.close(timeout_s)
-        self.wheel.discard(lane)
-        self.cache.drop(lane)
+    async def _end_queue(self, queue: FunctionQueue, *, timeout_s: float) -> None:
+        queue.closed = queue.closed or f"{queue.target.id} is not running"
+        if self._queues.get(queue.target.id) is queue:
+            self._routes.remove(queue.target.id)
+            self._tell_running(queue, False)
+        await queue.drain(0)
+        await queue.pool.close(timeout_s)
+        self.wheel.discard(queue)
+        self.cache.drop(queue)
         if not self._closing:  # else all of them go, with everything else
-            self._forget(lane.target.id)
+            self._forget(queue.target.id)
 
     def _forget(self, id: FunctionId) -> None:
         if self._routes.has(id.project, id.function):
@@ -278,63 +278,63 @@ class Dispatcher:
 
         Raises what it met, an answer by the default output included, and NotFound.
         """
-        lane = self._lanes.get(id)
-        if lane is None:
+        queue = self._queues.get(id)
+        if queue is None:
             raise NotFound(f"{id} is not running")
-        await call_once(lane, self._clock, body)
+        await call_once(queue, self._clock, body)
 
     def answers(self, id: FunctionId) -> Answers:
         """What callers got from a function version so far."""
-        lane = self._lanes.get(id)
-        return Answers() if lane is None else count_answers(lane, self._clock.monotonic())
+        queue = self._queues.get(id)
+        return Answers() if queue is None else count_answers(queue, self._clock.monotonic())
 
     def versions(self, project: str) -> set[int]:
         """The versions of a project that have replicas or are starting them."""
         return self._routes.versions(project)
 
     def functions(self, project: str, version: int) -> list[str]:
-        """The functions of a version that have lanes."""
+        """The functions of a version that have queues."""
         return list(self._routes.of(project, version))
 
-    def lanes(self) -> list[Lane]:
-        return list(self._lanes.values())
+    def queues(self) -> list[FunctionQueue]:
+        return list(self._queues.values())
 
     # Scaling
 
     def sampler(self, id: FunctionId) -> Callable[[float], Sample | None]:
         """Tells, given the time, what the autoscaler decides by; None where nothing runs, or someone waits for
         replicas to be ready."""
-        lane = self._lanes.get(id)
-        return partial(lane_sample, lane) if lane is not None else lambda _: None
+        queue = self._queues.get(id)
+        return partial(function_sample, queue) if queue is not None else lambda _: None
 
     def scale(self, id: FunctionId, replicas: int) -> None:
         """Have so many replicas from now on; those that go finish what they have."""
-        lane = self._lanes.get(id)
-        if lane is not None:
-            lane.pool.want(replicas)
+        queue = self._queues.get(id)
+        if queue is not None:
+            queue.pool.want(replicas)
 
     async def restart(self, id: FunctionId) -> None:
         """Replace its replicas, or try again with a pool that gave up; returns when they are ready or failed anew."""
-        lane = self._lanes.get(id)
-        if lane is not None:
-            await lane.pool.restart()
+        queue = self._queues.get(id)
+        if queue is not None:
+            await queue.pool.restart()
 
     def on_call(self, id: FunctionId, callback: Callable[[FunctionId], None] | None) -> None:
         """Have `callback` called once, in its own turn, by the next call that finds nothing waiting before it."""
-        lane = self._lanes.get(id)
-        if lane is not None:
-            lane.on_call = callback
+        queue = self._queues.get(id)
+        if queue is not None:
+            queue.on_call = callback
 
     def status(self, id: FunctionId) -> FunctionStatus | None:
-        lane = self._lanes.get(id)
-        return None if lane is None else lane_status(lane, self._clock.monotonic(), self.cache)
+        queue = self._queues.get(id)
+        return None if queue is None else function_status(queue, self._clock.monotonic(), self.cache)
 
     async def close(self) -> None:
         """Admit nothing more, answer what was admitted, end every replica."""
         self._closing = True
-        for lane in self._lanes.values():
-            lane.closed = lane.closed or "the platform is shutting down"
-        await asyncio.gather(*(self._retire(lane) for lane in list(self._lanes.values())))
+        for queue in self._queues.values():
+            queue.closed = queue.closed or "the platform is shutting down"
+        await asyncio.gather(*(self._retire(queue) for queue in list(self._queues.values())))
         self.wheel.close()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from clipper_platform.errors import ClipperError
 
 if TYPE_CHECKING:
-    from clipper_platform.serving.lane import Lane
+    from clipper_platform.serving.function_queue import FunctionQueue
 
 __all__ = ["Invocation", "State", "StreamSink"]
 
@@ -33,8 +33,8 @@ class Invocation:
     """Mutable: there is one for each request, and it carries its own answer.
 
     Times are the clock's monotonic seconds. `on_done` is called exactly once, from the event loop, when either
-    `error` or `payload` is set; whoever made the invocation may call `Lane.cancel` before that. There are tens of
-    thousands a second: hence slots, all of them set at the beginning, which makes each access cheap.
+    `error` or `payload` is set; whoever made the invocation may call `FunctionQueue.cancel` before that. There are tens
+    of thousands a second: hence slots, all of them set at the beginning, which makes each access cheap.
     """
 
     __slots__ = (
@@ -59,9 +59,9 @@ class Invocation:
         "flight",
         "hedge",
         "item",
-        "lane",
         "on_done",
         "payload",
+        "queue",
         "queued",
         "replica",
         "request_id",
@@ -70,7 +70,7 @@ class Invocation:
         "weight",
     )  # fmt: skip
 
-    lane: Lane
+    queue: FunctionQueue
     request_id: str
     content_type: str
     accept: str
@@ -103,7 +103,7 @@ class Invocation:
 
     def __init__(
         self,
-        lane: Lane,
+        queue: FunctionQueue,
         *,
         request_id: str,
         content_type: str,
@@ -114,15 +114,15 @@ class Invocation:
         on_done: Callable[[Invocation], Any],
         sink: StreamSink | None = None,
     ) -> None:
-        self.begin_life(lane, request_id, content_type, accept, arrived)
+        self.begin_life(queue, request_id, content_type, accept, arrived)
         self.body = body
         self.deadline = deadline
         self.on_done = on_done
         self.sink = sink
 
-    def begin_life(self, lane: Lane, request_id: str, content_type: str, accept: str, arrived: float) -> None:
+    def begin_life(self, queue: FunctionQueue, request_id: str, content_type: str, accept: str, arrived: float) -> None:
         """Set what a request's first bytes tell, and everything that an answer will."""
-        self.lane = lane
+        self.queue = queue
         self.request_id = request_id
         self.content_type = content_type
         self.accept = accept
@@ -141,4 +141,4 @@ class Invocation:
         return self.blamed > 0
 
     def __repr__(self) -> str:
-        return f"<Invocation {self.request_id} of {self.lane.target.id} {self.state.name}>"
+        return f"<Invocation {self.request_id} of {self.queue.target.id} {self.state.name}>"

@@ -22,7 +22,7 @@ class InvocationQueue:
 
     Deadlines mostly grow with arrival, and then a deque is a sorted list for free. Those that come with an earlier
     deadline than the youngest go to a heap. Both are sorted, so the next one is the smaller of their heads. Suspects,
-    which must run alone, wait in a lane of their own and go first.
+    which must run alone, wait in a queue of their own and go first.
     """
 
     __slots__ = ("_heap", "_husks", "_seq", "_steady", "_suspects", "live", "weight")

@@ -1,4 +1,4 @@
-"""Where the paths that callers write lead to: lanes by `project/function` and `project/function@version`.
+"""Where the paths that callers write lead to: queues by `project/function` and `project/function@version`.
 
 A platform has thousands of projects and changes one at a time, so that a change looks at what belongs to its project
 and leaves everything else where it is. None of the methods awaits: callers see a project before a change or after it.
@@ -14,63 +14,63 @@ from clipper_platform.types import FunctionId
 
 __all__ = ["Routes"]
 
-LaneT = TypeVar("LaneT")
+QueueT = TypeVar("QueueT")
 
 
-class _Project(Generic[LaneT]):
+class _Project(Generic[QueueT]):
     """What is known of one project; `current`: the version that callers get who name none."""
 
-    __slots__ = ("current", "lanes", "weights")
+    __slots__ = ("current", "queues", "weights")
 
     def __init__(self) -> None:
         self.current: int | None = None
-        self.lanes: dict[FunctionId, LaneT] = {}
+        self.queues: dict[FunctionId, QueueT] = {}
         self.weights: dict[int, int] = {}  # version -> percent, while versions share its calls
 
 
-class Routes(Generic[LaneT]):
-    """The lanes, and which of them a path leads to. A project without a current version is not there for callers,
+class Routes(Generic[QueueT]):
+    """The queues, and which of them a path leads to. A project without a current version is not there for callers,
     whatever runs of it."""
 
     def __init__(self) -> None:
-        self.lanes: dict[FunctionId, LaneT] = {}
+        self.queues: dict[FunctionId, QueueT] = {}
         # The hot look-up: one object for good, changed in place, so that its readers may keep it.
-        self.routed: dict[str, LaneT] = {}
-        self.splits: dict[str, Split[LaneT]] = {}  # paths that several lanes share, which are not in `routed`
-        self._projects: dict[str, _Project[LaneT]] = {}
+        self.routed: dict[str, QueueT] = {}
+        self.splits: dict[str, Split[QueueT]] = {}  # paths that several queues share, which are not in `routed`
+        self._projects: dict[str, _Project[QueueT]] = {}
 
-    # Lanes
+    # Queues
 
-    def add(self, id: FunctionId, lane: LaneT) -> None:
-        """From now on the lane is that of `id`, and callers get it where the route says so."""
+    def add(self, id: FunctionId, queue: QueueT) -> None:
+        """From now on the queue is that of `id`, and callers get it where the route says so."""
         project = self._project(id.project)
-        self.lanes[id] = project.lanes[id] = lane
+        self.queues[id] = project.queues[id] = queue
         self._lead(project, id)
 
     def remove(self, id: FunctionId) -> None:
         """It is not there any more. Nothing happens where none is."""
         project = self._projects.get(id.project)
-        if project is None or self.lanes.pop(id, None) is None:
+        if project is None or self.queues.pop(id, None) is None:
             return
-        del project.lanes[id]
+        del project.queues[id]
         self._lead(project, id)
         self._tidy(id.project, project)
 
     def versions(self, project: str) -> set[int]:
-        """Those that have lanes."""
-        return {id.version for id in self._lanes_of(project)}
+        """Those that have queues."""
+        return {id.version for id in self._queues_of(project)}
 
     def has(self, project: str, function: str) -> bool:
-        """Whether any version of the function has a lane."""
-        return any(id.function == function for id in self._lanes_of(project))
+        """Whether any version of the function has a queue."""
+        return any(id.function == function for id in self._queues_of(project))
 
-    def of(self, project: str, version: int) -> dict[str, LaneT]:
-        """The lanes of a version, by function."""
-        return {id.function: lane for id, lane in self._lanes_of(project).items() if id.version == version}
+    def of(self, project: str, version: int) -> dict[str, QueueT]:
+        """The queues of a version, by function."""
+        return {id.function: queue for id, queue in self._queues_of(project).items() if id.version == version}
 
-    def _lanes_of(self, project: str) -> Mapping[FunctionId, LaneT]:
+    def _queues_of(self, project: str) -> Mapping[FunctionId, QueueT]:
         found = self._projects.get(project)
-        return {} if found is None else found.lanes
+        return {} if found is None else found.queues
 
     # Routes
 
@@ -97,13 +97,13 @@ class Routes(Generic[LaneT]):
     def _change(self, name: str, current: int | None, weights: Mapping[int, int]) -> None:
         project = self._project(name)
         project.current, project.weights = current, dict(weights)
-        for id in project.lanes:
+        for id in project.queues:
             self._lead(project, id)
         self._tidy(name, project)
 
     # Where paths lead
 
-    def _lead(self, project: _Project[LaneT], id: FunctionId) -> None:
+    def _lead(self, project: _Project[QueueT], id: FunctionId) -> None:
         """Have the two paths of a function version lead to where they should now."""
         pinned, path = str(id), id.path
         self.splits.pop(path, None)
@@ -111,29 +111,31 @@ class Routes(Generic[LaneT]):
             self._put(pinned, None)
             self._put(path, None)
             return
-        lanes = project.lanes
-        self._put(pinned, lanes.get(id))
-        lane = lanes.get(FunctionId(id.project, id.function, project.current))
-        if lane is not None and project.weights:
-            found = ((lanes.get(FunctionId(id.project, id.function, v)), share) for v, share in project.weights.items())
-            shares = [(lane, share) for lane, share in found if lane is not None]
+        queues = project.queues
+        self._put(pinned, queues.get(id))
+        queue = queues.get(FunctionId(id.project, id.function, project.current))
+        if queue is not None and project.weights:
+            found = (
+                (queues.get(FunctionId(id.project, id.function, v)), share) for v, share in project.weights.items()
+            )
+            shares = [(queue, share) for queue, share in found if queue is not None]
             if len(shares) > 1:
                 self.splits[path] = Split(shares)
-                lane = None
-        self._put(path, lane)
+                queue = None
+        self._put(path, queue)
 
-    def _put(self, path: str, lane: LaneT | None) -> None:
-        if lane is None:
+    def _put(self, path: str, queue: QueueT | None) -> None:
+        if queue is None:
             self.routed.pop(path, None)
         else:
-            self.routed[path] = lane
+            self.routed[path] = queue
 
-    def _project(self, name: str) -> _Project[LaneT]:
+    def _project(self, name: str) -> _Project[QueueT]:
         found = self._projects.get(name)
         if found is None:
             found = self._projects[name] = _Project()
         return found
 
-    def _tidy(self, name: str, project: _Project[LaneT]) -> None:
-        if project.current is None and not project.lanes:
+    def _tidy(self, name: str, project: _Project[QueueT]) -> None:
+        if project.current is None and not project.queues:
             del self._projects[name]

@@ -1,4 +1,4 @@
-"""What a lane looks like from outside."""
+"""What a queue looks like from outside."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ from clipper_platform.core.scaling import LATE_SHARE, Sample, Service
 from clipper_platform.metrics import Metrics
 from clipper_platform.serving.base import FunctionState, FunctionStatus, ReplicaStatus, Target
 from clipper_platform.serving.cache import InvocationCache
-from clipper_platform.serving.lane import Lane
-from clipper_platform.serving.replica import ReplicaHandle
+from clipper_platform.serving.endpoint import Endpoint
+from clipper_platform.serving.function_queue import FunctionQueue
 
-__all__ = ["lane_sample", "lane_status", "show_lanes", "start_hint"]
+__all__ = ["function_sample", "function_status", "observe_queues", "start_hint"]
 
 LOG_LINES = 10
 _new: Final = tuple.__new__
 
 
-def show_lanes(metrics: Metrics, lanes: Callable[[], Iterable[Lane]]) -> None:
-    """Have the gauges of all lanes read whenever somebody looks."""
+def observe_queues(metrics: Metrics, queues: Callable[[], Iterable[FunctionQueue]]) -> None:
+    """Have the gauges of all queues read whenever somebody looks."""
 
-    def each(read: Callable[[Lane], int]) -> Callable[[], Iterator[tuple[tuple[str, ...], float]]]:
-        return lambda: ((lane.instruments.labels, read(lane)) for lane in lanes())
+    def each(read: Callable[[FunctionQueue], int]) -> Callable[[], Iterator[tuple[tuple[str, ...], float]]]:
+        return lambda: ((queue.instruments.labels, read(queue)) for queue in queues())
 
-    metrics.queue_depth.callback = each(lambda lane: lane.queue.live)
-    metrics.running.callback = each(lambda lane: lane.running)
+    metrics.queue_depth.callback = each(lambda queue: queue.waiting.live)
+    metrics.running.callback = each(lambda queue: queue.running)
     metrics.batch_limit.callback = each(_batch_limit)
     metrics.replicas.callback = lambda: (
-        ((*lane.instruments.labels, state.value), lane.pool.state.count(state))
-        for lane in lanes()
+        ((*queue.instruments.labels, state.value), queue.pool.state.count(state))
+        for queue in queues()
         for state in ReplicaState
     )
 
 
-def _batch_limit(lane: Lane) -> int:
-    return max((handle.controller.limit for handle in lane.pool.handles.values()), default=0)
+def _batch_limit(queue: FunctionQueue) -> int:
+    return max((handle.controller.limit for handle in queue.pool.handles.values()), default=0)
 
 
-def lane_sample(lane: Lane, now: float) -> Sample | None:
+def function_sample(queue: FunctionQueue, now: float) -> Sample | None:
     """What the autoscaler decides by; None while someone waits for replicas to be ready."""
-    if lane.held:
+    if queue.held:
         return None
-    pool, slo_s = lane.pool.state, lane.slo_s
-    handles = lane.pool.handles
+    pool, slo_s = queue.pool.state, queue.slo_s
+    handles = queue.pool.handles
     # As Sample(…) does, at half the cost: it is made 20,000 times a second where 10,000 functions have load.
     made: Sample = _new(Sample, (
-        lane.queue.live, lane.running, pool.wanted, pool.ready, pool.starting, lane.submitted, lane.idle_since,
-        slo_s is not None and lane.latency.above(slo_s, now) > LATE_SHARE,
+        queue.waiting.live, queue.running, pool.wanted, pool.ready, pool.starting, queue.submitted, queue.idle_since,
+        slo_s is not None and queue.latency.above(slo_s, now) > LATE_SHARE,
         _service(handles), bool(pool.failed) and not handles,
     ))  # fmt: skip
     return made
 
 
-def _service(handles: Mapping[str, ReplicaHandle]) -> Service | None:
+def _service(handles: Mapping[str, Endpoint]) -> Service | None:
     """What executions take, by the replica that answered most. None before the first, and where a replica works on
     several calls at once: what one takes is not seen from outside then."""
     if not handles:
@@ -71,19 +71,19 @@ def _service(handles: Mapping[str, ReplicaHandle]) -> Service | None:
     return None if costs is None else _new(Service, (*costs, controller.limit, 1))
 
 
-def lane_status(lane: Lane, now: float, cache: InvocationCache) -> FunctionStatus:
-    state, reason = _state(lane)
-    handles = lane.pool.handles
+def function_status(queue: FunctionQueue, now: float, cache: InvocationCache) -> FunctionStatus:
+    state, reason = _state(queue)
+    handles = queue.pool.handles
     ready = next(iter(handles.values()), None)
     replicas = []
-    for member in lane.pool.state.members.values():
+    for member in queue.pool.state.members.values():
         handle = handles.get(member.id)
         replicas.append(
             ReplicaStatus(
                 id=member.id,
                 state=member.state.value,
                 pid=handle.replica.pid if handle else None,
-                version=lane.target.id.version,
+                version=queue.target.id.version,
                 started_at=handle.started_at if handle else 0.0,
                 invocations=handle.answered if handle else 0,
                 in_flight=handle.load if handle else 0,
@@ -91,34 +91,34 @@ def lane_status(lane: Lane, now: float, cache: InvocationCache) -> FunctionStatu
             )
         )
     return FunctionStatus(
-        id=lane.target.id,
+        id=queue.target.id,
         state=state,
         reason=reason,
         schema=ready.ready.schema if ready else None,
-        queue_depth=lane.queue.live,
-        running=lane.running,
-        replicas_wanted=lane.pool.state.wanted,
-        restarts=lane.pool.state.restarts,
+        queue_depth=queue.waiting.live,
+        running=queue.running,
+        replicas_wanted=queue.pool.state.wanted,
+        restarts=queue.pool.state.restarts,
         replicas=tuple(replicas),
-        p50_s=lane.answers.quantile(0.5, now),
-        p99_s=lane.answers.quantile(0.99, now),
-        rate_per_s=lane.answers.rate(now),
-        cache_hits=lane.cache_hits,
-        cache_misses=lane.cache_misses,
-        cache_bytes=cache.results.owned_bytes(lane.name),
-        snapshot=lane.pool.snapshot(),
+        p50_s=queue.answers.quantile(0.5, now),
+        p99_s=queue.answers.quantile(0.99, now),
+        rate_per_s=queue.answers.rate(now),
+        cache_hits=queue.cache_hits,
+        cache_misses=queue.cache_misses,
+        cache_bytes=cache.results.owned_bytes(queue.name),
+        snapshot=queue.pool.snapshot(),
     )
 
 
-def _state(lane: Lane) -> tuple[FunctionState, str]:
-    pool = lane.pool.state
+def _state(queue: FunctionQueue) -> tuple[FunctionState, str]:
+    pool = queue.pool.state
     ready = pool.count(ReplicaState.READY)
-    lines = lane.pool.start_error.log[-LOG_LINES:] if lane.pool.start_error else []
+    lines = queue.pool.start_error.log[-LOG_LINES:] if queue.pool.start_error else []
     tail = "".join(f"\n  {line}" for line in lines)
     if pool.failed and not ready:
         return "failed", pool.failed + tail
-    if lane.closed:
-        return "stopped", lane.closed
+    if queue.closed:
+        return "stopped", queue.closed
     if ready >= pool.wanted:
         return "ready", ""
     why = f"the last replica ended: {pool.last_failure}{tail}" if pool.last_failure else "replicas are starting"

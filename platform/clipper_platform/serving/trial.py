@@ -7,8 +7,8 @@ import asyncio
 from clipper_platform.clock import Clock
 from clipper_platform.core.canary import Answers
 from clipper_platform.errors import InvalidResult
+from clipper_platform.serving.function_queue import FunctionQueue
 from clipper_platform.serving.invocation import Invocation
-from clipper_platform.serving.lane import Lane
 
 __all__ = ["call_once", "count_answers"]
 
@@ -21,11 +21,11 @@ class _Taker:
     invocation: Invocation
 
     def chunk(self, payload: bytes, content_type: str) -> None:
-        self.invocation.lane.credit(self.invocation, 1)
+        self.invocation.queue.credit(self.invocation, 1)
 
 
-async def call_once(lane: Lane, clock: Clock, body: bytes) -> None:
-    """Invoke the lane's function and wait for the answer. Raises what the invocation met.
+async def call_once(queue: FunctionQueue, clock: Clock, body: bytes) -> None:
+    """Invoke the queue's function and wait for the answer. Raises what the invocation met.
 
     Past the result cache: a version is to be tried, not what another run left.
     """
@@ -33,22 +33,22 @@ async def call_once(lane: Lane, clock: Clock, body: bytes) -> None:
     taker = _Taker()
     arrived = clock.monotonic()
     invocation = Invocation(
-        lane,
-        request_id=f"smoke-{lane.target.id.version}",
+        queue,
+        request_id=f"smoke-{queue.target.id.version}",
         content_type=JSON,
         accept=JSON,
         body=body,
         arrived=arrived,
-        deadline=arrived + lane.spec.timeout_s,
+        deadline=arrived + queue.spec.timeout_s,
         on_done=lambda _: None if done.done() else done.set_result(None),
         sink=taker,
     )
     taker.invocation = invocation
-    lane.submit(invocation)
+    queue.submit(invocation)
     try:
         await done
     except asyncio.CancelledError:
-        lane.cancel(invocation)
+        queue.cancel(invocation)
         raise
     if invocation.error is not None:
         raise invocation.error
@@ -56,12 +56,12 @@ async def call_once(lane: Lane, clock: Clock, body: bytes) -> None:
         raise InvalidResult(f"only the default output answered ({invocation.default_reason})")
 
 
-def count_answers(lane: Lane, now: float) -> Answers:
+def count_answers(queue: FunctionQueue, now: float) -> Answers:
     """What callers of a function version got since it started; the p99 is that of recent answers."""
-    answered, failed = lane.instruments.totals()
+    answered, failed = queue.instruments.totals()
     return Answers(
         answered=answered,
         failed=failed,
-        p99_s=lane.latency.quantile(0.99, now),
-        broken=bool(lane.pool.state.failed) and not lane.pool.handles,
+        p99_s=queue.latency.quantile(0.99, now),
+        broken=bool(queue.pool.state.failed) and not queue.pool.handles,
     )

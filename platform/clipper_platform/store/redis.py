@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from clipper_platform.errors import Conflict, StoreUnavailable
 from clipper_platform.store import records, redis_scripts
 from clipper_platform.store.base import EVENTS_KEPT, Event, Key, Policy, Project, Route, Version
-from clipper_platform.store.keys import DEFAULT_PREFIX, RedisKeys
+from clipper_platform.store.redis_keys import DEFAULT_PREFIX, RedisKeys
 from clipper_platform.store.redis_server import SCHEMA, check_schema, check_server, risks, translate
 from clipper_platform.store.redis_url import checked, shown
 

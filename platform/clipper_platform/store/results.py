@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from clipper_platform.clock import Clock
-from clipper_platform.store.keys import DEFAULT_PREFIX, RedisKeys
+from clipper_platform.store.redis_keys import DEFAULT_PREFIX, RedisKeys
 from clipper_platform.store.redis_url import checked, shown
 
 __all__ = ["RedisResults"]

@@ -163,7 +163,7 @@ class _Session:
 
     def run(self) -> None:
         """Deploy, wait for a save, for ever."""
-        from clipper.spec import SpecError
+        from clipper.contract.spec import SpecError
 
         changed: Sequence[str] = ()
         while True:
@@ -176,7 +176,7 @@ class _Session:
             changed = self._changed()
 
     def _changed(self) -> list[str]:
-        from clipper.spec import SpecError
+        from clipper.contract.spec import SpecError
 
         told = ""
         while True:

@@ -44,7 +44,7 @@ def init(
 
 def project_name(directory: Path, given: str) -> str:
     """The name given, or one made from the directory's. Raises SpecError on a name that is not allowed."""
-    from clipper.spec import RESERVED_NAMES, check_name
+    from clipper.contract.spec import RESERVED_NAMES, check_name
 
     if given:
         return check_name(given, "project", where="--name")

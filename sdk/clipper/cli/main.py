@@ -11,8 +11,8 @@ from clipper.cli.commands import find
 from clipper.cli.console import FAIL, Output
 from clipper.cli.plain import read
 from clipper.cli.problems import CommandFailed, UsageProblem, as_document, show
+from clipper.contract.spec import SpecError
 from clipper.errors import ClipperError
-from clipper.spec import SpecError
 
 __all__ = ["main", "print_version", "run"]
 

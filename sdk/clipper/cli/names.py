@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clipper.cli.problems import UsageProblem
-from clipper.spec import nearest
+from clipper.contract.spec import nearest
 
 if TYPE_CHECKING:
     from clipper.control import ControlClient

@@ -13,8 +13,8 @@ from clipper.cli.policyfile import PolicyFile, read_policy
 if TYPE_CHECKING:
     from clipper.cli.console import Output, Part
     from clipper.cli.names import Target
+    from clipper.contract.spec import AutoscalingPolicy
     from clipper.control import ControlClient
-    from clipper.spec import AutoscalingPolicy
 
 __all__ = ["apply", "check", "explain", "reset", "show"]
 
@@ -44,8 +44,8 @@ def check(file: PolicyFile, json: Json = False) -> None:
 
 def _check_schedules(policy: AutoscalingPolicy, where: str) -> None:
     """Raises SpecError for a cron expression that no platform would take."""
-    from clipper.cron import never
-    from clipper.spec import SpecError
+    from clipper.contract.cron import never
+    from clipper.contract.spec import SpecError
 
     for number, schedule in enumerate(policy.schedule, 1):
         if why := never(schedule.cron):
@@ -124,7 +124,7 @@ def show(function: FunctionArgument, json: Json = False) -> None:
 
 
 def _differing(policy: dict[str, Any]) -> dict[str, Any]:
-    from clipper.spec import AutoscalingPolicy
+    from clipper.contract.spec import AutoscalingPolicy
 
     usual = AutoscalingPolicy().to_dict()
     return {key: value for key, value in policy.items() if value != usual.get(key)}

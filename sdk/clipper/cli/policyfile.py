@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from clipper.cli.declare import Argument
 
 if TYPE_CHECKING:
-    from clipper.spec import AutoscalingPolicy
+    from clipper.contract.spec import AutoscalingPolicy
 
 __all__ = ["PolicyFile", "read_policy", "read_trace"]
 
@@ -23,7 +23,7 @@ _LARGEST_FILE = 64 * 1024 * 1024
 
 def read_policy(path: Path) -> tuple[AutoscalingPolicy, dict[str, Any], str]:
     """The policy in a file, its table and the digest of its bytes. Raises SpecError naming the file, CommandFailed."""
-    from clipper.spec import AutoscalingPolicy, SpecError
+    from clipper.contract.spec import AutoscalingPolicy, SpecError
 
     data = _read(path)
     try:
@@ -52,7 +52,7 @@ def read_trace(path: Path) -> tuple[list[float], list[float] | None]:
 
     A first line that is no numbers is a heading. Raises SpecError naming the line.
     """
-    from clipper.spec import SpecError
+    from clipper.contract.spec import SpecError
 
     times: list[float] = []
     rates: list[float] = []

@@ -65,13 +65,13 @@ def advice(error: BaseException) -> list[str]:
 
 def code_of(error: BaseException) -> str:
     """The stable word for the failure."""
-    from clipper.spec import SpecError
+    from clipper.contract.spec import SpecError
 
     return "invalid_spec" if isinstance(error, SpecError) else str(getattr(error, "code", "failed"))
 
 
 def _message(error: BaseException) -> str:
-    from clipper.spec import SpecError
+    from clipper.contract.spec import SpecError
 
     return str(error) if isinstance(error, SpecError) else str(getattr(error, "message", "") or error)
 

@@ -84,7 +84,7 @@ def _platform() -> tuple[Any, Any]:
     try:
         return (
             import_module("clipper_platform.core.simulation"),
-            import_module("clipper_platform.control.schedules"),
+            import_module("clipper_platform.control.scaling.schedules"),
         )
     except ModuleNotFoundError as error:
         raise CommandFailed(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipper.contract import wire
 from clipper_platform.backends.channel import HIGH_WATER_BYTES, WireChannel
-from clipper_runtime import protocol as wire
 from tests.support.replicas import Recorder, invoke
 
 

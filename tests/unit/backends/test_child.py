@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from clipper_platform.backends.child import HandedPipe
+from clipper_platform.backends.process.child import HandedPipe
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from clipper.contract import wire
 from clipper_platform.backends.base import Exit, LaunchSpec, StartError
-from clipper_platform.backends.memory import InMemoryBackend, InMemoryReplica
-from clipper_runtime import protocol as wire
+from tests.support.memory_backend import InMemoryBackend, InMemoryReplica
 from tests.support.replicas import Recorder, ask, invoke, launch_spec
 
 

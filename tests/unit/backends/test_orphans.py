@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from clipper_platform.backends.guardian import MARKER, kill_marked, marked_processes
-from clipper_platform.backends.orphans import InstanceRecord, marker, sweep_abandoned, tmp_prefix
-from clipper_platform.backends.procfs import boot_id, start_time, tree_rss
+from clipper_platform.backends.process.guardian import MARKER, kill_marked, marked_processes
+from clipper_platform.backends.process.orphans import InstanceRecord, marker, sweep_abandoned, tmp_prefix
+from clipper_platform.backends.process.procfs import boot_id, start_time, tree_rss
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipper_platform.backends.output import (
+from clipper.contract.wire import LogRecord
+from clipper_platform.backends.process.output import (
     MAX_BYTES_PER_WINDOW,
     MAX_LINE_BYTES,
     MAX_LINES_PER_WINDOW,
@@ -18,7 +19,6 @@ from clipper_platform.backends.output import (
     LineSplitter,
     ReplicaOutput,
 )
-from clipper_runtime.protocol import LogRecord
 
 
 class FakeClock:

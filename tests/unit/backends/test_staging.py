@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clipper_platform.backends.staging import find_packages, stage
+from clipper_platform.backends.process.staging import find_packages, stage
 
 
 def packages(base: Path) -> dict[str, Path]:
@@ -70,8 +70,8 @@ def test_a_damaged_copy_is_replaced(tmp_path: Path, damage: str) -> None:
 def test_the_real_packages_import_from_their_copy_alone(tmp_path: Path) -> None:
     target = stage(tmp_path / "runtime")
     code = (
-        "import clipper, clipper.spec, clipper_runtime.protocol\n"
-        "print(clipper.__file__, clipper.spec.__file__, clipper_runtime.protocol.__file__)"
+        "import clipper, clipper.contract.spec, clipper.contract.wire\n"
+        "print(clipper.__file__, clipper.contract.spec.__file__, clipper.contract.wire.__file__)"
     )
     environ = {"PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-P", "-c", code], env=environ, capture_output=True, text=True, timeout=30)

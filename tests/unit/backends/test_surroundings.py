@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipper_platform.backends.surroundings import replica_environment
+from clipper_platform.backends.process.replica_environment import replica_environment
 from tests.support.replicas import launch_spec
 
 

@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from clipper_platform.backends.base import LaunchSpec, SnapshotState
-from clipper_platform.backends.output import ReplicaOutput
-from clipper_platform.backends.templates import REMAKE_S, RETRY_FIRST_S, RETRY_MOST_S, TEMPLATE_IDLE_S, Templates
-from clipper_platform.backends.zygotes import Zygote, ZygoteRefused
+from clipper_platform.backends.process.output import ReplicaOutput
+from clipper_platform.backends.process.snapshots import (
+    REMAKE_S,
+    RETRY_FIRST_S,
+    RETRY_MOST_S,
+    TEMPLATE_IDLE_S,
+    Templates,
+)
+from clipper_platform.backends.process.zygotes import Zygote, ZygoteRefused
 from clipper_platform.types import FunctionId
 from tests.support.replicas import launch_spec
 from tests.support.serving import ManualClock

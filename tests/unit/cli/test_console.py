@@ -6,8 +6,8 @@ import pytest
 
 from clipper.cli.console import Output
 from clipper.cli.problems import CommandFailed, as_document, show
+from clipper.contract.spec import SpecError
 from clipper.errors import DeployFailed, Forbidden
-from clipper.spec import SpecError
 
 
 def test_plain_tables_align_and_are_never_cut(capsys: pytest.CaptureFixture[str]) -> None:

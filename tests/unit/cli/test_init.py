@@ -9,9 +9,9 @@ import pytest
 
 from clipper.cli.init import project_name
 from clipper.cli.main import main
+from clipper.contract.spec import FunctionSpec, SpecError
 from clipper.packaging import bundle_directory
 from clipper.project import load_project
-from clipper.spec import FunctionSpec, SpecError
 
 FILES = {"clip.toml", "app.py", "README.md", ".clipignore"}
 

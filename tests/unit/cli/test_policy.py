@@ -12,7 +12,7 @@ from clipper.cli.charts import Line, Panel, draw
 from clipper.cli.console import Output
 from clipper.cli.policy import _explain
 from clipper.cli.policyfile import read_policy, read_trace
-from clipper.spec import SpecError
+from clipper.contract.spec import SpecError
 from tests.support.terminal import clip
 
 POLICY = """

@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipper.spec import DeploySpec, EnvironmentSpec, FunctionSpec, Manifest
-from clipper_platform.control.collector import LogStore
-from clipper_platform.control.deployer import Deployer
+from clipper.contract.spec import DeploySpec, EnvironmentSpec, FunctionSpec, Manifest
+from clipper.contract.wire import LogRecord
+from clipper_platform.control.access.keyring import Keyring
 from clipper_platform.control.events import EventLog
-from clipper_platform.control.keyring import Keyring
-from clipper_platform.control.pins import Pins
+from clipper_platform.control.log_store import LogStore
 from clipper_platform.control.registry import Registry
-from clipper_platform.control.rollout import Rollout
+from clipper_platform.control.versions.deployer import Deployer
+from clipper_platform.control.versions.pinned import PinnedVersions
+from clipper_platform.control.versions.rollout import Rollout
 from clipper_platform.core.canary import Answers
 from clipper_platform.core.scaling import Sample
 from clipper_platform.environments.base import BuildProgress, Environment
 from clipper_platform.errors import DeployFailed, NotFound
 from clipper_platform.serving.base import FunctionStatus, Progress, ReplicaStatus, Target
-from clipper_platform.store.memory import MemoryStore
 from clipper_platform.types import EnvironmentId, FunctionId
-from clipper_runtime.protocol import LogRecord
+from tests.support.memory_store import MemoryStore
 
 BUNDLE = "sha256:" + "a" * 64
 
@@ -330,7 +330,7 @@ class Plane:
     environments: FakeEnvironments
     serving: FakeServing
     deployer: Deployer
-    pins: Pins
+    pins: PinnedVersions
 
     async def deployed(self, **kwargs: Any) -> int:
         """Deploy and expect it to succeed; the version."""
@@ -378,7 +378,7 @@ def make_plane(
         clock=clock,
         restore_retry_s=0.001,
     )
-    pins = Pins(
+    pins = PinnedVersions(
         registry=registry,
         rollout=rollout,
         serving=serving,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from clipper.spec import AutoscalingPolicy, FunctionSpec
-from clipper_platform.backends.memory import InMemoryBackend
-from clipper_platform.control.autoscaler import SLICE, Autoscaler
+from clipper.contract.spec import AutoscalingPolicy, FunctionSpec
+from clipper_platform.control.scaling.autoscaler import SLICE, Autoscaler
 from clipper_platform.core.scaling import Decision, NoData, Sample, Service
 from clipper_platform.types import FunctionId
+from tests.support.memory_backend import InMemoryBackend
 from tests.support.serving import harness, target
 from tests.unit.control.doubles import FakeClock
 
@@ -370,7 +370,7 @@ async def test_decisions_leave_most_of_the_loop_to_calls(monkeypatch: pytest.Mon
             raise asyncio.CancelledError
 
     loop.plant.sample = slow  # type: ignore[method-assign]
-    monkeypatch.setattr("clipper_platform.control.autoscaler.asyncio.sleep", sleep)
+    monkeypatch.setattr("clipper_platform.control.scaling.autoscaler.asyncio.sleep", sleep)
     with pytest.raises(asyncio.CancelledError):
         await loop.autoscaler.run()
     assert pauses == [0.5, 0, 1.5, 0, 1.5]
@@ -390,7 +390,7 @@ def test_what_is_to_be_looked_at_later_does_not_pile_up() -> None:
 
 
 async def test_an_idle_function_costs_less_than_ten_kilobytes_in_all() -> None:
-    """Its spec, its lane with queue and pool, its series, its route, and what the autoscaler knows of it."""
+    """Its spec, its queue with queue and pool, its series, its route, and what the autoscaler knows of it."""
     async with harness(InMemoryBackend()) as h:
         autoscaler = Autoscaler(h.dispatcher, clock=h.clock, events=lambda *_: None, count=lambda *_: None)
 
@@ -419,7 +419,7 @@ async def test_a_function_goes_to_zero_and_a_call_brings_it_back() -> None:
         autoscaler = Autoscaler(
             h.dispatcher, clock=h.clock, events=lambda *_: None, count=lambda *_: None,
         )  # fmt: skip
-        h.dispatcher.on_lane = lambda made, runs: (
+        h.dispatcher.on_running = lambda made, runs: (
             autoscaler.appeared(made.id, made.spec) if runs else autoscaler.gone(made.id)
         )
         made = await h.deploy(target(downscale_to_zero_delay_s=0))

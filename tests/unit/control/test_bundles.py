@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clipper_platform.control.bundles import BundleCollector
 from clipper_platform.control.ports import Stored
 from clipper_platform.control.tasks import TaskSet
+from clipper_platform.control.versions.bundle_gc import BundleGarbageCollector
 from clipper_platform.errors import StoreUnavailable
 
 
@@ -47,7 +47,7 @@ async def turns() -> None:
 
 async def test_what_is_asked_for_while_one_runs_is_one_more_with_what_is_wanted_then() -> None:
     shelf, tasks, wanted = Shelf(), TaskSet(), {"a"}
-    collector = BundleCollector(shelf, lambda: set(wanted), tasks, pause_s=0)
+    collector = BundleGarbageCollector(shelf, lambda: set(wanted), tasks, pause_s=0)
     shelf.pass_on.clear()
     collector.ask()
     await turns()
@@ -64,7 +64,7 @@ async def test_what_is_asked_for_while_one_runs_is_one_more_with_what_is_wanted_
 
 async def test_one_that_was_just_made_is_not_made_again_at_once() -> None:
     shelf, tasks = Shelf(), TaskSet()
-    collector = BundleCollector(shelf, set, tasks, pause_s=3600)
+    collector = BundleGarbageCollector(shelf, set, tasks, pause_s=3600)
     for _ in range(3):
         collector.ask()
         await turns()
@@ -74,7 +74,7 @@ async def test_one_that_was_just_made_is_not_made_again_at_once() -> None:
 
 async def test_one_that_fails_is_logged_and_the_next_is_made(caplog: pytest.LogCaptureFixture) -> None:
     shelf, tasks = Shelf(), TaskSet()
-    collector = BundleCollector(shelf, set, tasks, pause_s=0)
+    collector = BundleGarbageCollector(shelf, set, tasks, pause_s=0)
     shelf.broken = True
     collector.ask()
     await tasks.join()

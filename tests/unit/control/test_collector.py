@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipper_platform.control import collector
-from clipper_platform.control.collector import LogLine, LogStore
+from clipper.contract.wire import LogRecord
+from clipper_platform.control import log_store as collector
+from clipper_platform.control.log_store import LogLine, LogStore
 from clipper_platform.errors import Unavailable
 from clipper_platform.types import FunctionId
-from clipper_runtime.protocol import LogRecord
 from tests.support.waiting import until
 from tests.unit.control.doubles import FakeClock
 
@@ -249,7 +249,7 @@ async def test_the_writer_writes_what_comes(logs: LogStore, tmp_path: Path, monk
 async def test_of_many_functions_those_silent_for_longest_are_read_from_disk(
     logs: LogStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipper_platform.control.collector.MOST_RINGS", 2)
+    monkeypatch.setattr("clipper_platform.control.log_store.MOST_RINGS", 2)
     followed = await logs.open("p", "f0")
     for number in range(5):
         logs.system(FunctionId("p", f"f{number}", 1), f"line of {number}")

@@ -600,7 +600,7 @@ async def test_where_there_are_many_functions_a_restart_starts_what_their_polici
     await plane.deployed(downscale_to_zero_delay_s=77.0)
     await plane.deployed(project="letters", min_replicas=2)
     if many:
-        monkeypatch.setattr("clipper_platform.control.restoring.MOST_AWAKE", 1)
+        monkeypatch.setattr("clipper_platform.control.versions.restore.MOST_AWAKE", 1)
     again = plane.restarted()
     await again.registry.load()
     await again.deployer.restore()

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from clipper_platform.control import events as module
-from clipper_platform.control.collector import LogStore
 from clipper_platform.control.events import EventLog
+from clipper_platform.control.log_store import LogStore
 from clipper_platform.store.base import Event, Project
-from clipper_platform.store.memory import MemoryStore
 from clipper_platform.types import FunctionId
+from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until
 from tests.unit.control.doubles import FakeClock
 

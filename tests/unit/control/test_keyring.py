@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipper_platform.control.keyring import Keyring, grants
+from clipper_platform.control.access.keyring import Keyring, grants
 from clipper_platform.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
 from clipper_platform.store.base import Key
-from clipper_platform.store.memory import MemoryStore
+from tests.support.memory_store import MemoryStore
 from tests.unit.control.doubles import FakeClock
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clipper_platform.control import learnt
-from clipper_platform.control.learnt import Learnt
+from clipper_platform.control.scaling import idle_history as learnt
+from clipper_platform.control.scaling.idle_history import IdleHistory
 from clipper_platform.core.keepalive import IdleTimes
 
 HEAD = b"clip idle times 1\n"
 
 
-async def remembered(path: Path) -> Learnt:
-    made = Learnt(path)
+async def remembered(path: Path) -> IdleHistory:
+    made = IdleHistory(path)
     await made.open()
     return made
 
@@ -118,7 +118,7 @@ async def test_a_deleted_project_is_forgotten_and_no_other(tmp_path: Path) -> No
 
 async def test_only_so_many_functions_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learnt, "MOST_FUNCTIONS", 3)
-    known = Learnt()
+    known = IdleHistory()
     for name in ("p/a", "p/b", "p/c"):
         known.of(name).observe(30.0)
     known.of("p/a")

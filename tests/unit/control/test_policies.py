@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from clipper.spec import AutoscalingPolicy, Schedule
-from clipper_platform.control.policies import Policies, digest_of
-from clipper_platform.control.schedules import Plan
+from clipper.contract.spec import AutoscalingPolicy, Schedule
+from clipper_platform.control.scaling.policies import Policies, digest_of
+from clipper_platform.control.scaling.schedules import Plan
 from clipper_platform.errors import InvalidSpec, NotFound, StoreUnavailable
 from clipper_platform.store.base import Policy
 from tests.unit.control.doubles import BUNDLE, Plane, make_plane
@@ -165,7 +165,7 @@ async def test_a_round_without_news_compares_no_policy(plane: Plane, monkeypatch
     def compared(_: AutoscalingPolicy) -> str:
         raise AssertionError("nothing was routed")
 
-    monkeypatch.setattr("clipper_platform.control.policies.digest_of", compared)
+    monkeypatch.setattr("clipper_platform.control.scaling.policies.digest_of", compared)
     assert await policies.sweep() == []
 
 

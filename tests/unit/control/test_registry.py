@@ -5,11 +5,11 @@ import logging
 
 import pytest
 
-from clipper.spec import Manifest
+from clipper.contract.spec import Manifest
 from clipper_platform.control.registry import Registry
 from clipper_platform.errors import NotFound, StoreUnavailable
 from clipper_platform.store.base import Route, Version
-from clipper_platform.store.memory import MemoryStore
+from tests.support.memory_store import MemoryStore
 from tests.unit.control.doubles import BUNDLE, FakeClock, manifest
 
 OTHER_BUNDLE = "sha256:" + "b" * 64

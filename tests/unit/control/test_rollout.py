@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from clipper_platform.control.rollout import check_secret
 from clipper_platform.control.tasks import TaskSet, uninterrupted
+from clipper_platform.control.versions.rollout import check_secret
 from clipper_platform.errors import InvalidRequest
 
 

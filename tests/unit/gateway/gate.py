@@ -8,12 +8,12 @@ from typing import Any
 
 import httpx
 
-from clipper_platform.control.autoscaler import Autoscaler
-from clipper_platform.control.policies import Policies
+from clipper_platform.control.scaling.autoscaler import Autoscaler
+from clipper_platform.control.scaling.policies import Policies
 from clipper_platform.gateway.app import Services, build_app
 from clipper_platform.gateway.auth import Access
-from clipper_platform.gateway.edge import EdgePolicy
 from clipper_platform.gateway.lifecycle import Lifecycle
+from clipper_platform.gateway.origin_policy import OriginPolicy
 from tests.unit.control.doubles import Plane, make_plane
 
 
@@ -43,7 +43,7 @@ async def make_gate(root: Path, *, bind: str = "127.0.0.1", cors: tuple[str, ...
     plane = make_plane(root, artifacts=artifacts)
     await plane.registry.load()
     keys = {scope: (await plane.keyring.create(scope, (scope,)))[1] for scope in ("invoke", "deploy", "admin")}
-    policy = EdgePolicy(bind, cors)
+    policy = OriginPolicy(bind, cors)
     lifecycle = Lifecycle()
     lifecycle.ready()
     policies = Policies(plane.registry, plane.store, plane.clock)

@@ -13,9 +13,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from clipper_platform.errors import QueueFull
-from clipper_platform.gateway.admin import Admin
 from clipper_platform.gateway.app import build_app
 from clipper_platform.gateway.auth import Access
+from clipper_platform.gateway.control_api.admin import Admin
 from clipper_platform.gateway.probes import Probes
 from tests.unit.control.doubles import manifest
 from tests.unit.gateway.gate import Gate, make_gate

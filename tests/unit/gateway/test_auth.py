@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from clipper_platform.control.keyring import Keyring
+from clipper_platform.control.access.keyring import Keyring
 from clipper_platform.errors import Forbidden, Unauthenticated
 from clipper_platform.gateway.auth import Access
-from clipper_platform.store.memory import MemoryStore
+from tests.support.memory_store import MemoryStore
 from tests.unit.control.doubles import FakeClock
 
 SCOPES = ("invoke", "deploy", "admin")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper_platform.errors import Forbidden
-from clipper_platform.gateway.edge import EdgePolicy, is_loopback
+from clipper_platform.gateway.origin_policy import OriginPolicy, is_loopback
 
 LOCAL = "127.0.0.1:8700"
 
@@ -38,7 +38,7 @@ def test_which_names_are_this_machine_and_nothing_else(host: str, loopback: bool
     ["localhost", "localhost:8700", "127.0.0.1", "127.0.0.1:1", "127.1.2.3:80", "[::1]", "[::1]:8700", "LocalHost:1"],
 )
 def test_a_loopback_bind_answers_to_loopback_names_on_any_port(host: str) -> None:
-    EdgePolicy("127.0.0.1").check_host(host)
+    OriginPolicy("127.0.0.1").check_host(host)
 
 
 @pytest.mark.parametrize(
@@ -61,19 +61,19 @@ def test_a_loopback_bind_answers_to_loopback_names_on_any_port(host: str) -> Non
 )
 def test_a_loopback_bind_refuses_every_other_host(host: str | None) -> None:
     with pytest.raises(Forbidden):
-        EdgePolicy("localhost").check_host(host)
+        OriginPolicy("localhost").check_host(host)
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=255), max_size=40))
 def test_no_host_header_breaks_the_check(host: str) -> None:
-    allowed = EdgePolicy("127.0.0.1").allows_host(host)
+    allowed = OriginPolicy("127.0.0.1").allows_host(host)
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
     assert not allowed or is_loopback(name.rstrip(":"))
 
 
 def test_another_bind_answers_to_any_host() -> None:
-    EdgePolicy("0.0.0.0").check_host("platform.example")
-    EdgePolicy("0.0.0.0").check_host(None)
+    OriginPolicy("0.0.0.0").check_host("platform.example")
+    OriginPolicy("0.0.0.0").check_host(None)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_another_bind_answers_to_any_host() -> None:
     ],
 )
 def test_requests_of_our_own_origin_and_of_no_browser_pass(origin: str | None, site: str | None, host: str) -> None:
-    assert EdgePolicy("127.0.0.1").check_origin(origin, site, host) is False
+    assert OriginPolicy("127.0.0.1").check_origin(origin, site, host) is False
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,11 @@ def test_requests_of_our_own_origin_and_of_no_browser_pass(origin: str | None, s
 )
 def test_a_browsers_cross_origin_request_is_refused_on_a_loopback_bind(origin: str | None, site: str | None) -> None:
     with pytest.raises(Forbidden, match="--cors-origin"):
-        EdgePolicy("127.0.0.1").check_origin(origin, site, LOCAL)
+        OriginPolicy("127.0.0.1").check_origin(origin, site, LOCAL)
 
 
 def test_an_allowed_origin_passes_and_gets_cors_headers() -> None:
-    policy = EdgePolicy("127.0.0.1", ("http://localhost:3000", "https://app.example:443/"))
+    policy = OriginPolicy("127.0.0.1", ("http://localhost:3000", "https://app.example:443/"))
     assert policy.check_origin("http://localhost:3000", "same-site", LOCAL)
     assert policy.check_origin("https://APP.example", "cross-site", LOCAL)
     with pytest.raises(Forbidden):
@@ -126,13 +126,13 @@ def test_an_allowed_origin_passes_and_gets_cors_headers() -> None:
 
 
 def test_a_star_allows_every_origin() -> None:
-    policy = EdgePolicy("127.0.0.1", ("*",))
+    policy = OriginPolicy("127.0.0.1", ("*",))
     assert policy.check_origin("https://any.example", None, LOCAL)
     assert policy.check_origin(None, "cross-site", LOCAL) is False
 
 
 def test_on_another_bind_keys_decide_and_other_origins_get_no_cors_headers() -> None:
-    policy = EdgePolicy("0.0.0.0", ("https://app.example",))
+    policy = OriginPolicy("0.0.0.0", ("https://app.example",))
     assert policy.check_origin("https://other.example", "cross-site", "platform.example") is False
     assert policy.check_origin("https://app.example", "cross-site", "platform.example")
 
@@ -142,4 +142,4 @@ def test_on_another_bind_keys_decide_and_other_origins_get_no_cors_headers() -> 
 )
 def test_what_is_not_an_origin_is_refused_at_the_start(value: str) -> None:
     with pytest.raises(ValueError, match=r"origin|[Pp]ort"):
-        EdgePolicy("127.0.0.1", (value,))
+        OriginPolicy("127.0.0.1", (value,))

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from clipper_platform.gateway import admin
+from clipper_platform.gateway.control_api import admin
 from clipper_platform.store.base import Project
 from tests.unit.gateway.gate import Gate
 

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from clipper.contract.wire import Status
 from clipper_runtime.codec import Codec, Rejected
-from clipper_runtime.protocol import Status
 from clipper_runtime.schema import read_signature
 
 PNG = b"\x89PNG\r\n\x1a\n rest"

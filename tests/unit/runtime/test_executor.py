@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipper.contract.wire import FrameReader, Invoke, Item, Log, Outcome, Status
 from clipper_runtime.codec import Codec
 from clipper_runtime.executor import Answer, Executor, Work, split_guilty
 from clipper_runtime.loader import Program
 from clipper_runtime.logs import REQUEST_ID, LogBuffer
-from clipper_runtime.protocol import FrameReader, Invoke, Item, Log, Outcome, Status
 from clipper_runtime.schema import read_signature
 
 LIMIT = 1000

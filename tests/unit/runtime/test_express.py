@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipper_runtime import protocol as wire
+from clipper.contract import wire
+from clipper.contract.wire import Frame, Invoke, Item, Outcome, Result, Status
 from clipper_runtime.channel import Channel
 from clipper_runtime.codec import Codec
 from clipper_runtime.executor import Executor, Work
 from clipper_runtime.express import Express
 from clipper_runtime.loader import Program
 from clipper_runtime.logs import REQUEST_ID, LogBuffer, Output
-from clipper_runtime.protocol import Frame, Invoke, Item, Outcome, Result, Status
 from clipper_runtime.replies import Replies
 from clipper_runtime.schema import read_signature
 

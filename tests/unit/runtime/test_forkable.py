@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clipper_runtime.forkable import gpu_in_use
+from clipper_runtime.fork_safety import gpu_in_use
 
 # The null device stands for a GPU's: it opens and maps as any device does.
 DEVICES = ("/dev/zero",)
@@ -17,7 +17,7 @@ DEVICES = ("/dev/zero",)
 def verdict(act: str, tmp_path: Path) -> str:
     code = f"""
 import ctypes, mmap, os, sys, types
-from clipper_runtime.forkable import open_descriptors, unforkable
+from clipper_runtime.fork_safety import open_descriptors, unforkable
 before = open_descriptors()
 {act}
 print(unforkable(before, {DEVICES!r}))

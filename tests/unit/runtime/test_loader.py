@@ -11,7 +11,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from clipper.spec import FunctionSpec
+from clipper.contract.spec import FunctionSpec
 from clipper_runtime.loader import Loaded, LoadError, Phases, load, set_up
 
 Load = Callable[..., Loaded]

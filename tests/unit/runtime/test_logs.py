@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipper.contract.wire import FrameReader, Log, LogRecord
 from clipper_runtime.logs import (
     MAX_LINE_CHARACTERS,
     REQUEST_ID,
@@ -22,7 +23,6 @@ from clipper_runtime.logs import (
     format_error,
     install,
 )
-from clipper_runtime.protocol import FrameReader, Log, LogRecord
 
 
 class Clock:

@@ -11,8 +11,8 @@ import pytest
 
 PROGRAM = """
 import ctypes, json, mmap, os, signal, sys
-from clipper_runtime import pages
-from clipper_runtime.pages import PAGE, Span
+from clipper_runtime import prefault as pages
+from clipper_runtime.prefault import PAGE, Span
 
 held = mmap.mmap(-1, 64 * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 held.madvise(mmap.MADV_NOHUGEPAGE)

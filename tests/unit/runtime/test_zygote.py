@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from clipper.spec import EnvironmentSpec, FunctionSpec, SpecError
-from clipper_platform.backends import zygotes as platform_side
-from clipper_platform.backends.pressure import memory_pressed, memory_total
-from clipper_platform.backends.warm import fits
+from clipper.contract.spec import EnvironmentSpec, FunctionSpec, SpecError
+from clipper_platform.backends.process import zygotes as platform_side
+from clipper_platform.backends.process.pressure import memory_pressed, memory_total
+from clipper_platform.backends.process.warm import fits
 from clipper_platform.environments.venv import VenvBuilder
 from clipper_platform.errors import InvalidSpec
 from clipper_platform.settings import Settings
@@ -79,7 +79,7 @@ def test_a_setup_that_fails_is_refused_with_its_error(tmp_path: Path) -> None:
 def test_a_process_as_it_was_can_be_forked_and_an_open_file_is_named(tmp_path: Path) -> None:
     code = """
 import os, sys
-from clipper_runtime.forkable import open_descriptors, unforkable
+from clipper_runtime.fork_safety import open_descriptors, unforkable
 before = open_descriptors()
 first = unforkable(before)
 file = open(sys.argv[1], "w")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from clipper.address import FunctionAddress
-from clipper.spec import SpecError
+from clipper.contract.spec import SpecError
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from itertools import product
 
 from cronsim import CronSim, CronSimError
 
-from clipper.cron import never
+from clipper.contract.cron import never
 
 DAYS = ("*", "*/31", "1", "29", "30", "31", "30,31", "31,5", "30-31", "31/2")
 MONTHS = ("*", "2", "FEB", "4", "2,4", "FEB-APR", "4,6,9,11", "2/2", "2/3", "*/2", "*/12", "APR/7", "9-11/2", "11/2")

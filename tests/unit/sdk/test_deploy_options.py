@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from clipper.contract.spec import DeploySpec, EnvironmentSpec, FunctionSpec, Manifest, SpecError
 from clipper.project import load_project
-from clipper.spec import DeploySpec, EnvironmentSpec, FunctionSpec, Manifest, SpecError
 from tests.support.terminal import clip
 
 REFERENCE = Path(__file__).resolve().parents[3] / "infra" / "docs" / "deploys.md"

@@ -14,11 +14,11 @@ from starlette.responses import Response
 import clipper
 from clipper import errors
 from clipper.closures import dump_closure
+from clipper.contract.spec import Manifest, SpecError
 from clipper.control import ControlClient
 from clipper.deploying import deploy_project
 from clipper.packaging import bundle_directory
 from clipper.project import load_project
-from clipper.spec import Manifest, SpecError
 from tests.unit.sdk import local_helpers
 from tests.unit.sdk.scripted_platform import ScriptedPlatform, Seen, json_response
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipper.contract.spec import SpecError
 from clipper.discovery import SourceModule, read_module
-from clipper.spec import SpecError
 
 
 def read(directory: Path, source: str, module: str = "app") -> SourceModule:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import clipper
+from clipper.contract.spec import FunctionSpec, SpecError
 from clipper.function import Function, FunctionOptions
-from clipper.spec import FunctionSpec, SpecError
 
 
 @clipper.function(max_batch_size=8, cache_ttl_s=60)

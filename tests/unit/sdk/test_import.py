@@ -38,7 +38,7 @@ def test_importing_it_loads_nothing_heavy() -> None:
 def test_decorating_loads_no_http_client_and_no_terminal() -> None:
     loaded = modules_after("import clipper\n@clipper.function(max_batch_size=4)\ndef f(x): ...\nf(1); f.local(2)")
     assert loaded & {"httpx", "typer", "click", "rich", "msgspec", "numpy", "cloudpickle", "pathspec", "ssl"} == set()
-    specs = {f"clipper.{name}" for name in ("environment", "policies", "rules", "spec")}
+    specs = {"clipper.contract"} | {f"clipper.contract.{name}" for name in ("environment", "policies", "rules", "spec")}
     assert {name for name in loaded if name.startswith("clipper")} == {"clipper", "clipper.function", *specs}
 
 

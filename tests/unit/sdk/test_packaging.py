@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from clipper import packaging
+from clipper.contract.spec import SpecError
 from clipper.packaging import Bundle, Limits, bundle_directory, bundle_files
-from clipper.spec import SpecError
 
 
 def write(root: Path, **files: str) -> Path:

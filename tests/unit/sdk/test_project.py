@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from clipper.contract.spec import Manifest, SpecError
 from clipper.project import load_project
-from clipper.spec import Manifest, SpecError
 
 APP = """\
 import clipper

@@ -1,4 +1,4 @@
-"""`infra/docs/functions.md` says what `clipper.spec` does, key by key."""
+"""`infra/docs/functions.md` says what `clipper.contract.spec` does, key by key."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from clipper.contract.spec import AutoscalingPolicy, EnvironmentSpec, FunctionSpec, Schedule, option_limits
 from clipper.project import load_project
-from clipper.spec import AutoscalingPolicy, EnvironmentSpec, FunctionSpec, Schedule, option_limits
 
 REFERENCE = Path(__file__).resolve().parents[3] / "infra" / "docs" / "functions.md"
 

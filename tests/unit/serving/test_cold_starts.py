@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
+from clipper.contract import wire
 from clipper_platform.backends.base import LaunchSpec, SnapshotState
-from clipper_platform.backends.memory import InMemoryBackend, echo
-from clipper_platform.gateway.invoke import common_lines
+from clipper_platform.gateway.http.invoke import common_lines
 from clipper_platform.metrics import Metrics
-from clipper_runtime import protocol as wire
+from tests.support.memory_backend import InMemoryBackend, echo
 from tests.support.serving import Harness, ManualClock, harness, target
 
 START_S = {"place": 0.1, "fork": 0.4, "setup": 1.5}
@@ -57,7 +57,7 @@ async def test_the_answer_that_waited_tells_the_wait_beside_the_start_and_the_st
         await cold(world, h)
         call = h.call(timeout_s=60.0)
         world.clock.now += 0.5  # until somebody decides to start a replica
-        h.dispatcher.scale(call.invocation.lane.target.id, 1)
+        h.dispatcher.scale(call.invocation.queue.target.id, 1)
         await world.started.wait()
         world.late.set()
         await call.wait()
@@ -81,7 +81,7 @@ async def test_who_came_in_the_middle_of_a_start_did_not_wait_beside_it() -> Non
     async with harness(world.backend, clock=world.clock) as h:
         await cold(world, h)
         first = h.call(timeout_s=60.0)
-        h.dispatcher.scale(first.invocation.lane.target.id, 1)
+        h.dispatcher.scale(first.invocation.queue.target.id, 1)
         await world.started.wait()
         second = h.call(timeout_s=60.0)
         world.late.set()

@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 
+from clipper.contract import wire
 from clipper_platform.backends.base import Exit, StartError
-from clipper_platform.backends.memory import InMemoryBackend, echo
 from clipper_platform.core.pooling import ReplicaState
 from clipper_platform.errors import DeployFailed, NotFound, QueueFull, Unavailable
-from clipper_platform.serving.lane import Lane
-from clipper_runtime import protocol as wire
+from clipper_platform.serving.function_queue import FunctionQueue
+from tests.support.memory_backend import InMemoryBackend, echo
 from tests.support.serving import ManualClock, harness, target
 
 UNBATCHED = wire.Ready(schema={}, batched=False, streaming=False, concurrency=1, phases={})
@@ -414,13 +414,13 @@ class Breakable:
     def _refuse(self, _: object) -> StartError | None:
         return StartError("setup", "model.bin is gone") if self.broken else None
 
-    async def give_up(self, lane: Lane) -> None:
+    async def give_up(self, queue: FunctionQueue) -> None:
         """End its replica, and wait until the pool has tried often enough to start another."""
-        lane.pool.state.base_delay_s = 0.001
+        queue.pool.state.base_delay_s = 0.001
         self.broken = True
         self.backend.replicas[0].crash()
         async with asyncio.timeout(5):
-            while not lane.pool.state.failed:
+            while not queue.pool.state.failed:
                 await asyncio.sleep(0.005)
 
 
@@ -441,11 +441,11 @@ async def test_a_restart_lets_a_pool_that_gave_up_try_again() -> None:
     breakable = Breakable()
     async with harness(breakable.backend) as h:
         made = await h.deploy(target())
-        lane = h.dispatcher.resolve("p/f")
-        await breakable.give_up(lane)
+        queue = h.dispatcher.resolve("p/f")
+        await breakable.give_up(queue)
         async with asyncio.timeout(5):
             await h.dispatcher.restart(made.id)
-            assert "model.bin is gone" in lane.pool.state.failed
+            assert "model.bin is gone" in queue.pool.state.failed
             breakable.broken = False
             await h.dispatcher.restart(made.id)
         assert (await h.call(body=b"x").wait()).payload == b"x"

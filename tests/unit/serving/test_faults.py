@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+from clipper.contract import wire
 from clipper_platform.backends.base import Exit
-from clipper_platform.backends.memory import InMemoryBackend, echo
-from clipper_runtime import protocol as wire
+from tests.support.memory_backend import InMemoryBackend, echo
 from tests.support.serving import Caller, harness, target
 
 UNBATCHED = wire.Ready(schema={}, batched=False, streaming=False, concurrency=1, phases={})

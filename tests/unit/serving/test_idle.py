@@ -9,13 +9,13 @@ from types import ModuleType
 
 import pytest
 
-from clipper_platform.backends.memory import InMemoryBackend, echo
+from clipper.contract import wire
 from clipper_platform.core import windows
 from clipper_platform.errors import QueueFull
 from clipper_platform.metrics import Counter, Histogram, Metrics
 from clipper_platform.serving import queue
 from clipper_platform.types import FunctionId
-from clipper_runtime import protocol as wire
+from tests.support.memory_backend import InMemoryBackend, echo
 from tests.support.serving import Harness, ManualClock, harness, target
 
 UNBATCHED = wire.Ready(schema={}, batched=False, streaming=False, concurrency=1, phases={})
@@ -131,9 +131,9 @@ async def test_at_zero_latencies_that_are_too_old_to_be_told_are_forgotten(optio
         status = h.dispatcher.status(made.id)
         assert status is not None
         assert (status.p99_s, status.rate_per_s) == (None, 0.0)
-        lane = h.dispatcher.resolve("p/f")
-        assert lane.latency.rate(clock.now) == 0.0
-        assert (lane.answers is lane.latency) == (not options)
+        queue = h.dispatcher.resolve("p/f")
+        assert queue.latency.rate(clock.now) == 0.0
+        assert (queue.answers is queue.latency) == (not options)
         h.dispatcher.scale(made.id, 1)
         assert (await h.call(body=b"another").wait()).code == "ok"
         status = h.dispatcher.status(made.id)
@@ -199,7 +199,7 @@ async def test_the_first_refusal_counts_and_the_next_one_beside_it() -> None:
         assert h.metrics.refused.children.keys() == {("p/f", "1", "function")}
         assert h.metrics.refused.child("p/f", "1", "function").value == 2
         assert h.metrics.invocations.child("p/f", "1", "429").value == 2
-        h.callers[0].invocation.lane.cancel(h.callers[0].invocation)
+        h.callers[0].invocation.queue.cancel(h.callers[0].invocation)
 
 
 async def test_the_first_answer_of_the_cache_counts_and_the_next_one_beside_it() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from clipper_platform.backends.memory import InMemoryBackend
 from clipper_platform.types import FunctionId
+from tests.support.memory_backend import InMemoryBackend
 from tests.support.serving import ManualClock, harness, target
 
 SCHEMA = {"parameters": {"text": {"type": "string"}}, "streaming": False}
@@ -15,8 +15,8 @@ async def test_without_a_replica_it_is_known_by_what_it_published_and_a_call_wai
     async with harness(backend) as h:
         await h.dispatcher.start(target(), replicas=0, wait=False, schema=SCHEMA)
         h.dispatcher.set_route("p", 1)
-        lane = h.dispatcher.resolve("p/f")
-        assert (lane.schema, lane.streaming) == (SCHEMA, False)
+        queue = h.dispatcher.resolve("p/f")
+        assert (queue.schema, queue.streaming) == (SCHEMA, False)
         status = h.dispatcher.status(F)
         assert status is not None
         assert (status.state, status.replicas_wanted, backend.launches) == ("ready", 0, [])
@@ -26,7 +26,7 @@ async def test_without_a_replica_it_is_known_by_what_it_published_and_a_call_wai
         assert called == [F]
         h.dispatcher.scale(F, 1)
         assert (await call.wait()).payload == b"first"
-        assert lane.schema == {"streaming": False}  # as the replica says it
+        assert queue.schema == {"streaming": False}  # as the replica says it
 
 
 async def test_its_idle_time_goes_on() -> None:
@@ -34,7 +34,7 @@ async def test_its_idle_time_goes_on() -> None:
     async with harness(clock=clock) as h:
         await h.dispatcher.start(target(), replicas=0, wait=False, idle_s=300.0)
         await h.dispatcher.start(target("g"), replicas=0, wait=False)
-        since = {lane.target.id.function: lane.idle_since for lane in h.dispatcher.lanes()}
+        since = {queue.target.id.function: queue.idle_since for queue in h.dispatcher.queues()}
         assert since == {"f": clock.now - 300, "g": clock.now}
 
 

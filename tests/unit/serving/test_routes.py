@@ -1,4 +1,4 @@
-"""Where paths lead, without anything that runs behind them: a lane is its name here."""
+"""Where paths lead, without anything that runs behind them: a queue is its name here."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ def test_what_starts_and_ends_under_a_route_is_found_and_lost() -> None:
     routes.remove(F1)
     routes.remove(F1)
     assert not routes.routed
-    assert not routes.lanes
+    assert not routes.queues
     routes.add(F1, "second")
     assert routes.routed == {"p/f": "second", "p/f@1": "second"}
 
 
 def test_readers_may_keep_the_table_as_it_is_the_same_one_for_good() -> None:
     routes = routes_of(F1)
-    table, lanes = routes.routed, routes.lanes
+    table, queues = routes.routed, routes.queues
     routes.set_route("p", 1)
     routes.drop_route("p")
     routes.set_route("p", 1)
     assert table is routes.routed
-    assert lanes is routes.lanes
+    assert queues is routes.queues
     assert table == {"p/f": "p/f@1", "p/f@1": "p/f@1"}
 
 
@@ -108,7 +108,7 @@ def test_a_project_that_is_gone_leaves_nothing_behind() -> None:
     routes.remove(F1)
     routes.remove(F2)
     routes.drop_route("never there")
-    assert not routes.lanes
+    assert not routes.queues
     assert not routes._projects
 
 
@@ -125,7 +125,7 @@ class Watched(FunctionId):
 def test_a_change_of_one_project_looks_at_no_other() -> None:
     routes = Routes[str]()
     for number in range(50):
-        routes.add(Watched(f"p{number}", "f", 1), "lane")
+        routes.add(Watched(f"p{number}", "f", 1), "queue")
         routes.set_route(f"p{number}", 1)
     assert Watched.looks > 0
     Watched.looks = 0
@@ -139,4 +139,4 @@ def test_a_change_of_one_project_looks_at_no_other() -> None:
     routes.drop_route("p")
     routes.remove(F1)
     assert Watched.looks == 0
-    assert routes.routed["p49/f@1"] == "lane"
+    assert routes.routed["p49/f@1"] == "queue"

@@ -7,11 +7,11 @@ from collections import Counter
 
 import pytest
 
-from clipper_platform.backends.memory import InMemoryBackend, echo
+from clipper.contract import wire
 from clipper_platform.errors import ClipperError, DeadlineExceeded, InvalidResult, NotFound
 from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.types import FunctionId
-from clipper_runtime import protocol as wire
+from tests.support.memory_backend import InMemoryBackend, echo
 from tests.support.serving import Harness, harness, target
 
 

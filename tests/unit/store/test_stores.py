@@ -13,11 +13,11 @@ import redis.exceptions
 from clipper_platform.errors import InternalError, InvalidRequest, StoreUnavailable
 from clipper_platform.store import redis_server, redis_url, sqlite_errors
 from clipper_platform.store.base import Key, MetadataStore, Project
-from clipper_platform.store.keys import RedisKeys
-from clipper_platform.store.memory import MemoryStore
 from clipper_platform.store.records import decode, encode
 from clipper_platform.store.redis import RedisStore
+from clipper_platform.store.redis_keys import RedisKeys
 from clipper_platform.store.sqlite import SqliteStore
+from tests.support.memory_store import MemoryStore
 
 # URLs of SQLite
 

@@ -1,0 +1,213 @@
+"""The process backend: replicas are child processes on the platform's own machine.
+
+Each has a process group, a working directory (its bundle), a temporary directory, memory limits and a scrubbed
+environment of its own. None outlives the platform:
+
+1. The runtime ends when its connection does, and asks the kernel for its own death with its parent's.
+2. The guardian kills every process with this instance's marker once the platform is gone, by SIGKILL too.
+3. `open` kills what instances of the same home left that are not alive any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipper.contract.wire import LogRecord
+from clipper_platform.backends.base import LaunchSpec, LogSink, Replica, SnapshotState, StartError
+from clipper_platform.backends.process.orphans import Guardian, InstanceRecord, marker, sweep_abandoned, tmp_prefix
+from clipper_platform.backends.process.output import ReplicaOutput
+from clipper_platform.backends.process.replica import Born, Means, ProcessReplica
+from clipper_platform.backends.process.replica_environment import replica_environment
+from clipper_platform.backends.process.staging import stage
+from clipper_platform.backends.process.warm import WarmPools
+from clipper_platform.backends.process.zygotes import REPLICA_PLACEHOLDER, ForkFailed, Zygote, ZygoteStart
+from clipper_platform.clock import Clock, SystemClock
+from clipper_platform.types import FunctionId
+
+__all__ = ["RUNTIME_COMMAND", "ProcessBackend"]
+
+_logger = logging.getLogger(__name__)
+
+INSTANCE_ID = re.compile(r"[A-Za-z0-9]{8,64}\Z")
+
+RUNTIME_COMMAND = ("-m", "clipper_runtime")
+"""What the environment's interpreter is told to run. -P (beside it) keeps the bundle from shadowing the runtime."""
+
+
+ZYGOTE_COMMAND = ("-m", "clipper_runtime.zygote")
+REPORT_VARIABLE = "CLIP_MODULES_TO"  # as in clipper_runtime.modules
+FUNCTION_VARIABLES = frozenset({"CLIP_PROJECT", "CLIP_FUNCTION", "CLIP_VERSION"})
+
+
+class ProcessBackend:
+    """Implements `Backend`. Belongs to one event loop, asyncio's or uvloop's; `home` to one platform at a time."""
+
+    def __init__(
+        self,
+        home: Path,
+        log_sink: LogSink,
+        *,
+        instance_id: str | None = None,
+        clock: Clock | None = None,
+        url: str | None = None,
+        command: Sequence[str] = RUNTIME_COMMAND,
+        environ: Mapping[str, str] | None = None,
+        on_dropped: Callable[[FunctionId, int], None] = lambda _, __: None,
+        warm_pool_size: int = 0,
+    ) -> None:
+        """`on_dropped` is told how many lines of a function's output were lost to the log's rate limit.
+        `warm_pool_size` holds for the environments that do not say."""
+        self._home = home.absolute()
+        self._log_sink = log_sink
+        self._on_dropped = on_dropped
+        self._instance_id = instance_id or secrets.token_hex(8)
+        if not INSTANCE_ID.match(self._instance_id):
+            raise ValueError(f"instance_id {self._instance_id!r} is not allowed: use 8 to 64 letters and digits")
+        self._clock = clock or SystemClock()
+        self._url = url
+        self._command = tuple(command)
+        self._environ = dict(os.environ if environ is None else environ)
+        self._guardian = Guardian(self._instance_id)
+        self.warm = WarmPools(self._zygote_start, self._say, self._clock, warm_pool_size)
+        self._replicas: set[ProcessReplica] = set()
+        self._runtime: Path | None = None
+        self._record: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return "process"
+
+    @property
+    def instance_id(self) -> str:
+        """The value of CLIP_PLATFORM_INSTANCE in every process that this backend starts."""
+        return self._instance_id
+
+    async def open(self) -> None:
+        """Raises OSError when the home cannot be written."""
+        run = self._home / "run"
+        for directory in (self._home, run, self._tmp):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._record = InstanceRecord.of_this_process(self._instance_id).write(run)
+        killed = await asyncio.to_thread(sweep_abandoned, run, self._tmp)
+        if killed:
+            _logger.warning("ended %d processes that an earlier platform left behind", killed)
+        self._runtime = await asyncio.to_thread(stage, self._home / "runtime")
+        self._guardian.start()
+
+    async def close(self) -> None:
+        self._runtime = None  # launches are refused from here on
+        for replica in self._replicas:
+            replica.kill()
+        await asyncio.gather(*(replica.gone() for replica in tuple(self._replicas)))
+        await self.warm.close()
+        await self._guardian.close()
+        if self._record is not None:
+            self._record.unlink(missing_ok=True)
+            self._record = None
+
+    async def launch(self, spec: LaunchSpec) -> Replica:
+        replica = await self._spawn(spec)
+        try:
+            await replica.start()
+        except BaseException:
+            replica.kill()
+            await replica.gone()
+            raise
+        if (report := replica.env.get(REPORT_VARIABLE)) is not None:
+            self.warm.learn(spec, Path(report))
+        return replica
+
+    def snapshot(self, function: FunctionId) -> SnapshotState | None:
+        return self.warm.templates.state(function)
+
+    async def _spawn(self, spec: LaunchSpec) -> ProcessReplica:
+        launched_at = self._clock.monotonic()
+        source = await self.warm.source(spec)
+        if self._runtime is None:
+            raise StartError("launch", "the platform's process backend is not open")
+        output = ReplicaOutput(self._sink_for(spec), self._clock, lambda n: self._on_dropped(spec.function, n))
+        means = self._means(spec, self._runtime)
+        try:
+            born = await self._fork(spec, source, means, output, launched_at) if source is not None else None
+            replica = ProcessReplica(spec, means, output, self._clock, lambda: self._replicas.discard(replica), born)
+        except BaseException:
+            shutil.rmtree(means.tmp, ignore_errors=True)
+            raise
+        self._replicas.add(replica)
+        if self._runtime is None:
+            replica.kill()  # the backend was closed while a zygote forked
+        return replica
+
+    async def _fork(
+        self, spec: LaunchSpec, source: Zygote, means: Means, output: ReplicaOutput, launched_at: float
+    ) -> Born | None:
+        """A process forked from `source`; None if that is not possible any more."""
+        place_s = self._clock.monotonic() - launched_at
+        try:
+            child, channel = await source.fork(replica=spec.replica, cwd=spec.bundle, env=means.env, output=output)
+        except ForkFailed as error:
+            _logger.warning("replica %s is started without a zygote: %s", spec.replica, error)
+            return None
+        return Born(child=child, socket=channel, launched_at=launched_at, place_s=place_s)
+
+    def _zygote_start(self, spec: LaunchSpec, message: Mapping[str, Any], shared: bool) -> ZygoteStart:
+        """`shared`: it knows nothing of the function. Raises OSError."""
+        if self._runtime is None:
+            raise OSError("the platform's process backend is not open")
+        tmp = Path(tempfile.mkdtemp(prefix=tmp_prefix(self._instance_id), dir=self._tmp))
+        env = replica_environment(
+            spec, platform=self._environ, instance_id=self._instance_id, runtime=self._runtime, tmp=tmp, url=self._url
+        )
+        if shared:
+            env = {key: value for key, value in env.items() if key not in FUNCTION_VARIABLES}
+        return ZygoteStart(
+            argv=(str(spec.environment.python), "-P", "-u", *ZYGOTE_COMMAND),
+            env=env | {"CLIP_REPLICA": REPLICA_PLACEHOLDER},
+            tmp=tmp,
+            message=message,
+            memory_bytes=None if shared else spec.memory_bytes,
+        )
+
+    def _say(self, spec: LaunchSpec, line: str) -> None:
+        """Into the function's log."""
+        self._sink_for(spec)([LogRecord(self._clock.time(), "system", "INFO", "", line)])
+
+    def _means(self, spec: LaunchSpec, runtime: Path) -> Means:
+        try:
+            tmp = Path(tempfile.mkdtemp(prefix=tmp_prefix(self._instance_id), dir=self._tmp))
+        except OSError as error:
+            raise StartError("launch", f"no temporary directory can be made: {error}") from error
+        env = replica_environment(
+            spec, platform=self._environ, instance_id=self._instance_id, runtime=runtime, tmp=tmp, url=self._url
+        )
+        if self.warm.wants_report(spec):
+            env[REPORT_VARIABLE] = str(tmp / "modules.json")
+        return Means(
+            argv=(str(spec.environment.python), "-P", "-u", *self._command),
+            env=env,
+            tmp=tmp,
+            mark=frozenset([marker(self._instance_id), f"CLIP_REPLICA={spec.replica}".encode()]),
+        )
+
+    def _sink_for(self, spec: LaunchSpec) -> Callable[[Sequence[LogRecord]], None]:
+        def emit(records: Sequence[LogRecord]) -> None:
+            try:
+                self._log_sink(spec.function, spec.replica, records)
+            except Exception:
+                # A log that cannot be written must not end the replica whose lines it holds.
+                _logger.exception("lines of %s were lost: the log does not take them", spec.replica)
+
+        return emit
+
+    @property
+    def _tmp(self) -> Path:
+        return self._home / "tmp"

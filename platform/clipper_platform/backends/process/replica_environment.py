@@ -1,0 +1,59 @@
+"""A replica's environment variables: little of the platform's, the project's secrets, what the runtime needs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from clipper_platform.backends.base import LaunchSpec
+from clipper_platform.backends.process.guardian import MARKER
+
+__all__ = ["replica_environment"]
+
+# What a replica gets of the platform's environment: where the user is at home, in which language and time zone,
+# whom TLS trusts and through which proxy the network is reached, and which devices and how many threads libraries use.
+_PASSED = re.compile(
+    r"(HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|LD_LIBRARY_PATH"
+    r"|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|(?i:(http|https|all|no)_proxy)"
+    r"|(CUDA|NVIDIA|ROCR|HIP)_VISIBLE_DEVICES|NVIDIA_DRIVER_CAPABILITIES|CUDA_(HOME|PATH)"
+    r"|(OMP|MKL|OPENBLAS|NUMEXPR|VECLIB_MAXIMUM)_NUM_THREADS"
+    r"|HF_HOME|HF_HUB_OFFLINE|TRANSFORMERS_(CACHE|OFFLINE)|TORCH_HOME|XDG_CACHE_HOME)\Z"
+)
+
+
+def replica_environment(
+    spec: LaunchSpec,
+    *,
+    platform: Mapping[str, str],
+    instance_id: str,
+    runtime: Path,
+    tmp: Path,
+    url: str | None,
+) -> dict[str, str]:
+    """`platform` is the platform's own environment, of which little is passed; `runtime` the staged packages; `tmp`
+    a directory of the replica's own. Secrets override what is passed, and the platform's variables override secrets.
+    """
+    python = spec.environment.python
+    passed = {key: value for key, value in platform.items() if _PASSED.match(key)}
+    path = os.pathsep.join([str(python.parent), platform.get("PATH") or os.defpath])
+    merged = {"LANG": "C.UTF-8"} | passed | {"PATH": path} | dict(spec.env)
+    search = os.pathsep.join(filter(None, [str(runtime), spec.env.get("PYTHONPATH", "")]))
+    merged |= {
+        MARKER: instance_id,
+        "CLIP_PROJECT": spec.function.project,
+        "CLIP_FUNCTION": spec.function.function,
+        "CLIP_VERSION": str(spec.function.version),
+        "CLIP_REPLICA": spec.replica,
+        "PYTHONPATH": search,
+        # Output appears when it is written, also that of Python processes that user code starts.
+        "PYTHONUNBUFFERED": "1",
+        # A crash, and a start-up that takes too long, say where they happened.
+        "PYTHONFAULTHANDLER": "1",
+        "TMPDIR": str(tmp),
+        "VIRTUAL_ENV": str(spec.environment.path),
+    }
+    if url is not None:
+        merged.setdefault("CLIP_URL", url)
+    return merged

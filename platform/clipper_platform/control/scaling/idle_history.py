@@ -1,0 +1,124 @@
+"""What was learnt of the functions' idle times: kept through deploys in memory, and through restarts in a file.
+
+The file is a cache of experience, not a record: where it is missing or cannot be read, functions learn anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import zlib
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from clipper_platform.core.keepalive import IdleTimes
+
+__all__ = ["IdleHistory"]
+
+logger = logging.getLogger(__name__)
+
+MOST_FUNCTIONS: Final = 20_000  # at 200 bytes in memory; the one that was asked for least lately goes
+MAX_BYTES: Final = 16 * 1024 * 1024  # of the file's content: 20,000 functions with the longest names
+SAVE_PERIOD_S: Final = 300.0  # what a `kill -9` may cost
+_HEAD: Final = b"clip idle times 1\n"
+
+
+class IdleHistory:
+    """Idle times by "project/function". `path`: the file, or None to remember only as long as this runs.
+
+    All methods are called in the event loop; the file is read and written in a thread.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._times: dict[str, IdleTimes] = {}
+        self._saved: dict[str, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def of(self, function: str) -> IdleTimes:
+        """What is known of a function; whatever it observes from now on is known too."""
+        times = self._times.pop(function, None)
+        if times is None:
+            times = IdleTimes()
+            while len(self._times) >= MOST_FUNCTIONS:
+                del self._times[next(iter(self._times))]
+        self._times[function] = times
+        return times
+
+    def forget(self, project: str) -> None:
+        """The project was deleted."""
+        for function in [name for name in self._times if name.partition("/")[0] == project]:
+            del self._times[function]
+
+    async def open(self) -> None:
+        """Remember what the file says. What is wrong with it is logged."""
+        if self._path is None:
+            return
+        try:
+            self._saved = await asyncio.to_thread(_read, self._path)
+            self._times = {name: IdleTimes.restored(stored) for name, stored in self._saved.items()}
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, zlib.error, msgspec.MsgspecError) as error:
+            logger.warning("the learnt idle times in %s are passed over and learnt anew: %s", self._path, error)
+            self._saved = {}
+
+    async def run(self) -> None:
+        """Write the file now and then, for ever."""
+        while True:
+            await asyncio.sleep(SAVE_PERIOD_S)
+            await self.save()
+
+    async def save(self) -> None:
+        """Write the file if anything was learnt since it was written. A failure is logged."""
+        if self._path is None:
+            return
+        known = {name: times.stored() for name, times in self._times.items() if times.total}
+        if known == self._saved:
+            return
+        try:
+            await asyncio.to_thread(_write, self._path, known)
+        except OSError as error:
+            logger.warning("the learnt idle times could not be written to %s: %s", self._path, error)
+            return
+        self._saved = known
+
+    async def close(self) -> None:
+        await self.save()
+
+
+def _read(path: Path) -> dict[str, bytes]:
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if not data.startswith(_HEAD) or len(data) > MAX_BYTES:
+        raise ValueError("the file is of another kind")
+    unpacking = zlib.decompressobj()
+    content = unpacking.decompress(data[len(_HEAD) :], MAX_BYTES)
+    if not unpacking.eof:
+        raise ValueError("the file is cut short, or too long")
+    found = msgspec.msgpack.decode(content, type=dict[str, bytes])
+    if len(found) > MOST_FUNCTIONS:
+        raise ValueError(f"it has {len(found)} functions, above the limit of {MOST_FUNCTIONS}")
+    return found
+
+
+def _write(path: Path, known: dict[str, bytes]) -> None:
+    """Whole or not at all, whenever the power fails."""
+    data = _HEAD + zlib.compress(msgspec.msgpack.encode(known), 1)
+    temporary = path.with_name(path.name + ".new")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise

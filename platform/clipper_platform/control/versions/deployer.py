@@ -1,0 +1,449 @@
+"""Changes what answers: deploy, rollback, delete, and bringing everything back after a restart.
+
+A deploy goes: environment → version recorded → replicas ready → smoke calls → canary, where it is one → route flips →
+the old version is kept warm, then drains. Until the flip the old version is the one that answers (a canary shares the
+calls with it, `recreate` stops it first): whatever fails or is cancelled before it stops what was started and leaves
+the old route alone. The flip itself is one compare-and-set in the store followed, without an await in between, by the
+dispatcher's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from clipper.contract.spec import Manifest
+from clipper_platform.clock import Clock
+from clipper_platform.control.events import EventLog
+from clipper_platform.control.log_store import LogStore
+from clipper_platform.control.ports import Artifacts, Serving
+from clipper_platform.control.registry import Current, Registry, parse_manifest
+from clipper_platform.control.tasks import TaskSet, uninterrupted
+from clipper_platform.control.versions.bundle_gc import BundleGarbageCollector
+from clipper_platform.control.versions.canary import Canary
+from clipper_platform.control.versions.deploy_request import read_deploy
+from clipper_platform.control.versions.deployment import Deployment, DeployProblem, Forward, Phase
+from clipper_platform.control.versions.deployments import Deployments
+from clipper_platform.control.versions.restore import RETRY_S, Restorer
+from clipper_platform.control.versions.rollout import Rollout
+from clipper_platform.control.versions.smoke import smoke
+from clipper_platform.control.versions.standby import Standby
+from clipper_platform.errors import (
+    ClipperError,
+    Conflict,
+    InternalError,
+    NotFound,
+    Unavailable,
+)
+from clipper_platform.store.base import Version
+from clipper_platform.types import FunctionId
+
+__all__ = ["Deployer"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_RUNNING: Final = 16  # deploys at the same time; each may hold a build and a set of starting replicas
+RESTORE_WAIT_S: Final = 5.0
+
+
+class Deployer:
+    """One change of a project at a time; projects do not wait for each other."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        artifacts: Artifacts,
+        rollout: Rollout,
+        serving: Serving,
+        logs: LogStore,
+        events: EventLog,
+        clock: Clock,
+        restore_retry_s: float = RETRY_S,
+    ) -> None:
+        self._registry = registry
+        self._artifacts = artifacts
+        self._serving = serving
+        self._logs = logs
+        self._events = events
+        self._clock = clock
+        self._rollout = rollout
+        self._tasks = TaskSet()
+        self._restorer = Restorer(rollout, serving, events, self._tasks, retry_s=restore_retry_s)
+        self._deployments = Deployments(clock)
+        self._collector = BundleGarbageCollector(artifacts, self._wanted_bundles, self._tasks)
+        self._working: dict[str, asyncio.Task[Current]] = {}  # deployment -> its steps, while they may be cancelled
+        self._busy: dict[str, str] = {}  # project -> what is being done to it, in words
+        self._draining: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._canaries: dict[str, Canary] = {}
+        self._kept = Standby(self._retire)
+        self._closed = False
+
+    # Deploying
+
+    def submit(self, project: str, body: Mapping[str, Any]) -> Deployment:
+        """Begin a deploy from a manifest (with an optional `force`); it goes on by itself.
+
+        Raises InvalidSpec, Conflict (the project is busy, or its bundle was not uploaded), StoreUnavailable,
+        Unavailable.
+        """
+        manifest, force = read_deploy(project, body)
+        self._registry.check_store()
+        if not self._artifacts.has(manifest.bundle):
+            raise Conflict(
+                f"the bundle {manifest.bundle} is not on the platform: upload it with "
+                f"PUT /api/v1/bundles/{manifest.bundle}, then deploy again",
+                bundle=manifest.bundle,
+            )
+        current = self._registry.current(project)
+        if current is not None and current.manifest == manifest and not force and not self._failed(current):
+            self._check_free(project)
+            return self._unchanged(current)
+        if len(self._working) >= MAX_RUNNING:
+            raise Unavailable(f"{MAX_RUNNING} deploys are running already; try again soon", retry_after_s=5.0)
+        self._claim(project, "a deploy")
+        deployment = self._deployments.begin(manifest, current)
+        steps = asyncio.create_task(self._deploy(deployment, manifest), name=f"deploy {project}")
+        self._working[deployment.id] = steps
+        self._tasks.start(self._supervise(deployment, steps), f"supervise the deploy of {project}")
+        return deployment
+
+    def get(self, id: str) -> Deployment:
+        """Raises NotFound; the newest 100 are remembered."""
+        return self._deployments.get(id)
+
+    async def cancel(self, id: str) -> Deployment:
+        """Stop a deploy and wait until it has ended. One that is over, or whose route is flipping, stays as it is."""
+        deployment = self.get(id)
+        if (steps := self._working.get(id)) is not None:
+            steps.cancel()
+        await deployment.wait()
+        return deployment
+
+    def canary(self, project: str) -> Canary | None:
+        """The comparison of two versions that a deploy of the project is making now."""
+        return self._canaries.get(project)
+
+    def _failed(self, current: Current) -> bool:
+        """Whether a function of the version gave up: deploying the same again is then worth a try."""
+        statuses = (self._serving.status(self._id(current, spec.name)) for spec in current.manifest.functions)
+        return any(status is not None and status.state == "failed" for status in statuses)
+
+    @staticmethod
+    def _id(current: Current, function: str) -> FunctionId:
+        return FunctionId(current.route.project, function, current.route.version)
+
+    def _unchanged(self, current: Current) -> Deployment:
+        deployment = self._deployments.begin(current.manifest, current)
+        deployment.version = current.route.version
+        deployment.previous = current.route.previous
+        deployment.schemas = current.schemas
+        deployment.finish("unchanged", f"no changes: version {current.route.version} is this already")
+        return deployment
+
+    async def _supervise(self, deployment: Deployment, steps: asyncio.Task[Current]) -> None:
+        """Wait for a deploy's steps and tell how they ended. Never cancelled itself, so that nothing stays open."""
+        await asyncio.wait([steps])
+        self._working.pop(deployment.id, None)
+        if steps.cancelled():
+            problem = None
+        elif (error := steps.exception()) is None:
+            self._succeed(deployment, steps.result())
+            return
+        elif isinstance(error, ClipperError):
+            problem = DeployProblem.of(error, deployment.phase)
+        else:
+            logger.error("a deploy met a defect", exc_info=error, extra={"project": deployment.project})
+            problem = DeployProblem.of(
+                InternalError("the platform met a defect; its log tells more", hint="see the platform's log"),
+                deployment.phase,
+            )
+        await self._fail(deployment, problem)
+
+    def _succeed(self, deployment: Deployment, current: Current) -> None:
+        project, number = deployment.project, current.route.version
+        self._busy.pop(project, None)
+        self._events.record(project, "deploy", f"version {number} answers", version=number)
+        logger.info("version %d answers", number, extra={"project": project})
+        deployment.finish("succeeded", f"version {number} answers")
+
+    async def _fail(self, deployment: Deployment, problem: DeployProblem | None) -> None:
+        """`problem` is None for a cancelled deploy."""
+        said = "cancelled" if problem is None else f"{problem.phase}: {problem.message}"
+        if deployment.version is not None:
+            try:
+                await self._registry.mark_failed(deployment.project, deployment.version, (said.splitlines() or [""])[0])
+            except Exception:
+                logger.exception("a failed version could not be marked", extra={"project": deployment.project})
+        self._busy.pop(deployment.project, None)
+        deployment.error = problem
+        self._events.record(deployment.project, "deploy_failed", f"deploy {said}", version=deployment.version)
+        logger.warning("deploy did not succeed: %s", said, extra={"project": deployment.project})
+        deployment.finish("cancelled" if problem is None else "failed", said)
+
+    async def _deploy(self, deployment: Deployment, manifest: Manifest) -> Current:
+        """The steps; cancelled or failing at any await, it leaves nothing running."""
+        with self._phase(deployment, "environment", "building the environment") as facts:
+            lines = 0
+
+            def told(line: str) -> None:
+                nonlocal lines
+                lines += 1
+                deployment.emit("log", line, phase="environment")
+
+            prepared = await self._rollout.prepare(manifest, told)
+            facts["reused"] = lines == 0  # a builder that finds the environment there has nothing to say
+        await uninterrupted(self._record(deployment, manifest, prepared.environment.id))
+        version = deployment.version
+        if version is None:
+            raise InternalError("the store gave no version number")
+        before = self._registry.current(manifest.project)
+        recreate = manifest.deploy.strategy == "recreate" and before is not None
+        try:
+            with self._phase(deployment, "replicas", f"starting version {version}"):
+                self._kept.end(manifest.project)  # memory for two versions, not for three
+                if recreate:
+                    await self._make_room(deployment)
+                forward = Forward(deployment)
+                with self._logs.tap(manifest.project, version, forward.line):
+                    schemas = await self._rollout.start(
+                        manifest, version, prepared, forward.progress, like=before.route.version if before else None
+                    )
+                deployment.schemas = schemas
+            try:
+                await self._try_out(deployment, manifest, version, before)
+                with self._phase(deployment, "route", f"switching to version {version}"):
+                    ready = await uninterrupted(self._registry.mark_ready(manifest.project, version, schemas))
+                    self._working.pop(deployment.id, None)  # from here on it is too late to cancel
+                    return await uninterrupted(self._flip(ready))
+            except BaseException:
+                await uninterrupted(self._serving.stop(manifest.project, version))
+                raise
+        except BaseException:
+            if recreate and before is not None and not self._closed:
+                self._restorer.begin(before)  # stopped for one that did not take over
+            raise
+
+    async def _try_out(self, deployment: Deployment, manifest: Manifest, version: int, before: Current | None) -> None:
+        """What a version with ready replicas has to pass before it answers everyone. Raises DeployFailed."""
+        spec = manifest.deploy
+        if spec.smoke:
+            with self._phase(deployment, "smoke", f"trying version {version}"):
+                await smoke(deployment, spec.smoke, version, self._serving, self._logs)
+        # A version that is still being brought back gives nothing to compare with.
+        if spec.strategy == "canary" and before is not None and manifest.project not in self._restorer:
+            old = before.route.version
+            with self._phase(deployment, "canary", f"comparing version {version} with {old}"):
+                canary = Canary(deployment, spec, old=old, new=version, serving=self._serving, clock=self._clock)
+                self._canaries[manifest.project] = canary
+                try:
+                    await canary.run()
+                finally:
+                    del self._canaries[manifest.project]
+
+    async def _make_room(self, deployment: Deployment) -> None:
+        """`recreate`: everything of the project that runs is drained before the new version starts."""
+        project = deployment.project
+        self._restorer.explain(project, f"version {deployment.version} takes its place, after it has stopped")
+        self._kept.forget(project)
+        await self._restorer.stop(project)
+        await asyncio.gather(*(self._serving.stop(project, number) for number in self._serving.versions(project)))
+
+    async def _record(self, deployment: Deployment, manifest: Manifest, environment: str) -> None:
+        version = await self._registry.add_version(manifest, environment)
+        deployment.version = version.number
+
+    @contextmanager
+    def _phase(self, deployment: Deployment, phase: Phase, message: str) -> Iterator[dict[str, Any]]:
+        deployment.phase = phase
+        deployment.emit("phase", message, phase=phase)
+        began, facts = self._clock.monotonic(), dict[str, Any]()
+        yield facts
+        seconds = round(self._clock.monotonic() - began, 3)
+        deployment.emit("phase_done", f"{phase} done", phase=phase, data={"seconds": seconds, **facts})
+
+    async def _flip(self, version: Version) -> Current:
+        """Make `version`, whose replicas are ready, the one that answers. The old one is kept warm for as long as the
+        new one's deploy said, then drains."""
+        project = version.project
+        before = self._registry.current(project)
+        current = await self._registry.set_route(version, before.route.version if before else None)
+        self._serving.set_route(project, version.number)
+        self._restorer.settled(project)
+        self._kept.release(project, version.number)
+        self._kept.end(project)
+        if before is not None and before.route.version != version.number:
+            self._replace(before, current.manifest.deploy.keep_previous_s)
+        return current
+
+    def _replace(self, before: Current, keep_s: float) -> None:
+        project, number = before.route.project, before.route.version
+        runs = number in self._serving.versions(project) and project not in self._restorer
+        if keep_s and runs and not self._closed:
+            self._kept.keep(project, number, keep_s)
+        else:
+            self._retire(project, number)
+
+    def _retire(self, project: str, version: int) -> None:
+        """Drain a version that no longer answers, in the background."""
+        restoring = self._restorer.cancel(project)
+
+        async def drain() -> None:
+            if restoring is not None:
+                await asyncio.wait([restoring])
+            await self._serving.stop(project, version)
+
+        task = self._tasks.start(drain(), f"drain {project}@{version}")
+        self._draining[project, version] = task
+        task.add_done_callback(lambda _: self._draining.pop((project, version), None))
+
+    # One change at a time
+
+    def _check_free(self, project: str) -> None:
+        if self._closed:
+            raise Unavailable("the platform is shutting down", retry_after_s=5.0)
+        if (what := self._busy.get(project)) is not None:
+            raise Conflict(f"{what} of {project!r} is running; wait for it or cancel it")
+
+    def _claim(self, project: str, what: str) -> None:
+        self._check_free(project)
+        self._busy[project] = what
+
+    async def _exclusively(self, project: str, what: str, work: Coroutine[Any, Any, T]) -> T:
+        """Do `work` as the project's one change. It goes on when the caller goes away."""
+        try:
+            self._claim(project, what)
+        except ClipperError:
+            work.close()
+            raise
+        task = self._tasks.start(work, f"{what} of {project}", awaited=True)
+        task.add_done_callback(lambda _: self._busy.pop(project, None))
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise Unavailable("the platform is shutting down", retry_after_s=5.0)
+        return task.result()
+
+    # Rollback and delete
+
+    async def rollback(self, project: str, number: int | None = None) -> Current:
+        """Let an earlier version answer again, healthy before the route flips.
+
+        Raises NotFound, Conflict, DeployFailed, StoreUnavailable.
+        """
+        self._registry.project(project)
+        self._registry.check_store()
+        current = self._registry.current(project)
+        if number is None:
+            number = current.route.previous if current else None
+            if number is None:
+                raise Conflict(f"{project!r} has no previous version to return to")
+        if current is not None and current.route.version == number:
+            raise Conflict(f"version {number} of {project!r} is the one that answers already")
+        version = await self._registry.version(project, number)
+        if version.state != "ready":
+            why = f": {version.detail}" if version.detail else ""
+            raise Conflict(f"version {number} of {project!r} never became ready{why}")
+        return await self._exclusively(project, "a rollback", self._roll_back(version))
+
+    async def _roll_back(self, version: Version) -> Current:
+        project, number = version.project, version.number
+        manifest = parse_manifest(version)
+        self._kept.release(project, number)
+        prepared = await self._rollout.prepare(manifest, lambda _: None)
+        await self.drained(project, number)
+        before = self._registry.current(project)
+        await self._rollout.start(manifest, number, prepared, like=before.route.version if before else None)
+        try:
+            current = await uninterrupted(self._flip(version))
+        except BaseException:
+            if not self._answers(project, number):
+                await uninterrupted(self._serving.stop(project, number))
+            raise
+        self._events.record(project, "rollback", f"rolled back to version {number}", version=number)
+        logger.info("rolled back to version %d", number, extra={"project": project})
+        return current
+
+    async def restart(self, project: str, function: str | None = None) -> Current:
+        """Replace the replicas of the version that answers, or of one function of it, one after the other; one that
+        gave up tries again. Returns when they are ready or have failed anew.
+
+        Raises NotFound, Conflict.
+        """
+        self._registry.project(project)
+        current = self._registry.current(project)
+        if current is None:
+            raise Conflict(f"no version of {project!r} was deployed successfully yet")
+        names = [spec.name for spec in current.manifest.functions if function in (None, spec.name)]
+        if not names:
+            raise NotFound(f"project {project!r} has no function {function!r}")
+        return await self._exclusively(project, "a restart", self._restart(current, names))
+
+    async def _restart(self, current: Current, functions: list[str]) -> Current:
+        project, number = current.route.project, current.route.version
+        if project in self._restorer:
+            await self._restorer.stop(project)
+            self._restorer.begin(current)
+            await self._restorer.wait(RESTORE_WAIT_S)
+        else:
+            await asyncio.gather(*(self._serving.restart(FunctionId(project, name, number)) for name in functions))
+        self._events.record(project, "restart", f"restarted {', '.join(functions)}", version=number)
+        return current
+
+    async def drained(self, project: str, number: int) -> None:
+        """Wait for the end of a version's drain, if it is under way."""
+        if (draining := self._draining.get((project, number))) is not None:
+            await asyncio.wait([draining])
+
+    def _answers(self, project: str, number: int) -> bool:
+        current = self._registry.current(project)
+        return current is not None and current.route.version == number
+
+    async def delete(self, project: str) -> None:
+        """Drain and forget a project. Raises NotFound, Conflict, StoreUnavailable."""
+        self._registry.project(project)
+        await self._exclusively(project, "a delete", self._delete(project))
+
+    async def _delete(self, project: str) -> None:
+        await self._registry.delete_project(project)
+        self._serving.drop_route(project)
+        self._restorer.settled(project)
+        self._kept.forget(project)
+        await self._restorer.stop(project)
+        numbers = self._serving.versions(project) | {n for p, n in self._draining if p == project}
+        stops = [self._serving.stop(project, number) for number in numbers]
+        for outcome in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                logger.error("a deleted version did not stop cleanly", exc_info=outcome, extra={"project": project})
+        await self._logs.delete(project)
+        self._collector.ask()
+        logger.info("deleted", extra={"project": project})
+
+    # Restart and shutdown
+
+    def trouble(self, project: str) -> str:
+        """Why a routed project could not be brought back yet; empty when there is nothing to say."""
+        return self._restorer.trouble(project)
+
+    async def restore(self, wait_s: float = RESTORE_WAIT_S) -> None:
+        """Bring back every route. Returns when all are back, at the latest after `wait_s`; the rest goes on."""
+        self._restorer.begin_all(self._registry.routed())
+        self._collector.ask()
+        await self._restorer.wait(wait_s)
+
+    def _wanted_bundles(self) -> set[str]:
+        return self._registry.bundles() | {d.bundle for d in self._deployments.running()}
+
+    async def close(self) -> None:
+        """Cancel what can be cancelled, let a flip that has begun end, and accept nothing more."""
+        self._closed = True
+        self._kept.close()
+        for steps in list(self._working.values()):
+            steps.cancel()
+        for deployment in self._deployments.running():
+            await deployment.wait()
+        await self._tasks.cancel()

@@ -1,0 +1,140 @@
+"""Versions that callers pin (`project/function@3`) and no route leads to: started for the first request, ended when
+nobody has asked for a while. A version is immutable and stays callable, and costs nothing while it is not called."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from clipper_platform.clock import Clock
+from clipper_platform.control.ports import Serving
+from clipper_platform.control.registry import Registry, parse_manifest
+from clipper_platform.control.versions.rollout import Rollout
+from clipper_platform.errors import ClipperError, NotFound, Unavailable
+from clipper_platform.types import FunctionId
+
+__all__ = ["PinnedVersions"]
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 300.0  # like the default of downscale_to_zero_delay_s
+WATCH_PERIOD_S = 5.0
+
+
+class PinnedVersions:
+    """`drained(project, version)` waits for a drain of that version that may be under way; `trouble(project)` says
+    why a routed project does not answer."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        rollout: Rollout,
+        serving: Serving,
+        clock: Clock,
+        drained: Callable[[str, int], Awaitable[None]],
+        trouble: Callable[[str], str],
+        idle_s: float = IDLE_S,
+    ) -> None:
+        self._registry = registry
+        self._rollout = rollout
+        self._serving = serving
+        self._clock = clock
+        self._drained = drained
+        self._trouble = trouble
+        self._idle_s = idle_s
+        self._starting: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._seen: dict[tuple[str, int], tuple[int, float]] = {}  # (answered by then, when that last grew)
+
+    async def wake(self, path: str) -> None:
+        """Make `project/function[@version]` answer, if it can. Returns when invocations may be queued for it.
+
+        Raises NotFound, Unavailable, or what starting the version met.
+        """
+        name, _, pinned = path.partition("@")
+        project, _, function = name.partition("/")
+        current = self._registry.current(project)
+        if current is None:
+            raise NotFound(f"there is no project {project!r}")
+        number = int(pinned) if pinned.isascii() and pinned.isdigit() and len(pinned) < 10 else None
+        if pinned and number is None:
+            raise NotFound(f"{pinned!r} is not a version: versions are numbers, as in {name}@{current.route.version}")
+        if number is None or number == current.route.version:
+            if current.function(function) is None:
+                raise self._no_function(project, function, [s.name for s in current.manifest.functions])
+            why = self._trouble(project) or "it is being started"
+            raise Unavailable(f"{name} does not answer yet: {why}", retry_after_s=2)
+        await self._start_once(project, function, number)
+
+    def _no_function(self, project: str, function: str, known: list[str]) -> NotFound:
+        return NotFound(f"project {project!r} has no function {function!r}; it has {', '.join(sorted(known))}")
+
+    async def _start_once(self, project: str, function: str, number: int) -> None:
+        version = await self._registry.version(project, number)
+        if version.state != "ready":
+            raise NotFound(f"version {number} of {project!r} never became ready")
+        manifest = parse_manifest(version)
+        if all(spec.name != function for spec in manifest.functions):
+            raise self._no_function(f"{project}@{number}", function, [s.name for s in manifest.functions])
+        key = (project, number)
+        task = self._starting.get(key)
+        if task is None:
+            task = asyncio.create_task(self._start(project, number), name=f"pin {project}@{number}")
+            self._starting[key] = task
+            task.add_done_callback(lambda _: self._starting.pop(key, None))
+        await asyncio.shield(task)
+
+    async def _start(self, project: str, number: int) -> None:
+        await self._drained(project, number)
+        if number in self._serving.versions(project):
+            return
+        version = await self._registry.version(project, number)
+        manifest = parse_manifest(version)
+        prepared = await self._rollout.prepare(manifest, lambda _: None)
+        await self._rollout.revive(manifest, number, prepared, version.schemas)
+        self._seen[project, number] = (-1, self._clock.monotonic())
+        logger.info("started for callers that pin it", extra={"project": project, "version": number})
+
+    async def watch(self) -> None:
+        """End idle pinned versions, for ever."""
+        while True:
+            await asyncio.sleep(WATCH_PERIOD_S)
+            try:
+                await self.sweep()
+            except Exception:
+                logger.exception("a round over the pinned versions failed")
+
+    async def sweep(self) -> None:
+        """End those that answered nothing for `idle_s` seconds."""
+        now = self._clock.monotonic()
+        for (project, number), (answered, since) in list(self._seen.items()):
+            current = self._registry.current(project)
+            routed = current is not None and current.route.version == number
+            if routed or number not in self._serving.versions(project):
+                del self._seen[project, number]
+                continue
+            asked = self._asked(project, number)
+            if asked != answered:
+                self._seen[project, number] = (asked, now)
+            elif now - since >= self._idle_s:
+                del self._seen[project, number]
+                logger.info("idle, ended", extra={"project": project, "version": number})
+                try:
+                    await self._serving.stop(project, number)
+                except ClipperError as error:
+                    logger.warning("%s@%d did not stop: %s", project, number, error)
+
+    def _asked(self, project: str, number: int) -> int:
+        """Something that grows with use."""
+        total = 0
+        for name in self._serving.functions(project, number):
+            status = self._serving.status(FunctionId(project, name, number))
+            if status is not None:
+                total += sum(replica.invocations for replica in status.replicas) + status.queue_depth + status.running
+        return total
+
+    async def close(self) -> None:
+        for task in list(self._starting.values()):
+            task.cancel()
+        await asyncio.gather(*self._starting.values(), return_exceptions=True)

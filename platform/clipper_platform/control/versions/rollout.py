@@ -1,0 +1,194 @@
+"""Bringing a version up: environment, bundle, secrets, replicas. Shared by deploy, rollback and restart."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from clipper.contract.spec import AutoscalingPolicy, FunctionSpec, Manifest
+from clipper_platform.control.ports import Artifacts, Serving
+from clipper_platform.control.registry import Registry
+from clipper_platform.control.tasks import uninterrupted
+from clipper_platform.environments.base import BuildProgress, Environment, EnvironmentBuilder
+from clipper_platform.errors import DeployFailed, InternalError, InvalidRequest, InvalidSpec, NotFound
+from clipper_platform.serving.base import Progress, Target
+from clipper_platform.types import FunctionId
+
+__all__ = ["Prepared", "Rollout", "check_secret", "initial_replicas"]
+
+SECRET_NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,127}\Z")
+# These steer the platform's runtime, the interpreter and the dynamic linker.
+RESERVED_PREFIXES: Final = ("CLIP_", "CLIPPER_", "PYTHON", "LD_")
+MAX_SECRET_BYTES: Final = 64 * 1024
+
+
+def check_secret(name: str, value: str) -> None:
+    """Raises InvalidRequest unless the pair can be an environment variable of a replica."""
+    if not SECRET_NAME.match(name):
+        raise InvalidRequest(
+            f"secret name {name!r} is not allowed: use capital letters, digits and '_', not starting with a digit",
+            key="name",
+        )
+    if name.startswith(RESERVED_PREFIXES):
+        raise InvalidRequest(
+            f"secret name {name!r} is not allowed: names that start with {', '.join(RESERVED_PREFIXES)} are reserved",
+            key="name",
+        )
+    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise InvalidRequest("value must be text without NUL characters", key="value")
+    if len(value.encode()) > MAX_SECRET_BYTES:
+        raise InvalidRequest(f"value is over the limit of {MAX_SECRET_BYTES} bytes", key="value")
+
+
+def initial_replicas(spec: FunctionSpec) -> int:
+    """How many replicas a version starts with: its minimum, at least one, at most its maximum."""
+    policy = spec.autoscaling
+    return min(max(1, policy.min_replicas), policy.max_replicas)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """All that a version's replicas need."""
+
+    environment: Environment
+    bundle: Path
+    secrets: Mapping[str, str]
+
+
+class Rollout:
+    """Prepares versions and starts their replicas."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        artifacts: Artifacts,
+        environments: EnvironmentBuilder,
+        serving: Serving,
+        policy_of: Callable[[FunctionId, FunctionSpec], AutoscalingPolicy] = lambda _, spec: spec.autoscaling,
+    ) -> None:
+        """`policy_of(id, spec)`: the autoscaling policy that counts for a function."""
+        self._registry = registry
+        self._artifacts = artifacts
+        self._environments = environments
+        self._serving = serving
+        self._policy_of = policy_of
+
+    async def prepare(self, manifest: Manifest, progress: BuildProgress) -> Prepared:
+        """Unpack the bundle and build the environment unless they are there, read the secrets.
+
+        Raises DeployFailed, StoreUnavailable.
+        """
+        try:
+            bundle = await self._artifacts.unpack(manifest.bundle)
+        except (NotFound, InvalidSpec, InternalError) as error:
+            raise DeployFailed(
+                f"the bundle {manifest.bundle} cannot be read: {error}",
+                phase="bundle",
+                hint="deploy again from the project's directory: that uploads it anew",
+            ) from error
+        environment = replace(
+            await self._environments.build(manifest.environment, progress),
+            warm_pool_size=manifest.environment.warm_pool_size,
+        )
+        try:
+            secrets = await self._registry.secrets(manifest.project)
+        except NotFound:
+            secrets = {}  # a project's first deploy: it is not stored yet
+        return Prepared(environment=environment, bundle=bundle, secrets=secrets)
+
+    async def start(
+        self,
+        manifest: Manifest,
+        version: int,
+        prepared: Prepared,
+        on_progress: Progress | None = None,
+        *,
+        like: int | None = None,
+    ) -> dict[str, Any]:
+        """Start all functions at the same time and wait until they are ready; their schemas by name.
+
+        Each gets as many replicas as that of version `like` has now, within its own bounds, so that what takes over
+        can carry what is taken over. Raises DeployFailed, the first that a function met; nothing of the version runs
+        on then.
+        """
+        targets = self._targets(manifest, version, prepared)
+        schemas: dict[str, Any] = {}
+
+        async def start_one(target: Target) -> None:
+            replicas = max(self._initial(target), self._surge(target, like))
+            schema = await self._serving.start(target, replicas=replicas, on_progress=on_progress)
+            schemas[target.id.function] = dict(schema)
+
+        started = False
+        try:
+            async with asyncio.TaskGroup() as group:
+                for target in targets:
+                    group.create_task(start_one(target), name=f"start {target.id}")
+            started = True
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from None
+        finally:
+            if not started:  # those that were quicker than the one that failed run already
+                await uninterrupted(self._serving.stop(manifest.project, version))
+        return schemas
+
+    def _surge(self, target: Target, like: int | None) -> int:
+        """Replicas that the function of version `like` has, at most as many as the target may have."""
+        if like is None:
+            return 0
+        status = self._serving.status(FunctionId(target.id.project, target.id.function, like))
+        most = self._policy_of(target.id, target.spec).max_replicas
+        return min(status.replicas_ready if status else 0, most)
+
+    def _initial(self, target: Target) -> int:
+        return initial_replicas(target.spec.with_policy(self._policy_of(target.id, target.spec)))
+
+    async def revive(
+        self,
+        manifest: Manifest,
+        version: int,
+        prepared: Prepared,
+        schemas: Mapping[str, Any],
+        *,
+        at_rest: bool = False,
+    ) -> None:
+        """Start all functions in the background: they keep trying until they run. `schemas` by function, as the
+        version published them. `at_rest`: as if nobody had called them for long, with the replicas that their policies
+        ask for then, maybe none."""
+        for target in self._targets(manifest, version, prepared):
+            policy = self._policy_of(target.id, target.spec)
+            await self._serving.start(
+                target,
+                replicas=policy.min_replicas if at_rest else self._initial(target),
+                wait=False,
+                schema=schemas.get(target.id.function),
+                idle_s=policy.downscale_to_zero_delay_s if at_rest else 0.0,
+            )
+
+    def _targets(self, manifest: Manifest, version: int, prepared: Prepared) -> list[Target]:
+        return [
+            Target(
+                id=FunctionId(manifest.project, spec.name, version),
+                spec=spec,
+                environment=prepared.environment,
+                bundle=prepared.bundle,
+                env=prepared.secrets,
+            )
+            for spec in manifest.functions
+        ]
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error to tell of: what a function met, before what is a defect of ours."""
+    flat = _leaves(error)
+    return next((e for e in flat if isinstance(e, DeployFailed)), flat[0])
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for child in error.exceptions for leaf in _leaves(child)]
+    return [error]

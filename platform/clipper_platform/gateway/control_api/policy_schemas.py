@@ -1,0 +1,61 @@
+"""The shapes of the control API about autoscaling."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from clipper_platform.gateway.control_api.schema_base import Answer, Asked
+
+__all__ = ["DecisionInfo", "DecisionList", "PolicyInfo", "PolicyRequest", "ScalingChange"]
+
+
+class PolicyRequest(Asked, frozen=True):
+    """`policy`: keys as in a policy file. `digest`: of that file, for people."""
+
+    policy: dict[str, Any]
+    digest: str = ""
+
+
+class PolicyInfo(Answer, frozen=True):
+    """`policy` is the one that counts: every key with its value. `digest` and `applied_at` of an applied one."""
+
+    function: str
+    source: Literal["applied", "deployed"]
+    policy: dict[str, Any]
+    deployed: dict[str, Any]
+    digest: str
+    applied_at: float | None
+
+
+class DecisionInfo(Answer, frozen=True):
+    """`rule` had the last word; `steps` lead from the demand to the number; `change` says what would change it."""
+
+    at: float
+    before: int
+    wanted: int
+    rule: str
+    why: str
+    steps: list[str]
+    change: list[str]
+    inputs: dict[str, Any]
+    schedules: list[str]
+
+
+class ScalingChange(Answer, frozen=True):
+    at: float
+    before: int
+    wanted: int
+    rule: str
+    why: str
+
+
+class DecisionList(Answer, frozen=True):
+    """`latest` None: nothing can be decided, for the reason in `no_data`. `changes`: newest first, the last 10."""
+
+    function: str
+    version: int
+    source: Literal["applied", "deployed"]
+    policy: dict[str, Any]
+    latest: DecisionInfo | None
+    no_data: str
+    changes: list[ScalingChange]

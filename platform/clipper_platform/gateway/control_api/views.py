@@ -1,0 +1,213 @@
+"""What the control plane knows, in the shapes that the control API answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from clipper.contract.spec import FunctionSpec
+from clipper_platform.control.registry import Current
+from clipper_platform.control.versions.deployment import DeployEvent, Deployment
+from clipper_platform.errors import StoreUnavailable
+from clipper_platform.gateway.control_api import schemas as models
+from clipper_platform.gateway.services import Services
+from clipper_platform.serving.base import FunctionStatus
+from clipper_platform.store.base import Event, Version
+from clipper_platform.types import FunctionId
+
+__all__ = ["Views", "event", "version"]
+
+EVENTS_IN_STATUS = 20
+
+
+def event(record: Event) -> models.EventInfo:
+    return models.EventInfo(
+        seq=record.seq,
+        at=record.at,
+        kind=record.kind,
+        message=record.message,
+        function=record.function,
+        version=record.version,
+        data=record.data,
+    )
+
+
+def version(record: Version, current: int | None) -> models.VersionInfo:
+    return models.VersionInfo(
+        number=record.number,
+        created_at=record.created_at,
+        state=record.state,
+        detail=record.detail,
+        current=record.number == current,
+        bundle=record.bundle,
+        environment=record.environment,
+        functions=[str(f.get("name", "")) for f in record.manifest.get("functions", [])],
+    )
+
+
+class Views:
+    """`base_url`: the platform's address as the asking client writes it."""
+
+    def __init__(self, services: Services, base_url: str) -> None:
+        self._services = services
+        self._base = base_url
+
+    def url(self, project: str, function: str) -> str:
+        return f"{self._base}/fn/{project}/{function}"
+
+    # Deployments
+
+    def deployment(self, made: Deployment) -> models.DeploymentInfo:
+        problem = made.error
+        return models.DeploymentInfo(
+            id=made.id,
+            project=made.project,
+            state=made.state,
+            version=made.version,
+            previous=made.previous,
+            functions=[
+                models.DeployedFunction(name=name, url=self.url(made.project, name), schema=made.schemas.get(name, {}))
+                for name in made.function_names
+            ],
+            error=None if problem is None else models.ProblemInfo(**msgspec.structs.asdict(problem)),
+        )
+
+    def deploy_event(self, made: Deployment, told: DeployEvent) -> DeployEvent:
+        """The last event carries the deployment."""
+        if told.kind != "done":
+            return told
+        return msgspec.structs.replace(told, data={"deployment": msgspec.to_builtins(self.deployment(made))})
+
+    # Projects
+
+    def summary(self, name: str) -> models.ProjectSummary:
+        current = self._services.registry.current(name)
+        project = self._services.registry.project(name)
+        functions = [] if current is None else [self._function_summary(current, s) for s in current.manifest.functions]
+        return models.ProjectSummary(
+            name=name,
+            version=current.route.version if current else None,
+            previous=current.route.previous if current else None,
+            updated_at=current.route.updated_at if current else project.created_at,
+            functions=functions,
+        )
+
+    def _function_summary(self, current: Current, spec: FunctionSpec) -> models.FunctionSummary:
+        status = self._status(current, spec)
+        return models.FunctionSummary(
+            name=spec.name,
+            url=self.url(current.route.project, spec.name),
+            state=status.state,
+            replicas_ready=status.replicas_ready,
+            replicas_wanted=status.replicas_wanted,
+        )
+
+    async def status(self, name: str) -> models.ProjectStatus:
+        """Answers also while the store is away: that is when people look."""
+        registry = self._services.registry
+        summary = self.summary(name)
+        events: Sequence[Event] = ()
+        degraded = registry.store_error or ""
+        if not degraded:
+            try:
+                events = await registry.events(name, limit=EVENTS_IN_STATUS)
+            except StoreUnavailable as error:
+                degraded = str(error)
+        current = registry.current(name)
+        return models.ProjectStatus(
+            name=name,
+            url=f"{self._base}/fn/{name}",
+            version=summary.version,
+            previous=summary.previous,
+            updated_at=summary.updated_at,
+            functions=[] if current is None else [self.function(current, s) for s in current.manifest.functions],
+            events=[event(record) for record in events],
+            degraded=f"store: {degraded}" if degraded else "",
+            canary=self._canary(name),
+        )
+
+    def _canary(self, project: str) -> models.CanaryInfo | None:
+        canary = self._services.deployer.canary(project)
+        if canary is None or not canary.step:
+            return None
+        return models.CanaryInfo(
+            deployment=canary.deployment,
+            version=canary.new,
+            share=canary.share,
+            previous=canary.old,
+            previous_share=100 - canary.share,
+            step=canary.step,
+            steps=len(canary.spec.steps),
+            step_s=canary.spec.step_s,
+            functions=canary.functions,
+        )
+
+    def function(self, current: Current, spec: FunctionSpec) -> models.FunctionInfo:
+        status = self._status(current, spec)
+        return models.FunctionInfo(
+            name=spec.name,
+            url=self.url(current.route.project, spec.name),
+            version=current.route.version,
+            state=status.state,
+            reason=status.reason,
+            spec=spec.to_dict(),
+            queue_depth=status.queue_depth,
+            running=status.running,
+            restarts=status.restarts,
+            replicas_ready=status.replicas_ready,
+            replicas_wanted=status.replicas_wanted,
+            replicas=_replicas(status),
+            latency=None if status.p50_s is None else models.LatencyInfo(p50_s=status.p50_s, p99_s=status.p99_s),
+            rate_per_s=status.rate_per_s,
+            cache=models.CacheInfo(hits=status.cache_hits, misses=status.cache_misses, bytes=status.cache_bytes),
+            snapshot=_snapshot(status),
+        )
+
+    def _status(self, current: Current, spec: FunctionSpec) -> FunctionStatus:
+        project = current.route.project
+        id = FunctionId(project, spec.name, current.route.version)
+        return self._services.dispatcher.status(id) or _absent(id, self._services.deployer.trouble(project))
+
+
+def _replicas(status: FunctionStatus) -> list[models.ReplicaInfo]:
+    return [
+        models.ReplicaInfo(
+            id=r.id,
+            state=r.state,
+            pid=r.pid,
+            version=r.version,
+            started_at=r.started_at,
+            invocations=r.invocations,
+            restarts=status.restarts,
+            memory_bytes=r.memory_bytes,
+            in_flight=r.in_flight,
+        )
+        for r in status.replicas
+    ]
+
+
+def _snapshot(status: FunctionStatus) -> models.SnapshotInfo | None:
+    found = status.snapshot
+    return None if found is None else models.SnapshotInfo(found.state, found.reason, found.retry_s)
+
+
+def _absent(id: FunctionId, trouble: str) -> FunctionStatus:
+    """A routed function that the data plane does not know: it is being brought back, or cannot be."""
+    return FunctionStatus(
+        id=id,
+        state="failed" if trouble else "starting",
+        reason=trouble or "the platform is bringing it back",
+        schema=None,
+        queue_depth=0,
+        running=0,
+        replicas_wanted=0,
+        restarts=0,
+        replicas=(),
+        p50_s=None,
+        p99_s=None,
+        rate_per_s=0.0,
+        cache_hits=0,
+        cache_misses=0,
+        cache_bytes=0,
+    )

@@ -1,0 +1,239 @@
+"""A ready replica as the data plane sees it: what it is working on, and what came back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from clipper.contract import wire
+from clipper_platform.backends.base import Exit, Replica
+from clipper_platform.clock import Clock
+from clipper_platform.core.batching import SizeController
+from clipper_platform.serving.invocation import Invocation, State
+
+__all__ = ["Batch", "Endpoint", "EndpointOwner"]
+
+# Answers of one Result that are judged by one look at the clock: writing so many takes less than a millisecond.
+CLOCKED_TOGETHER = 64
+UNUSUAL = 20  # times its usual duration, after which a call is no longer taken for merely slow
+_UNBOUNDED = 1 << 30  # the batch's own limits decide
+
+
+class Batch:
+    """Invocations given to a replica together. `items[i]` has the wire id `first + i`; None once it is answered."""
+
+    __slots__ = ("deadline", "first", "full", "hedge", "id", "items", "left", "sent", "size", "solo", "weight")
+
+    def __init__(
+        self, id: int, first: int, items: list[Invocation | None], weight: int, sent: float, deadline: float
+    ) -> None:
+        self.id = id
+        self.first = first
+        self.items = items
+        self.left = self.size = len(items)
+        self.weight = weight
+        self.sent = sent
+        self.deadline = deadline  # the last one's
+        self.solo = False
+        self.full = False  # the size limit is why it is not larger
+        self.hedge = False  # a second copy of what another replica is slow with
+
+
+class EndpointOwner(Protocol):
+    """What a handle tells: the queue of its function."""
+
+    def on_outcomes(self, handle: Endpoint, batch: Batch, outcomes: Sequence[wire.Outcome],
+                    payloads: Sequence[memoryview], exec_s: float) -> None: ...  # fmt: skip
+    def on_stream_chunk(self, handle: Endpoint, invocation: Invocation, chunk: wire.Chunk,
+                        payload: memoryview) -> None: ...  # fmt: skip
+    def on_batch_done(self, handle: Endpoint, batch: Batch, duration_s: float, reruns: int) -> None: ...
+    def on_replica_exit(self, handle: Endpoint, exit: Exit) -> None: ...
+
+
+class Endpoint:
+    """Implements `ChannelListener`. A replica works on `concurrency` calls at once: a call is a batch where the
+    function is batched, else an item. One that works on a single call gets a second one to its socket, so that it
+    never idles between them."""
+
+    PIPELINE = 2  # calls in flight to a replica that works on one at a time
+
+    def __init__(self, replica: Replica, owner: EndpointOwner, clock: Clock, controller: SizeController) -> None:
+        self.id = str(replica.id)
+        self.replica = replica
+        self.channel = replica.channel
+        self.ready = replica.ready
+        self.concurrency = max(1, replica.ready.concurrency)
+        self.controller = controller
+        self.draining = False
+        self.silent = False  # given up because it answered no health checks
+        self.batches: dict[int, Batch] = {}  # by id, in the order sent
+        self.load = 0  # items in flight
+        self.answered = 0
+        self.started_at = clock.time()
+        self.ready_at = clock.monotonic()
+        self.waited_s: float | None = None  # beside its start, by the first invocation that waited for it
+        self.running_since = 0.0  # when the oldest batch in flight had its turn
+        self.silent_pings = 0
+        self._owner = owner
+        self._clock = clock
+        self._next_batch = 0
+        self._next_item = 0
+
+    def cold_start(self, queued: float, sent: float) -> dict[str, float]:
+        """Seconds by phase of the start that an invocation waited for from `queued` to `sent`: `queue`, its wait beside
+        the start, then those of the start."""
+        phases = self.ready.phases
+        waited_s = max(0.0, sent - queued - min(self.ready_at - queued, sum(phases.values())))
+        if self.waited_s is None:
+            self.waited_s = waited_s
+        return {"queue": waited_s, **phases}
+
+    @property
+    def one_at_a_time(self) -> bool:
+        return self.concurrency == 1
+
+    @property
+    def behind(self) -> int:
+        """Batches that would be before another one: 0 when it would run at once."""
+        return len(self.batches) if self.concurrency == 1 else 0
+
+    def room(self) -> int:
+        """How many items may be sent now; 0: none. A replica running a suspect takes nothing beside it."""
+        if self.draining or not self.channel.writable:
+            return 0
+        batches = self.batches
+        if batches and any(batch.solo for batch in batches.values()):
+            return 0
+        if self.concurrency == 1:
+            return _UNBOUNDED if len(batches) < self.PIPELINE else 0
+        if self.ready.batched:
+            return _UNBOUNDED if len(batches) < self.concurrency else 0
+        return self.concurrency - self.load
+
+    def send(self, items: list[Invocation], weight: int, *, solo: bool = False, hedge: bool = False) -> Batch:
+        """Give it a batch. A hedge leaves the invocations with the replica that has them."""
+        now = self._clock.monotonic()
+        first = number = self._next_item
+        self._next_batch += 1
+        entries = []
+        bodies = []
+        latest = 0.0
+        running, item = State.RUNNING, wire.Item
+        for invocation in items:
+            body, deadline = invocation.body, invocation.deadline
+            if deadline > latest:
+                latest = deadline
+            bodies.append(body)
+            entries.append(
+                item(
+                    number,
+                    invocation.request_id,
+                    invocation.content_type,
+                    invocation.accept,
+                    deadline - now,
+                    len(body),
+                )
+            )
+            if hedge:
+                invocation.hedge = (self, number)
+            else:
+                invocation.state = running
+                invocation.item = number
+                invocation.replica = self
+                invocation.dispatched = now
+            number += 1
+        self._next_item = number
+        batch = Batch(self._next_batch, first, list(items), weight, now, latest)
+        batch.solo, batch.hedge = solo, hedge
+        if not self.batches:
+            self.running_since = now
+        self.batches[batch.id] = batch
+        self.load += batch.size
+        self.channel.send_invoke(wire.Invoke(batch.id, entries), bodies)
+        return batch
+
+    def cancel(self, invocation: Invocation) -> None:
+        """Nobody waits for it: tell the replica, and the one that has its second copy; answers will be passed over."""
+        self.channel.send_cancel([invocation.item])
+        if invocation.hedge is not None:
+            handle, item = invocation.hedge
+            handle.channel.send_cancel([item])
+
+    def settled(self, batch: Batch, n: int) -> None:
+        """So many of a batch are answered and were taken out of its items."""
+        batch.left -= n
+        self.load -= n
+        self.answered += n
+
+    def find(self, item: int) -> Invocation | None:
+        for batch in self.batches.values():
+            if batch.first <= item < batch.first + batch.size:
+                return batch.items[item - batch.first]
+        return None
+
+    # ChannelListener
+
+    def on_result(self, result: wire.Result, payloads: Sequence[memoryview]) -> None:
+        batch = self.batches.get(result.batch)
+        if batch is None:
+            return
+        owner, outcomes = self._owner, result.outcomes
+        if len(outcomes) <= CLOCKED_TOGETHER:
+            owner.on_outcomes(self, batch, outcomes, payloads, result.exec_s)
+        else:
+            for n in range(0, len(outcomes), CLOCKED_TOGETHER):
+                together = slice(n, n + CLOCKED_TOGETHER)
+                owner.on_outcomes(self, batch, outcomes[together], payloads[together], result.exec_s)
+        if batch.left == 0:
+            now = self._clock.monotonic()
+            started = max(batch.sent, self.running_since)
+            del self.batches[batch.id]
+            self.running_since = now
+            owner.on_batch_done(self, batch, now - started, result.reruns)
+
+    def on_chunk(self, chunk: wire.Chunk, payload: memoryview) -> None:
+        invocation = self.find(chunk.id)
+        if invocation is not None:
+            self._owner.on_stream_chunk(self, invocation, chunk, payload)
+
+    def on_pong(self, pong: wire.Pong) -> None:
+        self.silent_pings = 0
+
+    def on_exit(self, exit: Exit) -> None:
+        self.draining = True
+        self._owner.on_replica_exit(self, exit)
+
+    def take_unfinished(self) -> tuple[list[Invocation], list[Invocation]]:
+        """Empty it: (what it was running, what waited behind that), unanswered, hedges left out."""
+        running: list[Invocation] = []
+        waiting: list[Invocation] = []
+        for position, batch in enumerate(self.batches.values()):
+            into = running if position == 0 or not self.one_at_a_time else waiting
+            into.extend(i for i in batch.items if i is not None and i.replica is self)
+        self.batches.clear()
+        self.load = 0
+        return running, waiting
+
+    def ping(self, nonce: int) -> None:
+        self.silent_pings += 1
+        self.channel.send_ping(nonce)
+
+    def stuck(self, now: float, grace_s: float, timeout_s: float, usual_s: float | None) -> bool:
+        """What it runs is `grace_s` past its deadline: of a batch, which runs as one, past its last deadline.
+
+        A caller's impatience is no reason to end a replica that works as it always does: it gets at least
+        `UNUSUAL` times what a call usually takes (`usual_s`), and `timeout_s`, the function's own, while that is not
+        known.
+        """
+        allowed_s = timeout_s if usual_s is None else min(timeout_s, usual_s * UNUSUAL)
+        latest = now - grace_s
+        if self.one_at_a_time:
+            first = next(iter(self.batches.values()), None)
+            if first is None:
+                return False
+            return max(first.deadline, max(first.sent, self.running_since) + allowed_s * first.size) < latest
+        return any(
+            i is not None and max(i.deadline, batch.sent + allowed_s) < latest
+            for batch in self.batches.values()
+            for i in batch.items
+        )

@@ -1,0 +1,40 @@
+"""What a replica says of an item, in the platform's taxonomy of errors."""
+
+from __future__ import annotations
+
+from clipper.contract.wire import Outcome, Status
+from clipper_platform.errors import (
+    ClientClosed,
+    ClipperError,
+    FunctionError,
+    InternalError,
+    InvalidRequest,
+    InvalidResult,
+    NotAcceptable,
+    SchemaMismatch,
+    UnsupportedMediaType,
+)
+
+__all__ = ["ERROR_OF_STATUS", "error_of"]
+
+ERROR_OF_STATUS: dict[int, type[ClipperError]] = {
+    Status.MALFORMED: InvalidRequest,
+    Status.INVALID: SchemaMismatch,
+    Status.UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType,
+    Status.NOT_ACCEPTABLE: NotAcceptable,
+    Status.UNENCODABLE: InvalidResult,
+    Status.TOO_LARGE: InvalidResult,
+    Status.CANCELLED: ClientClosed,
+    Status.FUNCTION_ERROR: FunctionError,
+}
+
+
+def error_of(outcome: Outcome) -> ClipperError:
+    """The error for an outcome that is not OK. A status of a newer protocol is an internal error."""
+    kind = ERROR_OF_STATUS.get(outcome.status)
+    if kind is None:
+        return InternalError(f"the replica answered with the unknown status {outcome.status}")
+    if kind is FunctionError:
+        text = f"{outcome.error_type}: {outcome.message}" if outcome.message else outcome.error_type
+        return FunctionError(text, type=outcome.error_type)
+    return kind(outcome.message or kind.code)

@@ -1,0 +1,235 @@
+"""The data plane and the control plane: their parts wired, opened, and closed in reverse. Which store, backend and
+environments they work with is said by `Concrete`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from clipper_platform.backends.base import Backend, LogSink
+from clipper_platform.clock import Clock
+from clipper_platform.control.access.keyring import Keyring
+from clipper_platform.control.events import EventLog
+from clipper_platform.control.log_store import LogStore
+from clipper_platform.control.registry import Registry
+from clipper_platform.control.scaling.autoscaler import Autoscaler
+from clipper_platform.control.scaling.idle_history import IdleHistory
+from clipper_platform.control.scaling.policies import Policies
+from clipper_platform.control.versions.deployer import Deployer
+from clipper_platform.control.versions.pinned import PinnedVersions
+from clipper_platform.control.versions.rollout import Rollout
+from clipper_platform.environments.base import EnvironmentBuilder
+from clipper_platform.metrics import Metrics
+from clipper_platform.serving.base import Target
+from clipper_platform.serving.cache import SharedResults
+from clipper_platform.serving.dispatcher import Dispatcher
+from clipper_platform.settings import Settings
+from clipper_platform.store.artifacts import ArtifactStore
+from clipper_platform.store.base import MetadataStore
+from clipper_platform.types import FunctionId
+
+__all__ = ["Concrete", "Planes", "open_planes"]
+
+logger = logging.getLogger(__name__)
+
+OnDropped = Callable[[FunctionId, int], None]
+"""(function, lines)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concrete:
+    """What the composition root chose, none of it opened yet."""
+
+    store: MetadataStore
+    environments: EnvironmentBuilder
+    backend: Callable[[LogSink, OnDropped], Backend]
+    """Made with where the output of replicas goes, and who is told of what was lost of it."""
+
+    shared_results: Callable[[], SharedResults] | None
+    """The result cache's second tier, where there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planes:
+    """What the gateway works with."""
+
+    registry: Registry
+    keyring: Keyring
+    logs: LogStore
+    artifacts: ArtifactStore
+    environments: EnvironmentBuilder
+    backend: Backend
+    dispatcher: Dispatcher
+    policies: Policies
+    autoscaler: Autoscaler
+    deployer: Deployer
+    pins: PinnedVersions
+
+
+async def open_planes(
+    stack: AsyncExitStack, settings: Settings, concrete: Concrete, *, clock: Clock, metrics: Metrics
+) -> Planes:
+    """Everything but the gateway; `stack` closes it. Raises StoreUnavailable, InvalidSpec."""
+    store = concrete.store
+    await stack.enter_async_context(opened(store))
+    artifacts = ArtifactStore(settings.home / "bundles", settings.max_bundle_bytes, clock=clock)
+    await stack.enter_async_context(opened(artifacts))
+    registry, keyring = Registry(store, clock), Keyring(store, clock)
+    await registry.load()
+    await keyring.load()
+    if (said := await keyring.ensure_admin(settings.home / "api_key")) is not None:
+        logger.info(said)
+    metrics.store_up.child().read = lambda: float(registry.store_healthy)
+
+    log_store = LogStore(settings.home / "logs", clock)
+    stack.push_async_callback(log_store.close)
+    events = EventLog(store, log_store, clock)
+    stack.push_async_callback(events.close)
+    await stack.enter_async_context(
+        background({"store watch": registry.watch(), "log writer": log_store.run(), "event writer": events.run()})
+    )
+
+    environments = concrete.environments
+    backend = concrete.backend(
+        log_store.append, lambda function, lines: metrics.log_dropped.child(function.path).inc(lines)
+    )
+    await stack.enter_async_context(opened(backend))
+    shared_results = None if concrete.shared_results is None else concrete.shared_results()
+    if shared_results is not None:
+        await stack.enter_async_context(opened(shared_results))
+    dispatcher = Dispatcher(
+        backend=backend,
+        clock=clock,
+        metrics=metrics,
+        events=events,
+        max_queued_total=settings.max_queued_total,
+        cache_bytes=settings.cache_bytes,
+        shared_results=shared_results,
+    )
+    stack.push_async_callback(dispatcher.close)
+    learnt = IdleHistory(settings.home / "idle_times")
+    await stack.enter_async_context(opened(learnt))
+    policies, autoscaler = await open_scaling(registry, store, dispatcher, events, metrics, learnt, clock)
+    rollout = Rollout(
+        registry,
+        artifacts,
+        environments,
+        dispatcher,
+        policy_of=lambda id, spec: policies.of(id.project, id.function, spec.autoscaling),
+    )
+    deployer = Deployer(
+        registry=registry,
+        artifacts=artifacts,
+        rollout=rollout,
+        serving=dispatcher,
+        logs=log_store,
+        events=events,
+        clock=clock,
+    )
+    stack.push_async_callback(deployer.close)
+    pins = PinnedVersions(
+        registry=registry,
+        rollout=rollout,
+        serving=dispatcher,
+        clock=clock,
+        drained=deployer.drained,
+        trouble=deployer.trouble,
+    )
+    stack.push_async_callback(pins.close)
+    await stack.enter_async_context(
+        background(
+            {
+                "pinned versions": pins.watch(),
+                "autoscaler": autoscaler.run(),
+                "learnt idle times": learnt.run(),
+                "applied policies": policies.watch(
+                    lambda project, function: events.record(
+                        project,
+                        "policy",
+                        f"the policy applied to {function} ends: the version that answers declares another one",
+                        function=function,
+                    )
+                ),
+            }
+        )
+    )
+    return Planes(
+        registry=registry,
+        keyring=keyring,
+        logs=log_store,
+        artifacts=artifacts,
+        environments=environments,
+        backend=backend,
+        dispatcher=dispatcher,
+        policies=policies,
+        autoscaler=autoscaler,
+        deployer=deployer,
+        pins=pins,
+    )
+
+
+async def open_scaling(
+    registry: Registry,
+    store: MetadataStore,
+    dispatcher: Dispatcher,
+    events: EventLog,
+    metrics: Metrics,
+    learnt: IdleHistory,
+    clock: Clock,
+) -> tuple[Policies, Autoscaler]:
+    """The applied policies and the autoscaler, which has the replicas of whatever the dispatcher runs."""
+    policies = Policies(registry, store, clock)
+    await policies.load()
+    autoscaler = Autoscaler(
+        dispatcher,
+        clock=clock,
+        events=events,
+        count=lambda path, rule: metrics.scaling_decisions.child(path, rule).inc(),
+        policy_of=lambda id, spec: policies.of(id.project, id.function, spec.autoscaling),
+        on_error=metrics.loop_errors.child("autoscaler").inc,
+        learnt=learnt,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    )
+    policies.on_change(autoscaler.policy_changed)
+
+    def running_changed(target: Target, runs: bool) -> None:
+        if runs:
+            autoscaler.appeared(target.id, target.spec)
+            return
+        autoscaler.gone(target.id)
+        if registry.current(target.id.project) is None:
+            policies.forget(target.id.project)
+            learnt.forget(target.id.project)
+
+    dispatcher.on_running = running_changed
+    return policies, autoscaler
+
+
+@asynccontextmanager
+async def opened(part: Any) -> AsyncIterator[None]:
+    """`open` and, whatever happens in between, `close`."""
+    try:
+        await part.open()
+        yield
+    finally:
+        await part.close()
+
+
+@asynccontextmanager
+async def background(loops: dict[str, Any]) -> AsyncIterator[None]:
+    """Run these loops meanwhile, and cancel them at the end."""
+    tasks = [asyncio.create_task(work, name=name) for name, work in loops.items()]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
