@@ -107,6 +107,15 @@ class Harness:
         self, path: str = "p/f", body: bytes = b"x", *, timeout_s: float = 10.0, sink: StreamSink | None = None
     ) -> Caller:
         """Invoke; raises what the dispatcher refuses with."""
+        caller = self.caller(path, body, timeout_s=timeout_s, sink=sink)
+        self.dispatcher.invoke(caller.invocation)
+        self.callers.append(caller)
+        return caller
+
+    def caller(
+        self, path: str = "p/f", body: bytes = b"x", *, timeout_s: float = 10.0, sink: StreamSink | None = None
+    ) -> Caller:
+        """One that is not given to the dispatcher yet."""
         now = self.clock.monotonic()
         holder: list[Caller] = []
         invocation = Invocation(
@@ -122,8 +131,6 @@ class Harness:
         )
         caller = Caller(invocation)
         holder.append(caller)
-        self.dispatcher.invoke(invocation)
-        self.callers.append(caller)
         return caller
 
     def check_idle(self) -> None:

@@ -86,19 +86,19 @@ class InvocationCache:
     def flights(self) -> int:
         return len(self._flights)
 
-    def submit(self, invocation: Invocation) -> None:
-        """Answer it from the cache, or let it follow a flight. Raises what `FunctionQueue.submit` raises."""
+    def offer(self, invocation: Invocation) -> bool:
+        """Answer it from the cache, or let it follow a flight. Refuses as `FunctionQueue.offer` does."""
         queue, now = invocation.queue, self._clock.monotonic()
         key = caching.key(queue.name, invocation.content_type, invocation.accept, invocation.body)
         result = self.hit(queue, key, invocation.arrived, now)
         if result is None:
-            self.follow(invocation, key)
-            return
+            return self.follow(invocation, key)
         invocation.cache_status = "hit"
         invocation.payload, invocation.content_type_out = result.payload, result.content_type
         invocation.state = State.DONE
         invocation.finished = now
         invocation.on_done(invocation)
+        return True
 
     def hit(self, queue: FunctionQueue, key: bytes, arrived: float, now: float) -> CachedResult | None:
         """What is kept under the key, counted as the answer to an invocation. After None, `follow` must come."""
@@ -110,12 +110,15 @@ class InvocationCache:
         queue.instruments.hit(now - arrived)
         return entry.value
 
-    def follow(self, invocation: Invocation, key: bytes) -> None:
-        """Let it wait for the flight of its key, which begins with it if there is none."""
+    def follow(self, invocation: Invocation, key: bytes) -> bool:
+        """Let it wait for the flight of its key, which begins with it if there is none. Refuses as
+        `FunctionQueue.offer` does."""
         invocation.cache_key = key
         flight = self._flights.get(key)
         if flight is None:
             flight = self._take_off(key, invocation)
+            if flight is None:
+                return False
             self._note(invocation, "miss")
         else:
             self._note(invocation, "collapsed")
@@ -124,6 +127,7 @@ class InvocationCache:
         invocation.flight = flight
         flight.followers.add(invocation)
         self._wheel.add(invocation, early=invocation.queue.spec.default_output is not None)
+        return True
 
     def _note(self, invocation: Invocation, result: str) -> None:
         invocation.cache_status = result
@@ -131,7 +135,8 @@ class InvocationCache:
         self._requests.child(path, result).inc()
         invocation.queue.cache_misses += 1
 
-    def _take_off(self, key: bytes, first: Invocation) -> Flight:
+    def _take_off(self, key: bytes, first: Invocation) -> Flight | None:
+        """A new flight, or None where its queue is full."""
         carrier = Invocation(
             first.queue,
             request_id=first.request_id,
@@ -147,8 +152,8 @@ class InvocationCache:
         flight = Flight(key, carrier)
         if self._shared is not None and not self._shared.resting:
             flight.lookup = asyncio.get_running_loop().create_task(self._look_up(flight, self._shared))
-        else:
-            first.queue.submit(carrier)
+        elif not first.queue.offer(carrier):
+            return None
         self._flights[key] = flight
         return flight
 

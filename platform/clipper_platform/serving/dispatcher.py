@@ -25,7 +25,7 @@ from clipper_platform.metrics import Metrics
 from clipper_platform.replicas.replica_set import ReplicaSet
 from clipper_platform.serving.admission import Admission
 from clipper_platform.serving.base import EventSink, FunctionStatus, Progress, Target
-from clipper_platform.serving.cache import InvocationCache, SharedResults
+from clipper_platform.serving.cache import CachedResult, InvocationCache, SharedResults
 from clipper_platform.serving.deadlines import DeadlineWheel, Timed
 from clipper_platform.serving.function_metrics import FunctionMetrics
 from clipper_platform.serving.function_queue import FunctionQueue
@@ -104,11 +104,31 @@ class Dispatcher:
 
     def invoke(self, invocation: Invocation) -> None:
         """Take an invocation; it will be answered exactly once. Raises QueueFull or Unavailable, and then it is not."""
+        if not self.offer(invocation):
+            raise invocation.queue.queue_full()
+
+    def offer(self, invocation: Invocation, cache_key: bytes = b"") -> bool:
+        """`invoke` for callers that are refused often: False, instead of QueueFull, once the refusal is counted.
+
+        `cache_key`: the invocation's `core.caching.key`, from a caller to whom `cached` has said None for it.
+        """
+        if cache_key:
+            return self.cache.follow(invocation, cache_key)
         queue = invocation.queue
         if queue.cached and queue.streaming is False:
-            self.cache.submit(invocation)
-        else:
-            queue.submit(invocation)
+            return self.cache.offer(invocation)
+        return queue.offer(invocation)
+
+    def cached(self, queue: FunctionQueue, key: bytes, arrived: float, now: float) -> CachedResult | None:
+        """The result that the cache has under the key, counted as an answer to an invocation that arrived at `arrived`.
+
+        After None the caller passes the key to `offer`.
+        """
+        return self.cache.hit(queue, key, arrived, now)
+
+    def credit(self, invocation: Invocation, n: int) -> None:
+        """The consumer of a stream took `n` chunks: the replica may send as many more."""
+        invocation.queue.credit(invocation, n)
 
     def cancel(self, invocation: Invocation) -> None:
         """The caller went away. Nothing happens to an invocation that is done."""

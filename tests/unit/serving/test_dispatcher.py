@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from clipper.contract import wire
 from clipper_platform.backends.base import Exit, StartError
+from clipper_platform.core import caching
 from clipper_platform.core.pooling import ReplicaState
 from clipper_platform.errors import DeployFailed, NotFound, QueueFull, Unavailable
 from clipper_platform.serving.function_queue import FunctionQueue
@@ -105,6 +107,38 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None
         assert refusal.value.retry_after_s is not None
         assert refusal.value.retry_after_s >= 1
         gate.open.set()
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_ttl_s": 60}])
+async def test_an_offer_to_a_full_queue_is_a_false_instead_of_an_error_and_keeps_nothing(
+    options: dict[str, Any],
+) -> None:
+    gate = Gate()
+    async with harness(InMemoryBackend(gate, ready=UNBATCHED)) as h:
+        await h.deploy(target(max_queued_requests=1, **options))
+        h.call(body=b"first")
+        refused = h.caller(body=b"second")
+        assert h.dispatcher.offer(refused.invocation) is False
+        assert refused.answers == 0
+        assert h.metrics.refused.child("p/f", "1", "function").value == 1
+        gate.open.set()
+
+
+async def test_a_hit_is_answered_without_an_invocation_and_a_miss_follows_with_its_key() -> None:
+    async with harness() as h:
+        await h.deploy(target(cache_ttl_s=60))
+        queue = h.dispatcher.resolve("p/f")
+        miss = h.caller(body=b"x").invocation
+        key = caching.key(queue.name, miss.content_type, miss.accept, miss.body)
+        assert h.dispatcher.cached(queue, key, h.clock.monotonic(), h.clock.monotonic()) is None
+        caller = h.caller(body=b"x")
+        h.callers.append(caller)
+        assert h.dispatcher.offer(caller.invocation, key)
+        await caller.wait()
+        hit = h.dispatcher.cached(queue, key, h.clock.monotonic(), h.clock.monotonic())
+        assert hit is not None
+        assert hit.payload == b"x"
+        assert (queue.cache_hits, queue.cache_misses) == (1, 1)
 
 
 async def test_the_limit_over_all_queues_spares_a_function_below_its_share() -> None:
