@@ -156,12 +156,12 @@ def test_a_constant_load_with_noise_does_not_flap(
     assert sum(before != after for before, after in pairwise(settled)) <= 1
 
 
-@settings(max_examples=60)
 def remembered(what: Any) -> Any:
     names = getattr(type(what), "__slots__", ())
     return {name: remembered(getattr(what, name)) for name in names} or what
 
 
+@settings(max_examples=60)
 @given(policies(), st.lists(loads(), min_size=1, max_size=25), st.integers(0, 20))
 def test_what_is_not_said_quietly_changes_nothing(policy: Policy, story: list[tuple[Any, ...]], wanted: int) -> None:
     """None instead of a decision: that is one which leaves the number, and the state is the same afterwards."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipper.contract.spec import FunctionSpec
-from clipper_platform.clock import Clock, SystemClock
+from clipper_platform.clock import Clock
 from clipper_platform.environments.base import Environment
 from clipper_platform.metrics import Metrics
 from clipper_platform.serving.base import Target
@@ -19,6 +19,7 @@ from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.serving.invocation import Invocation, StreamSink
 from clipper_platform.types import EnvironmentId, FunctionId
 from tests.support.memory_backend import InMemoryBackend
+from tests.support.virtual_time import LoopClock
 
 __all__ = ["Caller", "Harness", "ManualClock", "harness", "target"]
 
@@ -83,7 +84,7 @@ class Harness:
         shared: SharedResults | None = None,
     ) -> None:
         self.backend = backend
-        self.clock = clock or SystemClock()
+        self.clock = clock or LoopClock()
         self.metrics = Metrics()
         self.events: list[tuple[FunctionId, str, str, Mapping[str, Any]]] = []
         self.callers: list[Caller] = []

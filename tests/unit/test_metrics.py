@@ -110,6 +110,16 @@ def test_what_changes_between_two_pieces_does_no_harm() -> None:
     metrics = Metrics()
     for n in range(200):
         metrics.duration.child(f"p/f{n}", "1").observe(0.1)
-    for n, _ in enumerate(metrics.slices()):
+    slices = []
+    for n, part in enumerate(metrics.slices()):
+        slices.append(part)
         metrics.duration.child(f"q/f{n}", "1").observe(0.1)
         metrics.forget(f"p/f{n}", 1)
+    families = {f.name: f for f in text_string_to_metric_families(b"".join(slices).decode())}
+    counts = {
+        s.labels["function"] for s in families["clip_invocation_duration_seconds"].samples if s.name.endswith("_count")
+    }
+    assert {f"p/f{n}" for n in range(len(slices), 200)} <= counts
+    assert metrics.duration.children.keys() == {(f"p/f{n}", "1") for n in range(len(slices), 200)} | {
+        (f"q/f{n}", "1") for n in range(len(slices))
+    }

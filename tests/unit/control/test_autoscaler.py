@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from clipper.contract.spec import AutoscalingPolicy, FunctionSpec
-from clipper_platform.control.scaling.autoscaler import SLICE, Autoscaler
+from clipper_platform.control.scaling.autoscaler import FOLLOW_UP_S, SLICE, Autoscaler
 from clipper_platform.core.scaling import Decision, NoData, Sample, Service
 from clipper_platform.types import FunctionId
 from tests.support.memory_backend import InMemoryBackend
 from tests.support.serving import harness, target
 from tests.unit.control.doubles import FakeClock
+
+pytestmark = pytest.mark.virtual_time
 
 ID = FunctionId("p", "f", 1)
 
@@ -127,9 +129,7 @@ async def test_a_call_at_zero_replicas_acts_in_its_own_turn() -> None:
     assert loop.counted[-1] == ("p/f", "cold_start")
     loop.plant.set(queued=40, arrivals=40, ready=0)
     loop.clock.now += 0.05
-    async with asyncio.timeout(5):
-        while loop.wanted == 1:
-            await asyncio.sleep(0.01)
+    await asyncio.sleep(2 * FOLLOW_UP_S)
     assert loop.wanted == 8
 
 
@@ -142,7 +142,7 @@ async def test_a_follow_up_ends_with_the_loop_and_with_its_function() -> None:
     loop.plant.set(queued=1, idle_since=None)
     loop.autoscaler.called(ID)
     loop.autoscaler.gone(ID)
-    await asyncio.sleep(0.06)  # the follow-up finds nobody
+    await asyncio.sleep(2 * FOLLOW_UP_S)  # the function is gone by the time of the follow-up
     loop.add()
     loop.plant.set(queued=1, idle_since=None, wanted=0, ready=0)
     loop.autoscaler.tick()

@@ -19,6 +19,8 @@ from clipper_platform.types import FunctionId
 from tests.support.waiting import until
 from tests.unit.control.doubles import BUNDLE, Plane, manifest, replica_failure
 
+pytestmark = pytest.mark.virtual_time
+
 OTHER = "sha256:" + "b" * 64
 
 # Every place where a deploy waits for someone else.

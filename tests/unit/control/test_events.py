@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 from clipper_platform.control import events as module
-from clipper_platform.control.events import EventLog
+from clipper_platform.control.events import RETRY_S, EventLog
 from clipper_platform.control.log_store import LogStore
 from clipper_platform.store.base import Event, Project
 from clipper_platform.types import FunctionId
 from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until
 from tests.unit.control.doubles import FakeClock
+
+pytestmark = pytest.mark.virtual_time
 
 F = FunctionId("digits", "classify", 2)
 
@@ -99,13 +101,12 @@ async def test_an_event_of_a_project_that_is_gone_holds_up_no_other(world: World
 
 
 async def test_the_loop_stores_events_as_they_come_and_tries_again_after_an_outage(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World,
 ) -> None:
-    monkeypatch.setattr(module, "RETRY_S", 0.0)
     running = asyncio.create_task(world.events.run())
     world.store.outage = "gone"
     world.events.record("digits", "deploy", "x")
-    await asyncio.sleep(0.001)
+    await asyncio.sleep(3.5 * RETRY_S)
     assert world.events.waiting == 1
     world.store.outage = ""
     await until(lambda: not world.events.waiting)

@@ -13,6 +13,8 @@ from clipper_platform.types import FunctionId
 from tests.support.waiting import until
 from tests.unit.control.doubles import Plane, manifest, replica_failure
 
+pytestmark = pytest.mark.virtual_time
+
 CANARY = {"strategy": "canary", "steps": [20, 100], "step_s": 0.02, "min_samples": 10}
 NEW, OLD = FunctionId("digits", "classify", 2), FunctionId("digits", "classify", 1)
 

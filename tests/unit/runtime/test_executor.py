@@ -250,7 +250,7 @@ def test_cancelling_the_task_of_an_async_item_cancels_the_call_but_raising_it_on
         raise asyncio.CancelledError
 
     async def sleeps(x: int) -> int:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
         return x
 
     async def main() -> None:

@@ -124,7 +124,7 @@ class ScriptedPlatform:
         try:
             for piece in self.streams[name]:
                 yield piece
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0)
         except asyncio.CancelledError:
             self.disconnects += 1
             raise

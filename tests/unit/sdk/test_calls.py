@@ -305,11 +305,15 @@ async def test_iterating_over_what_does_not_stream_is_a_type_error(add: Function
 
 
 def test_map_gives_values_in_the_order_of_the_inputs(platform: ScriptedPlatform, add: Function[..., Any]) -> None:
-    async def slow_first(a: int, b: int = 0) -> int:
-        await asyncio.sleep(0.02 if a == 0 else 0)
+    second = asyncio.Event()
+
+    async def first_last(a: int, b: int = 0) -> int:
+        if a == 0:
+            await second.wait()
+        second.set()
         return a + b
 
-    platform.functions["add"] = slow_first
+    platform.functions["add"] = first_last
     assert list(add.map(range(6))) == [0, 1, 2, 3, 4, 5]
     assert list(add.map({"a": n, "b": 1} for n in range(3))) == [1, 2, 3]
 
@@ -318,9 +322,10 @@ def test_map_gives_values_in_the_order_of_the_inputs(platform: ScriptedPlatform,
 def test_map_keeps_no_more_calls_open_than_allowed(
     platform: ScriptedPlatform, add: Function[..., Any], concurrency: int
 ) -> None:
+    as_many_as_may_be = asyncio.Barrier(concurrency)
+
     async def together(a: int) -> int:
-        while platform.most_open < concurrency:  # nobody goes on before as many are here as may be
-            await asyncio.sleep(0.001)
+        await as_many_as_may_be.wait()
         return a
 
     platform.functions["add"] = together

@@ -339,9 +339,10 @@ async def test_cancelling_an_awaited_request_closes_its_connection(platform: Scr
 async def test_one_request_after_the_other_uses_one_pool_and_many_at_once_use_several(
     platform: ScriptedPlatform,
 ) -> None:
+    three = asyncio.Barrier(3)
+
     async def together(**_: int) -> int:
-        while platform.most_open < 3:
-            await asyncio.sleep(0.001)
+        await three.wait()
         return 1
 
     platform.functions |= {"one": lambda: 1, "many": together}

@@ -13,6 +13,8 @@ from clipper_platform.metrics import Metrics
 from tests.support.memory_backend import InMemoryBackend, echo
 from tests.support.serving import Harness, ManualClock, harness, target
 
+pytestmark = pytest.mark.virtual_time
+
 START_S = {"place": 0.1, "fork": 0.4, "setup": 1.5}
 READY = wire.Ready(schema={}, batched=False, streaming=False, concurrency=1, phases=START_S)
 

@@ -16,6 +16,9 @@ from clipper_platform.errors import DeployFailed, NotFound, QueueFull, Unavailab
 from clipper_platform.serving.function_queue import FunctionQueue
 from tests.support.memory_backend import InMemoryBackend, echo
 from tests.support.serving import ManualClock, harness, target
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.virtual_time
 
 UNBATCHED = wire.Ready(schema={}, batched=False, streaming=False, concurrency=1, phases={})
 CONCURRENT = wire.Ready(schema={}, batched=False, streaming=False, concurrency=8, phases={})
@@ -453,9 +456,7 @@ class Breakable:
         queue.pool.state.base_delay_s = 0.001
         self.broken = True
         self.backend.replicas[0].crash()
-        async with asyncio.timeout(5):
-            while not queue.pool.state.failed:
-                await asyncio.sleep(0.005)
+        await until(lambda: queue.pool.state.failed)
 
 
 async def test_a_function_whose_pool_gave_up_refuses_with_the_reason() -> None:
@@ -526,9 +527,7 @@ async def test_a_hung_replica_is_replaced() -> None:
     async with harness(backend) as h:
         await h.deploy(target(health_check_period_s=0.01))
         backend.replicas[0].answers_pings = False
-        async with asyncio.timeout(5):
-            while len(backend.replicas) < 2:
-                await asyncio.sleep(0.005)
+        await until(lambda: len(backend.replicas) == 2)
         assert backend.replicas[0].exit is not None
         assert (await h.call().wait()).code == "ok"
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import pytest
+
 from clipper.contract import wire
 from clipper_platform.backends.base import Exit
 from tests.support.memory_backend import InMemoryBackend, echo
 from tests.support.serving import Caller, harness, target
+
+pytestmark = pytest.mark.virtual_time
 
 UNBATCHED = wire.Ready(schema={}, batched=False, streaming=False, concurrency=1, phases={})
 CONCURRENT = wire.Ready(schema={}, batched=False, streaming=False, concurrency=8, phases={})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import tracemalloc
 from types import ModuleType
@@ -17,6 +16,9 @@ from clipper_platform.serving import queue
 from clipper_platform.types import FunctionId
 from tests.support.memory_backend import InMemoryBackend, echo
 from tests.support.serving import Harness, ManualClock, harness, target
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.virtual_time
 
 UNBATCHED = wire.Ready(schema={}, batched=False, streaming=False, concurrency=1, phases={})
 GAUGES = {"clip_queue_depth", "clip_running", "clip_batch_limit", "clip_replicas"}
@@ -54,9 +56,7 @@ def held_by(*modules: ModuleType) -> int:
 async def to_zero(h: Harness, id: FunctionId) -> None:
     pool = h.dispatcher.resolve(id.path).pool
     h.dispatcher.scale(id, 0)
-    async with asyncio.timeout(5):
-        while pool.handles:
-            await asyncio.sleep(0)
+    await until(lambda: not pool.handles)
 
 
 # Memory
@@ -108,9 +108,7 @@ async def test_without_replicas_nobody_looks_after_their_health_and_with_the_nex
         h.dispatcher.scale(made.id, 1)
         assert (await h.call().wait()).code == "ok"
         backend.replicas[-1].answers_pings = False
-        async with asyncio.timeout(5):
-            while len(backend.replicas) < 3:
-                await asyncio.sleep(0.005)
+        await until(lambda: len(backend.replicas) == 3)
         assert (await h.call().wait()).code == "ok"
 
 

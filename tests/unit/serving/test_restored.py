@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from clipper_platform.types import FunctionId
 from tests.support.memory_backend import InMemoryBackend
 from tests.support.serving import ManualClock, harness, target
+
+pytestmark = pytest.mark.virtual_time
 
 SCHEMA = {"parameters": {"text": {"type": "string"}}, "streaming": False}
 F = FunctionId("p", "f", 1)

@@ -14,6 +14,8 @@ from clipper_platform.types import FunctionId
 from tests.support.memory_backend import InMemoryBackend, echo
 from tests.support.serving import Harness, harness, target
 
+pytestmark = pytest.mark.virtual_time
+
 
 async def two_versions(h: Harness) -> Dispatcher:
     """Versions 1 and 2 of `f`, a `g` that only version 1 has and an `h` that only version 2 has; 1 is routed."""
