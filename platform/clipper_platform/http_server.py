@@ -11,7 +11,8 @@ from clipper_platform.clock import Clock
 from clipper_platform.gateway.app import build_app
 from clipper_platform.gateway.auth import Access
 from clipper_platform.gateway.http.fast_path import FastPathOptions, fast_protocol
-from clipper_platform.gateway.http.invoke import InvokeService, invoke_routes
+from clipper_platform.gateway.http.invoke_endpoint import invoke_routes
+from clipper_platform.gateway.http.invoke_service import InvokeService
 from clipper_platform.gateway.lifecycle import Lifecycle
 from clipper_platform.gateway.origin_policy import OriginPolicy
 from clipper_platform.gateway.services import Services

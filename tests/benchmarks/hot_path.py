@@ -23,7 +23,7 @@ from clipper.contract import wire
 from clipper_platform.backends.base import ChannelListener, Exit, LaunchSpec
 from clipper_platform.backends.channel import WireChannel
 from clipper_platform.gateway.http.fast_path import FastPathOptions, FastPathProtocol, fast_protocol
-from clipper_platform.gateway.http.invoke import InvokeService
+from clipper_platform.gateway.http.invoke_service import InvokeService
 from clipper_platform.types import ReplicaId
 from tests.benchmarks import model
 from tests.support.memory_backend import READY, InMemoryBackend

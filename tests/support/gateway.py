@@ -14,7 +14,8 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 
 from clipper_platform.gateway.http.fast_path import FastPathOptions, fast_protocol
-from clipper_platform.gateway.http.invoke import InvokeService, invoke_routes
+from clipper_platform.gateway.http.invoke_endpoint import invoke_routes
+from clipper_platform.gateway.http.invoke_service import InvokeService
 from clipper_platform.gateway.middleware import Edge
 from clipper_platform.gateway.origin_policy import OriginPolicy
 from tests.support.memory_backend import InMemoryBackend

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clipper_platform.clock import Clock
 from clipper_platform.errors import ClientClosed, Forbidden
 from clipper_platform.gateway.errors import render
-from clipper_platform.gateway.http.invoke import request_id
+from clipper_platform.gateway.http.request_id import request_id
 from clipper_platform.gateway.origin_policy import OriginPolicy
 
 __all__ = ["Edge"]

@@ -8,7 +8,7 @@ import pytest
 
 from clipper.contract import wire
 from clipper_platform.backends.base import LaunchSpec, SnapshotState
-from clipper_platform.gateway.http.invoke import common_lines
+from clipper_platform.gateway.http.answer import common_lines
 from clipper_platform.metrics import Metrics
 from tests.support.memory_backend import InMemoryBackend, echo
 from tests.support.serving import Harness, ManualClock, harness, target

@@ -28,18 +28,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from clipper_platform.core import caching
 from clipper_platform.errors import ClipperError, HeadersTooLarge, InternalError, PayloadTooLarge, RequestTimeout
 from clipper_platform.gateway.errors import render
-from clipper_platform.gateway.http.invoke import (
-    CACHE_STATUS,
-    EVENT_STREAM,
-    InvokeService,
-    RequestHead,
-    batch_timing,
-    header_lines,
-    new_request_id,
-    read_head,
-    request_id,
-    request_ids,
-)
+from clipper_platform.gateway.http.answer import CACHE_STATUS, answer_of, batch_timing, header_lines
+from clipper_platform.gateway.http.invoke_service import InvokeService
+from clipper_platform.gateway.http.request_head import RequestHead, read_head
+from clipper_platform.gateway.http.request_id import new_request_id, request_id
 from clipper_platform.serving.cache import CachedResult
 from clipper_platform.serving.function_queue import FunctionQueue
 from clipper_platform.serving.invocation import Invocation
@@ -260,7 +252,7 @@ class FastCycle(Invocation):
             or len(self.payload) >= JOIN_BELOW
             or transport.is_closing()
         ):
-            self._write(*options.service.answer(self))
+            self._write(*answer_of(self))
             return
         source = protocol.server_state.default_headers
         if source is not options.date_source:
@@ -438,7 +430,7 @@ class FastPathProtocol(HttpToolsProtocol):
         if any(name in SLOW_HEADERS for name, _ in headers):
             return None
         head = read_head(headers)
-        if EVENT_STREAM in head.accept:
+        if head.wants_events:
             return None
         self._known_path = url[len(PREFIX) :].decode()
         if all(name != b"connection" or value.lower() == b"keep-alive" for name, value in headers):
@@ -560,7 +552,7 @@ class FastPathProtocol(HttpToolsProtocol):
             if result is not None:
                 self._answer_hit(queue, result, now)
                 return True
-        cycle = FastCycle(self, queue, head, request_ids.pop() if request_ids else new_request_id(), now)
+        cycle = FastCycle(self, queue, head, new_request_id(), now)
         cycle.more_body = False
         cycle.started = True
         cycle.body = body

@@ -1,0 +1,162 @@
+"""`POST /fn/{project}/{function}[@{version}]` and the function's schema, over ASGI.
+
+This is the way of everything that the fast path does not take: streams, unusual requests, and every refusal that comes
+before the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import msgspec
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from clipper_platform.errors import ClientClosed, NotFound, PayloadTooLarge, RequestTimeout
+from clipper_platform.gateway.http.answer import Answer, answer_of, send_answer
+from clipper_platform.gateway.http.invoke_service import InvokeRequest, InvokeService
+from clipper_platform.gateway.http.request_head import read_head
+from clipper_platform.gateway.http.request_id import new_request_id
+from clipper_platform.gateway.http.stream import ItemSink, send_array, send_events
+from clipper_platform.serving.invocation import Invocation
+
+__all__ = ["InvokeEndpoint", "SchemaEndpoint", "invoke_routes"]
+
+
+class InvokeEndpoint:
+    def __init__(self, service: InvokeService, *, body_timeout_s: float) -> None:
+        self._service = service
+        self._body_timeout_s = body_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service = self._service
+        arrived = service.clock.monotonic()
+        head = read_head(scope["headers"])
+        queue = await service.find(_path(scope), head)
+        request = InvokeRequest(
+            queue=queue,
+            head=head,
+            id=scope.get("state", {}).get("request_id") or new_request_id(),  # the middleware sets it
+            body=await self._read_body(scope, receive),
+            arrived=arrived,
+        )
+        # A function whose first replica is still starting may turn out to stream.
+        if queue.streaming is not False or head.wants_events:
+            await self._stream(request, receive, send)
+        else:
+            await self._single(request, receive, send)
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
+        """Raises PayloadTooLarge, RequestTimeout, ClientClosed."""
+        limit = self._service.max_body_bytes
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > limit:
+                raise PayloadTooLarge(f"the body is over the limit of {limit} bytes (max_body_bytes)")
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                return await _receive_body(receive, limit)
+        except TimeoutError:
+            raise RequestTimeout(f"the body did not arrive within {self._body_timeout_s:g} s") from None
+
+    async def _single(self, request: InvokeRequest, receive: Receive, send: Send) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def finish(_: Invocation) -> None:
+            if not done.done():
+                done.set_result(None)
+
+        invocation = self._service.begin(request, finish)
+        if await self._wait(done, invocation, receive):
+            await send_answer(send, answer_of(invocation))
+
+    async def _wait(self, done: asyncio.Future[None], invocation: Invocation, receive: Receive) -> bool:
+        """True once the answer exists; False when the client disconnected first, which cancels the invocation."""
+        gone = asyncio.ensure_future(receive())
+        waiting: set[asyncio.Future[Any]] = {done, gone}
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if done.done():
+                return True
+            self._service.dispatcher.cancel(invocation)
+            return False
+        except asyncio.CancelledError:
+            self._service.dispatcher.cancel(invocation)
+            raise
+        finally:
+            await _cancelled(gone)
+
+    async def _stream(self, request: InvokeRequest, receive: Receive, send: Send) -> None:
+        dispatcher, sink = self._service.dispatcher, ItemSink()
+        invocation = self._service.begin(request, lambda _: sink.end(), sink)
+
+        def credit() -> None:
+            dispatcher.credit(invocation, 1)
+
+        gone = asyncio.ensure_future(self._watch(invocation, receive))
+        try:
+            if request.head.wants_events:
+                await send_events(invocation, sink, credit, send)
+            else:
+                await send_array(invocation, sink, credit, send, max_bytes=self._service.max_body_bytes)
+        finally:
+            dispatcher.cancel(invocation)
+            await _cancelled(gone)
+
+    async def _watch(self, invocation: Invocation, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._service.dispatcher.cancel(invocation)
+
+
+class SchemaEndpoint:
+    """`GET /fn/{project}/{function}/schema`."""
+
+    def __init__(self, service: InvokeService) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        queue = await self._service.find(_path(scope), read_head(scope["headers"]))
+        schema, id = queue.schema, queue.target.id
+        if schema is None:
+            raise NotFound(f"{id} has no schema yet: its first replica is starting")
+        body = msgspec.json.encode({"function": id.path, "version": id.version, **schema})
+        head = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+        await send_answer(send, Answer(200, head, body))
+
+
+def invoke_routes(service: InvokeService, *, body_timeout_s: float) -> list[BaseRoute]:
+    return [
+        Route("/fn/{project}/{function}", InvokeEndpoint(service, body_timeout_s=body_timeout_s), methods=["POST"]),
+        Route("/fn/{project}/{function}/schema", SchemaEndpoint(service), methods=["GET"]),
+    ]
+
+
+def _path(scope: Scope) -> str:
+    params = scope["path_params"]
+    return f"{params['project']}/{params['function']}"
+
+
+async def _receive_body(receive: Receive, limit: int) -> bytes:
+    """Raises PayloadTooLarge, ClientClosed."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientClosed("the caller went away while it sent the body")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise PayloadTooLarge(f"the body is over the limit of {limit} bytes (max_body_bytes)")
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _cancelled(task: asyncio.Future[Any]) -> None:
+    """Cancel a task and wait for its end."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,24 @@
+"""The items of a stream as one array: JSON or MessagePack, joined without decoding them."""
+
+from __future__ import annotations
+
+from clipper_platform.gateway.http.request_head import JSON, MSGPACK
+
+__all__ = ["join_items"]
+
+
+def join_items(items: list[tuple[bytes, str]]) -> tuple[bytes, str]:
+    """(payload, content type) of the array. `items`: (payload, content type) of each, all of the same type."""
+    payloads = [payload for payload, _ in items]
+    if items and items[0][1] == MSGPACK:
+        return _array_header(len(items)) + b"".join(payloads), MSGPACK
+    return b"[" + b",".join(payloads) + b"]", JSON
+
+
+def _array_header(count: int) -> bytes:
+    """MessagePack's header of an array: fixarray up to 15 elements, array 16 and array 32 above."""
+    if count < 16:
+        return bytes([0x90 | count])
+    if count < 1 << 16:
+        return b"\xdc" + count.to_bytes(2, "big")
+    return b"\xdd" + count.to_bytes(4, "big")

@@ -1,0 +1,71 @@
+"""What the headers of an invocation's request mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from clipper_platform.errors import InvalidRequest
+
+__all__ = ["EVENT_STREAM", "JSON", "MSGPACK", "RequestHead", "media_type", "read_head"]
+
+JSON: Final = "application/json"
+MSGPACK: Final = "application/msgpack"
+EVENT_STREAM: Final = "text/event-stream"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestHead:
+    """The headers that an invocation depends on, without the request's id, so that equal requests share one head."""
+
+    content_type: str = JSON
+    accept: str = "*/*"
+    authorization: str | None = None
+    timeout_ms: bytes = b""
+    encoding: bytes = b""
+
+    @property
+    def wants_events(self) -> bool:
+        """Whether the caller asks for server-sent events."""
+        return EVENT_STREAM in self.accept
+
+    def timeout_s(self, limit_s: float) -> float:
+        """Seconds that the invocation may take, at most `limit_s`. Raises InvalidRequest."""
+        if not self.timeout_ms:
+            return limit_s
+        try:
+            milliseconds = float(self.timeout_ms)
+        except ValueError:
+            milliseconds = 0.0
+        if not 0 < milliseconds < float("inf"):
+            raise InvalidRequest(
+                f"X-Clip-Timeout-Ms: {self.timeout_ms.decode('latin-1')!r} is not a number of milliseconds above 0"
+            )
+        return min(limit_s, milliseconds / 1000)
+
+
+@lru_cache(maxsize=1024)  # clients repeat the same few values
+def media_type(value: bytes) -> str:
+    """The type without its parameters, in lower case."""
+    return value.split(b";", 1)[0].strip().lower().decode("latin-1")
+
+
+def read_head(headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
+    """The head in header pairs with lower-case names; of a header given twice, the last one counts. Never raises."""
+    content_type, accept, authorization, timeout_ms, encoding = JSON, "*/*", None, b"", b""
+    for name, value in headers:
+        if name == b"content-type":
+            content_type = media_type(value) or JSON
+        elif name == b"accept":
+            accept = value.decode("latin-1")
+        elif name == b"authorization":
+            authorization = value.decode("latin-1")
+        elif name == b"x-clip-timeout-ms":
+            timeout_ms = value
+        elif name == b"content-encoding":
+            encoding = value
+    return RequestHead(
+        content_type=content_type, accept=accept, authorization=authorization, timeout_ms=timeout_ms, encoding=encoding
+    )

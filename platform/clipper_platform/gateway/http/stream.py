@@ -1,0 +1,95 @@
+"""The items of a streaming invocation on their way from the replica to the client: as events, or as one array."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from starlette.types import Send
+
+from clipper_platform.errors import InvalidResult
+from clipper_platform.gateway.errors import render
+from clipper_platform.gateway.http.answer import answer_of, send_answer, wait_timing
+from clipper_platform.gateway.http.item_array import join_items
+from clipper_platform.gateway.http.request_head import EVENT_STREAM
+from clipper_platform.serving.invocation import Invocation
+
+__all__ = ["Credit", "ItemSink", "event", "send_array", "send_events"]
+
+Credit = Callable[[], None]
+"""The client took an item, so the replica may send another one."""
+
+
+class ItemSink:
+    """Implements `StreamSink`: items that the replica sent and the client did not take. The credit bounds them."""
+
+    def __init__(self) -> None:
+        self._items: asyncio.Queue[tuple[bytes, str] | None] = asyncio.Queue()
+
+    def chunk(self, payload: bytes, content_type: str) -> None:
+        self._items.put_nowait((payload, content_type))
+
+    def end(self) -> None:
+        self._items.put_nowait(None)
+
+    async def next(self) -> tuple[bytes, str] | None:
+        """(payload, content type) of the next item; None at the end."""
+        return await self._items.get()
+
+
+async def send_array(invocation: Invocation, sink: ItemSink, credit: Credit, send: Send, *, max_bytes: int) -> None:
+    """Answer with all items at once. Raises InvalidResult when they take more than `max_bytes` together."""
+    items, size = [], 0
+    while (item := await sink.next()) is not None:
+        items.append(item)
+        size += len(item[0])
+        if size > max_bytes:
+            raise InvalidResult(
+                f"the stream's items are over {max_bytes} bytes together; "
+                f"ask for them one by one with Accept: {EVENT_STREAM}"
+            )
+        credit()
+    if invocation.error is None and (items or invocation.queue.streaming):
+        invocation.payload, invocation.content_type_out = join_items(items)
+    await send_answer(send, answer_of(invocation))
+
+
+async def send_events(invocation: Invocation, sink: ItemSink, credit: Credit, send: Send) -> None:
+    """Server-sent events: a `data` for each item, then `event: end`, or `event: error` with the error.
+
+    An error before the first item is an answer with the error's status. The result of a function that does not stream
+    is one event.
+    """
+    item = first = await sink.next()
+    if first is None and invocation.error is not None:
+        await send_answer(send, answer_of(invocation))
+        return
+    await send(_events_start(invocation))
+    while item is not None:
+        await send({"type": "http.response.body", "body": event(item[0]), "more_body": True})
+        credit()
+        item = await sink.next()
+    if invocation.error is not None:
+        _, _, body = render(invocation.error, invocation.request_id)
+        tail = event(body, "error")
+    else:
+        single = event(bytes(invocation.payload)) if first is None and invocation.payload else b""
+        tail = single + event(b"{}", "end")
+    await send({"type": "http.response.body", "body": tail, "more_body": False})
+
+
+def _events_start(invocation: Invocation) -> dict[str, object]:
+    headers = [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-store"),
+        (b"x-accel-buffering", b"no"),
+        (b"x-clip-version", str(invocation.queue.target.id.version).encode()),
+        (b"server-timing", wait_timing(invocation)),
+    ]
+    return {"type": "http.response.start", "status": 200, "headers": headers}
+
+
+def event(data: bytes, name: str = "") -> bytes:
+    """One server-sent event. Text that a function yields may have line breaks: each line is a `data` line."""
+    lines = b"".join(b"data: " + line + b"\n" for line in data.splitlines() or [b""])
+    return (f"event: {name}\n".encode() if name else b"") + lines + b"\n"
