@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from clipper import __version__
+from clipper.contract.version import VERSION
 from clipper_platform import logs
 from clipper_platform.backends.base import Backend, LogSink
 from clipper_platform.backends.process.backend import ProcessBackend
@@ -104,7 +104,7 @@ class Platform:
                 restoring = group.create_task(self._restore(planes.deployer.restore, lifecycle), name="restore")
                 server = await self._server(planes, policy, lifecycle, metrics)
                 self._handle_signals(server, lifecycle)
-                write_platform_file(self.settings.home, self.url, self.started_at, __version__)
+                write_platform_file(self.settings.home, self.url, self.started_at, VERSION)
                 stack.callback((self.settings.home / "platform.json").unlink, missing_ok=True)
                 tune()
                 on_listening(url=self.url)
@@ -127,7 +127,7 @@ class Platform:
             lifecycle=lifecycle,
             clock=self.clock,
             metrics=metrics,
-            version=__version__,
+            version=VERSION,
             started_at=self.started_at,
         )
 

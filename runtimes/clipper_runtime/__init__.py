@@ -1,3 +1,1 @@
 """What runs beside user code: a replica's side of the wire protocol. Runs in the user's environment."""
-
-__version__ = "0.1.0"

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Never
 
 from clipper.contract.spec import FunctionSpec
+from clipper.contract.version import VERSION
 from clipper.contract.wire import (
     PROTOCOL_VERSION,
     Cancel,
@@ -35,7 +36,6 @@ from clipper.contract.wire import (
     Start,
     encode,
 )
-from clipper_runtime import __version__
 from clipper_runtime.channel import Channel, ChannelClosed
 from clipper_runtime.engines import Engine, InlineEngine, ThreadEngine
 from clipper_runtime.executor import Executor, Work
@@ -79,7 +79,7 @@ def greet(channel: Channel, token: str) -> None:
         protocol_min=PROTOCOL_VERSION,
         protocol_max=PROTOCOL_VERSION,
         runtime="clipper-python",
-        runtime_version=__version__,
+        runtime_version=VERSION,
         python=platform.python_version(),
         pid=os.getpid(),
         token=token,

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from clipper.contract.version import VERSION
+
 # The module `clipper.function` is imported before the name is bound to the decorator, so that it stays bound: a later
 # `from clipper.function import Function` finds the module in sys.modules and does not touch this package's attribute.
 from clipper.function import Function, function
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "Client", "ClipperError", "Function", "SpecError", "__version__", "deploy", "errors", "function"]
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _LAZY = {
     "Call": "clipper.calls",

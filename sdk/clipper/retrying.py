@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from clipper import errors
+from clipper.contract.version import VERSION
 from clipper.errors import ClipperError
 from clipper.location import Location
 
@@ -181,9 +182,7 @@ def is_error(status: int, request: Request) -> bool:
 
 def client_headers(location: Location) -> dict[str, str]:
     """What every request carries."""
-    from clipper import __version__
-
-    headers = {"User-Agent": f"clipper/{__version__}"}
+    headers = {"User-Agent": f"clipper/{VERSION}"}
     if location.api_key:
         headers["Authorization"] = f"Bearer {location.api_key}"
     return headers

@@ -128,9 +128,9 @@ def check_interpreters(uv: str) -> Check:
 
 def check_platform() -> Iterator[Check]:
     """Reachable, the key accepted, the same version as this client."""
-    from clipper import __version__ as version
     from clipper.cli.options import connect
     from clipper.cli.problems import CommandFailed, advice
+    from clipper.contract.version import VERSION
     from clipper.errors import ClipperError
 
     try:
@@ -145,10 +145,10 @@ def check_platform() -> Iterator[Check]:
     yield Check("platform", "ok", f"{info['url']}, {info['backend']} backend")
     key = info.get("key") or {}
     yield Check("API key", "ok", f"accepted: {key.get('name')} ({', '.join(key.get('scopes') or ())})")
-    if info["version"] == version:
-        yield Check("versions", "ok", f"{version} here and there")
+    if info["version"] == VERSION:
+        yield Check("versions", "ok", f"{VERSION} here and there")
     else:
-        detail = f"{version} here, {info['version']} on the platform"
+        detail = f"{VERSION} here, {info['version']} on the platform"
         yield Check("versions", "warn", detail, f"pip install clipper=={info['version']}, or upgrade the platform")
 
 

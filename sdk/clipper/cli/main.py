@@ -20,9 +20,9 @@ FAILED, INTERRUPTED = 1, 130
 
 
 def print_version() -> None:
-    from clipper import __version__
+    from clipper.contract.version import VERSION
 
-    sys.stdout.write(f"clip {__version__}\n")
+    sys.stdout.write(f"clip {VERSION}\n")
 
 
 def run() -> None:
