@@ -1,38 +1,24 @@
-"""The taxonomy of errors: every refusal and failure that leaves the platform is one of these.
+"""The platform's errors: every refusal and failure that leaves the platform is one of these.
+
+One class per entry of the table in `clipper.contract.errors`, which gives its code, status and retryability. All derive
+directly from `ClipperError` but two:
 
     ClipperError
-    ├── InvalidRequest         400  malformed: not JSON, a bad header, a bad name
-    │   └── InvalidSpec        400  a manifest, policy or bundle that cannot be accepted
-    ├── Unauthenticated        401  no key, or one that is not known
-    ├── Forbidden              403  the key's scopes do not allow it, or the origin or host is refused
-    ├── NotFound               404
-    ├── MethodNotAllowed       405
-    ├── NotAcceptable          406  no form of the value fits `Accept`
-    ├── RequestTimeout         408  the client was too slow to send its body
-    ├── Conflict               409
-    ├── PayloadTooLarge        413
-    ├── UnsupportedMediaType   415
-    ├── HeadersTooLarge        431
-    ├── SchemaMismatch         422  arguments that do not fit the function's schema
-    ├── QueueFull              429  retry after the time given
-    ├── ClientClosed           499  the caller went away (in metrics only: nobody reads the answer)
-    ├── FunctionError          500  the user's code raised
-    ├── InvalidResult          500  the user's code returned what cannot be sent
-    ├── Quarantined            500  the invocation ended several replicas and is not tried again
-    ├── InternalError          500  a defect of the platform
-    ├── ReplicaLost            502  the replica died and the retries are spent
-    ├── Unavailable            503  no capacity, draining, not deployable
-    │   └── StoreUnavailable   503  the metadata store cannot be reached
-    ├── DeployFailed           422  a deploy that ended before the route flipped
-    └── DeadlineExceeded       504
+    ├── InvalidRequest
+    │   └── InvalidSpec
+    ├── Unavailable
+    │   └── StoreUnavailable
+    └── …
 
-`code` is the stable word that clients match; `status` is HTTP's; `retryable` says whether the same request may
-succeed later. Statuses stand in this file only; `gateway.errors` renders.
+`gateway.errors` renders them.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
+
+from clipper.contract import errors as table
+from clipper.contract.errors import CodedError
 
 __all__ = [
     "ClientClosed",
@@ -63,12 +49,8 @@ __all__ = [
 ]
 
 
-class ClipperError(Exception):
+class ClipperError(CodedError, entry=table.INTERNAL_ERROR):
     """Base of all. `details` are extra JSON fields of the rendered error; `retry_after_s` becomes `Retry-After`."""
-
-    code: ClassVar[str] = "internal_error"
-    status: ClassVar[int] = 500
-    retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, **details: Any) -> None:
         super().__init__(message)
@@ -77,128 +59,97 @@ class ClipperError(Exception):
         self.details = details
 
 
-class InvalidRequest(ClipperError):
-    code = "invalid_request"
-    status = 400
+class InvalidRequest(ClipperError, entry=table.INVALID_REQUEST):
+    """Malformed: not JSON or msgpack, a bad header, a bad name."""
 
 
-class InvalidSpec(InvalidRequest):
-    code = "invalid_spec"
+class InvalidSpec(InvalidRequest, entry=table.INVALID_SPEC):
+    """A manifest, policy or bundle that the platform cannot accept."""
 
 
-class Unauthenticated(ClipperError):
-    code = "unauthenticated"
-    status = 401
+class Unauthenticated(ClipperError, entry=table.UNAUTHENTICATED):
+    """No key, or one that the platform does not know."""
 
 
-class Forbidden(ClipperError):
-    code = "forbidden"
-    status = 403
+class Forbidden(ClipperError, entry=table.FORBIDDEN):
+    """The key's scopes do not allow it, or the origin or host is refused."""
 
 
-class NotFound(ClipperError):
-    code = "not_found"
-    status = 404
+class NotFound(ClipperError, entry=table.NOT_FOUND):
+    """The project, function, version or route does not exist."""
 
 
-class MethodNotAllowed(ClipperError):
-    code = "method_not_allowed"
-    status = 405
+class MethodNotAllowed(ClipperError, entry=table.METHOD_NOT_ALLOWED):
+    """The route exists, but not for this HTTP method."""
 
 
-class NotAcceptable(ClipperError):
-    code = "not_acceptable"
-    status = 406
+class NotAcceptable(ClipperError, entry=table.NOT_ACCEPTABLE):
+    """No form of the value fits `Accept`."""
 
 
-class RequestTimeout(ClipperError):
-    code = "request_timeout"
-    status = 408
-    retryable = True
+class RequestTimeout(ClipperError, entry=table.REQUEST_TIMEOUT):
+    """The client was too slow to send its body."""
 
 
-class Conflict(ClipperError):
-    code = "conflict"
-    status = 409
+class Conflict(ClipperError, entry=table.CONFLICT):
+    """The request contradicts the present state: a name that is taken, or a deploy that is running."""
 
 
-class PayloadTooLarge(ClipperError):
-    code = "payload_too_large"
-    status = 413
+class PayloadTooLarge(ClipperError, entry=table.PAYLOAD_TOO_LARGE):
+    """The body is over the platform's limit."""
 
 
-class UnsupportedMediaType(ClipperError):
-    code = "unsupported_media_type"
-    status = 415
+class UnsupportedMediaType(ClipperError, entry=table.UNSUPPORTED_MEDIA_TYPE):
+    """The function cannot read the body's content type."""
 
 
-class SchemaMismatch(ClipperError):
-    code = "schema_mismatch"
-    status = 422
+class SchemaMismatch(ClipperError, entry=table.SCHEMA_MISMATCH):
+    """The arguments do not fit the function's schema."""
 
 
-class DeployFailed(ClipperError):
-    """`details`: phase, exception, log (its last lines) and hint."""
-
-    code = "deploy_failed"
-    status = 422
+class DeployFailed(ClipperError, entry=table.DEPLOY_FAILED):
+    """A deploy ended before the route flipped. `details`: phase, exception, log (its last lines) and hint."""
 
 
-class HeadersTooLarge(ClipperError):
-    code = "headers_too_large"
-    status = 431
+class HeadersTooLarge(ClipperError, entry=table.HEADERS_TOO_LARGE):
+    """The request's headers are over the platform's limit."""
 
 
-class QueueFull(ClipperError):
-    code = "queue_full"
-    status = 429
-    retryable = True
+class QueueFull(ClipperError, entry=table.QUEUE_FULL):
+    """Too many invocations wait for the function; `retry_after_s` says when to come back."""
 
 
-class ClientClosed(ClipperError):
-    code = "client_closed"
-    status = 499
+class ClientClosed(ClipperError, entry=table.CLIENT_CLOSED):
+    """The client went away before the answer; it appears in metrics and logs only."""
 
 
-class FunctionError(ClipperError):
-    """`details`: type, the user's exception type."""
-
-    code = "function_error"
-    status = 500
+class FunctionError(ClipperError, entry=table.FUNCTION_ERROR):
+    """The user's code raised. `details`: type, the name of its exception class."""
 
 
-class InvalidResult(ClipperError):
-    code = "invalid_result"
-    status = 500
+class InvalidResult(ClipperError, entry=table.INVALID_RESULT):
+    """The function returned a value that cannot be sent."""
 
 
-class Quarantined(ClipperError):
-    code = "quarantined"
-    status = 500
+class Quarantined(ClipperError, entry=table.QUARANTINED):
+    """The invocation ended several replicas and is not tried again."""
 
 
-class InternalError(ClipperError):
-    code = "internal_error"
-    status = 500
+class InternalError(ClipperError, entry=table.INTERNAL_ERROR):
+    """A defect of the platform."""
 
 
-class ReplicaLost(ClipperError):
-    code = "replica_lost"
-    status = 502
-    retryable = True
+class ReplicaLost(ClipperError, entry=table.REPLICA_LOST):
+    """The replica died and the retries are spent."""
 
 
-class Unavailable(ClipperError):
-    code = "unavailable"
-    status = 503
-    retryable = True
+class Unavailable(ClipperError, entry=table.UNAVAILABLE):
+    """No capacity, draining, or the function cannot start."""
 
 
-class StoreUnavailable(Unavailable):
-    code = "store_unavailable"
+class StoreUnavailable(Unavailable, entry=table.STORE_UNAVAILABLE):
+    """The metadata store cannot be reached."""
 
 
-class DeadlineExceeded(ClipperError):
-    code = "deadline_exceeded"
-    status = 504
-    retryable = True
+class DeadlineExceeded(ClipperError, entry=table.DEADLINE_EXCEEDED):
+    """The deadline passed before the answer."""

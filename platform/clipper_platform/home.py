@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clipper.contract.constants import PLATFORM_FILE
 from clipper_platform.errors import Conflict, InvalidSpec
 
 __all__ = ["home_lock", "prepare_home", "write_platform_file"]
@@ -40,7 +41,7 @@ def home_lock(home: Path) -> Iterator[None]:
 def read_platform_file(home: Path) -> dict[str, Any]:
     """What the running platform wrote about itself, or nothing."""
     try:
-        read = json.loads((home / "platform.json").read_text())
+        read = json.loads((home / PLATFORM_FILE).read_text())
         return {"url": str(read["url"]), "pid": int(read["pid"])}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -48,7 +49,7 @@ def read_platform_file(home: Path) -> dict[str, Any]:
 
 def write_platform_file(home: Path, url: str, started_at: float, version: str) -> None:
     """Where clients on this machine find the platform; readable by its owner only, whole or not there."""
-    path = home / "platform.json"
+    path = home / PLATFORM_FILE
     fresh = path.with_suffix(".new")
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump({"url": url, "pid": os.getpid(), "started_at": started_at, "version": version}, file)

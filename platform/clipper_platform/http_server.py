@@ -17,12 +17,11 @@ from clipper_platform.gateway.lifecycle import Lifecycle
 from clipper_platform.gateway.origin_policy import OriginPolicy
 from clipper_platform.gateway.services import Services
 from clipper_platform.metrics import Metrics
-from clipper_platform.settings import Settings
+from clipper_platform.settings import BACKLOG, Settings
 from clipper_platform.wiring import Planes
 
-__all__ = ["BACKLOG", "Server", "make_server"]
+__all__ = ["Server", "make_server"]
 
-BACKLOG = 2048
 KEEP_ALIVE_S = 75  # like nginx: longer than the idle time that client libraries keep a connection for
 
 

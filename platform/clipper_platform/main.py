@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from clipper.contract.constants import PLATFORM_FILE
 from clipper.contract.version import VERSION
 from clipper_platform import logs
 from clipper_platform.backends.base import Backend, LogSink
@@ -25,7 +26,7 @@ from clipper_platform.gateway.origin_policy import OriginPolicy
 from clipper_platform.home import home_lock, prepare_home, write_platform_file
 from clipper_platform.metrics import Metrics
 from clipper_platform.serving.cache import SharedResults
-from clipper_platform.settings import Settings
+from clipper_platform.settings import BACKLOG, Settings
 from clipper_platform.store.base import MetadataStore
 from clipper_platform.store.sqlite import SqliteStore
 from clipper_platform.tuning import tune
@@ -41,8 +42,6 @@ logger = logging.getLogger(__name__)
 
 OnListening = Callable[..., None]
 """Called once with `url=…` when the platform listens."""
-
-BACKLOG = 2048
 
 
 def run(settings: Settings, *, on_listening: OnListening | None = None) -> int:
@@ -105,7 +104,7 @@ class Platform:
                 server = await self._server(planes, policy, lifecycle, metrics)
                 self._handle_signals(server, lifecycle)
                 write_platform_file(self.settings.home, self.url, self.started_at, VERSION)
-                stack.callback((self.settings.home / "platform.json").unlink, missing_ok=True)
+                stack.callback((self.settings.home / PLATFORM_FILE).unlink, missing_ok=True)
                 tune()
                 on_listening(url=self.url)
                 logger.info("listening", extra={"url": self.url})

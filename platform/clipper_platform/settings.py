@@ -11,21 +11,25 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
+from clipper.contract.constants import DEFAULT_HOME, DEFAULT_HOST, DEFAULT_PORT
 from clipper.contract.spec import nearest
 from clipper_platform.errors import InvalidSpec
 
-__all__ = ["Settings"]
+__all__ = ["BACKLOG", "Settings"]
 
 MiB = 1024 * 1024
+
+# Connections that the kernel accepts before the platform does: what comes while the gateway loads waits here.
+BACKLOG = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Sizes in bytes, times in seconds."""
 
-    host: str = "127.0.0.1"
-    port: int = 8700  # 0: any free one
-    home: Path = Path("~/.clip")
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT  # 0: any free one
+    home: Path = Path(DEFAULT_HOME)
     backend: str = "process"
     store: str = ""  # sqlite:///PATH or redis://…; empty: clipper.db in the home directory
     environments: Path | None = None  # where virtual environments are kept; None: in the home directory
@@ -68,7 +72,7 @@ class Settings:
         for key in given:
             if key not in known:
                 raise InvalidSpec(f"unknown setting {key!r}; did you mean {nearest(key, known)!r}?", key=key)
-        home = Path(given.get("home") or environ.get("CLIP_HOME") or "~/.clip").expanduser().absolute()
+        home = Path(given.get("home") or environ.get("CLIP_HOME") or DEFAULT_HOME).expanduser().absolute()
         values: dict[str, Any] = {"home": home}
         values |= _from_file(home / "config.toml", known)
         values |= {k: v for k in known if k != "home" and (v := environ.get(f"CLIP_{k.upper()}"))}

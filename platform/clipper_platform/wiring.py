@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from clipper.contract.constants import KEY_FILE
 from clipper_platform.backends.base import Backend, LogSink
 from clipper_platform.clock import Clock
 from clipper_platform.control.access.keyring import Keyring
@@ -83,7 +84,7 @@ async def open_planes(
     registry, keyring = Registry(store, clock), Keyring(store, clock)
     await registry.load()
     await keyring.load()
-    if (said := await keyring.ensure_admin(settings.home / "api_key")) is not None:
+    if (said := await keyring.ensure_admin(settings.home / KEY_FILE)) is not None:
         logger.info(said)
     metrics.store_up.child().read = lambda: float(registry.store_healthy)
 

@@ -14,18 +14,17 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, Final, get_origin
+from typing import Any, get_origin
 
 import msgspec
 
+from clipper.contract import media_types
 from clipper.contract.spec import nearest
 from clipper.contract.wire import Status
 from clipper_runtime import content_negotiation as media
 from clipper_runtime.schema import Signature, is_numpy, is_pydantic, json_schema, plain_type
 
-__all__ = ["NPY_EXTENSION", "Codec", "Rejected"]
-
-NPY_EXTENSION: Final = 1  # MessagePack extension type: the bytes of a .npy file
+__all__ = ["Codec", "Rejected"]
 
 # Clients choose these headers, so what is remembered is bounded.
 _MAX_REMEMBERED = 64
@@ -73,11 +72,11 @@ class Codec:
     @property
     def content_types(self) -> list[str]:
         """Media types of a request that this function takes."""
-        found = [media.JSON, media.MSGPACK]
+        found = [media_types.JSON, media_types.MSGPACK]
         if self._takes_array():
-            found.append(media.NPY)
+            found.append(media_types.NPY)
         if self._takes_bytes():
-            found += [media.OCTETS, "image/*"]
+            found += [media_types.OCTET_STREAM, media_types.ANY_IMAGE]
         return found
 
     def schema(self) -> dict[str, Any]:
@@ -121,15 +120,15 @@ class Codec:
 
     def _choose_decoder(self, content_type: str) -> Decode:
         kind, charset = media.canonical(content_type)
-        if kind in ("", media.JSON):
+        if kind in ("", media_types.JSON):
             if charset not in ("", "utf-8", "utf8", "us-ascii"):
                 raise Rejected(Status.UNSUPPORTED_MEDIA_TYPE, f"JSON must be UTF-8, not {charset}")
             return self._from_json
-        if kind == media.MSGPACK:
+        if kind == media_types.MSGPACK:
             return self._decode_msgpack
-        if kind == media.NPY and self._takes_array():
+        if kind == media_types.NPY and self._takes_array():
             return self._decode_npy
-        if (kind == media.OCTETS or kind.startswith("image/")) and self._takes_bytes():
+        if (kind == media_types.OCTET_STREAM or kind.startswith("image/")) and self._takes_bytes():
             return self._decode_bytes
         hint = ""
         if kind == "application/x-www-form-urlencoded":
@@ -152,7 +151,7 @@ class Codec:
             raise self._request_error(error, "MessagePack") from None
 
     def _read_extension(self, code: int, data: memoryview) -> Any:
-        if code != NPY_EXTENSION or "numpy" not in sys.modules:
+        if code != media_types.NPY_EXTENSION or "numpy" not in sys.modules:
             raise Rejected(Status.MALFORMED, f"MessagePack extension type {code} is not one that this function takes")
         from clipper_runtime import arrays
 
@@ -227,7 +226,7 @@ class Codec:
         if (self._encoders.get(accept) or self._encoder(accept)) is not self._to_json:
             return None
         bodies = self.encode_json(values)
-        return None if bodies is None else (bodies, media.JSON)
+        return None if bodies is None else (bodies, media_types.JSON)
 
     def is_plain_json(self, content_type: str, accept: str) -> bool:
         """Whether a request and its answer are both JSON."""
@@ -265,9 +264,9 @@ class Codec:
         def allowed(kind: str) -> bool:
             return not any(r.matches(kind) and r.media != "*/*" for r in refused)
 
-        if ranges and allowed(media.JSON) and ranges[0].matches(media.JSON):
+        if ranges and allowed(media_types.JSON) and ranges[0].matches(media_types.JSON):
             return self._to_json
-        if ranges and ranges[0].media == media.MSGPACK:
+        if ranges and ranges[0].media == media_types.MSGPACK:
             return self._to_msgpack
 
         def negotiate(value: Any) -> tuple[bytes, str]:
@@ -285,15 +284,15 @@ class Codec:
     def _forms(self, value: Any, wanted: media.Range) -> list[tuple[str, Encode]]:
         """The forms that a value has, the default first. Bytes are whatever concrete image type is asked for, unless
         their first bytes say otherwise."""
-        forms: list[tuple[str, Encode]] = [(media.JSON, self._to_json), (media.MSGPACK, self._to_msgpack)]
+        forms: list[tuple[str, Encode]] = [(media_types.JSON, self._to_json), (media_types.MSGPACK, self._to_msgpack)]
         if _is_array(value):
-            forms.append((media.NPY, _to_npy))
+            forms.append((media_types.NPY, _to_npy))
         if isinstance(value, (bytes, bytearray, memoryview)):
             raw = bytes(value)
             image = media.sniff_image(raw)
             if image is None and wanted.kind == "image" and wanted.subtype != "*":
                 image = wanted.media
-            forms += [(kind, lambda _, kind=kind: (raw, kind)) for kind in (media.OCTETS, image) if kind]  # type: ignore[misc]  # lambda defaults
+            forms += [(kind, lambda _, kind=kind: (raw, kind)) for kind in (media_types.OCTET_STREAM, image) if kind]  # type: ignore[misc]  # lambda defaults
         return forms
 
     def _write_json(self, value: Any) -> tuple[bytes, str]:
@@ -304,11 +303,11 @@ class Codec:
                 _refuse_non_finite(value)
         except Exception as error:  # noqa: BLE001 - translated below, whatever it is
             raise _value_error(error, value) from None
-        return data, media.JSON
+        return data, media_types.JSON
 
     def _to_msgpack(self, value: Any) -> tuple[bytes, str]:
         try:
-            return self._encode_msgpack(value), media.MSGPACK
+            return self._encode_msgpack(value), media_types.MSGPACK
         except Exception as error:  # noqa: BLE001 - translated below, whatever it is
             raise _value_error(error, value) from None
 
@@ -348,7 +347,7 @@ def _to_npy(value: Any) -> tuple[bytes, str]:
     from clipper_runtime import arrays
 
     try:
-        return arrays.dump_npy(value), media.NPY
+        return arrays.dump_npy(value), media_types.NPY
     except ValueError as error:
         raise _value_error(error, value) from None
 
@@ -396,5 +395,5 @@ def _plain_or_array(value: Any) -> Any:
     if hasattr(value, "__array__") and "numpy" in sys.modules and not isinstance(value, sys.modules["numpy"].generic):
         from clipper_runtime import arrays
 
-        return msgspec.msgpack.Ext(NPY_EXTENSION, arrays.dump_npy(sys.modules["numpy"].asarray(value)))
+        return msgspec.msgpack.Ext(media_types.NPY_EXTENSION, arrays.dump_npy(sys.modules["numpy"].asarray(value)))
     return _plain(value)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["JSON", "MSGPACK", "NPY", "OCTETS", "Range", "accepted", "canonical", "sniff_image"]
+from clipper.contract.media_types import EVENT_STREAM, JSON, MSGPACK, NDJSON, NPY
 
-JSON = "application/json"
-MSGPACK = "application/msgpack"
-NPY = "application/x-npy"
-OCTETS = "application/octet-stream"
+__all__ = ["Range", "accepted", "canonical", "sniff_image"]
 
 _ALIASES = {
     "application/x-msgpack": MSGPACK,
@@ -17,8 +14,8 @@ _ALIASES = {
     "application/npy": NPY,
     "text/json": JSON,
     # How items travel to the client is the platform's matter; each one is JSON.
-    "text/event-stream": JSON,
-    "application/x-ndjson": JSON,
+    EVENT_STREAM: JSON,
+    NDJSON: JSON,
 }
 
 # The first bytes of the image formats that browsers ask for by name.

@@ -19,10 +19,10 @@ from itertools import accumulate, pairwise
 from operator import attrgetter
 from typing import Any, Final, Protocol
 
+from clipper.contract.media_types import JSON
 from clipper.contract.wire import Frame, Invoke, Item, encode_value, encode_values, read_invoke
 from clipper_runtime.channel import Channel
 from clipper_runtime.codec import Codec
-from clipper_runtime.content_negotiation import JSON
 from clipper_runtime.executor import Executor, Raised, Work
 from clipper_runtime.logs import REQUEST_ID
 from clipper_runtime.replies import OUTCOMES_PER_FRAME, Replies

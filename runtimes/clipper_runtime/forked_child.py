@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final, Never
 
+from clipper.contract.constants import REPLICA_VARIABLE
 from clipper.contract.spec import FunctionSpec
 from clipper_runtime.__main__ import run_replica
 from clipper_runtime.codec import Codec
@@ -22,7 +23,7 @@ from clipper_runtime.server import Prepared
 
 __all__ = ["REPLICA_ENTRY", "Mark", "live", "rehearse"]
 
-REPLICA_ENTRY: Final = b"CLIP_REPLICA="
+REPLICA_ENTRY: Final = f"{REPLICA_VARIABLE}=".encode()
 
 
 class Mark:

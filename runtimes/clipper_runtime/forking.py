@@ -16,12 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from clipper.contract.constants import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES
 from clipper_runtime.prefault import Span, own_pages, written_pages
 
-__all__ = ["MAX_MESSAGE_BYTES", "Control", "Forks", "Newborn"]
+__all__ = ["Control", "Forks", "Newborn"]
 
-MAX_MESSAGE_BYTES: Final = 192 * 1024  # what the default buffer of a Unix socket takes in one piece
-_MAX_DESCRIPTORS: Final = 8
 # How many children are looked at for the pages that they wrote to: the first may be asked before it has served a call.
 _LOOKS: Final = 3
 
@@ -36,7 +35,7 @@ class Control:
         """The next message with its descriptors; None when the other end is gone."""
         try:
             data, descriptors, _, _ = socket.recv_fds(
-                self.sock, MAX_MESSAGE_BYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+                self.sock, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionError:
             return None

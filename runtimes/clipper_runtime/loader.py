@@ -14,16 +14,14 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_origin
+from typing import Any, Literal, get_origin
 
+from clipper.contract.constants import CLOSURE_FILE, CLOSURE_MODULE
 from clipper.contract.spec import FunctionSpec, nearest
 from clipper_runtime.codec import Codec
 from clipper_runtime.schema import SchemaError, Signature, read_signature
 
-__all__ = ["CLOSURE_FILE", "CLOSURE_MODULE", "LoadError", "Loaded", "Phases", "Program", "load", "set_up"]
-
-CLOSURE_MODULE: Final = "__closure__"
-CLOSURE_FILE: Final = "__closure__.pkl"
+__all__ = ["LoadError", "Loaded", "Phases", "Program", "load", "set_up"]
 
 _SYNC_STREAMS = (collections.abc.Iterator, collections.abc.Generator)
 _ASYNC_STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncGenerator)

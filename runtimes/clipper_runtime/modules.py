@@ -8,10 +8,9 @@ import sys
 import sysconfig
 from collections.abc import Iterable
 
-__all__ = ["REPORT_VARIABLE", "foreign_modules", "report_modules"]
+from clipper.contract.constants import REPORT_VARIABLE
 
-REPORT_VARIABLE = "CLIP_MODULES_TO"
-"""Environment variable: the file to write the names to, if the platform wants to know them."""
+__all__ = ["foreign_modules", "report_modules"]
 
 _MAX_MODULES = 4_000
 

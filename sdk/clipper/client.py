@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -17,15 +17,14 @@ import httpx
 from clipper import codec, errors
 from clipper.address import FunctionAddress
 from clipper.background import BackgroundLoop
+from clipper.contract.media_types import EVENT_STREAM, JSON, MSGPACK, OCTET_STREAM
 from clipper.lines import EventReader, ServerEvent
 from clipper.location import Location, find_platform
 from clipper.transport import Answer, AsyncConnection, Connection, Request, RetryPolicy
 
-__all__ = ["EVENT_STREAM", "Client", "EventItems", "check_stream", "shared_client"]
+__all__ = ["Client", "EventItems", "check_stream", "shared_client"]
 
 T = TypeVar("T")
-
-EVENT_STREAM: Final = "text/event-stream"
 
 
 class Client:
@@ -48,7 +47,7 @@ class Client:
 
     def invoke(self, address: FunctionAddress, arguments: Mapping[str, Any], *, timeout_s: float | None = None) -> Any:
         """One invocation's value. `timeout_s` bounds it with its retries. Raises ClipperError, TypeError."""
-        return _value(self._connection.send(_invocation(address, arguments, codec.MSGPACK, timeout_s)))
+        return _value(self._connection.send(_invocation(address, arguments, MSGPACK, timeout_s)))
 
     def stream(
         self, address: FunctionAddress, arguments: Mapping[str, Any], *, timeout_s: float | None = None
@@ -76,7 +75,7 @@ class Client:
     ) -> Any:
         """`invoke`, awaited; cancelling it closes the connection, which cancels the invocation."""
         connection = await self._for_this_loop()
-        return _value(await connection.send(_invocation(address, arguments, codec.MSGPACK, timeout_s)))
+        return _value(await connection.send(_invocation(address, arguments, MSGPACK, timeout_s)))
 
     async def astream(
         self, address: FunctionAddress, arguments: Mapping[str, Any], *, timeout_s: float | None = None
@@ -183,7 +182,7 @@ def _invocation(
         method="POST",
         path=address.url_path,
         content=codec.encode(arguments),
-        headers={"Content-Type": codec.MSGPACK, "Accept": accept},
+        headers={"Content-Type": MSGPACK, "Accept": accept},
         timeout_s=timeout_s,
         deadline=True,
     )
@@ -204,13 +203,13 @@ def _value(answer: Answer) -> Any:
     if answer.status == 204 or not answer.content:
         return None
     kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == codec.MSGPACK:
+    if kind == MSGPACK:
         return codec.decode(answer.content)
-    if kind == "application/json":
+    if kind == JSON:
         return codec.decode_json(answer.content)
-    if kind in ("application/octet-stream",) or kind.startswith("image/"):
+    if kind in (OCTET_STREAM,) or kind.startswith("image/"):
         return answer.content
-    raise errors.UnexpectedAnswer(f"the answer's content type is {kind or 'missing'!r}, not {codec.MSGPACK}")
+    raise errors.UnexpectedAnswer(f"the answer's content type is {kind or 'missing'!r}, not {MSGPACK}")
 
 
 def check_stream(response: httpx.Response) -> None:

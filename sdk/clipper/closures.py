@@ -16,10 +16,7 @@ import cloudpickle  # type: ignore[import-untyped]  # it ships no types
 from clipper.contract.spec import SpecError
 from clipper.function import Function
 
-__all__ = ["CLOSURE_FILE", "CLOSURE_MODULE", "dump_closure"]
-
-CLOSURE_MODULE: Final = "__closure__"
-CLOSURE_FILE: Final = "__closure__.pkl"
+__all__ = ["dump_closure"]
 
 
 def dump_closure(wrapped: Callable[..., Any]) -> bytes:

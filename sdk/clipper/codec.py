@@ -13,12 +13,10 @@ from typing import Any, Final
 
 import msgspec
 
+from clipper.contract.media_types import NPY_EXTENSION
 from clipper.errors import UnexpectedAnswer
 
-__all__ = ["ARRAY_EXTENSION", "MSGPACK", "as_type", "decode", "decode_json", "encode"]
-
-MSGPACK: Final = "application/msgpack"
-ARRAY_EXTENSION: Final = 1
+__all__ = ["as_type", "decode", "decode_json", "encode"]
 
 
 def encode(arguments: Mapping[str, Any]) -> bytes:
@@ -79,7 +77,7 @@ def _encode_custom(value: Any) -> Any:
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         if isinstance(value, numpy.ndarray):
-            return msgspec.msgpack.Ext(ARRAY_EXTENSION, _npy(numpy, value))
+            return msgspec.msgpack.Ext(NPY_EXTENSION, _npy(numpy, value))
         if isinstance(value, numpy.generic):
             return value.item()
     raise TypeError(
@@ -97,7 +95,7 @@ def _npy(numpy: Any, array: Any) -> bytes:
 
 
 def _decode_extension(code: int, data: memoryview) -> Any:
-    if code != ARRAY_EXTENSION:
+    if code != NPY_EXTENSION:
         raise ValueError(f"unknown MessagePack extension {code}")
     try:
         import numpy  # only for whoever receives an array: neither the CLI nor most clients need it

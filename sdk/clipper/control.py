@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from clipper import errors
+from clipper.contract.constants import API_ROOT
+from clipper.contract.media_types import EVENT_STREAM, GZIP, JSON, NDJSON
 from clipper.direct import DirectConnection, reaches
 from clipper.location import find_platform
 from clipper.retrying import Answer, OnRetry, Request, RetryPolicy
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
     from clipper.transport import Connection
 
 __all__ = ["Answer", "ControlClient"]
-
-API: Final = "/api/v1"
-JSON: Final = "application/json"
 
 # Large enough that a call per piece costs nothing, small enough that progress moves.
 _UPLOAD_PIECE_BYTES: Final = 256 * 1024
@@ -85,7 +84,7 @@ class ControlClient:
 
     def info(self) -> dict[str, Any]:
         """Version, address, backend, store, interpreters, limits, and who the key belongs to."""
-        return self._get(f"{API}/info")
+        return self._get(f"{API_ROOT}/info")
 
     # Bundles
 
@@ -94,7 +93,7 @@ class ControlClient:
         answer = self._whole(
             Request(
                 method="HEAD",
-                path=f"{API}/bundles/{_segment(digest)}",
+                path=f"{API_ROOT}/bundles/{_segment(digest)}",
                 timeout_s=self.timeout_s,
                 safe=True,
                 expected=frozenset({404}),
@@ -117,10 +116,10 @@ class ControlClient:
             self._connection.send(
                 Request(
                     method="PUT",
-                    path=f"{API}/bundles/{_segment(digest)}",
+                    path=f"{API_ROOT}/bundles/{_segment(digest)}",
                     content=pieces,
                     content_length=len(data),
-                    headers={"Content-Type": "application/gzip"},
+                    headers={"Content-Type": GZIP},
                     # The platform unpacks and checks before it answers: by the size, at 10 MB/s.
                     read_timeout_s=self.timeout_s + len(data) / 10e6,
                     safe=True,  # content-addressed: sending it twice is sending it once
@@ -132,10 +131,10 @@ class ControlClient:
 
     def create_deployment(self, project: str, manifest: Mapping[str, Any], force: bool = False) -> dict[str, Any]:
         """Begin a deployment of `Manifest.to_dict()`. Raises Conflict while another of the project runs."""
-        return self._send("POST", f"{API}/projects/{_segment(project)}/deployments", {**manifest, "force": force})
+        return self._send("POST", f"{API_ROOT}/projects/{_segment(project)}/deployments", {**manifest, "force": force})
 
     def deployment(self, id: str) -> dict[str, Any]:
-        return self._get(f"{API}/deployments/{_segment(id)}")
+        return self._get(f"{API_ROOT}/deployments/{_segment(id)}")
 
     def deployment_events(self, id: str, after: int = 0) -> Iterator[dict[str, Any]]:
         """Events with a number above `after`, live, until `done`. A broken stream is taken up where it broke."""
@@ -143,7 +142,7 @@ class ControlClient:
         while True:
             try:
                 for event in self._lines(
-                    f"{API}/deployments/{_segment(id)}/events", {"after": after}, read_timeout_s=EVENT_SILENCE_S
+                    f"{API_ROOT}/deployments/{_segment(id)}/events", {"after": after}, read_timeout_s=EVENT_SILENCE_S
                 ):
                     failures, after = 0, int(event.get("seq", after))
                     yield event
@@ -161,44 +160,46 @@ class ControlClient:
 
     def cancel_deployment(self, id: str) -> dict[str, Any]:
         """End it; what callers see stays as it was."""
-        return self._send("DELETE", f"{API}/deployments/{_segment(id)}")
+        return self._send("DELETE", f"{API_ROOT}/deployments/{_segment(id)}")
 
     # Projects and versions
 
     def projects(self) -> list[dict[str, Any]]:
-        return _list(self._get(f"{API}/projects"), "projects")
+        return _list(self._get(f"{API_ROOT}/projects"), "projects")
 
     def project(self, name: str) -> dict[str, Any]:
         """The project's status, with that of each function and the newest events."""
-        return self._get(f"{API}/projects/{_segment(name)}")
+        return self._get(f"{API_ROOT}/projects/{_segment(name)}")
 
     def delete_project(self, name: str) -> dict[str, Any]:
         """Drain and delete."""
         # Draining waits for running invocations, up to the functions' graceful_shutdown_timeout_s.
-        return self._send("DELETE", f"{API}/projects/{_segment(name)}", timeout_s=self.timeout_s + 120.0)
+        return self._send("DELETE", f"{API_ROOT}/projects/{_segment(name)}", timeout_s=self.timeout_s + 120.0)
 
     def versions(self, name: str) -> list[dict[str, Any]]:
         """Newest first."""
-        return _list(self._get(f"{API}/projects/{_segment(name)}/versions"), "versions")
+        return _list(self._get(f"{API_ROOT}/projects/{_segment(name)}/versions"), "versions")
 
     def rollback(self, name: str, version: int | None = None) -> dict[str, Any]:
         """Route to `version`, or to the one before. Raises NotFound, Conflict."""
         body = {} if version is None else {"version": version}
         # The old version's replicas may have to start again before the route flips.
-        return self._send("POST", f"{API}/projects/{_segment(name)}/rollback", body, timeout_s=self.timeout_s + 300.0)
+        return self._send(
+            "POST", f"{API_ROOT}/projects/{_segment(name)}/rollback", body, timeout_s=self.timeout_s + 300.0
+        )
 
     def restart(self, name: str, function: str | None = None) -> dict[str, Any]:
         """Replace the replicas, of one function or of all; how they do then. Raises NotFound, Conflict."""
-        path = f"{API}/projects/{_segment(name)}/restart"
+        path = f"{API_ROOT}/projects/{_segment(name)}/restart"
         return self._send("POST", path, {"function": function}, timeout_s=self.timeout_s + 300.0)
 
     def events(self, name: str, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
-        path = f"{API}/projects/{_segment(name)}/events"
+        path = f"{API_ROOT}/projects/{_segment(name)}/events"
         return _list(self._get(path, {"after": after, "limit": limit}), "events")
 
     def config(self, name: str) -> dict[str, Any]:
         """The routed version's environment and effective options."""
-        return self._get(f"{API}/projects/{_segment(name)}/config")
+        return self._get(f"{API_ROOT}/projects/{_segment(name)}/config")
 
     def policy(self, project: str, function: str) -> dict[str, Any]:
         """The autoscaling policy that counts, and whether it was deployed or applied."""
@@ -233,7 +234,7 @@ class ControlClient:
             params["since"] = since
         if follow:
             params["follow"] = 1
-        path = f"{API}/projects/{_segment(project)}/functions/{_segment(function)}/logs"
+        path = f"{API_ROOT}/projects/{_segment(project)}/functions/{_segment(function)}/logs"
         # Heartbeats come several times a minute, so silence beyond this is a connection that is gone.
         yield from self._lines(path, params, read_timeout_s=max(self.timeout_s, EVENT_SILENCE_S))
 
@@ -241,24 +242,24 @@ class ControlClient:
 
     def create_key(self, name: str, scopes: list[str]) -> dict[str, Any]:
         """A new key; its `key` is shown this once."""
-        return self._send("POST", f"{API}/keys", {"name": name, "scopes": list(scopes)})
+        return self._send("POST", f"{API_ROOT}/keys", {"name": name, "scopes": list(scopes)})
 
     def keys(self) -> list[dict[str, Any]]:
-        return _list(self._get(f"{API}/keys"), "keys")
+        return _list(self._get(f"{API_ROOT}/keys"), "keys")
 
     def revoke_key(self, id: str) -> dict[str, Any]:
-        return self._send("DELETE", f"{API}/keys/{_segment(id)}")
+        return self._send("DELETE", f"{API_ROOT}/keys/{_segment(id)}")
 
     def put_secret(self, project: str, name: str, value: str) -> dict[str, Any]:
         """Replicas started from now on see it."""
-        return self._send("PUT", f"{API}/projects/{_segment(project)}/secrets/{_segment(name)}", {"value": value})
+        return self._send("PUT", f"{API_ROOT}/projects/{_segment(project)}/secrets/{_segment(name)}", {"value": value})
 
     def secrets(self, project: str) -> list[str]:
         """Names only: the platform does not give values back."""
-        return [str(name) for name in _list(self._get(f"{API}/projects/{_segment(project)}/secrets"), "secrets")]
+        return [str(name) for name in _list(self._get(f"{API_ROOT}/projects/{_segment(project)}/secrets"), "secrets")]
 
     def delete_secret(self, project: str, name: str) -> dict[str, Any]:
-        return self._send("DELETE", f"{API}/projects/{_segment(project)}/secrets/{_segment(name)}")
+        return self._send("DELETE", f"{API_ROOT}/projects/{_segment(project)}/secrets/{_segment(name)}")
 
     # Functions
 
@@ -287,7 +288,7 @@ class ControlClient:
     def stream(self, path: str, body: bytes, content_type: str = JSON) -> Iterator[Any]:
         """The items of a streaming function, as they come. An `error` event is raised as what it carries."""
         from clipper.address import FunctionAddress
-        from clipper.client import EVENT_STREAM, EventItems, check_stream
+        from clipper.client import EventItems, check_stream
 
         request = Request(
             method="POST",
@@ -347,7 +348,7 @@ class ControlClient:
 
 
 def _function(project: str, function: str) -> str:
-    return f"{API}/projects/{_segment(project)}/functions/{_segment(function)}"
+    return f"{API_ROOT}/projects/{_segment(project)}/functions/{_segment(function)}"
 
 
 def _segment(text: str) -> str:
@@ -359,7 +360,7 @@ def _segment(text: str) -> str:
 
 def _check_lines(response: httpx.Response) -> None:
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/x-ndjson":
+    if kind != NDJSON:
         raise errors.UnexpectedAnswer(f"the answer is {kind or 'of no type'}, not application/x-ndjson")
 
 

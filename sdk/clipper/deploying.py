@@ -12,7 +12,8 @@ from typing import Any, Final, ParamSpec, TypeVar, Unpack
 from clipper import errors
 from clipper.address import FunctionAddress
 from clipper.client import shared_client
-from clipper.closures import CLOSURE_FILE, CLOSURE_MODULE, dump_closure
+from clipper.closures import dump_closure
+from clipper.contract.constants import CLOSURE_FILE, CLOSURE_MODULE
 from clipper.contract.spec import EnvironmentSpec, FunctionSpec, SpecError
 from clipper.control import ControlClient
 from clipper.function import Function, FunctionOptions

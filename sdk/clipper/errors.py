@@ -1,20 +1,23 @@
-"""What can go wrong with a call, as exceptions: the platform's codes, and what a client alone can see.
+"""The SDK's exceptions: one per error code of the platform, and four that only a client can meet.
 
     ClipperError
-    ├── one class per code of the platform: SchemaMismatch, QueueFull, FunctionError, …
-    ├── PlatformUnreachable    nothing answers at the address: the request was not sent
-    ├── ConnectionLost         the connection broke before the whole answer came; the function may have run
-    ├── UnexpectedAnswer       something answered, but not the platform (a proxy, another server)
-    └── CallCancelled          `Call.cancel()` ended the call
+    ├── one class per entry of `clipper.contract.errors`: SchemaMismatch, QueueFull, FunctionError, …
+    ├── PlatformUnreachable
+    ├── ConnectionLost
+    ├── UnexpectedAnswer
+    └── CallCancelled
 
-`code` is the stable word to match; `status` is HTTP's (0 where no answer came); `retryable` says whether the same
-request may succeed later. Standard library only: user code may catch these inside a replica.
+`code`, `status` and `retryable` are explained at `ErrorCode`. Standard library only: user code may catch these inside
+a replica.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
+
+from clipper.contract import errors as table
+from clipper.contract.errors import RETRYABLE_STATUSES, CodedError, ErrorCode
 
 __all__ = [
     "CallCancelled",
@@ -51,15 +54,8 @@ __all__ = [
 ]
 
 
-class ClipperError(Exception):
+class ClipperError(CodedError, entry=table.INTERNAL_ERROR):
     """Base of all. `details` are the extra fields of the platform's error; `retry_after_s` is its `Retry-After`."""
-
-    code: str = "internal_error"
-    status: int = 500
-    retryable: bool = False
-
-    # The code that the platform sends for this class; None for what only a client can see.
-    platform_code: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -86,94 +82,65 @@ def _restore(cls: type[ClipperError], message: str, state: dict[str, Any]) -> Cl
     return error
 
 
-class InvalidRequest(ClipperError):
+class InvalidRequest(ClipperError, entry=table.INVALID_REQUEST):
     """Malformed: not JSON or msgpack, a bad header, a bad name."""
 
-    code = platform_code = "invalid_request"
-    status = 400
 
-
-class InvalidSpec(InvalidRequest):
+class InvalidSpec(InvalidRequest, entry=table.INVALID_SPEC):
     """A manifest, policy or bundle that the platform cannot accept."""
 
-    code = platform_code = "invalid_spec"
 
-
-class Unauthenticated(ClipperError):
+class Unauthenticated(ClipperError, entry=table.UNAUTHENTICATED):
     """No key, or one that the platform does not know."""
 
-    code = platform_code = "unauthenticated"
-    status = 401
 
-
-class Forbidden(ClipperError):
+class Forbidden(ClipperError, entry=table.FORBIDDEN):
     """The key's scopes do not allow it, or the origin or host is refused."""
 
-    code = platform_code = "forbidden"
-    status = 403
+
+class NotFound(ClipperError, entry=table.NOT_FOUND):
+    """The project, function, version or route does not exist."""
 
 
-class NotFound(ClipperError):
-    code = platform_code = "not_found"
-    status = 404
+class MethodNotAllowed(ClipperError, entry=table.METHOD_NOT_ALLOWED):
+    """The route exists, but not for this HTTP method."""
 
 
-class MethodNotAllowed(ClipperError):
-    code = platform_code = "method_not_allowed"
-    status = 405
-
-
-class NotAcceptable(ClipperError):
+class NotAcceptable(ClipperError, entry=table.NOT_ACCEPTABLE):
     """No form of the value fits what was asked for."""
 
-    code = platform_code = "not_acceptable"
-    status = 406
 
-
-class RequestTimeout(ClipperError):
+class RequestTimeout(ClipperError, entry=table.REQUEST_TIMEOUT):
     """The platform waited too long for the request's body."""
 
-    code = platform_code = "request_timeout"
-    status = 408
-    retryable = True
+
+class Conflict(ClipperError, entry=table.CONFLICT):
+    """The request contradicts the present state: a name that is taken, or a deploy that is running."""
 
 
-class Conflict(ClipperError):
-    code = platform_code = "conflict"
-    status = 409
+class PayloadTooLarge(ClipperError, entry=table.PAYLOAD_TOO_LARGE):
+    """The body is over the platform's limit."""
 
 
-class PayloadTooLarge(ClipperError):
-    code = platform_code = "payload_too_large"
-    status = 413
+class UnsupportedMediaType(ClipperError, entry=table.UNSUPPORTED_MEDIA_TYPE):
+    """The function cannot read the body's content type."""
 
 
-class UnsupportedMediaType(ClipperError):
-    code = platform_code = "unsupported_media_type"
-    status = 415
-
-
-class SchemaMismatch(ClipperError):
+class SchemaMismatch(ClipperError, entry=table.SCHEMA_MISMATCH):
     """The arguments do not fit the function's schema; the message names the path, as in `$.pixels[0]`."""
 
-    code = platform_code = "schema_mismatch"
-    status = 422
 
-
-class DeployFailed(ClipperError):
-    """A deploy ended before callers saw it; what was routed before still is."""
-
-    code = platform_code = "deploy_failed"
-    status = 422
+class DeployFailed(ClipperError, entry=table.DEPLOY_FAILED):
+    """A deploy ended before the route flipped; the version before still answers."""
 
     @property
     def phase(self) -> str:
-        """Where it ended: environment, replicas or route; "" where the platform did not say."""
+        """Where it ended: environment, replicas or route; "" where it is not known."""
         return str(self.details.get("phase") or "")
 
     @property
     def exception(self) -> str:
-        """The type and message of what user code raised, if it did."""
+        """Type and message of the user code's exception, or "" if it raised none."""
         return str(self.details.get("exception") or "")
 
     @property
@@ -184,35 +151,24 @@ class DeployFailed(ClipperError):
 
     @property
     def hint(self) -> str:
-        """What to do about it, if the platform knows."""
+        """Advice on what to do, or "" where the platform has none."""
         return str(self.details.get("hint") or "")
 
 
-class HeadersTooLarge(ClipperError):
-    code = platform_code = "headers_too_large"
-    status = 431
+class HeadersTooLarge(ClipperError, entry=table.HEADERS_TOO_LARGE):
+    """The request's headers are over the platform's limit."""
 
 
-class QueueFull(ClipperError):
+class QueueFull(ClipperError, entry=table.QUEUE_FULL):
     """Too many invocations wait for the function; `retry_after_s` says when to come back."""
 
-    code = platform_code = "queue_full"
-    status = 429
-    retryable = True
 
-
-class ClientClosed(ClipperError):
+class ClientClosed(ClipperError, entry=table.CLIENT_CLOSED):
     """The caller went away before the answer (the platform's name for it; a client does not meet it)."""
 
-    code = platform_code = "client_closed"
-    status = 499
 
-
-class FunctionError(ClipperError):
+class FunctionError(ClipperError, entry=table.FUNCTION_ERROR):
     """The function's own code raised; its traceback is in the function's log."""
-
-    code = platform_code = "function_error"
-    status = 500
 
     @property
     def exception_type(self) -> str:
@@ -220,99 +176,56 @@ class FunctionError(ClipperError):
         return str(self.details.get("type") or "")
 
 
-class InvalidResult(ClipperError):
+class InvalidResult(ClipperError, entry=table.INVALID_RESULT):
     """The function returned what cannot be sent."""
 
-    code = platform_code = "invalid_result"
-    status = 500
 
-
-class Quarantined(ClipperError):
+class Quarantined(ClipperError, entry=table.QUARANTINED):
     """The invocation ended several replicas and is not tried again."""
 
-    code = platform_code = "quarantined"
-    status = 500
 
-
-class InternalError(ClipperError):
+class InternalError(ClipperError, entry=table.INTERNAL_ERROR):
     """A defect of the platform."""
 
-    code = platform_code = "internal_error"
-    status = 500
 
-
-class ReplicaLost(ClipperError):
+class ReplicaLost(ClipperError, entry=table.REPLICA_LOST):
     """The replica died and the retries are spent."""
 
-    code = platform_code = "replica_lost"
-    status = 502
-    retryable = True
 
-
-class Unavailable(ClipperError):
+class Unavailable(ClipperError, entry=table.UNAVAILABLE):
     """No capacity, draining, or the function cannot start."""
 
-    code = platform_code = "unavailable"
-    status = 503
-    retryable = True
 
-
-class StoreUnavailable(Unavailable):
+class StoreUnavailable(Unavailable, entry=table.STORE_UNAVAILABLE):
     """The platform's metadata store cannot be reached; serving goes on."""
 
-    code = platform_code = "store_unavailable"
 
-
-class DeadlineExceeded(ClipperError):
+class DeadlineExceeded(ClipperError, entry=table.DEADLINE_EXCEEDED):
     """No answer inside the time given."""
 
-    code = platform_code = "deadline_exceeded"
-    status = 504
-    retryable = True
+
+class PlatformUnreachable(ClipperError, entry=ErrorCode("platform_unreachable", 0, retryable=True)):
+    """Nothing answers at the platform's address: the request was not sent."""
 
 
-class PlatformUnreachable(ClipperError):
-    """Nothing answers at the platform's address."""
-
-    code = "platform_unreachable"
-    status = 0
-    retryable = True
-
-
-class ConnectionLost(ClipperError):
+class ConnectionLost(ClipperError, entry=ErrorCode("connection_lost", 0, retryable=True)):
     """The connection broke before the whole answer came; the function may have run."""
 
-    code = "connection_lost"
-    status = 0
-    retryable = True
+
+class UnexpectedAnswer(ClipperError, entry=ErrorCode("unexpected_answer", 0)):
+    """What answered is not the platform (a proxy, another server), or a version of it that this client cannot read.
+    `status` is the answer's."""
 
 
-class UnexpectedAnswer(ClipperError):
-    """What answered is not the platform, or is one that speaks otherwise. `status` is what it sent."""
-
-    code = "unexpected_answer"
-    status = 0
-
-
-class CallCancelled(ClipperError):
+class CallCancelled(ClipperError, entry=ErrorCode("call_cancelled", 0)):
     """The call was cancelled by `Call.cancel()`."""
 
-    code = "call_cancelled"
-    status = 0
 
-
-def _classes() -> dict[str, type[ClipperError]]:
-    found = {}
-    pending = [ClipperError]
-    while pending:
-        cls = pending.pop()
-        pending.extend(cls.__subclasses__())
-        if cls.__module__ == __name__ and cls.platform_code is not None:
-            found[cls.platform_code] = cls
-    return found
-
-
-_BY_CODE = _classes()
+_BY_CODE = {
+    cls.code: cls
+    for cls in list(globals().values())
+    if isinstance(cls, type) and issubclass(cls, ClipperError) and cls is not ClipperError and cls.code in table.ERRORS
+}
 
 
 def error_for(
@@ -329,10 +242,10 @@ def error_for(
     error = cls(message, request_id=request_id, retry_after_s=retry_after_s, details=details)
     error.code, error.status = code, status
     if cls is ClipperError:
-        error.retryable = status in (429, 502, 503, 504)
+        error.retryable = status in RETRYABLE_STATUSES
     return error
 
 
 def status_of(code: str) -> int:
     """The HTTP status of a platform's code, for errors that come after the status line (in a stream)."""
-    return _BY_CODE.get(code, ClipperError).status
+    return table.ERRORS.get(code, table.INTERNAL_ERROR).status

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from clipper.contract.constants import DEFAULT_HOME, DEFAULT_HOST, DEFAULT_PORT, KEY_FILE, PLATFORM_FILE
 from clipper.errors import PlatformUnreachable
 
 __all__ = ["Location", "find_platform", "home_directory"]
@@ -34,7 +35,7 @@ class Location:
 def home_directory(environ: Mapping[str, str] | None = None) -> Path:
     """`CLIP_HOME`, else `~/.clip`."""
     environ = os.environ if environ is None else environ
-    return Path(environ.get("CLIP_HOME") or "~/.clip").expanduser()
+    return Path(environ.get("CLIP_HOME") or DEFAULT_HOME).expanduser()
 
 
 def find_platform(
@@ -51,7 +52,7 @@ def find_platform(
     running = _running_url(home)
     if url is None and running is None:
         raise PlatformUnreachable(
-            f"no platform found: CLIP_URL is not set and {home / 'platform.json'} does not exist; is `clip up` running?"
+            f"no platform found: CLIP_URL is not set and {home / PLATFORM_FILE} does not exist; is `clip up` running?"
         )
     url = _checked(url or running or "")
     # The file's key belongs to the platform of this home: another address must not learn it.
@@ -63,13 +64,13 @@ def find_platform(
 def _checked(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is not the platform's address: write it as in http://127.0.0.1:8700")
+        raise ValueError(f"{url!r} is not the platform's address: write it as in http://{DEFAULT_HOST}:{DEFAULT_PORT}")
     return url.rstrip("/")
 
 
 def _running_url(home: Path) -> str | None:
     try:
-        table = json.loads((home / "platform.json").read_text(encoding="utf-8"))
+        table = json.loads((home / PLATFORM_FILE).read_text(encoding="utf-8"))
         url = table["url"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # not running, or just being written
@@ -78,6 +79,6 @@ def _running_url(home: Path) -> str | None:
 
 def _read_key(home: Path) -> str | None:
     try:
-        return (home / "api_key").read_text(encoding="utf-8").strip() or None
+        return (home / KEY_FILE).read_text(encoding="utf-8").strip() or None
     except OSError:
         return None

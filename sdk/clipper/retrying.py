@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from clipper import errors
+from clipper.contract.errors import REFUSED_STATUSES, RETRYABLE_STATUSES
 from clipper.contract.version import VERSION
 from clipper.errors import ClipperError
 from clipper.location import Location
@@ -73,7 +74,7 @@ class RetryPolicy:
     ) -> float | None:
         """Seconds until the next try after `attempt` (from 1) failed with `error`, or None to give up."""
         unreachable = isinstance(error, errors.PlatformUnreachable)
-        refused = error.status in (429, 503)
+        refused = error.status in REFUSED_STATUSES
         lost = safe and isinstance(error, errors.ConnectionLost)
         if not (unreachable or refused or lost):
             return None
@@ -167,7 +168,7 @@ def error_from(status: int, headers: Mapping[str, str], content: bytes, url: str
         error: ClipperError = errors.UnexpectedAnswer(
             f"{url} answered {status}, and not as the platform does", retry_after_s=retry_after_s
         )
-        error.status, error.retryable = status, status in (429, 502, 503, 504)
+        error.status, error.retryable = status, status in RETRYABLE_STATUSES
         return error
     request_id = table.pop("request_id", None) or headers.get("x-request-id")
     return errors.error_for(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from clipper.contract.constants import Scope
 from clipper_platform.control.access.keyring import Keyring, grants
 from clipper_platform.errors import Forbidden, Unauthenticated
-from clipper_platform.store.base import Key, Scope
+from clipper_platform.store.base import Key
 
 __all__ = ["Access"]
 

@@ -11,6 +11,8 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from clipper.contract.errors import REFUSED_STATUSES
+from clipper.contract.media_types import JSON
 from clipper_platform import errors
 from clipper_platform.errors import ClipperError, InternalError
 
@@ -49,7 +51,6 @@ _MESSAGES: Final[dict[type[ClipperError], str]] = {
 
 # Whoever is asked to come back gets told when, even where nobody computed it.
 _DEFAULT_RETRY_AFTER_S: Final = 1.0
-_RETRY_STATUSES: Final = frozenset({errors.QueueFull.status, errors.Unavailable.status})
 
 
 def translate(error: BaseException, request_id: str = "") -> ClipperError:
@@ -75,10 +76,10 @@ def render(error: BaseException, request_id: str) -> Rendered:
     known = translate(error, request_id)
     body = _encode({**known.details, "code": known.code, "message": known.message, "request_id": request_id})
     headers = [
-        (b"content-type", b"application/json"),
+        (b"content-type", JSON.encode()),
         (b"content-length", str(len(body)).encode()),
     ]
-    if known.retry_after_s is not None or known.status in _RETRY_STATUSES:
+    if known.retry_after_s is not None or known.status in REFUSED_STATUSES:
         headers.append((b"retry-after", _seconds(known.retry_after_s)))
     if isinstance(known, errors.Unauthenticated):
         headers.append((b"www-authenticate", b'Bearer realm="clipper"'))

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
+from clipper.contract.media_types import JSON
 from clipper_platform.errors import Unavailable
 from clipper_platform.gateway.control_api.endpoints import Call, Endpoint
 from clipper_platform.gateway.services import Services
@@ -81,7 +82,7 @@ class Probes:
             degraded.append(f"store: {kind} cannot be reached; functions answer, changes are refused")
         body = Readiness(ready=state == "ready", state=state, degraded=degraded)
         status = 200 if body.ready else Unavailable.status
-        return Response(msgspec.json.encode(body), status, media_type="application/json")
+        return Response(msgspec.json.encode(body), status, media_type=JSON)
 
     async def metrics(self, call: Call) -> Response:
         # Labels name projects, which are nobody's business without a key; the rule is that of invocations.
@@ -93,4 +94,4 @@ class Probes:
         return Response(b"".join(parts), headers={"content-type": self._s.metrics_type})
 
     async def openapi(self, call: Call) -> Response:
-        return Response(msgspec.json.encode(self.description), media_type="application/json")
+        return Response(msgspec.json.encode(self.description), media_type=JSON)

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from clipper.contract.media_types import MSGPACK
+
 __all__ = ["weigh_by"]
 
 
@@ -20,7 +22,7 @@ def weigh_by(key: str) -> Callable[[str, bytes | memoryview], int]:
     decode_msgpack = msgspec.msgpack.Decoder(shape).decode
 
     def weigh(content_type: str, body: bytes | memoryview) -> int:
-        decode = decode_msgpack if content_type == "application/msgpack" else decode_json
+        decode = decode_msgpack if content_type == MSGPACK else decode_json
         try:
             value = getattr(decode(body), "value", None)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

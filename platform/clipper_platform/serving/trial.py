@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from clipper.contract.media_types import JSON
 from clipper_platform.clock import Clock
 from clipper_platform.core.canary import Answers
 from clipper_platform.errors import InvalidResult
@@ -11,8 +12,6 @@ from clipper_platform.serving.function_queue import FunctionQueue
 from clipper_platform.serving.invocation import Invocation
 
 __all__ = ["call_once", "count_answers"]
-
-JSON = "application/json"
 
 
 class _Taker:

@@ -16,21 +16,18 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from clipper.contract.constants import Scope
+
 __all__ = [
     "EVENTS_KEPT",
-    "SCOPES",
     "Event",
     "Key",
     "MetadataStore",
     "Policy",
     "Project",
     "Route",
-    "Scope",
     "Version",
 ]
-
-Scope = Literal["invoke", "deploy", "admin"]
-SCOPES: tuple[Scope, ...] = ("invoke", "deploy", "admin")
 
 EVENTS_KEPT = 1_000  # of each project: months of deploys, and under a megabyte
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipper.cli.options import Directory, Json
+from clipper.contract.constants import KEY_FILE, PLATFORM_FILE
 
 if TYPE_CHECKING:
     from clipper.cli.console import Output, Part
@@ -47,12 +48,12 @@ def client_configuration() -> dict[str, dict[str, str]]:
     home = home_directory()
     try:
         found = find_platform()
-        url, url_source = found.url, "CLIP_URL" if os.environ.get("CLIP_URL") else str(home / "platform.json")
+        url, url_source = found.url, "CLIP_URL" if os.environ.get("CLIP_URL") else str(home / PLATFORM_FILE)
         has_key = bool(found.api_key)
     except PlatformUnreachable:
-        url, url_source = "none", f"neither CLIP_URL nor {home / 'platform.json'}: start one with clip up"
+        url, url_source = "none", f"neither CLIP_URL nor {home / PLATFORM_FILE}: start one with clip up"
         has_key = bool(os.environ.get("CLIP_API_KEY"))
-    key_source = "CLIP_API_KEY" if os.environ.get("CLIP_API_KEY") else str(home / "api_key")
+    key_source = "CLIP_API_KEY" if os.environ.get("CLIP_API_KEY") else str(home / KEY_FILE)
     return {
         "url": {"value": url, "from": url_source},
         "api_key": {"value": "found" if has_key else "none", "from": key_source if has_key else "not found"},

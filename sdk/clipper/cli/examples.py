@@ -8,6 +8,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from clipper.contract.media_types import OCTET_STREAM
+
 __all__ = ["arguments", "curl", "python_call"]
 
 _FORMATS = {
@@ -178,7 +180,7 @@ def python_call(path: str, schema: Mapping[str, Any]) -> str:
 
 
 def _takes_file(schema: Mapping[str, Any]) -> bool:
-    return "application/octet-stream" in (schema.get("content_types") or ())
+    return OCTET_STREAM in (schema.get("content_types") or ())
 
 
 def _literal(value: Any, schema: Any) -> str:

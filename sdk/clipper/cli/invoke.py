@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from clipper.cli.declare import Option
 from clipper.cli.options import FunctionArgument, Json, connect
 from clipper.cli.problems import UsageProblem
+from clipper.contract.media_types import EVENT_STREAM, JSON, MSGPACK, NPY, OCTET_STREAM
 
 if TYPE_CHECKING:
     from clipper.cli.console import Output
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
     from clipper.control import ControlClient
 
 _CONTENT_TYPES = {
-    ".json": "application/json",
-    ".msgpack": "application/msgpack",
-    ".mpk": "application/msgpack",
-    ".npy": "application/x-npy",
+    ".json": JSON,
+    ".msgpack": MSGPACK,
+    ".mpk": MSGPACK,
+    ".npy": NPY,
     ".png": "image/png",
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
@@ -87,7 +88,7 @@ def request_body(json_input: str | None, file: Path | None) -> tuple[bytes, str]
         except OSError as error:
             raise CommandFailed(f"Cannot read {file}: {error.strerror}", code="unreadable") from error
         # From a pipe, what looks like an object of arguments is meant as one.
-        stdin_type = "application/json" if data.lstrip()[:1] == b"{" else "application/octet-stream"
+        stdin_type = JSON if data.lstrip()[:1] == b"{" else OCTET_STREAM
         return data, stdin_type if str(file) == "-" else content_type_of(file)
     text = json_input if json_input is not None else "{}"
     try:
@@ -96,17 +97,17 @@ def request_body(json_input: str | None, file: Path | None) -> tuple[bytes, str]
         raise UsageProblem(f"not JSON: {error}", hint="--json-input") from None
     except RecursionError:
         pass  # the platform has its own, typed refusal for JSON this deep
-    return text.encode(), "application/json"
+    return text.encode(), JSON
 
 
 def content_type_of(file: Path) -> str:
     """By the file's ending; application/octet-stream where it says nothing."""
-    return _CONTENT_TYPES.get(file.suffix.lower(), "application/octet-stream")
+    return _CONTENT_TYPES.get(file.suffix.lower(), OCTET_STREAM)
 
 
 def _streams(control: ControlClient, target: Target, accept: str) -> bool:
     if accept:
-        return accept == "text/event-stream"
+        return accept == EVENT_STREAM
     return bool(control.schema(str(target)).get("streaming"))
 
 
@@ -126,10 +127,10 @@ def _print_answer(out: Output, timed: tuple[Any, float]) -> None:
         out.document(_document(answer, content_type, seconds))
     elif not out.terminal:
         sys.stdout.buffer.write(answer.content)
-        if content_type == "application/json":
+        if content_type == JSON:
             sys.stdout.buffer.write(b"\n")
         sys.stdout.buffer.flush()
-    elif content_type == "application/json":
+    elif content_type == JSON:
         _pretty(out, answer.content)
         _footer(out, answer, seconds)
     else:
@@ -147,7 +148,7 @@ def _document(answer: Any, content_type: str, seconds: float) -> dict[str, Any]:
         "version": answer.headers.get("x-clip-version"),
         "seconds": round(seconds, 6),
     }
-    if content_type == "application/json":
+    if content_type == JSON:
         return made | {"result": json_module.loads(answer.content)}
     return made | {"result_base64": base64.b64encode(answer.content).decode()}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from clipper.cli.declare import Option
 from clipper.cli.options import FunctionArgument, Json, connect
 from clipper.cli.problems import UsageProblem
+from clipper.contract.constants import DEFAULT_LOG_LINES
 
 if TYPE_CHECKING:
     from clipper.cli.console import Output, Part
@@ -19,9 +20,6 @@ _LEVELS = {
     "error": "red",
     "critical": "red bold",
 }
-
-# Without --tail and --since: enough to see what happened last, little enough to scan.
-_DEFAULT_TAIL = 100
 
 
 def logs(
@@ -47,7 +45,7 @@ def logs(
     target = parse_target(function)
     moment = _moment(since)
     if tail is None and moment is None:
-        tail = _DEFAULT_TAIL
+        tail = DEFAULT_LOG_LINES
     printed = 0
     with connect() as control, known(control, target):
         target = one_function(control, target)

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from clipper.cli.declare import Argument, Option
 from clipper.cli.options import Json, ProjectArgument, TargetArgument, connect
 from clipper.cli.problems import UsageProblem
+from clipper.contract.constants import SCOPES
 
 if TYPE_CHECKING:
     from clipper.cli.console import Output, Part
-
-SCOPES = ("invoke", "deploy", "admin")
 
 
 def rollback(

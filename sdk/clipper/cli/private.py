@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from clipper.contract.constants import KEY_FILE
+
 if TYPE_CHECKING:
     from clipper.control import ControlClient
 
@@ -39,7 +41,7 @@ def private_platform() -> Iterator[tuple[ControlClient, Path]]:
         with (home / "platform.log").open("w") as log:
             process = _start(home, home_directory() / "dev-environments", log.fileno())
         url = _listening(process, home / "platform.log")
-        with ControlClient(url, (home / "api_key").read_text(encoding="utf-8").strip()) as control:
+        with ControlClient(url, (home / KEY_FILE).read_text(encoding="utf-8").strip()) as control:
             yield control, home
     finally:
         if process is not None:

@@ -8,14 +8,15 @@ from typing import Annotated, Any, Literal
 
 from clipper.cli.declare import Option
 from clipper.cli.options import Json
+from clipper.contract.constants import DEFAULT_HOME, DEFAULT_HOST, DEFAULT_PORT
 
 __all__ = ["banner", "up"]
 
 
 def up(
-    host: Annotated[str | None, Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    host: Annotated[str | None, Option(help="Address to listen on.", show_default=DEFAULT_HOST)] = None,
     port: Annotated[
-        int | None, Option(min=0, max=65535, metavar="PORT", help="0 takes a free one.", show_default="8700")
+        int | None, Option(min=0, max=65535, metavar="PORT", help="0 takes a free one.", show_default=str(DEFAULT_PORT))
     ] = None,
     backend: Annotated[
         Literal["process", "docker"] | None, Option(help="Where replicas run.", show_default="process")
@@ -25,7 +26,8 @@ def up(
         Option(metavar="URL", help="Metadata: sqlite:///… or redis://….", show_default="clipper.db in home"),
     ] = None,
     home: Annotated[
-        Path | None, Option(metavar="DIR", help="State of the platform.", show_default="CLIP_HOME, else ~/.clip")
+        Path | None,
+        Option(metavar="DIR", help="State of the platform.", show_default=f"CLIP_HOME, else {DEFAULT_HOME}"),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,

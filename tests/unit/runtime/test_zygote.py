@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
+from clipper.contract.constants import MAX_MESSAGE_BYTES, REPORT_VARIABLE
 from clipper.contract.spec import EnvironmentSpec, FunctionSpec, SpecError
-from clipper_platform.backends.process import zygotes as platform_side
 from clipper_platform.backends.process.pressure import memory_pressed, memory_total
 from clipper_platform.backends.process.warm import fits
 from clipper_platform.environments.venv import VenvBuilder
 from clipper_platform.errors import InvalidSpec
 from clipper_platform.settings import Settings
-from clipper_runtime import forking, modules
+from clipper_runtime import modules
 from tests.support.replicas import launch_spec
 
 
@@ -35,7 +35,7 @@ def talk(first: dict[str, Any], *, path: Path | None = None) -> dict[str, Any]:
             )
         ours.settimeout(60)
         ours.send(json.dumps(first).encode())
-        answer: dict[str, Any] = json.loads(ours.recv(forking.MAX_MESSAGE_BYTES))
+        answer: dict[str, Any] = json.loads(ours.recv(MAX_MESSAGE_BYTES))
     assert process.wait(20) == 0
     return answer
 
@@ -98,25 +98,21 @@ def test_only_modules_that_another_process_can_import_by_name_are_reported(
     (tmp_path / "of_the_bundle.py").write_text("import colorsys\n")
     report = tmp_path / "report.json"
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv(modules.REPORT_VARIABLE, str(report))
+    monkeypatch.setenv(REPORT_VARIABLE, str(report))
     __import__("of_the_bundle")
     modules.report_modules(str(tmp_path))
     names = json.loads(report.read_text())
     assert {"colorsys", "pytest"} <= set(names)
     assert not {"of_the_bundle", "clipper_runtime", "clipper", "os.path", "__main__"} & set(names)
-    assert modules.REPORT_VARIABLE not in os.environ
+    assert REPORT_VARIABLE not in os.environ
     del sys.modules["of_the_bundle"]
 
 
 def test_without_the_variable_nothing_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(modules.REPORT_VARIABLE, raising=False)
+    monkeypatch.delenv(REPORT_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     modules.report_modules(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_both_ends_agree_on_the_size_of_a_message() -> None:
-    assert platform_side.MAX_MESSAGE_BYTES == forking.MAX_MESSAGE_BYTES
 
 
 @pytest.mark.parametrize(

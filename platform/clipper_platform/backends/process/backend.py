@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clipper.contract.constants import REPLICA_VARIABLE, REPORT_VARIABLE
 from clipper.contract.wire import LogRecord
 from clipper_platform.backends.base import LaunchSpec, LogSink, Replica, SnapshotState, StartError
 from clipper_platform.backends.process.orphans import Guardian, InstanceRecord, marker, sweep_abandoned, tmp_prefix
@@ -44,7 +45,6 @@ RUNTIME_COMMAND = ("-m", "clipper_runtime")
 
 
 ZYGOTE_COMMAND = ("-m", "clipper_runtime.zygote")
-REPORT_VARIABLE = "CLIP_MODULES_TO"  # as in clipper_runtime.modules
 FUNCTION_VARIABLES = frozenset({"CLIP_PROJECT", "CLIP_FUNCTION", "CLIP_VERSION"})
 
 
@@ -171,7 +171,7 @@ class ProcessBackend:
             env = {key: value for key, value in env.items() if key not in FUNCTION_VARIABLES}
         return ZygoteStart(
             argv=(str(spec.environment.python), "-P", "-u", *ZYGOTE_COMMAND),
-            env=env | {"CLIP_REPLICA": REPLICA_PLACEHOLDER},
+            env=env | {REPLICA_VARIABLE: REPLICA_PLACEHOLDER},
             tmp=tmp,
             message=message,
             memory_bytes=None if shared else spec.memory_bytes,
@@ -195,7 +195,7 @@ class ProcessBackend:
             argv=(str(spec.environment.python), "-P", "-u", *self._command),
             env=env,
             tmp=tmp,
-            mark=frozenset([marker(self._instance_id), f"CLIP_REPLICA={spec.replica}".encode()]),
+            mark=frozenset([marker(self._instance_id), f"{REPLICA_VARIABLE}={spec.replica}".encode()]),
         )
 
     def _sink_for(self, spec: LaunchSpec) -> Callable[[Sequence[LogRecord]], None]:

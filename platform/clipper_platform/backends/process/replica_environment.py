@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from clipper.contract.constants import REPLICA_VARIABLE
 from clipper_platform.backends.base import LaunchSpec
 from clipper_platform.backends.process.guardian import MARKER
 
@@ -45,7 +46,7 @@ def replica_environment(
         "CLIP_PROJECT": spec.function.project,
         "CLIP_FUNCTION": spec.function.function,
         "CLIP_VERSION": str(spec.function.version),
-        "CLIP_REPLICA": spec.replica,
+        REPLICA_VARIABLE: spec.replica,
         "PYTHONPATH": search,
         # Output appears when it is written, also that of Python processes that user code starts.
         "PYTHONUNBUFFERED": "1",

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipper.contract.constants import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES
 from clipper_platform.backends.process.child import Child, describe_status
 from clipper_platform.backends.process.forked_process import ForkedChild, UnnamedChild
 from clipper_platform.backends.process.output import ReplicaOutput
@@ -24,11 +25,9 @@ __all__ = ["REPLICA_PLACEHOLDER", "ForkFailed", "Zygote", "ZygoteRefused", "Zygo
 
 _logger = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 192 * 1024  # as in clipper_runtime.zygote, which the platform's process need not import
 REPLICA_PLACEHOLDER = "." * 100
 """CLIP_REPLICA in a zygote's own environment: room for the id of each replica that it becomes."""
 
-_MAX_DESCRIPTORS = 8
 # A fork takes milliseconds. A zygote that takes longer is starved or stuck: the replica is started without it.
 FORK_TIMEOUT_S = 2.0
 # After a spare child was taken: what the replica does first is not to share the processor with a fork.
@@ -224,7 +223,7 @@ class Zygote:
         while not self._closed:
             try:
                 data, descriptors, _, _ = socket.recv_fds(
-                    self._socket, MAX_MESSAGE_BYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+                    self._socket, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
                 )
             except BlockingIOError:
                 return

@@ -14,9 +14,10 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from clipper.contract.constants import SCOPES, Scope
 from clipper_platform.clock import Clock
 from clipper_platform.errors import Conflict, InvalidRequest, NotFound
-from clipper_platform.store.base import SCOPES, Key, MetadataStore, Scope
+from clipper_platform.store.base import Key, MetadataStore
 
 __all__ = ["Keyring", "grants"]
 

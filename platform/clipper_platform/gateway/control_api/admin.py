@@ -10,6 +10,8 @@ from typing import Final
 import msgspec
 from starlette.responses import Response
 
+from clipper.contract.constants import API_ROOT, DEFAULT_LOG_LINES
+from clipper.contract.media_types import GZIP, JSON, NDJSON
 from clipper.contract.spec import SpecError, check_name
 from clipper_platform.control.log_store import MAX_TAIL, LogReader
 from clipper_platform.control.versions.deployment import Deployment
@@ -26,9 +28,7 @@ from clipper_platform.gateway.services import Services
 __all__ = ["Admin"]
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
-_ROOT: Final = "/api/v1"
 _MAX_EVENTS: Final = 1000
-_DEFAULT_TAIL: Final = 100
 _SLICE: Final = 100  # projects that are looked at before others have a turn: about 2 ms
 
 _encode = msgspec.json.Encoder().encode
@@ -50,7 +50,7 @@ class Admin:
         return [
             Endpoint(
                 method="GET",
-                path=f"{_ROOT}/info",
+                path=f"{API_ROOT}/info",
                 handler=self.info,
                 summary="What this platform is and who is asking",
                 scope="any",
@@ -58,16 +58,16 @@ class Admin:
             ),
             Endpoint(
                 method="HEAD",
-                path=f"{_ROOT}/bundles/{{digest}}",
+                path=f"{API_ROOT}/bundles/{{digest}}",
                 handler=self.has_bundle,
                 summary="Whether the platform has a bundle",
             ),
             Endpoint(
                 method="PUT",
-                path=f"{_ROOT}/bundles/{{digest}}",
+                path=f"{API_ROOT}/bundles/{{digest}}",
                 handler=self.put_bundle,
                 summary="Upload a bundle: a gzip-compressed tar of regular files",
-                body_type="application/gzip",
+                body_type=GZIP,
                 gives=models.BundleStored,
                 status=201,
                 also={200: "It was there already"},
@@ -106,7 +106,7 @@ class Admin:
         existed = self._s.artifacts.has(digest)
         stored = await self._s.artifacts.put(digest, call.request.stream())
         body = _encode(models.BundleStored(digest=digest, bytes=stored.bytes))
-        return Response(body, 200 if existed else 201, media_type="application/json")
+        return Response(body, 200 if existed else 201, media_type=JSON)
 
     # Deployments
 
@@ -114,7 +114,7 @@ class Admin:
         return [
             Endpoint(
                 method="POST",
-                path=f"{_ROOT}/projects/{{project}}/deployments",
+                path=f"{API_ROOT}/projects/{{project}}/deployments",
                 handler=self.deploy,
                 summary="Deploy; it goes on by itself, its events tell how",
                 takes=Raw,
@@ -124,24 +124,24 @@ class Admin:
             ),
             Endpoint(
                 method="GET",
-                path=f"{_ROOT}/deployments/{{id}}",
+                path=f"{API_ROOT}/deployments/{{id}}",
                 handler=self.deployment,
                 summary="A deployment",
                 gives=models.DeploymentInfo,
             ),
             Endpoint(
                 method="DELETE",
-                path=f"{_ROOT}/deployments/{{id}}",
+                path=f"{API_ROOT}/deployments/{{id}}",
                 handler=self.cancel,
                 summary="Cancel a deploy; nothing changes for callers",
                 gives=models.DeploymentInfo,
             ),
             Endpoint(
                 method="GET",
-                path=f"{_ROOT}/deployments/{{id}}/events",
+                path=f"{API_ROOT}/deployments/{{id}}/events",
                 handler=self.deploy_events,
                 summary="Every event of a deployment, live until the last",
-                media_type="application/x-ndjson",
+                media_type=NDJSON,
                 query=(Query("after", "integer", "only events with a greater seq", 0),),
                 streams=True,
             ),
@@ -165,11 +165,11 @@ class Admin:
     # Projects, versions, logs
 
     def _projects(self) -> list[Endpoint]:
-        project = f"{_ROOT}/projects/{{project}}"
+        project = f"{API_ROOT}/projects/{{project}}"
         return [
             Endpoint(
                 method="GET",
-                path=f"{_ROOT}/projects",
+                path=f"{API_ROOT}/projects",
                 handler=self.projects,
                 summary="All projects",
                 gives=models.ProjectList,
@@ -234,7 +234,7 @@ class Admin:
                 path=f"{project}/functions/{{function}}/logs",
                 handler=self.logs,
                 summary="A function's log, oldest line first",
-                media_type="application/x-ndjson",
+                media_type=NDJSON,
                 query=(
                     Query("tail", "integer", f"the newest so many lines, up to {MAX_TAIL}"),
                     Query("since", "number", "only lines from this time on, in Unix seconds"),
@@ -322,14 +322,14 @@ class Admin:
             raise NotFound(f"project {project!r} has no function {function!r}")
         tail, since = call.query["tail"], call.query["since"]
         if tail is None:
-            tail = _DEFAULT_TAIL if since is None else MAX_TAIL
+            tail = DEFAULT_LOG_LINES if since is None else MAX_TAIL
         reader = await self._s.logs.open(project, function, tail=tail, since=since)
         if call.query["follow"]:
             return LineStream(_log_lines(reader), self._s.lifecycle, on_close=reader.close)
         reader.close()
         lines = await reader.next() or []
         body = b"".join(_encode(line) + b"\n" for line in lines)
-        return Response(body, media_type="application/x-ndjson")
+        return Response(body, media_type=NDJSON)
 
     def _views(self, call: Call) -> Views:
         return Views(self._s, call.base_url)

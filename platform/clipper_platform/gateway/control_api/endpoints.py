@@ -13,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from clipper.contract.constants import Scope
+from clipper.contract.media_types import JSON
 from clipper_platform.errors import (
     InvalidRequest,
     MethodNotAllowed,
@@ -21,7 +23,7 @@ from clipper_platform.errors import (
     UnsupportedMediaType,
 )
 from clipper_platform.gateway.auth import Access
-from clipper_platform.store.base import Key, Scope
+from clipper_platform.store.base import Key
 
 __all__ = ["MAX_JSON_BYTES", "Call", "Endpoint", "Query", "Raw", "read_body", "routes"]
 
@@ -110,8 +112,8 @@ class Endpoint:
     gives: type[Any] | None = None
     status: int = 200
     also: Mapping[int, str] = field(default_factory=dict)  # further answers, with what they mean
-    media_type: str = "application/json"
-    body_type: str = "application/json"
+    media_type: str = JSON
+    body_type: str = JSON
     query: tuple[Query, ...] = ()
     streams: bool = False
 
@@ -133,7 +135,7 @@ class Endpoint:
         outcome = await self.handler(call)
         if isinstance(outcome, Response):
             return outcome
-        return Response(msgspec.json.encode(outcome), self.status, media_type="application/json")
+        return Response(msgspec.json.encode(outcome), self.status, media_type=JSON)
 
 
 async def read_body(request: Request, type: type[T]) -> T:
@@ -141,8 +143,8 @@ async def read_body(request: Request, type: type[T]) -> T:
 
     Raises InvalidRequest, PayloadTooLarge, UnsupportedMediaType.
     """
-    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if content_type != "application/json" and not content_type.endswith("+json"):
+    content_type = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    if content_type != JSON and not content_type.endswith("+json"):
         raise UnsupportedMediaType(f"the body must be application/json, not {content_type[:100]!r}")
     data = await _limited(request, MAX_JSON_BYTES)
     try:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from clipper.contract.constants import API_ROOT
 from clipper.contract.spec import SpecError, check_name
 from clipper_platform.control.versions.rollout import check_secret
 from clipper_platform.errors import InvalidRequest
@@ -14,8 +13,6 @@ from clipper_platform.store.base import Key
 
 __all__ = ["KeyRoutes"]
 
-_ROOT: Final = "/api/v1"
-
 
 class KeyRoutes:
     """The handlers and their table."""
@@ -24,11 +21,11 @@ class KeyRoutes:
         self._s = services
 
     def endpoints(self) -> list[Endpoint]:
-        secrets = f"{_ROOT}/projects/{{project}}/secrets"
+        secrets = f"{API_ROOT}/projects/{{project}}/secrets"
         return [
             Endpoint(
                 method="POST",
-                path=f"{_ROOT}/keys",
+                path=f"{API_ROOT}/keys",
                 handler=self.create_key,
                 summary="Make a key; its secret is shown this once",
                 scope="admin",
@@ -38,7 +35,7 @@ class KeyRoutes:
             ),
             Endpoint(
                 method="GET",
-                path=f"{_ROOT}/keys",
+                path=f"{API_ROOT}/keys",
                 handler=self.keys,
                 summary="All keys, revoked ones included",
                 scope="admin",
@@ -46,7 +43,7 @@ class KeyRoutes:
             ),
             Endpoint(
                 method="DELETE",
-                path=f"{_ROOT}/keys/{{id}}",
+                path=f"{API_ROOT}/keys/{{id}}",
                 handler=self.revoke_key,
                 summary="Revoke a key, at once",
                 scope="admin",

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from clipper.contract.constants import API_ROOT
+from clipper.contract.media_types import ANY_IMAGE, EVENT_STREAM, JSON, MSGPACK, NPY, OCTET_STREAM
 from clipper_platform import errors
 from clipper_platform.errors import ClipperError
 from clipper_platform.gateway.control_api.endpoints import Endpoint
@@ -36,11 +38,11 @@ _INVOKE_ERRORS: Final[tuple[type[ClipperError], ...]] = (
     errors.DeadlineExceeded,
 )
 _BODY_TYPES: Final = (
-    "application/json",
-    "application/msgpack",
-    "application/octet-stream",
-    "application/x-npy",
-    "image/*",
+    JSON,
+    MSGPACK,
+    OCTET_STREAM,
+    NPY,
+    ANY_IMAGE,
 )
 
 
@@ -91,7 +93,7 @@ def _operation(endpoint: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
     body = endpoint.documents or endpoint.takes
     if body is not None:
         made["requestBody"] = {"required": True, "content": {endpoint.body_type: {"schema": schemas[body]}}}
-    elif endpoint.body_type != "application/json":
+    elif endpoint.body_type != JSON:
         made["requestBody"] = {"required": True, "content": {endpoint.body_type: {}}}
     return made
 
@@ -109,11 +111,11 @@ def _responses(endpoint: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _error(schema: Any, description: str) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
+    return {"description": description, "content": {JSON: {"schema": schema}}}
 
 
 def _operation_id(method: str, path: str) -> str:
-    words = [word.strip("{}") for word in path.removeprefix("/api/v1").replace(".", "/").split("/") if word]
+    words = [word.strip("{}") for word in path.removeprefix(API_ROOT).replace(".", "/").split("/") if word]
     return "_".join([method.lower(), *words])
 
 
@@ -144,7 +146,7 @@ def _invoke_paths(error: Any) -> dict[str, Any]:
                 "responses": {
                     "200": {
                         "description": "What it returned; a generator's items with `Accept: text/event-stream`",
-                        "content": {"application/json": {}, "application/msgpack": {}, "text/event-stream": {}},
+                        "content": {JSON: {}, MSGPACK: {}, EVENT_STREAM: {}},
                     },
                     **by_status,
                 },
@@ -157,7 +159,7 @@ def _invoke_paths(error: Any) -> dict[str, Any]:
                 "security": [{}, {"key": []}],
                 "parameters": parameters,
                 "responses": {
-                    "200": {"description": "The schema", "content": {"application/json": {}}},
+                    "200": {"description": "The schema", "content": {JSON: {}}},
                     "default": _error(error, "An error"),
                 },
             }

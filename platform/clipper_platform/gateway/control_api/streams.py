@@ -10,6 +10,7 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from clipper.contract.media_types import NDJSON
 from clipper_platform.gateway.lifecycle import Lifecycle
 
 __all__ = ["HEARTBEAT_S", "LineStream"]
@@ -21,7 +22,7 @@ HEARTBEAT_S: Final = 15.0
 class LineStream(Response):
     """`source` yields encoded lines, each with its line break. `on_close` is called at the end, whatever it was."""
 
-    media_type = "application/x-ndjson"
+    media_type = NDJSON
 
     def __init__(
         self, source: AsyncGenerator[bytes, None], lifecycle: Lifecycle, on_close: Callable[[], None] | None = None

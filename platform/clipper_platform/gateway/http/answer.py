@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 import msgspec
 from starlette.types import Send
 
+from clipper.contract.media_types import JSON, MSGPACK
 from clipper_platform.gateway.errors import render
-from clipper_platform.gateway.http.request_head import JSON, MSGPACK
 from clipper_platform.serving.invocation import Invocation
 
 __all__ = [

@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from clipper.contract.media_types import JSON
 from clipper_platform.clock import Clock
 from clipper_platform.errors import NotFound, UnsupportedMediaType
-from clipper_platform.gateway.http.request_head import JSON, RequestHead
+from clipper_platform.gateway.http.request_head import RequestHead
 from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.serving.function_queue import FunctionQueue
 from clipper_platform.serving.invocation import Invocation, StreamSink

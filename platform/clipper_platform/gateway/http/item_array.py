@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipper_platform.gateway.http.request_head import JSON, MSGPACK
+from clipper.contract.media_types import JSON, MSGPACK
 
 __all__ = ["join_items"]
 

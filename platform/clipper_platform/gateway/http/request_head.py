@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
 
+from clipper.contract.media_types import EVENT_STREAM, JSON
 from clipper_platform.errors import InvalidRequest
 
-__all__ = ["EVENT_STREAM", "JSON", "MSGPACK", "RequestHead", "media_type", "read_head"]
-
-JSON: Final = "application/json"
-MSGPACK: Final = "application/msgpack"
-EVENT_STREAM: Final = "text/event-stream"
+__all__ = ["RequestHead", "media_type", "read_head"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

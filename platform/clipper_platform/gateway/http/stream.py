@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from starlette.types import Send
 
+from clipper.contract.media_types import EVENT_STREAM
 from clipper_platform.errors import InvalidResult
 from clipper_platform.gateway.errors import render
 from clipper_platform.gateway.http.answer import answer_of, send_answer, wait_timing
 from clipper_platform.gateway.http.item_array import join_items
-from clipper_platform.gateway.http.request_head import EVENT_STREAM
 from clipper_platform.serving.invocation import Invocation
 
 __all__ = ["Credit", "ItemSink", "event", "send_array", "send_events"]
@@ -80,7 +80,7 @@ async def send_events(invocation: Invocation, sink: ItemSink, credit: Credit, se
 
 def _events_start(invocation: Invocation) -> dict[str, object]:
     headers = [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"content-type", f"{EVENT_STREAM}; charset=utf-8".encode()),
         (b"cache-control", b"no-store"),
         (b"x-accel-buffering", b"no"),
         (b"x-clip-version", str(invocation.queue.target.id.version).encode()),

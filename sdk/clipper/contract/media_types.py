@@ -1,0 +1,17 @@
+"""The media types that clients, the platform and the runtime name, and how arrays travel inside MessagePack."""
+
+from __future__ import annotations
+
+from typing import Final
+
+JSON: Final = "application/json"
+MSGPACK: Final = "application/msgpack"
+NPY: Final = "application/x-npy"
+OCTET_STREAM: Final = "application/octet-stream"
+EVENT_STREAM: Final = "text/event-stream"
+NDJSON: Final = "application/x-ndjson"
+GZIP: Final = "application/gzip"
+ANY_IMAGE: Final = "image/*"
+
+NPY_EXTENSION: Final = 1
+"""MessagePack extension type of an array: its data are the bytes of a `.npy` file."""
