@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipper_platform.core.batching import Dispatch, Policy, PolicyName, WaitUntil, make_controller, plan, take
-from tests.benchmarks.adaptive_batching import simulate
+from tests.support.batch_simulation import simulate
 
 policies = st.builds(
     Policy,

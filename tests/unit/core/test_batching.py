@@ -22,7 +22,7 @@ from clipper_platform.core.batching import (
     take,
 )
 from clipper_platform.core.fitting import DurationFit
-from tests.benchmarks.adaptive_batching import (
+from tests.support.batch_simulation import (
     CAP,
     MAIN,
     PaperAimd,

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from clipper_platform.core.caching import ENTRY_OVERHEAD_BYTES, Freed, ResultCache, Stored, key
-from tests.benchmarks.cache_policies import (
+from tests.support.cache_simulation import (
     Lru,
     Ours,
     S3Fifo,
