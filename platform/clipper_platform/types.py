@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NewType
 
-__all__ = ["BundleDigest", "EnvironmentId", "FunctionId", "ProjectName", "ReplicaId", "VersionNumber"]
+__all__ = ["BundleDigest", "EnvironmentId", "FunctionId", "ReplicaId"]
 
-ProjectName = NewType("ProjectName", str)
-VersionNumber = NewType("VersionNumber", int)
 ReplicaId = NewType("ReplicaId", str)
 BundleDigest = NewType("BundleDigest", str)  # "sha256:…"
 EnvironmentId = NewType("EnvironmentId", str)  # digest of what was asked for

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipper_platform.core.batching import Dispatch, Policy, PolicyName, WaitUntil, make_controller, plan, take
+from clipper_platform.core.batching import Dispatch, Policy, PolicyName, WaitUntil, make_controller, plan
 from tests.support.batch_simulation import simulate
 
 policies = st.builds(
@@ -19,7 +19,6 @@ policies = st.builds(
     lead_s=st.floats(0, 1),
 )
 times = st.floats(0, 1000)
-weights = st.lists(st.one_of(st.integers(0, 50), st.floats(0, 50)), min_size=1, max_size=60)
 
 
 @given(
@@ -58,22 +57,6 @@ def test_a_plan_is_within_its_bounds_and_keeps_its_word(
             assert isinstance(at(step.t), Dispatch)
         else:
             assert pending == 0 or in_flight > 0  # an idle replica never waits without end
-
-
-@given(weights=weights, limit=st.floats(0, 500))
-def test_take_is_maximal_and_never_too_much(weights: list[float], limit: float) -> None:
-    count = take(weights, limit)
-    assert 1 <= count <= len(weights)
-    assert count == 1 or sum(weights[:count]) <= limit
-    assert count == len(weights) or sum(weights[: count + 1]) > limit
-
-
-@given(weights=weights, policy=policies)
-def test_a_weighted_batch_fits_and_takes_all_that_fits(weights: list[float], policy: Policy) -> None:
-    step = plan(len(weights), 0.0, policy, 1000.0, weights=weights)
-    assert isinstance(step, Dispatch)
-    cap = min(policy.limit, policy.max_batch_size)
-    assert step.n == min(take(weights, cap), policy.max_batch_size)
 
 
 @pytest.mark.parametrize("name", ["aimd", "latency_model", "static", "none"])

@@ -13,7 +13,6 @@ queue further.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
@@ -33,7 +32,6 @@ __all__ = [
     "WaitUntil",
     "make_controller",
     "plan",
-    "take",
 ]
 
 PolicyName = Literal["aimd", "latency_model", "static", "none"]
@@ -46,7 +44,7 @@ def _at_least(low: int, key: str, value: float) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What holds for one replica's batches. Times in seconds; sizes in items, or in units of weight if items have one.
+    """What holds for one replica's batches. Times in seconds; sizes in items.
 
     `limit` is the size controller's; `depth` is how many batches may be in flight; a batch behind a running one is
     committed `lead_s` before that one is expected to end (1 ms covers a frame's way through two event loops).
@@ -108,27 +106,20 @@ def plan(
     in_flight: int = 0,
     running_since: float | None = None,
     expected_s: float | None = None,
-    weights: Iterable[float] | None = None,
 ) -> Dispatch | WaitUntil:
     """The next batch for one replica.
 
     pending: waiting items. oldest_at: when the first of them came. in_flight: batches the replica has not answered.
     running_since, expected_s: when the batch it runs now began, and how long such a batch is expected to take
-    (`SizeController.expected`); None when unknown. weights: those of the waiting items in order, if items differ.
+    (`SizeController.expected`); None when unknown.
 
     Monotone in `now`: at the time of a WaitUntil, with nothing else changed, the answer is a Dispatch.
     """
     if pending <= 0 or in_flight >= policy.depth:
         return NEVER
     cap = policy.limit if policy.limit < policy.max_batch_size else policy.max_batch_size
-    if weights is None:
-        size, full = (pending, pending == cap) if pending <= cap else (cap, True)
-    else:
-        size, weight = _prefix(weights, cap)
-        size = max(1, min(size, pending, policy.max_batch_size))
-        full = size < pending or weight >= cap
-    if full:
-        return _dispatch(size, True)
+    if pending >= cap:
+        return _dispatch(cap, True)
     ready_at = oldest_at + policy.wait_timeout_s
     if in_flight:
         if running_since is None or expected_s is None:
@@ -136,25 +127,7 @@ def plan(
         nearly_done_at = running_since + expected_s - policy.lead_s
         if nearly_done_at > ready_at:
             ready_at = nearly_done_at
-    return _dispatch(size, False) if now >= ready_at else WaitUntil(ready_at)
-
-
-def take(weights: Iterable[float], limit: float) -> int:
-    """How many of the first items fit: the longest prefix whose weights sum to at most `limit`, but at least 1.
-
-    An item heavier than the limit goes alone, since it would otherwise wait for ever. 0 only without items.
-    """
-    return _prefix(weights, limit)[0]
-
-
-def _prefix(weights: Iterable[float], limit: float) -> tuple[int, float]:
-    count, total = 0, 0.0
-    for weight in weights:
-        if count and total + weight > limit:
-            break
-        count += 1
-        total += weight
-    return count, total
+    return _dispatch(pending, False) if now >= ready_at else WaitUntil(ready_at)
 
 
 class SizeController(Protocol):

@@ -1,6 +1,6 @@
 """Which replicas a function should have, as a state machine: events in, instructions out.
 
-    starting ──ready──▶ ready ──drain──▶ draining ──▶ dead
+    starting ──ready──▶ ready ──drain──▶ draining ──▶ gone
         │                 │ missed pings, hung              ▲
         │                 └──────▶ unhealthy ───────────────┤
         └────────────── start failed, exited ───────────────┘
@@ -44,7 +44,6 @@ class ReplicaState(StrEnum):
     READY = "ready"
     DRAINING = "draining"
     UNHEALTHY = "unhealthy"
-    DEAD = "dead"
 
 
 # Events

@@ -204,11 +204,6 @@ class DrainRate:
             return None
         return done / busy_s
 
-    def seconds_for(self, waiting: int, now: float) -> float | None:
-        """How long `waiting` invocations take to drain, in seconds, or None without data."""
-        rate = self.rate(now)
-        return None if rate is None else waiting / rate
-
     def _busy(self, now: float) -> float:
         """Seconds with work since the last decay."""
         return self._fresh_s if self._since is None or now <= self._since else self._fresh_s + now - self._since

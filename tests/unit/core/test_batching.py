@@ -19,7 +19,6 @@ from clipper_platform.core.batching import (
     WaitUntil,
     make_controller,
     plan,
-    take,
 )
 from clipper_platform.core.fitting import DurationFit
 from tests.support.batch_simulation import (
@@ -93,29 +92,6 @@ def test_the_second_slot_respects_the_wait_for_company_too() -> None:
 
 def test_depth_one_never_commits_a_second_batch() -> None:
     assert plan(100, 0.0, Policy(max_batch_size=64, limit=8, depth=1), 10.0, in_flight=1) == NEVER
-
-
-def test_heavy_items_fill_a_batch_sooner() -> None:
-    assert plan(4, 9.9, POLICY, 10.0, weights=[3, 3, 3, 1]) == Dispatch(2, full=True)
-    assert plan(2, 10.0, WAITING, 10.0, weights=[4, 4]) == Dispatch(2, full=True)
-    assert plan(2, 10.0, WAITING, 10.0, weights=[4, 3]) == WaitUntil(10.005)
-    assert plan(1, 9.9, POLICY, 10.0, weights=[100]) == Dispatch(1, full=True)
-
-
-def test_weightless_items_do_not_make_a_batch_beyond_the_hard_cap() -> None:
-    assert plan(100, 9.9, Policy(max_batch_size=16, limit=16), 10.0, weights=[0.0] * 100) == Dispatch(16, full=True)
-
-
-def test_missing_weights_do_not_make_an_empty_batch() -> None:
-    assert plan(2, 9.9, POLICY, 10.0, weights=[]) == Dispatch(1, full=True)
-
-
-@pytest.mark.parametrize(
-    ("weights", "limit", "count"),
-    [([1, 1, 1], 2, 2), ([5], 2, 1), ([5, 1], 2, 1), ([1, 5], 2, 1), ([0.5, 0.5, 1.5], 2.5, 3), ([], 2, 0)],
-)
-def test_take_is_the_longest_prefix_that_fits_but_at_least_one(weights: list[float], limit: float, count: int) -> None:
-    assert take(weights, limit) == count
 
 
 @pytest.mark.parametrize(

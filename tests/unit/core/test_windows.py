@@ -165,7 +165,6 @@ def test_a_drain_rate_without_completions_is_no_data() -> None:
     assert drain.rate(1.0) is None
     drain.resume(1.0)
     assert drain.rate(5.0) is None
-    assert drain.seconds_for(10, 5.0) is None
 
 
 def test_the_drain_rate_is_completions_per_second() -> None:
@@ -174,7 +173,6 @@ def test_the_drain_rate_is_completions_per_second() -> None:
     for i in range(1, 101):
         drain.observe(32, i * 0.1)
     assert drain.rate(10.0) == pytest.approx(320, rel=0.02)
-    assert drain.seconds_for(640, 10.0) == pytest.approx(2.0, rel=0.02)
 
 
 def test_idle_time_does_not_lower_the_drain_rate() -> None:
