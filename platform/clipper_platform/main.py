@@ -16,7 +16,7 @@ import uvloop
 from clipper.contract.constants import PLATFORM_FILE
 from clipper.contract.version import VERSION
 from clipper_platform import logs
-from clipper_platform.backends.base import Backend, LogSink
+from clipper_platform.backends.base import Backend, BundleResolver, LogSink
 from clipper_platform.backends.process.backend import ProcessBackend
 from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.environments.venv import VenvBuilder
@@ -148,11 +148,14 @@ class Platform:
 def concrete_parts(settings: Settings, clock: Clock, url: str) -> Concrete:
     """The store, the backend and the environments of these settings. Raises StoreUnavailable, InvalidSpec."""
     instance = secrets.token_hex(8)
+    environments = VenvBuilder(settings.environments_path, clock=clock, instance_id=instance)
 
-    def backend(logs: LogSink, on_dropped: Callable[[FunctionId, int], None]) -> Backend:
+    def backend(logs: LogSink, on_dropped: Callable[[FunctionId, int], None], bundles: BundleResolver) -> Backend:
         return ProcessBackend(
             settings.home,
             logs,
+            bundles=bundles,
+            environments=environments.find,
             instance_id=instance,
             clock=clock,
             url=url,
@@ -163,7 +166,7 @@ def concrete_parts(settings: Settings, clock: Clock, url: str) -> Concrete:
     embedded = settings.store_url.startswith("sqlite:")
     return Concrete(
         store=SqliteStore.from_url(settings.store_url) if embedded else redis_store(settings.store_url),
-        environments=VenvBuilder(settings.environments_path, clock=clock, instance_id=instance),
+        environments=environments,
         backend=backend,
         shared_results=None if embedded else lambda: redis_results(settings.store_url, clock),
     )

@@ -6,14 +6,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from clipper.contract.constants import KEY_FILE
-from clipper_platform.backends.base import Backend, LogSink
+from clipper_platform.backends.base import Backend, BundleResolver, LogSink
 from clipper_platform.clock import Clock
 from clipper_platform.control.access.keyring import Keyring
 from clipper_platform.control.events import EventLog
@@ -49,8 +48,9 @@ class Concrete:
 
     store: MetadataStore
     environments: EnvironmentBuilder
-    backend: Callable[[LogSink, OnDropped], Backend]
-    """Made with where the output of replicas goes, and who is told of what was lost of it."""
+    backend: Callable[[LogSink, OnDropped, BundleResolver], Backend]
+    """Makes the backend: from where the output of replicas goes, what counts the lines of it that are dropped, and how
+    bundles are found on this machine."""
 
     shared_results: Callable[[], SharedResults] | None
     """The result cache's second tier, where there is one."""
@@ -98,7 +98,9 @@ async def open_planes(
 
     environments = concrete.environments
     backend = concrete.backend(
-        log_store.append, lambda function, lines: metrics.log_dropped.child(function.path).inc(lines)
+        log_store.append,
+        lambda function, lines: metrics.log_dropped.child(function.path).inc(lines),
+        artifacts.unpack,
     )
     await stack.enter_async_context(opened(backend))
     shared_results = None if concrete.shared_results is None else concrete.shared_results()
@@ -116,7 +118,9 @@ async def open_planes(
     stack.push_async_callback(dispatcher.close)
     learnt = IdleHistory(settings.home / "idle_times")
     await stack.enter_async_context(opened(learnt))
-    policies, autoscaler = await open_scaling(registry, store, dispatcher, events, metrics, learnt, clock)
+    policies, autoscaler = await open_scaling(
+        registry, store, dispatcher, events, metrics, learnt, clock, cores=backend.cores()
+    )
     rollout = Rollout(
         registry,
         artifacts,
@@ -183,6 +187,8 @@ async def open_scaling(
     metrics: Metrics,
     learnt: IdleHistory,
     clock: Clock,
+    *,
+    cores: int | None,
 ) -> tuple[Policies, Autoscaler]:
     """The applied policies and the autoscaler, which has the replicas of whatever the dispatcher runs."""
     policies = Policies(registry, store, clock)
@@ -195,7 +201,7 @@ async def open_scaling(
         policy_of=lambda id, spec: policies.of(id.project, id.function, spec.autoscaling),
         on_error=metrics.loop_errors.child("autoscaler").inc,
         learnt=learnt,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        cores=cores,
     )
     policies.on_change(autoscaler.policy_changed)
 

@@ -62,7 +62,7 @@ class Wired:
     def __init__(self, spec: LaunchSpec) -> None:
         self.spec = spec
         self.ready = READY
-        self.pid = None
+        self.details: dict[str, Any] = {}
         self.channel = WireChannel(Mock())
         self.sink = Sink()
         self.channel.connection_made(self.sink)  # type: ignore[arg-type]  # as much of a transport as is used

@@ -27,7 +27,7 @@ import uvloop
 
 from clipper.contract.spec import EnvironmentSpec, FunctionSpec, Manifest
 from clipper_platform.clock import SystemClock
-from clipper_platform.environments.base import BuildProgress, Environment
+from clipper_platform.environments.base import BuildProgress
 from clipper_platform.gateway.lifecycle import Lifecycle
 from clipper_platform.gateway.origin_policy import OriginPolicy
 from clipper_platform.http_server import make_server
@@ -54,8 +54,8 @@ class Built:
     def identify(self, spec: EnvironmentSpec) -> EnvironmentId:
         return EnvironmentId("env")
 
-    async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> Environment:
-        return Environment(self.identify(spec), Path("python"), Path())
+    async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> EnvironmentId:
+        return self.identify(spec)
 
     def pythons(self) -> Sequence[str]:
         return ("3.11",)
@@ -134,7 +134,7 @@ async def measure(home: Path, functions: int) -> None:
     concrete = Concrete(
         store=SqliteStore(home / "clipper.db"),
         environments=Built(),
-        backend=lambda _, __: backend,
+        backend=lambda *_: backend,
         shared_results=None,
     )
     print(f"{f'{functions} functions':44}{'wall':>13}{'processor':>13}{'loop held':>13}")

@@ -173,7 +173,8 @@ async def test_a_deploy_from_upload_to_url(world: World) -> None:
     ]
     async with world.client() as client:
         assert (await client.get(f"/api/v1/deployments/{made['id']}")).json() == made
-    assert world.gate.plane.serving.running[F].bundle.joinpath("app.py").read_bytes() == b"def classify(): ..."
+    tree = await world.gate.plane.artifacts.unpack(world.gate.plane.serving.running[F].bundle)
+    assert (tree / "app.py").read_bytes() == b"def classify(): ..."
 
 
 async def test_the_same_again_is_unchanged_at_once_and_force_deploys(world: World) -> None:

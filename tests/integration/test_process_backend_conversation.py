@@ -16,8 +16,8 @@ import uvloop
 from clipper.contract import wire
 from clipper_platform.backends.base import LaunchSpec, Replica, StartError
 from clipper_platform.backends.process.backend import ProcessBackend
-from clipper_platform.types import FunctionId, ReplicaId
-from tests.support.replicas import FAKE_REPLICA, Recorder, ask, invoke, launch_spec
+from clipper_platform.types import BundleDigest, FunctionId, ReplicaId
+from tests.support.replicas import FAKE_REPLICA, Recorder, ask, invoke, launch_spec, process_backend
 from tests.support.waiting import has_ended, until
 
 
@@ -37,7 +37,7 @@ class Sink:
 
 @asynccontextmanager
 async def opened(tmp_path: Path, sink: Any = None) -> AsyncIterator[ProcessBackend]:
-    backend = ProcessBackend(tmp_path / "home", sink or Sink(), command=FAKE_REPLICA)
+    backend = process_backend(tmp_path / "home", sink or Sink(), command=FAKE_REPLICA)
     await backend.open()
     try:
         yield backend
@@ -67,18 +67,16 @@ async def test_a_replica_answers_batches_and_pings_and_ends_when_it_is_asked_to(
     replica, recorder = await launched(backend, launch_spec(tmp_path))
     assert replica.ready.concurrency == 4
     assert replica.ready.phases["launch"] > 0
-    assert replica.pid is not None
     assert (replica.memory_bytes() or 0) > 1 << 20
     assert await ask(replica, recorder, b"one", b"", b"three") == [b"one", b"", b"three"]
     replica.channel.send_ping(9)
     assert (await asyncio.wait_for(recorder.pongs.get(), 10)).nonce == 9
-    pid = replica.pid
+    pid = replica.details["pid"]
     await replica.stop(10)
     assert recorder.exits[0].reason == "exited"
-    assert recorder.exits[0].status == 0
     assert recorder.events[-1] is recorder.exits[0]
     assert has_ended(pid, 0.1)
-    assert (replica.pid, replica.memory_bytes()) == (None, None)
+    assert (replica.details, replica.memory_bytes()) == ({}, None)
     await replica.stop(10)
     replica.kill()
     assert len(recorder.exits) == 1
@@ -171,7 +169,7 @@ async def test_cancelling_a_launch_leaves_nothing(backend: ProcessBackend, tmp_p
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"bundle": Path("/no/such/bundle")}, "is not a directory"),
+        ({"bundle": BundleDigest("/no/such/bundle")}, "is not a directory"),
         ({"env": {"BAD": "nul\0byte"}}, "cannot be started"),
     ],
 )
@@ -187,7 +185,7 @@ ENDS = [
     (b"exit:0", "exited", "exit status 0"),
     (b"exit:3", "crashed", "exit status 3"),
     (b"crash", "crashed", "killed by SIGSEGV"),
-    (b"signal:9", "crashed", "killed by SIGKILL"),
+    (b"signal:9", "killed_externally", "killed by SIGKILL"),
     (b"signal:34", "crashed", "killed by "),
     (b"hang-up", "lost", "closed its connection"),
     (b"garbage", "lost", "protocol violation: a frame of 4294967295 bytes"),
@@ -239,7 +237,7 @@ async def test_an_end_before_attach_is_told_at_attach_and_only_one_may_listen(
 ) -> None:
     replica, recorder = await backend.launch(launch_spec(tmp_path)), Recorder()
     replica.kill()
-    await until(lambda: replica.pid is None)
+    await until(lambda: not replica.details)
     replica.attach(recorder)
     assert recorder.exits == []  # not from within attach
     assert (await recorder.exit()).reason == "killed"
@@ -300,7 +298,7 @@ async def test_the_process_sees_its_directories_and_leaves_the_bundle_clean(
     assert seen["TOKEN"] == "secret"
     assert seen["CLIP_PLATFORM_INSTANCE"] == backend.instance_id
     tmp = Path(seen["TMPDIR"])
-    assert psutil.Process(replica.pid).cwd() == str(tmp_path / "bundle")
+    assert psutil.Process(replica.details["pid"]).cwd() == str(tmp_path / "bundle")
     assert tmp.is_dir()  # noqa: ASYNC240  a local directory in a test
     await replica.stop(10)
     assert not tmp.exists()  # noqa: ASYNC240  as above
@@ -332,7 +330,7 @@ async def test_closing_the_backend_ends_all_that_run_and_all_that_start(tmp_path
     with pytest.raises(StartError, match="not open"):
         await backend.launch(launch_spec(tmp_path))
     assert files_in(tmp_path / "home" / "run") == []
-    assert replica.pid is None
+    assert replica.details == {}
 
 
 async def test_many_replicas_start_and_end_side_by_side(backend: ProcessBackend, tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clipper_platform.backends.process.backend import ProcessBackend
-from tests.support.replicas import FAKE_REPLICA, Recorder, ask, launch_spec
+from tests.support.replicas import FAKE_REPLICA, Recorder, ask, launch_spec, process_backend
 from tests.support.waiting import has_ended, until
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +100,7 @@ async def test_what_a_platform_and_its_guardian_left_is_ended_by_the_next_platfo
         victim.kill()
         guardian.kill()
         assert any(psutil.pid_exists(pid) and not has_ended(pid, 0.0) for pid in victim.pids)
-        successor = ProcessBackend(tmp_path, lambda *_: None, command=FAKE_REPLICA)
+        successor = process_backend(tmp_path, command=FAKE_REPLICA)
         await successor.open()
         try:
             assert all(has_ended(pid) for pid in victim.pids)
@@ -113,7 +112,7 @@ async def test_what_a_platform_and_its_guardian_left_is_ended_by_the_next_platfo
 
 async def test_a_platform_spares_what_another_living_one_runs(tmp_path: Path) -> None:
     with platform(tmp_path, replicas=1) as other:
-        backend = ProcessBackend(tmp_path, lambda *_: None, command=FAKE_REPLICA)
+        backend = process_backend(tmp_path, command=FAKE_REPLICA)
         await backend.open()
         replica, recorder = await backend.launch(launch_spec(tmp_path)), Recorder()
         replica.attach(recorder)
@@ -123,7 +122,7 @@ async def test_a_platform_spares_what_another_living_one_runs(tmp_path: Path) ->
 
 
 async def test_a_closed_backends_guardian_is_gone(tmp_path: Path) -> None:
-    backend = ProcessBackend(tmp_path, lambda *_: None, command=FAKE_REPLICA)
+    backend = process_backend(tmp_path, command=FAKE_REPLICA)
     await backend.open()
     await until(lambda: guardians_of(backend.instance_id))
     await backend.close()

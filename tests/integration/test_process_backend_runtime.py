@@ -18,10 +18,9 @@ from clipper.contract import wire
 from clipper.contract.spec import EnvironmentSpec, FunctionSpec
 from clipper_platform.backends.base import Replica, StartError
 from clipper_platform.backends.process.backend import ProcessBackend
-from clipper_platform.environments.base import Environment
 from clipper_platform.environments.venv import VenvBuilder
-from clipper_platform.types import FunctionId, ReplicaId
-from tests.support.replicas import Recorder, invoke, launch_spec
+from clipper_platform.types import EnvironmentId, FunctionId, ReplicaId
+from tests.support.replicas import Recorder, invoke, launch_spec, process_backend
 from tests.support.waiting import has_ended
 
 ROOT = Path(__file__).parents[2]
@@ -65,15 +64,16 @@ class Slow:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> EnvironmentId:
     root = tmp_path_factory.mktemp("environments")
-    return asyncio.run(VenvBuilder(root).build(EnvironmentSpec(), lambda _: None))
+    id = asyncio.run(VenvBuilder(root).build(EnvironmentSpec(), lambda _: None))
+    return EnvironmentId(str(root / id))
 
 
 class Project:
     """A bundle of APP whose functions can be launched one by one."""
 
-    def __init__(self, tmp_path: Path, environment: Environment, backend: ProcessBackend) -> None:
+    def __init__(self, tmp_path: Path, environment: EnvironmentId, backend: ProcessBackend) -> None:
         self.environment = environment
         self.backend = backend
         self.records: list[wire.LogRecord] = []
@@ -92,7 +92,7 @@ class Project:
 
 
 @pytest.fixture
-async def project(tmp_path: Path, environment: Environment) -> AsyncIterator[Project]:
+async def project(tmp_path: Path, environment: EnvironmentId) -> AsyncIterator[Project]:
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "app.py").write_text(APP)
     (tmp_path / "bundle" / "broken.py").write_text("import frobnicator\ndef f() -> None: ...\n")
@@ -100,7 +100,7 @@ async def project(tmp_path: Path, environment: Environment) -> AsyncIterator[Pro
     def sink(function: FunctionId, replica: ReplicaId, records: Sequence[wire.LogRecord]) -> None:
         made.records += records
 
-    backend = ProcessBackend(tmp_path / "home", sink)
+    backend = process_backend(tmp_path / "home", sink)
     made = Project(tmp_path, environment, backend)
     await backend.open()
     yield made
@@ -207,32 +207,31 @@ import asyncio, sys
 from pathlib import Path
 import msgspec
 from clipper.contract.spec import FunctionSpec
-from clipper_platform.backends.process.backend import ProcessBackend
-from clipper_platform.environments.base import Environment
-from tests.support.replicas import Recorder, invoke, launch_spec
+from clipper_platform.types import EnvironmentId
+from tests.support.replicas import Recorder, invoke, launch_spec, process_backend
 
 async def main(home, environment):
-    backend = ProcessBackend(home / "home", lambda *_: None)
+    backend = process_backend(home / "home")
     await backend.open()
     spec = FunctionSpec(name="spawn", entrypoint="app:spawn").to_dict()
-    built = Environment("e", environment / "bin" / "python", environment)
-    replica, recorder = await backend.launch(launch_spec(home, environment=built, spec=spec)), Recorder()
+    launch = launch_spec(home, environment=EnvironmentId(environment), spec=spec)
+    replica, recorder = await backend.launch(launch), Recorder()
     replica.attach(recorder)
     replica.channel.send_invoke(invoke(b"{}", content_type="application/json"), [b"{}"])
     _, payloads = await recorder.answers.get()
-    print(replica.pid, payloads[0].decode(), flush=True)
+    print(replica.details["pid"], payloads[0].decode(), flush=True)
     await asyncio.Event().wait()
 
-asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))
+asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
 """
 
 
 def test_after_kill_9_of_the_platform_neither_replica_nor_grandchild_is_left(
-    tmp_path: Path, environment: Environment
+    tmp_path: Path, environment: EnvironmentId
 ) -> None:
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "app.py").write_text(APP)
-    command = [sys.executable, "-c", PLATFORM, tmp_path, environment.path]
+    command = [sys.executable, "-c", PLATFORM, tmp_path, environment]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as platform:
         try:
             assert platform.stdout is not None

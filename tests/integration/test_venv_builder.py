@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from clipper.contract.spec import EnvironmentSpec
-from clipper_platform.environments.base import Environment
 from clipper_platform.environments.venv import VenvBuilder
+from clipper_platform.environments.virtual import VirtualEnvironment
 from clipper_platform.errors import DeployFailed
 from clipper_platform.types import EnvironmentId
 from tests.support.waiting import has_ended, until
@@ -28,7 +28,14 @@ def quiet(_: str) -> None:
     return None
 
 
-def versions_in(environment: Environment, *modules: str) -> str:
+def found(builder: VenvBuilder, environment: EnvironmentId) -> VirtualEnvironment:
+    """An environment that is there."""
+    virtual = builder.find(environment)
+    assert virtual is not None
+    return virtual
+
+
+def versions_in(environment: VirtualEnvironment, *modules: str) -> str:
     code = f"import {', '.join(modules)}, sys; print(sys.version.split()[0])"
     return subprocess.run(
         [environment.python, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=30
@@ -74,11 +81,11 @@ async def test_what_was_asked_for_can_be_imported_and_is_recorded(tmp_path: Path
     builder, lines = VenvBuilder(tmp_path), list[str]()
     spec = EnvironmentSpec(requirements=("six==1.17.0",))
     environment = await builder.build(spec, lines.append)
-    assert environment.id == builder.identify(spec)
-    assert versions_in(environment, "six", "msgspec", "cloudpickle") == sys.version.split()[0]
+    assert environment == builder.identify(spec) == found(builder, environment).id
+    assert versions_in(found(builder, environment), "six", "msgspec", "cloudpickle") == sys.version.split()[0]
     assert any("six==1.17.0" in line for line in lines)
     (record,) = builder.list()
-    assert record.id == environment.id
+    assert record.id == environment
     assert "six==1.17.0" in record.packages
     assert record.size_bytes > 100_000
     assert record.python == sys.version.split()[0]
@@ -86,11 +93,12 @@ async def test_what_was_asked_for_can_be_imported_and_is_recorded(tmp_path: Path
 
 async def test_a_second_build_of_the_same_is_the_first_and_says_nothing(tmp_path: Path) -> None:
     first = await VenvBuilder(tmp_path).build(PLAIN, quiet)
-    created = (first.path / ".complete").read_text()
+    marker = tmp_path / first / ".complete"
+    created = marker.read_text()
     lines: list[str] = []
     assert await VenvBuilder(tmp_path).build(PLAIN, lines.append) == first
     assert lines == []
-    assert (first.path / ".complete").read_text() == created
+    assert marker.read_text() == created
 
 
 async def test_builds_of_the_same_at_the_same_time_are_one_also_across_builders(tmp_path: Path) -> None:
@@ -111,7 +119,7 @@ async def test_what_a_kill_left_half_built_is_built_again(tmp_path: Path) -> Non
     (left / "bin").mkdir(parents=True)
     (left / "bin" / "python").symlink_to(sys.executable)
     (left / "stale").write_text("half")
-    environment = await builder.build(PLAIN, quiet)
+    environment = found(builder, await builder.build(PLAIN, quiet))
     assert environment.path == left
     assert not (left / "stale").exists()
     assert versions_in(environment, "msgspec")
@@ -119,10 +127,11 @@ async def test_what_a_kill_left_half_built_is_built_again(tmp_path: Path) -> Non
 
 async def test_an_environment_whose_interpreter_is_gone_is_built_again(tmp_path: Path) -> None:
     builder = VenvBuilder(tmp_path)
-    environment = await builder.build(PLAIN, quiet)
+    environment = found(builder, await builder.build(PLAIN, quiet))
     environment.python.unlink()
     environment.python.symlink_to(tmp_path / "uninstalled")
-    assert versions_in(await builder.build(PLAIN, quiet), "msgspec")
+    assert builder.find(environment.id) is None
+    assert versions_in(found(builder, await builder.build(PLAIN, quiet)), "msgspec")
 
 
 @pytest.mark.parametrize(
@@ -229,11 +238,12 @@ async def test_while_an_orphan_of_a_killed_build_lives_nobody_builds_beside_it(t
 async def test_a_removed_environment_is_gone_and_can_be_built_again(tmp_path: Path) -> None:
     builder = VenvBuilder(tmp_path)
     environment = await builder.build(PLAIN, quiet)
-    await builder.remove(environment.id)
-    assert not environment.path.exists()
+    await builder.remove(environment)
+    assert not (tmp_path / environment).exists()
+    assert builder.find(environment) is None
     assert builder.list() == []
-    await builder.remove(environment.id)
-    assert versions_in(await builder.build(PLAIN, quiet), "msgspec")
+    await builder.remove(environment)
+    assert versions_in(found(builder, await builder.build(PLAIN, quiet)), "msgspec")
 
 
 @pytest.mark.parametrize("name", ["..", "../other", "", "x" * 20, "0123456789abcdef0123/.."])

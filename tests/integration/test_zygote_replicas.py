@@ -19,10 +19,9 @@ import pytest
 from clipper.contract import wire
 from clipper.contract.spec import FunctionSpec
 from clipper_platform.backends.base import Exit, Replica
-from clipper_platform.backends.process.backend import ProcessBackend
 from clipper_platform.backends.process.import_manifest import MODULES_FILE
-from clipper_platform.types import FunctionId, ReplicaId
-from tests.support.replicas import Recorder, invoke, launch_spec, own_environment
+from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId, ReplicaId
+from tests.support.replicas import Recorder, invoke, launch_spec, process_backend
 from tests.support.waiting import has_ended
 
 LOOK = """
@@ -70,9 +69,9 @@ class Place:
     def __init__(self, tmp_path: Path, **options: Any) -> None:
         self.path = tmp_path
         self.lines: list[str] = []
-        self.backend = ProcessBackend(tmp_path / "home", self._log, **options)
-        self.environment = own_environment(tmp_path / "environment")
-        self.environment.path.mkdir(exist_ok=True)
+        self.backend = process_backend(tmp_path / "home", self._log, **options)
+        self.environment = tmp_path / "environment"
+        self.environment.mkdir(exist_ok=True)
         self.replicas: list[Replica] = []
 
     def _log(self, _function: FunctionId, _replica: ReplicaId, records: Any) -> None:
@@ -84,7 +83,8 @@ class Place:
         (bundle / "app.py").write_text(textwrap.dedent(app))
         options = changes.pop("options", {})
         spec = FunctionSpec.parse("look", entrypoint, options).to_dict()
-        launch = launch_spec(self.path, bundle=bundle, spec=spec, environment=self.environment, **changes)
+        places = {"bundle": BundleDigest(str(bundle)), "environment": EnvironmentId(str(self.environment))}
+        launch = launch_spec(self.path, spec=spec, **places, **changes)
         replica, recorder = await self.backend.launch(launch), Recorder()
         replica.attach(recorder)
         return replica, recorder
@@ -149,7 +149,7 @@ async def test_without_a_pool_each_replica_is_a_fresh_process(tmp_path: Path) ->
             replica, _ = await here.launch()
             assert not forked(replica)
         assert here.backend.warm.zygotes == ()
-        assert not (here.environment.path / MODULES_FILE).exists()
+        assert not (here.environment / MODULES_FILE).exists()
 
 
 async def test_forked_replicas_share_nothing_that_two_processes_should_not(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ async def test_forked_replicas_share_nothing_that_two_processes_should_not(tmp_p
             assert forked(replica)
             assert {"place", "fork", "import", "load", "setup"} <= set(replica.ready.phases)
             views.append(await look(replica, recorder))
-            assert views[-1]["pid"] == replica.pid
+            assert views[-1]["pid"] == replica.details["pid"]
         for index in range(2):
             assert len({view["seeds"][index] for view in [fresh, *views]}) == 5
         for view in views:
@@ -185,7 +185,7 @@ async def test_how_a_forked_replica_ended_is_known_as_of_any_other(tmp_path: Pat
         await here.warm()
         options = {"snapshot": snapshot}
         crash = await ended(*await here.launch(options=options), "segfault")
-        assert (crash.reason, crash.message, crash.status) == ("crashed", "killed by SIGSEGV", -signal.SIGSEGV)
+        assert (crash.reason, crash.message) == ("crashed", "killed by SIGSEGV")
         left = await ended(*await here.launch(options=options), "exit")
         assert (left.reason, left.message) == ("crashed", "exit status 7")
         replica, recorder = await here.launch(options=options)
@@ -193,7 +193,7 @@ async def test_how_a_forked_replica_ended_is_known_as_of_any_other(tmp_path: Pat
         await replica.stop(10)
         assert (await recorder.exit()).reason == "exited"
         replica, recorder = await here.launch(options=options)
-        pid = replica.pid
+        pid = replica.details["pid"]
         replica.kill()
         assert (await recorder.exit()).reason == "killed"
         assert pid is not None
@@ -211,7 +211,7 @@ async def test_what_a_forked_replica_left_in_a_session_of_its_own_dies_with_it(t
         assert psutil.pid_exists(daemon)
         await replica.stop(10)
         await here.until(lambda: has_ended(daemon, 0))
-        assert (await look(other, others))["pid"] == other.pid
+        assert (await look(other, others))["pid"] == other.details["pid"]
 
 
 async def test_a_zygote_that_is_killed_costs_no_replica_and_is_replaced(tmp_path: Path) -> None:
@@ -221,8 +221,8 @@ async def test_a_zygote_that_is_killed_costs_no_replica_and_is_replaced(tmp_path
         (zygote,) = here.backend.warm.zygotes
         os.kill(zygote.pid, signal.SIGKILL)
         replica, others = await here.launch()
-        assert (await look(replica, others))["pid"] == replica.pid
-        assert (await look(survivor, recorder))["pid"] == survivor.pid
+        assert (await look(replica, others))["pid"] == replica.details["pid"]
+        assert (await look(survivor, recorder))["pid"] == survivor.details["pid"]
         end = await ended(survivor, recorder, "exit")
         assert end.reason == "crashed"
         assert "not known" in end.message
@@ -241,7 +241,7 @@ async def test_a_zygote_that_does_not_answer_is_not_waited_for(tmp_path: Path, m
             assert forked((await here.launch())[0]), "the spare child needs nothing of its zygote"
             replica, recorder = await here.launch()
             assert not forked(replica)
-            assert (await look(replica, recorder))["pid"] == replica.pid
+            assert (await look(replica, recorder))["pid"] == replica.details["pid"]
         finally:
             os.kill(zygote.pid, signal.SIGCONT)
         # The fork that came too late is nobody's replica and does not stay.
@@ -250,13 +250,13 @@ async def test_a_zygote_that_does_not_answer_is_not_waited_for(tmp_path: Path, m
 
 async def test_an_environment_that_was_built_anew_gets_new_zygotes(tmp_path: Path) -> None:
     async with place(tmp_path, warm_pool_size=1) as here:
-        (here.environment.path / "pyvenv.cfg").write_text("one")
+        (here.environment / "pyvenv.cfg").write_text("one")
         await here.warm()
         (old,) = here.backend.warm.zygotes
-        (here.environment.path / "pyvenv.cfg").unlink()
-        (here.environment.path / MODULES_FILE).unlink()
-        (here.environment.path / "pyvenv.cfg.new").write_text("two, in another file")
-        (here.environment.path / "pyvenv.cfg.new").rename(here.environment.path / "pyvenv.cfg")
+        (here.environment / "pyvenv.cfg").unlink()
+        (here.environment / MODULES_FILE).unlink()
+        (here.environment / "pyvenv.cfg.new").write_text("two, in another file")
+        (here.environment / "pyvenv.cfg.new").rename(here.environment / "pyvenv.cfg")
         replica, _ = await here.launch()
         assert not forked(replica)
         await here.until(lambda: has_ended(old.pid, 0))
@@ -267,7 +267,7 @@ async def test_an_environment_that_was_built_anew_gets_new_zygotes(tmp_path: Pat
 async def test_modules_are_learnt_kept_with_the_environment_and_grow_with_its_functions(tmp_path: Path) -> None:
     async with place(tmp_path, warm_pool_size=1) as here:
         await here.warm("import colorsys\ndef look(what: str) -> str:\n    return what\n")
-        kept = json.loads((here.environment.path / MODULES_FILE).read_text())
+        kept = json.loads((here.environment / MODULES_FILE).read_text())
         assert "colorsys" in kept["modules"]
         assert not {"app", "clipper", "clipper_runtime", "__main__"} & set(kept["modules"])
         assert "fractions" not in kept["modules"]
@@ -312,7 +312,7 @@ async def test_snapshot_replicas_are_forks_of_one_setup(tmp_path: Path) -> None:
             replica, recorder = await here.launch(HEAVY, "app:Look", options={"snapshot": True})
             assert set(replica.ready.phases) == {"place", "fork"}
             found.append(json.loads(await call(replica, recorder, {"what": ""})))
-            assert found[-1][1] == replica.pid
+            assert found[-1][1] == replica.details["pid"]
         assert len({setup for setup, _, _ in found}) == 1
         assert len({pid for _, pid, _ in found}) == 3
         assert {setup for setup, _, parent in found} == {parent for _, _, parent in found}
@@ -346,8 +346,8 @@ async def test_a_spare_child_that_is_killed_is_replaced_and_missed_by_nobody(tmp
         assert has_ended(spare)
         second, recorder = await here.launch(HEAVY, "app:Look", options={"snapshot": True})
         assert forked(second)
-        assert json.loads(await call(second, recorder, {"what": ""}))[1] == second.pid != spare
-        assert await here.until_spare() not in {spare, second.pid, replica.pid}
+        assert json.loads(await call(second, recorder, {"what": ""}))[1] == second.details["pid"] != spare
+        assert await here.until_spare() not in {spare, second.details["pid"], replica.details["pid"]}
 
 
 FAULTS = """
@@ -446,7 +446,7 @@ async def test_under_memory_pressure_idle_zygotes_go_first_and_replicas_stay(tmp
         here.backend.warm.trim(pressed=True, budget_bytes=1 << 40)
         assert not zygote.usable
         assert not forked((await here.launch())[0])
-        assert (await look(replica, recorder))["pid"] == replica.pid
+        assert (await look(replica, recorder))["pid"] == replica.details["pid"]
         end = await ended(replica, recorder, "exit")
         assert end.message == "exit status 7", "a retired zygote still tells how its children end"
         await here.until(lambda: has_ended(zygote.pid, 0))
@@ -457,7 +457,9 @@ async def test_closing_the_backend_leaves_no_process(tmp_path: Path) -> None:
         await here.warm()
         replicas = [await here.launch(options={"snapshot": snapshot}) for snapshot in (False, True)]
         await here.until(lambda: all(zygote.spare_pid is not None for zygote in here.backend.warm.zygotes))
-        pids = {replica.pid for replica, _ in replicas} | {zygote.pid for zygote in here.backend.warm.zygotes}
+        pids = {replica.details["pid"] for replica, _ in replicas} | {
+            zygote.pid for zygote in here.backend.warm.zygotes
+        }
         for pid in list(pids):
             pids |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
         assert len(pids) >= 4

@@ -111,7 +111,7 @@ async def play(steps: list[tuple[Any, ...]], options: dict[str, Any], ready: wir
                 assert caller.invocation.finished <= caller.invocation.deadline
 
 
-EXTERNAL = Exit("crashed", "killed by SIGKILL", -9)
+EXTERNAL = Exit("killed_externally", "killed by SIGKILL")
 STEPS = st.one_of(
     st.tuples(st.just("call"), st.sampled_from([b"a", b"b", b"c", b"bad"]), st.sampled_from([0.05, 1.0, 60.0])),
     st.tuples(st.just("cancel"), st.integers(0, 60)),

@@ -7,7 +7,8 @@ crashes). `replicas` are all that were launched, in order; `crash` ends one as a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from clipper.contract import wire
 from clipper_platform.backends.base import ChannelListener, Exit, LaunchSpec, SnapshotState, StartError
@@ -18,7 +19,7 @@ __all__ = ["Behaviour", "InMemoryBackend", "InMemoryReplica", "echo"]
 Buffer = bytes | memoryview
 Behaviour = Callable[[wire.Invoke, list[memoryview]], Awaitable[tuple[wire.Result, list[bytes]]]]
 
-CRASH = Exit("crashed", "killed by SIGSEGV", -11)
+CRASH = Exit("crashed", "killed by SIGSEGV")
 READY = wire.Ready(schema={}, batched=True, streaming=False, concurrency=1, phases={"import": 0.0, "setup": 0.0})
 
 
@@ -57,8 +58,8 @@ class InMemoryReplica:
         return self.spec.replica
 
     @property
-    def pid(self) -> int | None:
-        return None
+    def details(self) -> Mapping[str, Any]:
+        return {}
 
     @property
     def channel(self) -> InMemoryReplica:
@@ -76,12 +77,12 @@ class InMemoryReplica:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
-            self.crash(Exit("exited", "exit status 0", 0))
+            self.crash(Exit("exited", "exit status 0"))
         except TimeoutError:
             self.kill()
 
     def kill(self) -> None:
-        self.crash(Exit("killed", "killed by the platform", -9))
+        self.crash(Exit("killed", "killed by the platform"))
 
     def crash(self, exit: Exit = CRASH) -> None:
         """End it as `exit` says. What it was doing is lost; on_exit follows in the next turn of the loop."""
@@ -122,7 +123,7 @@ class InMemoryReplica:
         try:
             result, bodies = await self._behaviour(invoke, payloads)
         except Exception as error:  # noqa: BLE001  whatever the script raises is a crash of the replica
-            self.crash(Exit("crashed", f"{type(error).__name__}: {error}", 1))
+            self.crash(Exit("crashed", f"{type(error).__name__}: {error}"))
             return
         self._tell(lambda listener: listener.on_result(result, [memoryview(body) for body in bodies]))
 
@@ -167,6 +168,9 @@ class InMemoryBackend:
     @property
     def alive(self) -> list[InMemoryReplica]:
         return [replica for replica in self.replicas if replica.exit is None]
+
+    def cores(self) -> int | None:
+        return None
 
     async def open(self) -> None:
         """Nothing to prepare."""

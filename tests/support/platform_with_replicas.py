@@ -9,18 +9,17 @@ import asyncio
 import sys
 from pathlib import Path
 
-from clipper_platform.backends.process.backend import ProcessBackend
-from tests.support.replicas import FAKE_REPLICA, Recorder, ask, invoke, launch_spec
+from tests.support.replicas import FAKE_REPLICA, Recorder, ask, invoke, launch_spec, process_backend
 
 
 async def main(home: Path, replicas: int) -> None:
-    backend = ProcessBackend(home, lambda *_: None, command=FAKE_REPLICA)
+    backend = process_backend(home, command=FAKE_REPLICA)
     await backend.open()
     pids = []
     for _ in range(replicas):
         replica, recorder = await backend.launch(launch_spec(home)), Recorder()
         replica.attach(recorder)
-        pids += [replica.pid, *map(int, await ask(replica, recorder, b"spawn:", b"spawn:session"))]
+        pids += [replica.details["pid"], *map(int, await ask(replica, recorder, b"spawn:", b"spawn:session"))]
         # Busy from now on: it does not see the end of its connection.
         replica.channel.send_invoke(invoke(b"hang"), [b"hang"])
     print(backend.instance_id, *pids, flush=True)

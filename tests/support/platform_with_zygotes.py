@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 
 from clipper.contract.spec import FunctionSpec
-from clipper_platform.backends.process.backend import ProcessBackend
-from tests.support.replicas import Recorder, launch_spec
+from tests.support.replicas import Recorder, launch_spec, process_backend
 from tests.support.waiting import until
 
 APP = """
@@ -24,7 +23,7 @@ def hang() -> None:
 
 
 async def main(home: Path) -> None:
-    backend = ProcessBackend(home, lambda *_: None, warm_pool_size=1)
+    backend = process_backend(home, warm_pool_size=1)
     await backend.open()
     (home / "bundle").mkdir(exist_ok=True)
     (home / "environment").mkdir(exist_ok=True)
@@ -34,7 +33,7 @@ async def main(home: Path) -> None:
         spec = FunctionSpec.parse("hang", "app:hang", options).to_dict()
         replica = await backend.launch(launch_spec(home, spec=spec))
         replica.attach(Recorder())
-        return replica.pid or 0
+        return int(replica.details["pid"])
 
     await launch()
     await until(lambda: any(zygote.usable for zygote in backend.warm.zygotes))

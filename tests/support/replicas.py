@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from clipper.contract import wire
-from clipper_platform.backends.base import Exit, LaunchSpec, Replica
-from clipper_platform.environments.base import Environment
-from clipper_platform.types import EnvironmentId, FunctionId, ReplicaId
+from clipper_platform.backends.base import Exit, LaunchSpec, LogSink, Replica
+from clipper_platform.backends.process.backend import ProcessBackend
+from clipper_platform.backends.process.launch import Launch
+from clipper_platform.environments.virtual import VirtualEnvironment
+from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId, ReplicaId
 
-__all__ = ["FAKE_REPLICA", "Recorder", "ask", "launch_spec", "own_environment"]
+__all__ = ["FAKE_REPLICA", "Recorder", "ask", "invoke", "launch_on", "launch_spec", "process_backend"]
 
 FAKE_REPLICA = (str(Path(__file__).with_name("fake_replica.py")),)
 """The command of a ProcessBackend whose replicas do as they are told."""
@@ -56,9 +58,26 @@ class Recorder:
         return self.exits[0]
 
 
-def own_environment(path: Path) -> Environment:
-    """The interpreter that runs the tests, as an environment whose caches go to `path`."""
-    return Environment(EnvironmentId("0" * 20), Path(sys.executable), path)
+async def bundle_at(digest: str) -> Path:
+    """In these tests a bundle's digest is the path of its directory."""
+    return Path(digest)
+
+
+def environment_at(id: EnvironmentId) -> VirtualEnvironment:
+    """In these tests an environment's id is the path of its directory, and each one has the interpreter that runs the
+    tests, unless it has one of its own."""
+    own = Path(id) / "bin" / "python"
+    return VirtualEnvironment(id=id, python=own if own.exists() else Path(sys.executable), path=Path(id))
+
+
+def process_backend(home: Path, log_sink: LogSink = lambda *_: None, **options: Any) -> ProcessBackend:
+    """A backend that launches what `launch_spec` names."""
+    return ProcessBackend(home, log_sink, bundles=bundle_at, environments=environment_at, **options)
+
+
+def launch_on(spec: LaunchSpec) -> Launch:
+    """As `process_backend` resolves it."""
+    return Launch(spec=spec, environment=environment_at(spec.environment), bundle=Path(spec.bundle))
 
 
 def launch_spec(tmp_path: Path, mode: str = "", **changes: Any) -> LaunchSpec:
@@ -68,8 +87,8 @@ def launch_spec(tmp_path: Path, mode: str = "", **changes: Any) -> LaunchSpec:
     defaults: dict[str, Any] = {
         "replica": ReplicaId(f"r{next(_numbers)}"),
         "function": FunctionId("demo", "obey", 3),
-        "environment": own_environment(tmp_path / "environment"),
-        "bundle": bundle,
+        "environment": EnvironmentId(str(tmp_path / "environment")),
+        "bundle": BundleDigest(str(bundle)),
         "spec": {"name": "obey"},
         "env": {"FAKE_MODE": mode} if mode else {},
         "startup_timeout_s": 30.0,

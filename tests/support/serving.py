@@ -6,18 +6,16 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from clipper.contract.spec import FunctionSpec
 from clipper_platform.clock import Clock
-from clipper_platform.environments.base import Environment
 from clipper_platform.metrics import Metrics
 from clipper_platform.serving.base import Target
 from clipper_platform.serving.cache import SharedResults
 from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.serving.invocation import Invocation, StreamSink
-from clipper_platform.types import EnvironmentId, FunctionId
+from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId
 from tests.support.memory_backend import InMemoryBackend
 from tests.support.virtual_time import LoopClock
 
@@ -28,8 +26,8 @@ def target(name: str = "f", *, project: str = "p", version: int = 1, **options: 
     return Target(
         id=FunctionId(project, name, version),
         spec=FunctionSpec.parse(name, "app:f", options),
-        environment=Environment(EnvironmentId("env"), Path("python"), Path()),
-        bundle=Path(),
+        environment=EnvironmentId("env"),
+        bundle=BundleDigest("sha256:b"),
     )
 
 

@@ -1,50 +1,58 @@
-"""Backends: where replicas run. A backend launches; the `Channel` of what it launched speaks the wire protocol."""
+"""Backends: where replicas run. A backend launches replicas; the `Channel` of a replica speaks the wire protocol.
+
+What stands above knows an environment by its id and a bundle by its digest. Each backend resolves both into what it
+runs: the process backend into directories of its machine, a container backend into an image and a mount.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from clipper.contract import wire
-from clipper_platform.environments.base import Environment
-from clipper_platform.types import FunctionId, ReplicaId
+from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId, ReplicaId
 
 __all__ = [
-    "Backend", "Channel", "ChannelListener", "Exit", "LaunchSpec", "LogSink", "Replica", "SnapshotState", "StartError",
+    "Backend", "BundleResolver", "Channel", "ChannelListener", "Exit", "ExitReason", "LaunchSpec", "LogSink", "Replica",
+    "SnapshotState", "StartError",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchSpec:
-    """What a replica needs to start."""
+    """What a replica needs to start. `warm_pool_size`: how many warm instances the project wants of its environment;
+    None: as many as the backend's default."""
 
     replica: ReplicaId
     function: FunctionId
-    environment: Environment
-    bundle: Path  # the unpacked bundle, read-only by convention
+    environment: EnvironmentId
+    bundle: BundleDigest
     spec: Mapping[str, Any]  # FunctionSpec.to_dict()
     env: Mapping[str, str] = field(default_factory=dict)  # the project's secrets
     memory_bytes: int | None = None
+    warm_pool_size: int | None = None
     startup_timeout_s: float = 120.0
+
+
+ExitReason = Literal["exited", "crashed", "oom", "killed", "killed_externally", "lost"]
+"""exited: with status 0. crashed: by a signal or with another status. oom: the kernel or the engine ended it for its
+memory. killed: by the platform. killed_externally: by SIGKILL of neither the platform nor the kernel. lost: the channel
+broke."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a replica ended, in words for people and as a short reason for the metric label.
+    """How a replica ended: the reason, which is also the metric's label, and a sentence for people."""
 
-    `reason`: exited, crashed (a signal or a non-zero status), oom, killed (by us), lost (the channel broke).
-    """
-
-    reason: str
+    reason: ExitReason
     message: str  # e.g. "killed by SIGSEGV", "exit status 3"
-    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotState:
-    """What has become of a function's snapshot. `retry_s`: from when on a start makes it again; None: not by time."""
+    """The state of a function's snapshot. `retry_s`: seconds until a start may make it again; None: never by time."""
 
     state: Literal["making", "ready", "refused", "gone"]
     reason: str = ""  # why there is none
@@ -69,19 +77,19 @@ class StartError(Exception):
 
 
 class ChannelListener(Protocol):
-    """What the owner of a channel is told, from the event loop, never re-entrantly from `send_*`."""
+    """Receives what a channel delivers, from the event loop, never re-entrantly from `send_*`."""
 
     def on_result(self, result: wire.Result, payloads: Sequence[memoryview]) -> None: ...
     def on_chunk(self, chunk: wire.Chunk, payload: memoryview) -> None: ...
     def on_pong(self, pong: wire.Pong) -> None: ...
     def on_exit(self, exit: Exit) -> None:
-        """Exactly once, after the last other call: the replica is gone and nothing more will come."""
+        """Called exactly once, as the last call: the replica is gone and nothing more will come."""
         ...
 
 
 class Channel(Protocol):
-    """The platform's side of the wire to one ready replica. Sends never block: what the socket does not take is
-    buffered, and `writable` turns False above the high-water mark."""
+    """The platform's side of the wire to one ready replica. Sends never block: bytes that the socket does not accept
+    are buffered, and `writable` is False above the high-water mark."""
 
     @property
     def writable(self) -> bool: ...
@@ -97,7 +105,10 @@ class Replica(Protocol):
     @property
     def id(self) -> ReplicaId: ...
     @property
-    def pid(self) -> int | None: ...
+    def details(self) -> Mapping[str, Any]:
+        """Backend-specific facts for the status, e.g. `{"pid": 4711}`; empty once it is gone."""
+        ...
+
     @property
     def ready(self) -> wire.Ready:
         """Schema, mode, concurrency and start-up phases; the backend adds `launch` to the phases."""
@@ -107,8 +118,8 @@ class Replica(Protocol):
     def channel(self) -> Channel: ...
 
     def attach(self, listener: ChannelListener) -> None:
-        """Set who is told, once, right after `launch` returned and before any send. An exit that came before is
-        delivered then."""
+        """Set the listener. Call it once, right after `launch` returned and before any send. An exit that came before
+        is delivered then."""
         ...
 
     def memory_bytes(self) -> int | None:
@@ -128,9 +139,17 @@ LogSink = Callable[[FunctionId, ReplicaId, Sequence[wire.LogRecord]], None]
 """Where a replica's output goes; called from the event loop."""
 
 
+BundleResolver = Callable[[str], Awaitable[Path]]
+"""A bundle's digest -> the directory with its files on this machine. Raises a ClipperError if it is lost or damaged."""
+
+
 class Backend(Protocol):
     @property
     def name(self) -> str: ...
+
+    def cores(self) -> int | None:
+        """Processor cores that all its replicas share; None where they have no common limit."""
+        ...
 
     async def open(self) -> None:
         """Prepare; end what an earlier platform of the same home left behind."""
@@ -146,5 +165,5 @@ class Backend(Protocol):
         ...
 
     def snapshot(self, function: FunctionId) -> SnapshotState | None:
-        """None: it keeps no snapshot of the function, or was not asked to yet."""
+        """None: it keeps no snapshot of the function, or none was requested yet."""
         ...

@@ -24,7 +24,7 @@ RETRY_S: Final = 1.0
 CLOSE_TIMEOUT_S: Final = 2.0
 
 # Ways a replica ends (backends.base.Exit.reason) that a person should notice in the function's log.
-_WARNINGS: Final = frozenset({"crashed", "oom", "lost"})
+_WARNINGS: Final = frozenset({"crashed", "oom", "killed_externally", "lost"})
 
 
 class EventLog:

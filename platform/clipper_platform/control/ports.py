@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from clipper_platform.core.canary import Answers
@@ -71,9 +70,9 @@ class Artifacts(Protocol):
         """Store the archive, verified. Raises InvalidSpec, PayloadTooLarge."""
         ...
 
-    async def unpack(self, digest: str) -> Path:
-        """The directory with the bundle's files. Raises NotFound when the archive is lost, InternalError when it is
-        damaged."""
+    async def unpack(self, digest: str) -> object:
+        """Make the bundle's files available to the backend; what comes back is for the backend alone. Raises NotFound
+        when the archive is lost, InternalError when it is damaged."""
         ...
 
     async def collect(self, keep: Collection[str]) -> Sequence[Stored]:

@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from clipper.contract.spec import EnvironmentSpec
 from clipper_platform.types import EnvironmentId
 
-__all__ = ["BuildProgress", "Environment", "EnvironmentBuilder"]
+__all__ = ["BuildProgress", "EnvironmentBuilder"]
 
 BuildProgress = Callable[[str], None]
 """Called with each line that the build says, from the event loop's thread."""
 
 
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """A built environment. `python` is the interpreter that runs in it.
-
-    `warm_pool_size`: how many processes that replicas are forked from are kept; None: what the platform's setting says.
-    """
-
-    id: EnvironmentId
-    python: Path
-    path: Path
-    warm_pool_size: int | None = None
-
-
 class EnvironmentBuilder(Protocol):
+    """Builds environments of one kind; the platform keeps their ids. A backend is given the builder's own look-up
+    from an id to what it runs."""
+
     def identify(self, spec: EnvironmentSpec) -> EnvironmentId:
         """The digest of what is asked for: equal specs, equal ids. Raises DeployFailed if the asked-for
         Python is not on the machine, listing those that are."""
         ...
 
-    async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> Environment:
-        """Build it, or return it at once if it is there. Concurrent calls for one id share one build. Cancelling
+    async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> EnvironmentId:
+        """Build it, or return at once if it is there. Concurrent calls for one id share one build. Cancelling
         the last waiter stops the build. Raises DeployFailed with the resolver's explanation."""
         ...
 

@@ -26,9 +26,10 @@ from typing import Any
 
 from clipper.contract.spec import EnvironmentSpec
 from clipper_platform.clock import Clock, SystemClock
-from clipper_platform.environments.base import BuildProgress, Environment
+from clipper_platform.environments.base import BuildProgress
 from clipper_platform.environments.interpreters import Interpreter, Interpreters
 from clipper_platform.environments.uv import Uv, UvError, explain, hint_for, uv_environment
+from clipper_platform.environments.virtual import VirtualEnvironment
 from clipper_platform.errors import DeployFailed
 from clipper_platform.types import EnvironmentId
 
@@ -141,7 +142,7 @@ class VenvBuilder:
         marker = {} if instance_id is None else {"CLIP_PLATFORM_INSTANCE": instance_id}
         self._uv = Uv(cwd=self._root, environ=uv_environment(os.environ if environ is None else environ, marker))
         self._timeout_s = build_timeout_s
-        self._builds: dict[EnvironmentId, tuple[_Build, asyncio.Task[Environment]]] = {}
+        self._builds: dict[EnvironmentId, tuple[_Build, asyncio.Task[None]]] = {}
 
     def pythons(self) -> list[str]:
         """Full versions of the interpreters that can be asked for, newest first."""
@@ -160,25 +161,26 @@ class VenvBuilder:
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
         return EnvironmentId(digest.hexdigest()[:20])
 
-    async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> Environment:
+    async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> EnvironmentId:
         python = await asyncio.to_thread(self._interpreters.find, spec.python)
         id = self._identify(spec, python)
-        if (ready := self._ready(id)) is not None:
-            return ready
+        if self.find(id) is not None:
+            return id
         running = self._builds.get(id)
         if running is None:
             build = _Build(id, (*normalise(spec.requirements), *self._runtime), python, spec.exclude)
             task = asyncio.create_task(self._build(build), name=f"build environment {id}")
             running = self._builds[id] = (build, task)
             task.add_done_callback(lambda _: self._forget(build))
-        return await self._join(*running, progress)
+        await self._join(*running, progress)
+        return id
 
-    async def _join(self, build: _Build, task: asyncio.Task[Environment], progress: BuildProgress) -> Environment:
+    async def _join(self, build: _Build, task: asyncio.Task[None], progress: BuildProgress) -> None:
         for line in tuple(build.history):
             progress(line)
         build.listeners.append(progress)
         try:
-            return await asyncio.shield(task)
+            await asyncio.shield(task)
         finally:
             build.listeners.remove(progress)
             if not build.listeners and not task.done():
@@ -191,11 +193,13 @@ class VenvBuilder:
         if self._builds.get(build.id, (None,))[0] is build:
             del self._builds[build.id]
 
-    async def _build(self, build: _Build) -> Environment:
+    async def _build(self, build: _Build) -> None:
         try:
             async with asyncio.timeout(self._timeout_s), self._lock(build.id, build.tell) as lock:
                 # Another process may have built it while this one waited.
-                return self._ready(build.id) or await self._build_anew(build, lock)
+                if self.find(build.id) is None:
+                    await self._build_anew(build, lock)
+                return
         except TimeoutError:
             message = f"the environment was not built within {self._timeout_s:g} s"
             hint = "deploy again: what was downloaded so far is kept"
@@ -207,7 +211,7 @@ class VenvBuilder:
         log = list(build.history)[-_LOG_LINES:]
         raise DeployFailed(message, phase="environment", log=log, hint=hint)
 
-    async def _build_anew(self, build: _Build, lock: int) -> Environment:
+    async def _build_anew(self, build: _Build, lock: int) -> None:
         path = self._root / build.id
         python = path / "bin" / "python"
         done = False
@@ -219,7 +223,6 @@ class VenvBuilder:
             packages = [line for line in await self._uv.run(*freeze, keep_open=lock) if re.search(r"==| @ ", line)]
             await _in_thread(lambda: self._complete(build, path, packages))
             done = True
-            return Environment(id=build.id, python=python, path=path)
         finally:
             if not done:
                 await _in_thread(lambda: _remove_tree(path))
@@ -258,8 +261,8 @@ class VenvBuilder:
         finally:
             os.close(directory)
 
-    def _ready(self, id: EnvironmentId) -> Environment | None:
-        """The environment if it is whole, marked as used now. One whose base Python has gone is not."""
+    def find(self, id: EnvironmentId) -> VirtualEnvironment | None:
+        """The environment if it is complete, marked as used now. One whose base Python is gone is not complete."""
         path = self._root / id
         python = path / "bin" / "python"
         if not python.exists():
@@ -269,7 +272,7 @@ class VenvBuilder:
             os.utime(path / _COMPLETE, (now, now))
         except OSError:
             return None
-        return Environment(id=id, python=python, path=path)
+        return VirtualEnvironment(id=id, python=python, path=path)
 
     async def remove(self, environment: EnvironmentId) -> None:
         """Raises ValueError for what is not an environment's id, so that no other directory can be named."""

@@ -151,7 +151,7 @@ class ReplicaSet:
     def exited(self, handle: Endpoint, exit: Exit) -> None:
         member = self.state.members.get(handle.id)
         expected = exit.reason == "killed" or (member is not None and member.state is ReplicaState.DRAINING)
-        innocent = external_kill(exit) and member is not None and member.served
+        innocent = exit.reason == "killed_externally" and member is not None and member.served
         self.handles.pop(handle.id, None)
         if not self.handles:
             self.handles.clear()
@@ -216,6 +216,7 @@ class ReplicaSet:
             spec=target.spec.to_dict(),
             env=target.env,
             memory_bytes=target.spec.memory_bytes,
+            warm_pool_size=target.warm_pool_size,
             startup_timeout_s=target.spec.startup_timeout_s,
         )
         try:
@@ -295,8 +296,3 @@ class ReplicaSet:
     def _tell(self, kind: str, message: str, **data: Any) -> None:
         logger.info("%s", message, extra={"function": str(self.target.id)})
         self._events(self.target.id, kind, message, data)
-
-
-def external_kill(exit: Exit) -> bool:
-    """SIGKILL that neither we nor the kernel's OOM killer sent: the machine's operator, not the function's code."""
-    return exit.reason == "crashed" and exit.status == -9

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from clipper.contract.spec import FunctionSpec
 from clipper_platform.backends.base import SnapshotState
-from clipper_platform.environments.base import Environment
-from clipper_platform.types import FunctionId
+from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId
 
 __all__ = ["EventSink", "FunctionState", "FunctionStatus", "Progress", "ReplicaStatus", "Target"]
 
@@ -23,8 +21,9 @@ class Target:
 
     id: FunctionId
     spec: FunctionSpec
-    environment: Environment
-    bundle: Path  # the unpacked bundle
+    environment: EnvironmentId
+    bundle: BundleDigest
+    warm_pool_size: int | None = None  # of the environment, as the project declares it
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -32,7 +31,7 @@ class Target:
 class ReplicaStatus:
     id: str
     state: str  # core.pooling.ReplicaState
-    pid: int | None
+    details: Mapping[str, Any]  # backends.base.Replica.details
     version: int
     started_at: float  # Unix seconds
     invocations: int

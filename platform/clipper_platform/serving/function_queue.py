@@ -30,7 +30,7 @@ from clipper_platform.errors import (
     ReplicaLost,
     Unavailable,
 )
-from clipper_platform.replicas.replica_set import ReplicaSet, external_kill
+from clipper_platform.replicas.replica_set import ReplicaSet
 from clipper_platform.serving.admission import Admission
 from clipper_platform.serving.base import Target
 from clipper_platform.serving.batch_weight import weigh_by
@@ -436,7 +436,7 @@ class FunctionQueue:
 
     def on_replica_exit(self, handle: Endpoint, exit: Exit) -> None:
         running, waiting = handle.take_unfinished()
-        guilty = handle.silent or (exit.reason in ("crashed", "oom", "exited") and not external_kill(exit))
+        guilty = handle.silent or exit.reason in ("crashed", "oom", "exited")
         if running and guilty:
             # What it ran ended it, not its start: poison alone must not look like a crash loop and stop the pool.
             self.pool.served(handle)

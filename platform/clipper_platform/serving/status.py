@@ -82,7 +82,7 @@ def function_status(queue: FunctionQueue, now: float, cache: InvocationCache) ->
             ReplicaStatus(
                 id=member.id,
                 state=member.state.value,
-                pid=handle.replica.pid if handle else None,
+                details=handle.replica.details if handle else {},
                 version=queue.target.id.version,
                 started_at=handle.started_at if handle else 0.0,
                 invocations=handle.answered if handle else 0,

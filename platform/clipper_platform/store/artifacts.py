@@ -130,6 +130,9 @@ class ArtifactStore:
         Calls at the same time share the work, which goes on if some of them are cancelled.
         """
         name = _hex(digest)
+        tree = self._trees / name
+        if tree.is_dir():  # trees are renamed into place whole; a look at the disk is quicker than a thread's turn
+            return tree
         running = self._unpacking.get(name)
         if running is None:
             running = self._unpacking[name] = self._in_thread(lambda: self._unpack(name))

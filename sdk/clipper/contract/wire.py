@@ -112,7 +112,7 @@ class Start(_Message, frozen=True):
     function: str
     version: int
     replica: str
-    bundle: str  # a directory
+    bundle: str  # the directory of the unpacked bundle, as the replica sees it
     spec: dict[str, Any]
     max_frame_bytes: int = MAX_FRAME_BYTES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipper_platform.backends.process.replica_environment import replica_environment
-from tests.support.replicas import launch_spec
+from tests.support.replicas import launch_on, launch_spec
 
 
 def environment(tmp_path: Path, *, url: str | None = None, **secrets: str) -> dict[str, str]:
@@ -15,9 +15,9 @@ def environment(tmp_path: Path, *, url: str | None = None, **secrets: str) -> di
         "AWS_SECRET_ACCESS_KEY": "s", "CLIP_API_KEY": "s", "PYTHONHOME": "/x", "PYTHONSTARTUP": "/y", "LD_PRELOAD": "z",
         "CLIP_PLATFORM_INSTANCE": "outer",
     }  # fmt: skip
-    spec = launch_spec(tmp_path, env=secrets)
+    launch = launch_on(launch_spec(tmp_path, env=secrets))
     return replica_environment(
-        spec, platform=platform, instance_id="abcd1234", runtime=Path("/runtime"), tmp=Path("/tmp/t"), url=url
+        launch, platform=platform, instance_id="abcd1234", runtime=Path("/runtime"), tmp=Path("/tmp/t"), url=url
     )
 
 

@@ -8,7 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-from clipper_platform.backends.base import LaunchSpec, SnapshotState
+from clipper_platform.backends.base import SnapshotState
+from clipper_platform.backends.process.launch import Launch
 from clipper_platform.backends.process.output import ReplicaOutput
 from clipper_platform.backends.process.snapshots import (
     REMAKE_S,
@@ -19,7 +20,7 @@ from clipper_platform.backends.process.snapshots import (
 )
 from clipper_platform.backends.process.zygotes import Zygote, ZygoteRefused
 from clipper_platform.types import FunctionId
-from tests.support.replicas import launch_spec
+from tests.support.replicas import launch_on, launch_spec
 from tests.support.serving import ManualClock
 
 FUNCTION = FunctionId("demo", "obey", 3)
@@ -56,10 +57,10 @@ class Place:
         self.made: list[FakeZygote] = []
         self.said: list[str] = []
         self.tasks: list[asyncio.Task[Zygote | None]] = []
-        self.spec = launch_spec(tmp_path, function=FUNCTION)
+        self.spec = launch_on(launch_spec(tmp_path, function=FUNCTION))
         self.templates = Templates(self._make, lambda _, line: self.said.append(line), self._spawn, self.clock)
 
-    def _make(self, _spec: LaunchSpec, _message: Mapping[str, Any], _output: ReplicaOutput) -> Zygote:
+    def _make(self, _launch: Launch, _message: Mapping[str, Any], _output: ReplicaOutput) -> Zygote:
         zygote = FakeZygote(self.error)
         self.made.append(zygote)
         if not self.hold:

@@ -19,7 +19,7 @@ from clipper_platform.control.versions.pinned import PinnedVersions
 from clipper_platform.control.versions.rollout import Rollout
 from clipper_platform.core.canary import Answers
 from clipper_platform.core.scaling import Sample
-from clipper_platform.environments.base import BuildProgress, Environment
+from clipper_platform.environments.base import BuildProgress
 from clipper_platform.errors import DeployFailed, NotFound
 from clipper_platform.serving.base import FunctionStatus, Progress, ReplicaStatus, Target
 from clipper_platform.types import EnvironmentId, FunctionId
@@ -137,7 +137,7 @@ class FakeEnvironments:
     def identify(self, spec: EnvironmentSpec) -> EnvironmentId:
         return EnvironmentId(f"env-{spec.python}-{len(spec.requirements)}")
 
-    async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> Environment:
+    async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> EnvironmentId:
         self.running += 1
         try:
             for line in self.lines:
@@ -147,8 +147,7 @@ class FakeEnvironments:
                 raise self.broken
         finally:
             self.running -= 1
-        id = self.identify(spec)
-        return Environment(id=id, python=Path("/env/bin/python"), path=Path("/env"))
+        return self.identify(spec)
 
     async def remove(self, environment: EnvironmentId) -> None: ...
 
@@ -247,7 +246,7 @@ class FakeServing:
         replica = ReplicaStatus(
             id="r1",
             state="ready",
-            pid=4711,
+            details={"pid": 4711},
             version=id.version,
             started_at=1.0,
             invocations=3,

@@ -20,7 +20,7 @@ from clipper_platform.environments.venv import VenvBuilder
 from clipper_platform.errors import InvalidSpec
 from clipper_platform.settings import Settings
 from clipper_runtime import modules
-from tests.support.replicas import launch_spec
+from tests.support.replicas import launch_on, launch_spec
 
 
 def talk(first: dict[str, Any], *, path: Path | None = None) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def test_without_the_variable_nothing_is_reported(tmp_path: Path, monkeypatch: p
 def test_a_replica_is_forked_only_if_it_equals_a_fresh_one(
     tmp_path: Path, env: dict[str, str], files: list[str], fit: bool
 ) -> None:
-    launch = launch_spec(tmp_path, env=env)
+    launch = launch_on(launch_spec(tmp_path, env=env))
     for name in files:
         (launch.bundle / name).touch()
     assert fits(launch, frozenset({"numpy", "json"}), {"HOME": "/root", "CLIP_REPLICA": "..."}) is fit

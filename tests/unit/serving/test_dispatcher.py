@@ -208,7 +208,7 @@ async def test_a_lost_replica_costs_its_invocations_nothing_but_time() -> None:
         await h.deploy(target())
         calls = [h.call(body=str(n).encode()) for n in range(5)]
         await turns()
-        backend.replicas[0].crash(Exit("crashed", "killed by SIGKILL", -9))
+        backend.replicas[0].crash(Exit("killed_externally", "killed by SIGKILL"))
         gate.open.set()
         for n, call in enumerate(calls):
             assert (await call.wait()).payload == str(n).encode()

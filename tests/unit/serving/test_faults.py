@@ -175,6 +175,6 @@ async def test_a_kill_from_outside_blames_nobody() -> None:
         quick_restarts(h)
         calls: list[Caller] = [h.call() for _ in range(4)]
         await turns()
-        backend.replicas[0].crash(Exit("crashed", "killed by SIGKILL", -9))
+        backend.replicas[0].crash(Exit("killed_externally", "killed by SIGKILL"))
         assert {(await c.wait()).code for c in calls} == {"ok"}
         assert {c.invocation.blamed for c in calls} == {0}

@@ -23,7 +23,8 @@ from typing import Any
 
 from clipper.contract.constants import REPLICA_VARIABLE, REPORT_VARIABLE
 from clipper.contract.wire import LogRecord
-from clipper_platform.backends.base import LaunchSpec, LogSink, Replica, SnapshotState, StartError
+from clipper_platform.backends.base import BundleResolver, LaunchSpec, LogSink, Replica, SnapshotState, StartError
+from clipper_platform.backends.process.launch import Launch
 from clipper_platform.backends.process.orphans import Guardian, InstanceRecord, marker, sweep_abandoned, tmp_prefix
 from clipper_platform.backends.process.output import ReplicaOutput
 from clipper_platform.backends.process.replica import Born, Means, ProcessReplica
@@ -32,7 +33,9 @@ from clipper_platform.backends.process.staging import stage
 from clipper_platform.backends.process.warm import WarmPools
 from clipper_platform.backends.process.zygotes import REPLICA_PLACEHOLDER, ForkFailed, Zygote, ZygoteStart
 from clipper_platform.clock import Clock, SystemClock
-from clipper_platform.types import FunctionId
+from clipper_platform.environments.virtual import VirtualEnvironment
+from clipper_platform.errors import ClipperError
+from clipper_platform.types import EnvironmentId, FunctionId
 
 __all__ = ["RUNTIME_COMMAND", "ProcessBackend"]
 
@@ -56,6 +59,8 @@ class ProcessBackend:
         home: Path,
         log_sink: LogSink,
         *,
+        bundles: BundleResolver,
+        environments: Callable[[EnvironmentId], VirtualEnvironment | None],
         instance_id: str | None = None,
         clock: Clock | None = None,
         url: str | None = None,
@@ -64,9 +69,12 @@ class ProcessBackend:
         on_dropped: Callable[[FunctionId, int], None] = lambda _, __: None,
         warm_pool_size: int = 0,
     ) -> None:
-        """`on_dropped` is told how many lines of a function's output were lost to the log's rate limit.
-        `warm_pool_size` holds for the environments that do not say."""
+        """`bundles` and `environments` find on this machine what a launch names; None: it is not built here.
+        `on_dropped` is called with the number of a function's lines that the log's rate limit dropped.
+        `warm_pool_size` is the default for projects that declare none."""
         self._home = home.absolute()
+        self._bundles = bundles
+        self._environments = environments
         self._log_sink = log_sink
         self._on_dropped = on_dropped
         self._instance_id = instance_id or secrets.token_hex(8)
@@ -90,6 +98,9 @@ class ProcessBackend:
     def instance_id(self) -> str:
         """The value of CLIP_PLATFORM_INSTANCE in every process that this backend starts."""
         return self._instance_id
+
+    def cores(self) -> int | None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
     async def open(self) -> None:
         """Raises OSError when the home cannot be written."""
@@ -115,7 +126,9 @@ class ProcessBackend:
             self._record = None
 
     async def launch(self, spec: LaunchSpec) -> Replica:
-        replica = await self._spawn(spec)
+        launched_at = self._clock.monotonic()
+        launch = await self._resolve(spec)
+        replica = await self._spawn(launch, launched_at)
         try:
             await replica.start()
         except BaseException:
@@ -123,22 +136,32 @@ class ProcessBackend:
             await replica.gone()
             raise
         if (report := replica.env.get(REPORT_VARIABLE)) is not None:
-            self.warm.learn(spec, Path(report))
+            self.warm.learn(launch, Path(report))
         return replica
 
     def snapshot(self, function: FunctionId) -> SnapshotState | None:
         return self.warm.templates.state(function)
 
-    async def _spawn(self, spec: LaunchSpec) -> ProcessReplica:
-        launched_at = self._clock.monotonic()
-        source = await self.warm.source(spec)
+    async def _resolve(self, spec: LaunchSpec) -> Launch:
+        environment = self._environments(spec.environment)
+        if environment is None:
+            raise StartError("launch", f"the environment {spec.environment} is not built on this machine")
+        try:
+            bundle = await self._bundles(spec.bundle)
+        except ClipperError as error:
+            raise StartError("launch", f"the bundle {spec.bundle} cannot be read: {error}") from error
+        return Launch(spec=spec, environment=environment, bundle=bundle)
+
+    async def _spawn(self, launch: Launch, launched_at: float) -> ProcessReplica:
+        spec = launch.spec
+        source = await self.warm.source(launch)
         if self._runtime is None:
             raise StartError("launch", "the platform's process backend is not open")
         output = ReplicaOutput(self._sink_for(spec), self._clock, lambda n: self._on_dropped(spec.function, n))
-        means = self._means(spec, self._runtime)
+        means = self._means(launch, self._runtime)
         try:
-            born = await self._fork(spec, source, means, output, launched_at) if source is not None else None
-            replica = ProcessReplica(spec, means, output, self._clock, lambda: self._replicas.discard(replica), born)
+            born = await self._fork(launch, source, means, output, launched_at) if source is not None else None
+            replica = ProcessReplica(launch, means, output, self._clock, lambda: self._replicas.discard(replica), born)
         except BaseException:
             shutil.rmtree(means.tmp, ignore_errors=True)
             raise
@@ -148,54 +171,56 @@ class ProcessBackend:
         return replica
 
     async def _fork(
-        self, spec: LaunchSpec, source: Zygote, means: Means, output: ReplicaOutput, launched_at: float
+        self, launch: Launch, source: Zygote, means: Means, output: ReplicaOutput, launched_at: float
     ) -> Born | None:
         """A process forked from `source`; None if that is not possible any more."""
         place_s = self._clock.monotonic() - launched_at
         try:
-            child, channel = await source.fork(replica=spec.replica, cwd=spec.bundle, env=means.env, output=output)
+            child, channel = await source.fork(
+                replica=launch.spec.replica, cwd=launch.bundle, env=means.env, output=output
+            )
         except ForkFailed as error:
-            _logger.warning("replica %s is started without a zygote: %s", spec.replica, error)
+            _logger.warning("replica %s is started without a zygote: %s", launch.spec.replica, error)
             return None
         return Born(child=child, socket=channel, launched_at=launched_at, place_s=place_s)
 
-    def _zygote_start(self, spec: LaunchSpec, message: Mapping[str, Any], shared: bool) -> ZygoteStart:
+    def _zygote_start(self, launch: Launch, message: Mapping[str, Any], shared: bool) -> ZygoteStart:
         """`shared`: it knows nothing of the function. Raises OSError."""
         if self._runtime is None:
             raise OSError("the platform's process backend is not open")
         tmp = Path(tempfile.mkdtemp(prefix=tmp_prefix(self._instance_id), dir=self._tmp))
         env = replica_environment(
-            spec, platform=self._environ, instance_id=self._instance_id, runtime=self._runtime, tmp=tmp, url=self._url
+            launch, platform=self._environ, instance_id=self._instance_id, runtime=self._runtime, tmp=tmp, url=self._url
         )
         if shared:
             env = {key: value for key, value in env.items() if key not in FUNCTION_VARIABLES}
         return ZygoteStart(
-            argv=(str(spec.environment.python), "-P", "-u", *ZYGOTE_COMMAND),
+            argv=(str(launch.environment.python), "-P", "-u", *ZYGOTE_COMMAND),
             env=env | {REPLICA_VARIABLE: REPLICA_PLACEHOLDER},
             tmp=tmp,
             message=message,
-            memory_bytes=None if shared else spec.memory_bytes,
+            memory_bytes=None if shared else launch.spec.memory_bytes,
         )
 
-    def _say(self, spec: LaunchSpec, line: str) -> None:
-        """Into the function's log."""
-        self._sink_for(spec)([LogRecord(self._clock.time(), "system", "INFO", "", line)])
+    def _say(self, launch: Launch, line: str) -> None:
+        """Write a line into the function's log."""
+        self._sink_for(launch.spec)([LogRecord(self._clock.time(), "system", "INFO", "", line)])
 
-    def _means(self, spec: LaunchSpec, runtime: Path) -> Means:
+    def _means(self, launch: Launch, runtime: Path) -> Means:
         try:
             tmp = Path(tempfile.mkdtemp(prefix=tmp_prefix(self._instance_id), dir=self._tmp))
         except OSError as error:
             raise StartError("launch", f"no temporary directory can be made: {error}") from error
         env = replica_environment(
-            spec, platform=self._environ, instance_id=self._instance_id, runtime=runtime, tmp=tmp, url=self._url
+            launch, platform=self._environ, instance_id=self._instance_id, runtime=runtime, tmp=tmp, url=self._url
         )
-        if self.warm.wants_report(spec):
+        if self.warm.wants_report(launch):
             env[REPORT_VARIABLE] = str(tmp / "modules.json")
         return Means(
-            argv=(str(spec.environment.python), "-P", "-u", *self._command),
+            argv=(str(launch.environment.python), "-P", "-u", *self._command),
             env=env,
             tmp=tmp,
-            mark=frozenset([marker(self._instance_id), f"{REPLICA_VARIABLE}={spec.replica}".encode()]),
+            mark=frozenset([marker(self._instance_id), f"{REPLICA_VARIABLE}={launch.spec.replica}".encode()]),
         )
 
     def _sink_for(self, spec: LaunchSpec) -> Callable[[Sequence[LogRecord]], None]:

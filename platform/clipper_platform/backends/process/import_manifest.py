@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipper_platform.environments.base import Environment
+from clipper_platform.environments.virtual import VirtualEnvironment
 
 __all__ = ["MODULES_FILE", "bounded", "identity", "keep", "kept", "reported"]
 
@@ -21,7 +21,7 @@ MAX_MODULES_CHARS = 120_000  # fits a request with room to spare; scikit-learn w
 MAX_REPORT_BYTES = 512 * 1024
 
 
-def identity(environment: Environment) -> tuple[int, int]:
+def identity(environment: VirtualEnvironment) -> tuple[int, int]:
     """Of the build: another one has other files."""
     for path in (environment.path / "pyvenv.cfg", environment.python):
         try:
@@ -32,7 +32,7 @@ def identity(environment: Environment) -> tuple[int, int]:
     return 0, 0
 
 
-def keep(environment: Environment, modules: Sequence[str], skipped: Mapping[str, str]) -> None:
+def keep(environment: VirtualEnvironment, modules: Sequence[str], skipped: Mapping[str, str]) -> None:
     """Beside the packages, so that it lives and dies with them. Lost, it is learnt again."""
     path = environment.path / MODULES_FILE
     draft = path.with_suffix(f".{os.getpid()}")
@@ -43,7 +43,7 @@ def keep(environment: Environment, modules: Sequence[str], skipped: Mapping[str,
         pass  # a shared environment may be read-only
 
 
-def kept(environment: Environment) -> tuple[list[str], dict[str, str]]:
+def kept(environment: VirtualEnvironment) -> tuple[list[str], dict[str, str]]:
     """(Modules in the order of their import; top-level names that cannot be preloaded, with why.)"""
     try:
         table = json.loads((environment.path / MODULES_FILE).read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from clipper.contract import wire
-from clipper_platform.backends.base import ChannelListener, Exit, LaunchSpec, StartError
+from clipper_platform.backends.base import ChannelListener, Exit, StartError
 from clipper_platform.backends.channel import WireChannel
 from clipper_platform.backends.process.child import Child, ChildProcess, describe_status
 from clipper_platform.backends.process.guardian import kill_marked
+from clipper_platform.backends.process.launch import Launch
 from clipper_platform.backends.process.output import ReplicaOutput
 from clipper_platform.backends.process.procfs import out_of_memory_kills, tree_rss
 from clipper_platform.clock import Clock
@@ -64,7 +66,7 @@ class ProcessReplica:
 
     def __init__(
         self,
-        spec: LaunchSpec,
+        launch: Launch,
         means: Means,
         output: ReplicaOutput,
         clock: Clock,
@@ -73,7 +75,8 @@ class ProcessReplica:
     ) -> None:
         """Starts a process, unless one was `born` for it. Raises StartError."""
         loop = asyncio.get_running_loop()
-        self._spec = spec
+        spec = launch.spec
+        self._launch, self._spec = launch, spec
         self._means = means
         self._output = output
         self._clock = clock
@@ -109,8 +112,8 @@ class ProcessReplica:
         return self._spec.replica
 
     @property
-    def pid(self) -> int | None:
-        return None if self._exit.done() else self._child.pid
+    def details(self) -> Mapping[str, Any]:
+        return {} if self._exit.done() else {"pid": self._child.pid}
 
     @property
     def ready(self) -> wire.Ready:
@@ -126,11 +129,6 @@ class ProcessReplica:
     def env(self) -> Mapping[str, str]:
         """The environment that it was started with."""
         return self._means.env
-
-    @property
-    def log_tail(self) -> list[str]:
-        """The last lines that it wrote, oldest first."""
-        return self._output.tail
 
     def attach(self, listener: ChannelListener) -> None:
         if self._listener is not None:
@@ -167,9 +165,9 @@ class ProcessReplica:
     # Starting
 
     def _spawn(self) -> tuple[socket.socket, Child]:
-        spec, means = self._spec, self._means
-        if not spec.bundle.is_dir():
-            raise self._start_error("launch", f"the bundle {spec.bundle} is not a directory")
+        means, bundle = self._means, self._launch.bundle
+        if not bundle.is_dir():
+            raise self._start_error("launch", f"the bundle {bundle} is not a directory")
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
@@ -177,7 +175,7 @@ class ProcessReplica:
         ours.setblocking(False)
         argv = [*means.argv, "--channel", f"fd:{theirs.fileno()}"]
         try:
-            child = Child.spawn(argv, cwd=spec.bundle, env=means.env, inherit=theirs.fileno(), output=self._output)
+            child = Child.spawn(argv, cwd=bundle, env=means.env, inherit=theirs.fileno(), output=self._output)
         except (OSError, ValueError) as error:
             ours.close()
             raise self._start_error("launch", f"the process cannot be started: {error}") from error
@@ -234,7 +232,7 @@ class ProcessReplica:
             function=spec.function.function,
             version=spec.function.version,
             replica=spec.replica,
-            bundle=str(spec.bundle),
+            bundle=str(self._launch.bundle),
             spec=dict(spec.spec),
         )
 
@@ -325,17 +323,19 @@ class ProcessReplica:
 
     def _describe(self, status: int | None, by_itself: bool) -> Exit:
         if self._violation is not None:
-            return Exit("lost", f"protocol violation: {self._violation}", status)
+            return Exit("lost", f"protocol violation: {self._violation}")
         if self._kill_words is not None and status != 0:
-            return Exit("killed", self._kill_words, status)
+            return Exit("killed", self._kill_words)
         if status is None and by_itself:
             return Exit("crashed", "it ended; how is not known, because the zygote that forked it is gone too")
         if status is None or not by_itself:
-            return Exit("lost", "it closed its connection and went on running", status)
+            return Exit("lost", "it closed its connection and went on running")
         words = describe_status(status)
-        if words == "killed by SIGKILL" and self._oom_kills is not None and out_of_memory_kills() > self._oom_kills:
-            return Exit("oom", f"{words}, by the kernel for want of memory", status)
-        return Exit("exited" if status == 0 else "crashed", words, status)
+        if status == -signal.SIGKILL:
+            if self._oom_kills is not None and out_of_memory_kills() > self._oom_kills:
+                return Exit("oom", f"{words}, by the kernel for want of memory")
+            return Exit("killed_externally", words)
+        return Exit("exited" if status == 0 else "crashed", words)
 
     def _clean_up(self) -> None:
         """Blocking: what left the process group, and the private directory."""

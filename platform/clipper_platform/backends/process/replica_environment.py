@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clipper.contract.constants import REPLICA_VARIABLE
-from clipper_platform.backends.base import LaunchSpec
 from clipper_platform.backends.process.guardian import MARKER
+from clipper_platform.backends.process.launch import Launch
 
 __all__ = ["replica_environment"]
 
@@ -25,7 +25,7 @@ _PASSED = re.compile(
 
 
 def replica_environment(
-    spec: LaunchSpec,
+    launch: Launch,
     *,
     platform: Mapping[str, str],
     instance_id: str,
@@ -36,7 +36,7 @@ def replica_environment(
     """`platform` is the platform's own environment, of which little is passed; `runtime` the staged packages; `tmp`
     a directory of the replica's own. Secrets override what is passed, and the platform's variables override secrets.
     """
-    python = spec.environment.python
+    spec, python = launch.spec, launch.environment.python
     passed = {key: value for key, value in platform.items() if _PASSED.match(key)}
     path = os.pathsep.join([str(python.parent), platform.get("PATH") or os.defpath])
     merged = {"LANG": "C.UTF-8"} | passed | {"PATH": path} | dict(spec.env)
@@ -53,7 +53,7 @@ def replica_environment(
         # A crash, and a start-up that takes too long, say where they happened.
         "PYTHONFAULTHANDLER": "1",
         "TMPDIR": str(tmp),
-        "VIRTUAL_ENV": str(spec.environment.path),
+        "VIRTUAL_ENV": str(launch.environment.path),
     }
     if url is not None:
         merged.setdefault("CLIP_URL", url)

@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from clipper.contract.wire import LogRecord
-from clipper_platform.backends.base import LaunchSpec, SnapshotState
+from clipper_platform.backends.base import SnapshotState
 from clipper_platform.backends.process.import_manifest import identity
+from clipper_platform.backends.process.launch import Launch
 from clipper_platform.backends.process.output import ReplicaOutput
 from clipper_platform.backends.process.zygotes import Zygote, ZygoteRefused
 from clipper_platform.clock import Clock
@@ -32,7 +33,7 @@ RETRY_MOST_S = 900.0
 TEMPLATE_IDLE_S = 3600.0
 SUPERSEDED_IDLE_S = 60.0
 
-TemplateMaker = Callable[[LaunchSpec, Mapping[str, Any], ReplicaOutput], Zygote]
+TemplateMaker = Callable[[Launch, Mapping[str, Any], ReplicaOutput], Zygote]
 """Starts a process for a launch, with this first request. Raises OSError."""
 
 
@@ -63,7 +64,7 @@ class Templates:
     def __init__(
         self,
         make: TemplateMaker,
-        say: Callable[[LaunchSpec, str], None],
+        say: Callable[[Launch, str], None],
         spawn: Callable[[Coroutine[Any, Any, Zygote | None]], asyncio.Task[Zygote | None]],
         clock: Clock,
     ) -> None:
@@ -73,16 +74,16 @@ class Templates:
         self._clock = clock
         self._templates: dict[bytes, _Template] = {}
 
-    async def source(self, spec: LaunchSpec) -> Zygote | None:
+    async def source(self, launch: Launch) -> Zygote | None:
         """The template to fork a replica from. Waits while the first one is made; None: there is none."""
-        key = _key(spec)
+        key, spec = _key(launch), launch.spec
         now = self._now()
         template = self._templates.get(key)
         if template is None:
-            template = self._templates[key] = _Template(spec.function, self._begin(spec, key), now, now)
+            template = self._templates[key] = _Template(spec.function, self._begin(launch, key), now, now)
         elif self._due(template, now):
             template.started_at = now
-            template.making = self._begin(spec, key)
+            template.making = self._begin(launch, key)
         template.used_at = now
         if template.refusal:
             return None
@@ -131,17 +132,18 @@ class Templates:
         made = template.zygote
         return (made is None or not made.usable) and now - template.started_at > REMAKE_S
 
-    def _begin(self, spec: LaunchSpec, key: bytes) -> asyncio.Task[Zygote | None]:
-        return self._spawn(self._freeze(spec, key))
+    def _begin(self, launch: Launch, key: bytes) -> asyncio.Task[Zygote | None]:
+        return self._spawn(self._freeze(launch, key))
 
-    async def _freeze(self, spec: LaunchSpec, key: bytes) -> Zygote | None:
-        message = {"do": "prepare", "bundle": str(spec.bundle), "spec": dict(spec.spec)}
+    async def _freeze(self, launch: Launch, key: bytes) -> Zygote | None:
+        spec = launch.spec
+        message = {"do": "prepare", "bundle": str(launch.bundle), "spec": dict(spec.spec)}
         try:
-            zygote = self._make(spec, message, ReplicaOutput(self._lines(spec), self._clock))
+            zygote = self._make(launch, message, ReplicaOutput(self._lines(launch), self._clock))
             await zygote.become(spec.startup_timeout_s)
         except (ZygoteRefused, OSError) as error:
             self._refused(self._templates[key], error)
-            self._say(spec, f"no snapshot of {spec.function}: {error}; its replicas start without one")
+            self._say(launch, f"no snapshot of {spec.function}: {error}; its replicas start without one")
             return None
         template = self._templates[key]
         template.refusal, template.refusals = "", 0
@@ -153,10 +155,10 @@ class Templates:
         template.refused_at = self._now()
         template.lasting = isinstance(error, ZygoteRefused) and error.lasting
 
-    def _lines(self, spec: LaunchSpec) -> Callable[[Sequence[LogRecord]], None]:
+    def _lines(self, launch: Launch) -> Callable[[Sequence[LogRecord]], None]:
         def emit(records: Sequence[LogRecord]) -> None:
             for record in records:
-                self._say(spec, record.message)
+                self._say(launch, record.message)
 
         return emit
 
@@ -164,7 +166,8 @@ class Templates:
         return self._clock.monotonic()
 
 
-def _key(spec: LaunchSpec) -> bytes:
+def _key(launch: Launch) -> bytes:
     """Equal launches, equal keys: the version, the secrets' values, the build of the environment."""
-    parts = [str(spec.function), str(spec.bundle), spec.environment.id, identity(spec.environment), spec.memory_bytes]
+    spec, environment = launch.spec, launch.environment
+    parts = [str(spec.function), str(launch.bundle), environment.id, identity(environment), spec.memory_bytes]
     return msgspec.json.encode([*parts, spec.spec, sorted(spec.env.items())])

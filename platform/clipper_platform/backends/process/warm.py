@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from clipper.contract.wire import LogRecord
-from clipper_platform.backends.base import LaunchSpec
 from clipper_platform.backends.process import import_manifest as preloads
+from clipper_platform.backends.process.launch import Launch
 from clipper_platform.backends.process.output import ReplicaOutput
 from clipper_platform.backends.process.pressure import memory_pressed, memory_total
 from clipper_platform.backends.process.procfs import own_rss
 from clipper_platform.backends.process.snapshots import Templates
 from clipper_platform.backends.process.zygotes import Zygote, ZygoteRefused, ZygoteStart
 from clipper_platform.clock import Clock
-from clipper_platform.environments.base import Environment
+from clipper_platform.environments.virtual import VirtualEnvironment
 from clipper_platform.types import EnvironmentId, FunctionId
 
 __all__ = ["WarmPools", "ZygoteFactory", "fits"]
@@ -48,18 +48,18 @@ _READ_ON_IMPORT = re.compile(
     r"|PYTORCH|TF|XLA|JAX|NUMBA|ORT|ONNX|MALLOC|GLIBC|SSL|OPENSSL)_"
 )
 
-ZygoteFactory = Callable[[LaunchSpec, Mapping[str, Any], bool], ZygoteStart]
+ZygoteFactory = Callable[[Launch, Mapping[str, Any], bool], ZygoteStart]
 """With what to start one: for a launch, with this first request, shared by all functions of the environment or not.
 Raises OSError."""
 
 
-def fits(spec: LaunchSpec, modules: frozenset[str], env: Mapping[str, str]) -> bool:
+def fits(launch: Launch, modules: frozenset[str], env: Mapping[str, str]) -> bool:
     """Whether a replica forked from a zygote with these modules and this environment equals one started without:
     nothing in the bundle has the name of a loaded module, no secret would have steered an import."""
-    if any(_READ_ON_IMPORT.match(key) or env.get(key, value) != value for key, value in spec.env.items()):
+    if any(_READ_ON_IMPORT.match(key) or env.get(key, value) != value for key, value in launch.spec.env.items()):
         return False
     try:
-        names = {name.partition(".")[0] for name in os.listdir(spec.bundle)}
+        names = {name.partition(".")[0] for name in os.listdir(launch.bundle)}
     except OSError:
         return False
     return not names & modules
@@ -69,9 +69,9 @@ def fits(spec: LaunchSpec, modules: frozenset[str], env: Mapping[str, str]) -> b
 class _Pool:
     """The zygotes of one environment."""
 
-    environment: Environment
+    environment: VirtualEnvironment
     identity: tuple[int, int]
-    launch: LaunchSpec  # any of the environment, without secrets
+    launch: Launch  # any of the environment, without secrets
     size: int = 0
     modules: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # top-level name -> why it cannot be preloaded
@@ -86,7 +86,7 @@ class WarmPools:
     """Belongs to one event loop. `say` writes a line into a function's log."""
 
     def __init__(
-        self, factory: ZygoteFactory, say: Callable[[LaunchSpec, str], None], clock: Clock, default_size: int = 0
+        self, factory: ZygoteFactory, say: Callable[[Launch, str], None], clock: Clock, default_size: int = 0
     ) -> None:
         self._factory = factory
         self._clock = clock
@@ -101,32 +101,32 @@ class WarmPools:
 
     # What the backend asks
 
-    async def source(self, spec: LaunchSpec) -> Zygote | None:
+    async def source(self, launch: Launch) -> Zygote | None:
         """Whom to fork the replica from; None: nobody. Waits for nothing but a snapshot's first template."""
         if self._closed:
             return None
-        if spec.spec.get("snapshot"):
-            template = await self.templates.source(spec)
+        if launch.spec.spec.get("snapshot"):
+            template = await self.templates.source(launch)
             if template is not None:
                 return template
-        pool = self._pool(spec)
+        pool = self._pool(launch)
         if pool is None:
             return None
         self._refill(pool)
-        fitting = [z for z, (_, env) in pool.members.items() if z.usable and fits(spec, z.modules, env)]
+        fitting = [z for z, (_, env) in pool.members.items() if z.usable and fits(launch, z.modules, env)]
         return min(fitting, key=lambda zygote: zygote.used_at, default=None)
 
-    def wants_report(self, spec: LaunchSpec) -> bool:
+    def wants_report(self, launch: Launch) -> bool:
         """Whether it is worth knowing what this replica imported: the first of each function."""
-        pool = self._pool(spec)
-        return pool is not None and spec.function not in pool.learnt
+        pool = self._pool(launch)
+        return pool is not None and launch.spec.function not in pool.learnt
 
-    def learn(self, spec: LaunchSpec, report: Path) -> None:
+    def learn(self, launch: Launch, report: Path) -> None:
         """Take what a replica that became ready wrote about its modules."""
-        pool = self._pool(spec)
+        pool = self._pool(launch)
         if pool is None or self._closed:
             return
-        pool.learnt.add(spec.function)
+        pool.learnt.add(launch.spec.function)
         known = set(pool.modules)
         fresh = [name for name in preloads.reported(report) if name not in known]
         if fresh:
@@ -154,9 +154,9 @@ class WarmPools:
 
     # Zygotes of an environment
 
-    def _pool(self, spec: LaunchSpec) -> _Pool | None:
-        environment = spec.environment
-        size = environment.warm_pool_size if environment.warm_pool_size is not None else self._default_size
+    def _pool(self, launch: Launch) -> _Pool | None:
+        environment, asked = launch.environment, launch.spec.warm_pool_size
+        size = self._default_size if asked is None else asked
         if size < 1:
             return None
         identity = preloads.identity(environment)
@@ -167,7 +167,7 @@ class WarmPools:
                 zygote.retire()
             pool = None
         if pool is None:
-            pool = _Pool(environment, identity, replace(spec, env={}))
+            pool = _Pool(environment, identity, replace(launch, spec=replace(launch.spec, env={})))
             pool.modules, pool.skipped = preloads.kept(environment)
             self._pools[environment.id] = pool
         pool.size = max(pool.size, size)
@@ -227,8 +227,8 @@ class WarmPools:
 
     # All of them
 
-    def _make_template(self, spec: LaunchSpec, message: Mapping[str, Any], output: ReplicaOutput) -> Zygote:
-        return self._run(self._factory(spec, message, False), output)
+    def _make_template(self, launch: Launch, message: Mapping[str, Any], output: ReplicaOutput) -> Zygote:
+        return self._run(self._factory(launch, message, False), output)
 
     def _run(self, start: ZygoteStart, output: ReplicaOutput) -> Zygote:
         try:

@@ -198,7 +198,7 @@ class Deployer:
 
             prepared = await self._rollout.prepare(manifest, told)
             facts["reused"] = lines == 0  # a builder that finds the environment there has nothing to say
-        await uninterrupted(self._record(deployment, manifest, prepared.environment.id))
+        await uninterrupted(self._record(deployment, manifest, prepared.environment))
         version = deployment.version
         if version is None:
             raise InternalError("the store gave no version number")

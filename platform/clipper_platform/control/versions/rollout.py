@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final
 
 from clipper.contract.spec import AutoscalingPolicy, FunctionSpec, Manifest
 from clipper_platform.control.ports import Artifacts, Serving
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.tasks import uninterrupted
-from clipper_platform.environments.base import BuildProgress, Environment, EnvironmentBuilder
+from clipper_platform.environments.base import BuildProgress, EnvironmentBuilder
 from clipper_platform.errors import DeployFailed, InternalError, InvalidRequest, InvalidSpec, NotFound
 from clipper_platform.serving.base import Progress, Target
-from clipper_platform.types import FunctionId
+from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId
 
 __all__ = ["Prepared", "Rollout", "check_secret", "initial_replicas"]
 
@@ -54,8 +53,7 @@ def initial_replicas(spec: FunctionSpec) -> int:
 class Prepared:
     """All that a version's replicas need."""
 
-    environment: Environment
-    bundle: Path
+    environment: EnvironmentId
     secrets: Mapping[str, str]
 
 
@@ -83,22 +81,19 @@ class Rollout:
         Raises DeployFailed, StoreUnavailable.
         """
         try:
-            bundle = await self._artifacts.unpack(manifest.bundle)
+            await self._artifacts.unpack(manifest.bundle)
         except (NotFound, InvalidSpec, InternalError) as error:
             raise DeployFailed(
                 f"the bundle {manifest.bundle} cannot be read: {error}",
                 phase="bundle",
                 hint="deploy again from the project's directory: that uploads it anew",
             ) from error
-        environment = replace(
-            await self._environments.build(manifest.environment, progress),
-            warm_pool_size=manifest.environment.warm_pool_size,
-        )
+        environment = await self._environments.build(manifest.environment, progress)
         try:
             secrets = await self._registry.secrets(manifest.project)
         except NotFound:
             secrets = {}  # a project's first deploy: it is not stored yet
-        return Prepared(environment=environment, bundle=bundle, secrets=secrets)
+        return Prepared(environment=environment, secrets=secrets)
 
     async def start(
         self,
@@ -175,7 +170,8 @@ class Rollout:
                 id=FunctionId(manifest.project, spec.name, version),
                 spec=spec,
                 environment=prepared.environment,
-                bundle=prepared.bundle,
+                bundle=BundleDigest(manifest.bundle),
+                warm_pool_size=manifest.environment.warm_pool_size,
                 env=prepared.secrets,
             )
             for spec in manifest.functions

@@ -175,7 +175,7 @@ def _replicas(status: FunctionStatus) -> list[models.ReplicaInfo]:
         models.ReplicaInfo(
             id=r.id,
             state=r.state,
-            pid=r.pid,
+            pid=r.details.get("pid"),
             version=r.version,
             started_at=r.started_at,
             invocations=r.invocations,
