@@ -48,7 +48,7 @@ def policies(draw: st.DrawFn, **fixed: Any) -> Policy:
         upscale_delay_s=draw(st.just(0.0) | SECONDS),
         downscale_delay_s=draw(SECONDS),
         downscale_to_zero_delay_s=draw(SECONDS),
-        learn_keep_alive=draw(st.booleans()),
+        keep_alive=draw(st.sampled_from(["fixed", "learnt"])),
         stable_window_s=stable,
         panic_window_s=draw(st.floats(0.5, stable)),
         panic_threshold=draw(st.floats(1, 20)),
@@ -182,7 +182,7 @@ def test_what_is_not_said_quietly_changes_nothing(policy: Policy, story: list[tu
         wanted = told.wanted
 
 
-@given(policies(windows=(), learn_keep_alive=False, downscale_delay_s=5.0, upscale_delay_s=2.0),
+@given(policies(windows=(), keep_alive="fixed", downscale_delay_s=5.0, upscale_delay_s=2.0),
        st.integers(0, 300), st.integers(0, 40))  # fmt: skip
 def test_any_start_converges_to_what_the_load_needs(policy: Policy, load: int, wanted: int) -> None:
     policy = replace(policy, stable_window_s=10.0, panic_window_s=2.0, downscale_to_zero_delay_s=5.0)

@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, NamedTuple, overload
 
+from clipper.contract.policies import AutoscalingPolicy
 from clipper_platform.core.averages import SlidingAverages, SlidingMax
 from clipper_platform.core.keepalive import IdleTimes
 from clipper_platform.core.schedule import Window, bounds
@@ -52,26 +53,9 @@ _RATE_PERIOD_S: Final = 0.2  # arrivals of less time than this are no rate yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """The options of an autoscaling policy, checked already. Seconds; depth in invocations per replica.
+class Policy(AutoscalingPolicy):
+    """A checked autoscaling policy at a time: `windows` are those that its schedules open now and next."""
 
-    `target_ongoing_requests` None: `target_queue_depth` counts. `windows`: the schedules' now and next.
-    """
-
-    target_queue_depth: float = 4.0
-    target_ongoing_requests: float | None = None
-    min_replicas: int = 0
-    max_replicas: int = 8
-    buffer_replicas: int = 0
-    max_scale_up_rate: float = 1000.0
-    max_scale_down_rate: float = 2.0
-    upscale_delay_s: float = 0.0
-    downscale_delay_s: float = 30.0
-    downscale_to_zero_delay_s: float = 300.0
-    learn_keep_alive: bool = False
-    stable_window_s: float = 60.0
-    panic_window_s: float = 6.0
-    panic_threshold: float = 2.0
     latency_slo_s: float | None = None
     windows: tuple[Window, ...] = ()
 
@@ -348,7 +332,7 @@ def _holds(need: float, wanted: int, policy: Policy) -> bool:
 
 def _keep_alive(idle_since: float, policy: Policy, state: State, now: float) -> tuple[bool, float, str]:
     """Whether an idle function keeps a replica, until when that is the answer, and why."""
-    learnt = state.idle.learnt() if policy.learn_keep_alive else None
+    learnt = state.idle.learnt() if policy.keep_alive == "learnt" else None
     if learnt is None:
         kept, until = _until(idle_since + policy.downscale_to_zero_delay_s, now)
         return kept, until, _kept(kept)

@@ -377,7 +377,7 @@ def test_old_idle_times_fade() -> None:
 
 
 def test_a_predicted_function_goes_early_and_returns_before_the_call() -> None:
-    policy = Policy(learn_keep_alive=True, downscale_delay_s=30, downscale_to_zero_delay_s=300)
+    policy = Policy(keep_alive="learnt", downscale_delay_s=30, downscale_to_zero_delay_s=300)
     state = State(policy, 1, NOW, learnt(*[600] * 20))
 
     def at(idle_s: float, wanted: int) -> Decision:
@@ -395,14 +395,14 @@ def test_a_predicted_function_goes_early_and_returns_before_the_call() -> None:
 
 
 def test_short_learnt_times_keep_the_replica_without_a_pause() -> None:
-    policy = Policy(learn_keep_alive=True, downscale_to_zero_delay_s=300)
+    policy = Policy(keep_alive="learnt", downscale_to_zero_delay_s=300)
     made = decided(sample(idle_since=NOW - 5), policy, State(policy, 1, NOW, learnt(*[10] * 20)))
     assert made.rule == "keep_alive"
     assert made.next_at < NOW + 10
 
 
 def test_idle_times_are_learnt_from_what_is_seen() -> None:
-    policy = Policy(learn_keep_alive=True)
+    policy = Policy(keep_alive="learnt")
     state = State(policy, 1, NOW)
     decided(sample(idle_since=NOW), policy, state, NOW)
     decided(sample(1, arrivals=1), policy, state, NOW + 20)  # the time before the first call is no idle time
@@ -505,7 +505,7 @@ def test_every_rule_is_explained() -> None:
 
 
 def test_a_prediction_and_the_service_time_are_explained() -> None:
-    policy = Policy(learn_keep_alive=True)
+    policy = Policy(keep_alive="learnt")
     back = decided(sample(wanted=0, idle_since=NOW - 590), policy, State(policy, 0, NOW, learnt(*[600] * 20)))
     assert "the next call is expected" in words(back, policy)
     for slo_s, expected in ((None, "at 80%"), (5.0, "within latency_slo_s = 5")):

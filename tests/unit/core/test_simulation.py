@@ -95,7 +95,7 @@ def test_a_sparse_trace_meets_a_cold_start_each_time_unless_it_is_learnt() -> No
     calls = [600.0 * n + 5 for n in range(1, 40)]
     plain = Policy(downscale_to_zero_delay_s=300)
     fixed = simulate(FAST, lambda _: plain, calls, duration_s=24_000.0)
-    clever = simulate(FAST, lambda _: replace(plain, learn_keep_alive=True), calls, duration_s=24_000.0)
+    clever = simulate(FAST, lambda _: replace(plain, keep_alive="learnt"), calls, duration_s=24_000.0)
     assert fixed.summary.cold == 39
     assert clever.summary.cold <= 15
     assert clever.summary.cost_s < 0.7 * fixed.summary.cost_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -75,20 +75,4 @@ class Plan:
 @lru_cache(maxsize=1024)
 def _controlled(policy: AutoscalingPolicy, latency_slo_s: float | None) -> Policy:
     """Without windows. Most functions of a platform have the same."""
-    return Policy(
-        target_queue_depth=policy.target_queue_depth,
-        target_ongoing_requests=policy.target_ongoing_requests,
-        min_replicas=policy.min_replicas,
-        max_replicas=policy.max_replicas,
-        buffer_replicas=policy.buffer_replicas,
-        max_scale_up_rate=policy.max_scale_up_rate,
-        max_scale_down_rate=policy.max_scale_down_rate,
-        upscale_delay_s=policy.upscale_delay_s,
-        downscale_delay_s=policy.downscale_delay_s,
-        downscale_to_zero_delay_s=policy.downscale_to_zero_delay_s,
-        learn_keep_alive=policy.keep_alive == "learnt",
-        stable_window_s=policy.stable_window_s,
-        panic_window_s=policy.panic_window_s,
-        panic_threshold=policy.panic_threshold,
-        latency_slo_s=latency_slo_s,
-    )
+    return Policy(**{f.name: getattr(policy, f.name) for f in fields(policy)}, latency_slo_s=latency_slo_s)
