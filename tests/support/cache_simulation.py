@@ -396,9 +396,11 @@ def zipf(rng: np.random.Generator, objects: int, alpha: float, requests: int) ->
 
 
 def sizes_of(rng: np.random.Generator, objects: int, kind: str) -> Ints:
-    """1,000 bytes each, or log-normal with that mean (sigma 1.5: the median 325, one in a hundred above 10,000)."""
+    """1,000 bytes each; 200 or 200,000; or log-normal, mean 1,000 (sigma 1.5: 1% above 10,000, the median 325)."""
     if kind == "equal":
         return np.full(objects, 1000, dtype=np.int64)
+    if kind == "1000-fold":
+        return np.where(rng.random(objects) < 0.5, 200, 200_000).astype(np.int64)
     drawn = rng.lognormal(math.log(1000) - 1.5**2 / 2, 1.5, objects)
     return np.maximum(1, drawn).astype(np.int64)
 
