@@ -8,7 +8,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable
 
-from clipper.contract.constants import REPORT_VARIABLE
+from clipper.contract.constants import REPORT_VARIABLE, STAGED_PACKAGES
 
 __all__ = ["foreign_modules", "report_modules"]
 
@@ -28,7 +28,7 @@ def foreign_modules(bundle: str) -> list[str]:
             continue  # an alias, or a module that code made up: it cannot be imported by this name
         if origin.startswith(roots) and not origin.startswith(excluded):
             found.append(name)
-    return [name for name in found if name.partition(".")[0] not in ("clipper", "clipper_runtime")][:_MAX_MODULES]
+    return [name for name in found if name.partition(".")[0] not in STAGED_PACKAGES][:_MAX_MODULES]
 
 
 def report_modules(bundle: str) -> None:

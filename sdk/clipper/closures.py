@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import cloudpickle  # type: ignore[import-untyped]  # it ships no types
 
+from clipper.contract.constants import STAGED_PACKAGES
 from clipper.contract.spec import SpecError
 from clipper.function import Function
 
@@ -78,7 +79,7 @@ def _is_installed(module: ModuleType | None) -> bool:
     """Whether the replica can import the module: it is not a file that only this machine has."""
     if module is None or module.__name__ == "__main__":
         return False
-    if module.__name__.partition(".")[0] in ("clipper", "clipper_runtime"):
+    if module.__name__.partition(".")[0] in STAGED_PACKAGES:
         return True
     file = getattr(module, "__file__", None)
     if not isinstance(file, str):

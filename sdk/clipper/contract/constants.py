@@ -8,6 +8,9 @@ from typing import Final, Literal
 CLOSURE_MODULE: Final = "__closure__"
 CLOSURE_FILE: Final = "__closure__.pkl"
 
+# Our packages that are staged beside every bundle: a replica imports them although its environment lacks them.
+STAGED_PACKAGES: Final = ("clipper", "clipper_runtime")
+
 # Environment variables of a replica's process: its id, and the file to which it writes the names of the modules that
 # it imported, if the platform asks for them.
 REPLICA_VARIABLE: Final = "CLIP_REPLICA"
