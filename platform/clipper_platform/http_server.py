@@ -62,7 +62,7 @@ def make_server(
         deployer=planes.deployer,
         logs=planes.logs,
         artifacts=planes.artifacts,
-        dispatcher=planes.dispatcher,
+        facts=planes.facts,
         policies=planes.policies,
         autoscaler=planes.autoscaler,
         lifecycle=lifecycle,

@@ -16,6 +16,7 @@ from clipper_platform.backends.base import Backend, BundleResolver, LogSink
 from clipper_platform.clock import Clock
 from clipper_platform.control.access.keyring import Keyring
 from clipper_platform.control.events import EventLog
+from clipper_platform.control.function_facts import FunctionFacts, ScaledFunctions
 from clipper_platform.control.log_store import LogStore
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.scaling.autoscaler import Autoscaler
@@ -26,7 +27,8 @@ from clipper_platform.control.versions.pinned import PinnedVersions
 from clipper_platform.control.versions.rollout import Rollout
 from clipper_platform.environments.base import EnvironmentBuilder
 from clipper_platform.metrics import Metrics
-from clipper_platform.serving.base import Target
+from clipper_platform.replicas.base import Target
+from clipper_platform.replicas.replica_sets import ReplicaSets
 from clipper_platform.serving.cache import SharedResults
 from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.settings import Settings
@@ -67,6 +69,7 @@ class Planes:
     environments: EnvironmentBuilder
     backend: Backend
     dispatcher: Dispatcher
+    facts: FunctionFacts
     policies: Policies
     autoscaler: Autoscaler
     deployer: Deployer
@@ -107,32 +110,35 @@ async def open_planes(
     if shared_results is not None:
         await stack.enter_async_context(opened(shared_results))
     dispatcher = Dispatcher(
-        backend=backend,
         clock=clock,
         metrics=metrics,
-        events=events,
         max_queued_total=settings.max_queued_total,
         cache_bytes=settings.cache_bytes,
         shared_results=shared_results,
     )
-    stack.push_async_callback(dispatcher.close)
+    stack.callback(dispatcher.close)
+    replica_sets = ReplicaSets(dispatcher, backend=backend, clock=clock, metrics=metrics, events=events)
+    stack.push_async_callback(replica_sets.close)
+    facts = FunctionFacts(dispatcher, replica_sets, clock)
     learnt = IdleHistory(settings.home / "idle_times")
     await stack.enter_async_context(opened(learnt))
     policies, autoscaler = await open_scaling(
-        registry, store, dispatcher, events, metrics, learnt, clock, cores=backend.cores()
+        registry, store, dispatcher, replica_sets, events, metrics, learnt, clock, cores=backend.cores()
     )
     rollout = Rollout(
         registry,
         artifacts,
         environments,
-        dispatcher,
+        replica_sets,
         policy_of=lambda id, spec: policies.of(id.project, id.function, spec.autoscaling),
     )
     deployer = Deployer(
         registry=registry,
         artifacts=artifacts,
         rollout=rollout,
-        serving=dispatcher,
+        replicas=replica_sets,
+        router=dispatcher,
+        facts=facts,
         logs=log_store,
         events=events,
         clock=clock,
@@ -141,7 +147,8 @@ async def open_planes(
     pins = PinnedVersions(
         registry=registry,
         rollout=rollout,
-        serving=dispatcher,
+        replicas=replica_sets,
+        facts=facts,
         clock=clock,
         drained=deployer.drained,
         trouble=deployer.trouble,
@@ -172,6 +179,7 @@ async def open_planes(
         environments=environments,
         backend=backend,
         dispatcher=dispatcher,
+        facts=facts,
         policies=policies,
         autoscaler=autoscaler,
         deployer=deployer,
@@ -183,6 +191,7 @@ async def open_scaling(
     registry: Registry,
     store: MetadataStore,
     dispatcher: Dispatcher,
+    replica_sets: ReplicaSets,
     events: EventLog,
     metrics: Metrics,
     learnt: IdleHistory,
@@ -190,11 +199,11 @@ async def open_scaling(
     *,
     cores: int | None,
 ) -> tuple[Policies, Autoscaler]:
-    """The applied policies and the autoscaler, which has the replicas of whatever the dispatcher runs."""
+    """The applied policies and the autoscaler, which scales all replica sets."""
     policies = Policies(registry, store, clock)
     await policies.load()
     autoscaler = Autoscaler(
-        dispatcher,
+        ScaledFunctions(dispatcher, replica_sets),
         clock=clock,
         events=events,
         count=lambda path, rule: metrics.scaling_decisions.child(path, rule).inc(),
@@ -214,7 +223,7 @@ async def open_scaling(
             policies.forget(target.id.project)
             learnt.forget(target.id.project)
 
-    dispatcher.on_running = running_changed
+    replica_sets.on_running = running_changed
     return policies, autoscaler
 
 

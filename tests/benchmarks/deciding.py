@@ -16,8 +16,8 @@ import sys
 from collections.abc import Callable
 from time import process_time
 
+from clipper_platform.control.function_facts import ScaledFunctions
 from clipper_platform.control.scaling.autoscaler import Autoscaler
-from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.serving.function_queue import FunctionQueue
 from clipper_platform.tuning import tune
 from clipper_platform.types import FunctionId
@@ -28,10 +28,10 @@ ROUNDS = 30
 
 
 class ScaleTarget:
-    """The dispatcher's queues, but nothing is done to them."""
+    """Samples of the real functions, but nothing is done to them."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self.sampler = dispatcher.sampler
+    def __init__(self, functions: ScaledFunctions) -> None:
+        self.sampler = functions.sampler
 
     def scale(self, id: FunctionId, replicas: int) -> None: ...
 
@@ -45,9 +45,9 @@ def stir(queue: FunctionQueue, rng: random.Random, now: float) -> None:
     queue.submitted += calls
     durations_s = [rng.uniform(0.02, 0.04) for _ in range(calls)]
     queue.latency.observe_all(durations_s, now)
-    for handle in queue.pool.handles.values():
+    for endpoint in queue.endpoints.by_id.values():
         for duration_s in durations_s:
-            handle.controller.observe(1, duration_s)
+            endpoint.controller.observe(1, duration_s)
 
 
 async def measure(functions: int, **options: object) -> None:
@@ -58,7 +58,7 @@ async def measure(functions: int, **options: object) -> None:
         queues = h.dispatcher.queues()
         clock = ManualClock()
         clock.now = h.clock.monotonic()
-        loop = Autoscaler(ScaleTarget(h.dispatcher), clock=clock, events=lambda *_: None, count=lambda *_: None)
+        loop = Autoscaler(ScaleTarget(h.scaled), clock=clock, events=lambda *_: None, count=lambda *_: None)
         for queue in queues:
             stir(queue, rng, clock.now)
             loop.appeared(queue.target.id, queue.spec)

@@ -19,18 +19,6 @@ PACKAGES: Final = ("clipper", "clipper_platform", "clipper_runtime")
 REMAINING_CYCLES: Final[tuple[frozenset[str], ...]] = (
     frozenset({"clipper.cli.main", "clipper.cli.parsing"}),
     frozenset({"clipper.discovery", "clipper.function", "clipper.project"}),
-    frozenset(
-        {
-            "clipper_platform.replicas.replica_set",
-            "clipper_platform.serving.batcher",
-            "clipper_platform.serving.endpoint",
-            "clipper_platform.serving.function_metrics",
-            "clipper_platform.serving.function_queue",
-            "clipper_platform.serving.invocation",
-            "clipper_platform.serving.queue",
-            "clipper_platform.serving.retry_policy",
-        }
-    ),
 )
 
 # Strings with which the SDK still names a sibling, by module.

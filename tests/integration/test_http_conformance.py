@@ -372,7 +372,7 @@ async def test_a_hit_of_the_cache_is_the_same_answer_by_every_way() -> None:
             await ask_twice(gate, post(b"7"))
             hits = await ask_twice(gate, post(b"7"))
             seen += [shape(answer) for answer in hits]
-            status = gate.harness.dispatcher.status(target().id)
+            status = gate.harness.facts.status(target().id)
             assert status is not None
             metrics = gate.harness.metrics
             counts.append((

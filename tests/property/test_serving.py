@@ -61,12 +61,12 @@ def check_books(h: Harness) -> None:
     for queue in queues:
         assert queue.running >= 0
         assert queue.waiting.live <= queue.spec.max_queued_requests + queue.spec.max_batch_size * 8
-        for handle in queue.pool.handles.values():
-            assert handle.load == sum(batch.left for batch in handle.batches.values())
-            assert len(handle.batches) <= (2 if handle.one_at_a_time else handle.concurrency)
-            assert all(batch.left > 0 for batch in handle.batches.values())
-            if any(batch.solo for batch in handle.batches.values()):
-                assert len(handle.batches) == 1
+        for endpoint in queue.endpoints.by_id.values():
+            assert endpoint.load == sum(batch.left for batch in endpoint.batches.values())
+            assert len(endpoint.batches) <= (2 if endpoint.one_at_a_time else endpoint.concurrency)
+            assert all(batch.left > 0 for batch in endpoint.batches.values())
+            if any(batch.solo for batch in endpoint.batches.values()):
+                assert len(endpoint.batches) == 1
     assert all(caller.answers <= 1 for caller in h.callers)
 
 
@@ -91,8 +91,7 @@ async def play(steps: list[tuple[Any, ...]], options: dict[str, Any], ready: wir
                 case ("pass", seconds):
                     clock.now += seconds
                     h.dispatcher.wheel.tick()
-                    for queue in h.dispatcher.queues():
-                        queue.pool._handle(Tick())
+                    h.replica_set()._handle(Tick())
                 case _:
                     continue
             await settle()

@@ -10,8 +10,11 @@ from typing import Any
 
 from clipper.contract.spec import FunctionSpec
 from clipper_platform.clock import Clock
+from clipper_platform.control.function_facts import FunctionFacts, ScaledFunctions
 from clipper_platform.metrics import Metrics
-from clipper_platform.serving.base import Target
+from clipper_platform.replicas.base import Target
+from clipper_platform.replicas.replica_set import ReplicaSet
+from clipper_platform.replicas.replica_sets import ReplicaSets
 from clipper_platform.serving.cache import SharedResults
 from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.serving.invocation import Invocation, StreamSink
@@ -87,20 +90,33 @@ class Harness:
         self.events: list[tuple[FunctionId, str, str, Mapping[str, Any]]] = []
         self.callers: list[Caller] = []
         self.dispatcher = Dispatcher(
-            backend=backend,
             clock=self.clock,
             metrics=self.metrics,
-            events=lambda *event: self.events.append(event),
             max_queued_total=max_queued_total,
             cache_bytes=cache_bytes,
             shared_results=shared,
             rng=random.Random(1),
         )
+        self.replica_sets = ReplicaSets(
+            self.dispatcher,
+            backend=backend,
+            clock=self.clock,
+            metrics=self.metrics,
+            events=lambda *event: self.events.append(event),
+        )
+        self.facts = FunctionFacts(self.dispatcher, self.replica_sets, self.clock)
+        self.scaled = ScaledFunctions(self.dispatcher, self.replica_sets)
 
     async def deploy(self, made: Target, *, replicas: int = 1) -> Target:
-        await self.dispatcher.start(made, replicas=replicas)
+        await self.replica_sets.start(made, replicas=replicas)
         self.dispatcher.set_route(made.id.project, made.id.version)
         return made
+
+    def replica_set(self, path: str = "p/f") -> ReplicaSet:
+        """Of the function version that the path leads to."""
+        replicas = self.replica_sets.get(self.dispatcher.resolve(path).target.id)
+        assert replicas is not None
+        return replicas
 
     def call(
         self, path: str = "p/f", body: bytes = b"x", *, timeout_s: float = 10.0, sink: StreamSink | None = None
@@ -163,5 +179,6 @@ async def harness(
     try:
         yield made
     finally:
-        await made.dispatcher.close()
+        await made.replica_sets.close()
+        made.dispatcher.close()
         made.check_idle()

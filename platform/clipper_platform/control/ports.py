@@ -1,19 +1,21 @@
-"""What the control plane needs of its neighbours, as Protocols, so that it can be driven without them."""
+"""What the control plane needs of its neighbours, as Protocols, so that tests can drive it without them."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
+from clipper_platform.control.function_facts import FunctionStatus
 from clipper_platform.core.canary import Answers
-from clipper_platform.serving.base import FunctionStatus, Progress, Target
+from clipper_platform.replicas.base import Progress, Target
+from clipper_platform.serving.call import Answer
 from clipper_platform.types import FunctionId
 
-__all__ = ["Artifacts", "Serving", "Stored"]
+__all__ = ["Artifacts", "Facts", "Replicas", "Router", "Stored"]
 
 
-class Serving(Protocol):
-    """The data plane as the control plane drives it."""
+class Replicas(Protocol):
+    """The replica sets of all function versions."""
 
     async def start(
         self,
@@ -25,13 +27,38 @@ class Serving(Protocol):
         schema: Mapping[str, Any] | None = None,
         idle_s: float = 0.0,
     ) -> Mapping[str, Any]:
-        """Start the pool of one function version, unless it runs already; wait for `replicas` ready ones; its schema.
+        """Start the replicas of a function version, unless they run already; its schema once `replicas` are ready.
 
-        Raises DeployFailed. Failing or cancelled, it leaves nothing behind. With `wait=False` it returns {} at once
-        and the pool keeps trying with back-off. Of a version that ran before, `schema` is what it published and
-        `idle_s` how long nobody has called it.
+        Raises DeployFailed, and leaves nothing behind, nor does a cancellation. With `wait=False` it returns {} at
+        once, and failed starts are repeated with back-off. For a version that ran before, `schema` is what it published
+        and `idle_s` is how long nobody has called it.
         """
         ...
+
+    async def stop(self, project: str, version: int) -> None:
+        """Answer what was admitted, then end the version's replicas."""
+        ...
+
+    async def restart(self, id: FunctionId) -> None:
+        """Replace the replicas one after the other; a set that gave up tries again. Returns when they are ready, or
+        have failed anew."""
+        ...
+
+    def versions(self, project: str) -> set[int]:
+        """The versions that have replica sets."""
+        ...
+
+    def functions(self, project: str, version: int) -> list[str]:
+        """The functions of a version that have replica sets."""
+        ...
+
+    def ready(self, id: FunctionId) -> int:
+        """How many replicas are ready."""
+        ...
+
+
+class Router(Protocol):
+    """Which versions callers reach, and calls of the platform's own."""
 
     def set_route(self, project: str, version: int) -> None: ...
     def set_weights(self, project: str, weights: Mapping[int, int]) -> None:
@@ -39,24 +66,22 @@ class Serving(Protocol):
         ...
 
     def drop_route(self, project: str) -> None: ...
-    async def call(self, id: FunctionId, body: bytes) -> None:
-        """One invocation of a running function version. Raises what it met."""
+    async def call(
+        self, function: FunctionId | str, body: bytes, *, request_id: str = "", use_cache: bool = True
+    ) -> Answer:
+        """Invoke a function and wait for its answer. Raises what the invocation met."""
         ...
 
-    def answers(self, id: FunctionId) -> Answers: ...
-    async def stop(self, project: str, version: int) -> None: ...
-    async def restart(self, id: FunctionId) -> None:
-        """Replace its replicas one after the other; one that gave up tries again. Returns when they are ready, or have
-        failed anew."""
-        ...
+
+class Facts(Protocol):
+    """What is known of function versions that run."""
 
     def status(self, id: FunctionId) -> FunctionStatus | None: ...
-    def versions(self, project: str) -> set[int]: ...
-    def functions(self, project: str, version: int) -> list[str]: ...
+    def answers(self, id: FunctionId) -> Answers: ...
 
 
 class Stored(Protocol):
-    """What the store says of a bundle that it took."""
+    """A stored bundle."""
 
     @property
     def bytes(self) -> int: ...

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from clipper_platform.clock import Clock
 from clipper_platform.control.access.keyring import Keyring
 from clipper_platform.control.log_store import LogStore
-from clipper_platform.control.ports import Artifacts, Serving
+from clipper_platform.control.ports import Artifacts, Facts
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.scaling.autoscaler import Autoscaler
 from clipper_platform.control.scaling.policies import Policies
@@ -36,7 +36,7 @@ class Services:
     deployer: Deployer
     logs: LogStore
     artifacts: Artifacts
-    dispatcher: Serving
+    facts: Facts
     policies: Policies
     autoscaler: Autoscaler
     lifecycle: Lifecycle

@@ -6,50 +6,40 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 from clipper_platform.backends.base import Backend, Exit, LaunchSpec, Replica, SnapshotState, StartError
 from clipper_platform.clock import Clock
 from clipper_platform.core import pooling
 from clipper_platform.core.pooling import PoolState, ReplicaState
 from clipper_platform.metrics import Metrics
-from clipper_platform.serving.base import EventSink, Target
-from clipper_platform.serving.endpoint import Endpoint
+from clipper_platform.replicas.base import EndpointListener, EventSink, Target
+from clipper_platform.replicas.running_replica import RunningReplica
 from clipper_platform.types import ReplicaId
 
-__all__ = ["PoolOwner", "ReplicaSet"]
+__all__ = ["ReplicaSet"]
 
 logger = logging.getLogger(__name__)
 
 MISSED_PINGS = 3  # periods without an answer before a replica counts as hung
 
 
-class PoolOwner(Protocol):
-    def adopt(self, replica: Replica) -> Endpoint:
-        """Wrap a replica that became ready and attach to its channel."""
-        ...
-
-    def replicas_changed(self) -> None:
-        """One came, or one went: there may be work to hand out, or to refuse."""
-        ...
-
-
 class ReplicaSet:
-    """Keeps the wanted number of replicas running. All methods are called in the event loop.
+    """Keeps the wanted number of replicas running. Implements `ReplicaFeedback`. Methods are called in the event loop.
 
-    With none to run it keeps next to nothing: containers that were emptied are cleared too, which gives their room
-    back, and no timer looks after the health of nobody.
+    A set without replicas keeps next to nothing: emptied containers are cleared too, which frees their room, and the
+    health timer runs only while there are replicas.
     """
 
     __slots__ = (
-        "_backend", "_changed", "_clock", "_closed", "_events", "_health", "_launches", "_loop", "_metrics", "_owner",
-        "_tasks", "_usual_s", "_wake", "handles", "start_error", "state", "target",
+        "_backend", "_changed", "_clock", "_closed", "_events", "_health", "_launches", "_listener", "_loop",
+        "_metrics", "_tasks", "_wake", "held", "running", "start_error", "state", "target",
     )  # fmt: skip
 
     def __init__(
         self,
         target: Target,
-        owner: PoolOwner,
+        listener: EndpointListener,
         *,
         backend: Backend,
         clock: Clock,
@@ -59,9 +49,10 @@ class ReplicaSet:
     ) -> None:
         self.target = target
         self.state = PoolState(prefix)
-        self.handles: dict[str, Endpoint] = {}
+        self.running: dict[str, RunningReplica] = {}
         self.start_error: StartError | None = None  # of the latest replica that did not start
-        self._owner = owner
+        self.held = 0  # callers that wait for replicas to be ready; until then their number stays
+        self._listener = listener
         self._backend = backend
         self._clock = clock
         self._metrics = metrics
@@ -73,7 +64,6 @@ class ReplicaSet:
         self._health: asyncio.TimerHandle | None = None
         self._changed: list[asyncio.Future[None]] = []
         self._closed = False
-        self._usual_s: float | None = None  # how long a call takes, once one was answered
 
     # What is wanted
 
@@ -81,8 +71,11 @@ class ReplicaSet:
         self._handle(pooling.Want(count))
 
     async def wait_ready(self, count: int, on_change: Callable[[int], None], *, fail_fast: bool) -> None:
-        """Return once `count` replicas are ready. Raises StartError: with `fail_fast` that of the first one that does
-        not start, else that of the last one when the pool gives up."""
+        """Return once `count` replicas are ready; `on_change` gets the ready count meanwhile.
+
+        Raises StartError: with `fail_fast` that of the first replica that does not start, else that of the last one
+        when the set gives up.
+        """
         while (ready := self.state.count(ReplicaState.READY)) < count:
             on_change(ready)
             if self.start_error is not None and (fail_fast or self.state.failed):
@@ -93,16 +86,16 @@ class ReplicaSet:
         on_change(self.state.count(ReplicaState.READY))
 
     async def restart(self) -> None:
-        """Replace the replicas one after the other, and try again where it gave up.
+        """Replace the replicas one after the other; a set that gave up tries again.
 
         Returns when as many are ready as are wanted, or when it has given up anew.
         """
         self.want(self.state.wanted)
         await self._settle()
-        for id in list(self.handles):
-            handle = self.handles.get(id)
-            if handle is not None and not handle.draining and not self.state.failed:
-                self.recycle(handle)
+        for replica in list(self.running):
+            member = self.state.members.get(replica)
+            if member is not None and member.state is ReplicaState.READY and not self.state.failed:
+                self.recycle(replica)
                 await self._settle()
 
     async def _settle(self) -> None:
@@ -126,51 +119,51 @@ class ReplicaSet:
             task.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s + 5):
-                while self._tasks or self.handles:
+                while self._tasks or self.running:
                     await self._change()
-        for handle in list(self.handles.values()):
-            handle.replica.kill()
+        for running in list(self.running.values()):
+            running.replica.kill()
 
     def snapshot(self) -> SnapshotState | None:
-        """What has become of the snapshot, where the function asks for one."""
+        """The state of the snapshot, if the function asks for one."""
         return self._backend.snapshot(self.target.id) if self.target.spec.snapshot else None
 
-    def recycle(self, handle: Endpoint) -> None:
-        handle.draining = True
-        self._handle(pooling.Drained(handle.id))
+    # ReplicaFeedback
 
-    def served(self, handle: Endpoint, first_batch_s: float | None = None) -> None:
-        """Its first answer: told once, which is what keeps this off the hot path."""
-        if first_batch_s is not None and handle.waited_s is not None:
-            for phase, seconds in (("queue", handle.waited_s), ("first_batch", first_batch_s)):
-                self._metrics.cold_start.child(self.target.id.path, phase).observe(seconds)
-        self._handle(pooling.Served(handle.id))
+    def served(self, replica: str) -> None:
+        self._handle(pooling.Served(replica))
 
-    # What happened
+    def recycle(self, replica: str) -> None:
+        self._handle(pooling.Drained(replica))
 
-    def exited(self, handle: Endpoint, exit: Exit) -> None:
-        member = self.state.members.get(handle.id)
+    # Events and instructions
+
+    def _exited(self, running: RunningReplica, exit: Exit) -> None:
+        id = running.id
+        at_fault = running.hung or exit.reason in ("crashed", "oom", "exited")
+        self._listener.endpoint_gone(id, exit, at_fault=at_fault)
+        member = self.state.members.get(id)
         expected = exit.reason == "killed" or (member is not None and member.state is ReplicaState.DRAINING)
         innocent = exit.reason == "killed_externally" and member is not None and member.served
-        self.handles.pop(handle.id, None)
-        if not self.handles:
-            self.handles.clear()
+        self.running.pop(id, None)
+        if not self.running:
+            self.running.clear()
             if self._health is not None:
                 self._health.cancel()
                 self._health = None
         if not expected:
             self._metrics.restarts.child(self.target.id.path, exit.reason).inc()
-            self._tell("replica", f"replica {handle.id} ended: {exit.message}", replica=handle.id, reason=exit.reason)
-        self._handle(pooling.Exited(handle.id, exit.message, expected=expected or innocent))
-        self._owner.replicas_changed()
+            self._record("replica", f"replica {id} ended: {exit.message}", replica=id, reason=exit.reason)
+        self._handle(pooling.Exited(id, exit.message, expected=expected or innocent))
 
     def _handle(self, event: pooling.Event) -> None:
         failed = self.state.failed
         for instruction in self.state.handle(event, self._clock.monotonic()):
             self._carry_out(instruction)
-        if self.state.failed and not failed:
-            self._tell("replica", f"{self.target.id}: {self.state.failed}")
-            self._owner.replicas_changed()
+        if self.state.failed != failed:
+            if self.state.failed:
+                self._record("replica", f"{self.target.id}: {self.state.failed}")
+            self._listener.no_capacity(self.state.failed)
         if self._changed:
             waiters, self._changed = self._changed, []
             for future in waiters:
@@ -182,9 +175,9 @@ class ReplicaSet:
             case pooling.Launch(replica):
                 self._launches[replica] = self._spawn(self._launch(replica), replica)
             case pooling.Drain(replica):
-                if (handle := self.handles.get(replica)) is not None:
-                    handle.draining = True
-                    self._spawn(self._drain(handle), replica)
+                if (running := self.running.get(replica)) is not None:
+                    self._listener.endpoint_closing(replica)
+                    self._spawn(running.replica.stop(self.target.spec.graceful_shutdown_timeout_s), replica)
             case pooling.Kill(replica, reason):
                 self._kill(replica, reason)
             case pooling.Wake(at):
@@ -224,9 +217,8 @@ class ReplicaSet:
         except StartError as error:
             self.start_error = error
             self._metrics.restarts.child(target.id.path, "start_failed").inc()
-            self._tell("replica", f"replica {name} did not start: {error.phase}: {error.message}", replica=name)
+            self._record("replica", f"replica {name} did not start: {error.phase}: {error.message}", replica=name)
             self._handle(pooling.StartFailed(name, f"{error.phase}: {error.message}"))
-            self._owner.replicas_changed()
             return
         except asyncio.CancelledError:
             self._handle(pooling.Exited(name, "start cancelled", expected=True))
@@ -244,25 +236,22 @@ class ReplicaSet:
             return
         for phase, seconds in replica.ready.phases.items():
             self._metrics.cold_start.child(self.target.id.path, phase).observe(seconds)
-        handle = self._owner.adopt(replica)
-        self.handles[name] = handle
+        results = self._listener.endpoint_ready(replica, self)
+        running = RunningReplica(replica, results, started_at=self._clock.time(), exited=self._exited)
+        self.running[name] = running
         self.start_error = None
         self._handle(pooling.Ready(name))
-        replica.attach(handle)
+        replica.attach(running)
         if self._health is None:
             self._arm_health()
-        self._owner.replicas_changed()
-
-    async def _drain(self, handle: Endpoint) -> None:
-        await handle.replica.stop(self.target.spec.graceful_shutdown_timeout_s)
 
     def _kill(self, name: str, reason: str) -> None:
         if (launch := self._launches.get(name)) is not None:
             launch.cancel()
-        elif (handle := self.handles.get(name)) is not None:
+        elif (running := self.running.get(name)) is not None:
             logger.warning("replica %s is killed: %s", name, reason)
-            handle.draining = True
-            handle.replica.kill()
+            self._listener.endpoint_closing(name)
+            running.replica.kill()
 
     # Health
 
@@ -270,29 +259,25 @@ class ReplicaSet:
         self._health = self._loop.call_later(self.target.spec.health_check_period_s, self._check_health)
 
     def _check_health(self) -> None:
-        now = self._clock.monotonic()
-        grace = self.target.spec.graceful_shutdown_timeout_s
-        # What any replica has seen: one that hangs in its first call has seen nothing itself.
-        known = [s for h in self.handles.values() if (s := h.controller.expected(1)) is not None]
-        self._usual_s = max(known, default=self._usual_s)
-        for handle in list(self.handles.values()):
-            member = self.state.members.get(handle.id)
+        grace_s = self.target.spec.graceful_shutdown_timeout_s
+        for running in list(self.running.values()):
+            member = self.state.members.get(running.id)
             if member is not None and member.state is ReplicaState.UNHEALTHY:
-                continue  # killed already; its end is on its way
-            if handle.silent_pings >= MISSED_PINGS:
-                handle.silent = True
-                self._unhealthy(handle, f"answered none of {MISSED_PINGS} health checks")
-            elif handle.stuck(now, grace, self.target.spec.timeout_s, self._usual_s):
-                self._unhealthy(handle, f"worked on a batch for {grace:g} s past its deadline")
+                continue  # killed already; its exit is on its way
+            if running.silent_pings >= MISSED_PINGS:
+                running.hung = True
+                self._give_up(running, f"answered none of {MISSED_PINGS} health checks")
+            elif self._listener.stuck(running.id, grace_s):
+                self._give_up(running, f"worked on a batch for {grace_s:g} s past its deadline")
             else:
-                handle.ping(handle.silent_pings)
+                running.ping()
         self._arm_health()
 
-    def _unhealthy(self, handle: Endpoint, message: str) -> None:
-        self._tell("replica", f"replica {handle.id} is hung: {message}", replica=handle.id)
+    def _give_up(self, running: RunningReplica, message: str) -> None:
+        self._record("replica", f"replica {running.id} is hung: {message}", replica=running.id)
         self._metrics.restarts.child(self.target.id.path, "hung").inc()
-        self._handle(pooling.Unhealthy(handle.id, message))
+        self._handle(pooling.Unhealthy(running.id, message))
 
-    def _tell(self, kind: str, message: str, **data: Any) -> None:
+    def _record(self, kind: str, message: str, **data: Any) -> None:
         logger.info("%s", message, extra={"function": str(self.target.id)})
         self._events(self.target.id, kind, message, data)

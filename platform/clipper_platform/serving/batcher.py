@@ -1,4 +1,4 @@
-"""Which invocations leave a queue for which replica, and when: `core.batching` and `core.balancing` at work."""
+"""Decides which invocations leave a queue for which replica, and when, by `core.batching` and `core.balancing`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipper_platform.serving.endpoint import Endpoint
 from clipper_platform.serving.invocation import Invocation
 from clipper_platform.serving.queue import InvocationQueue
 
-__all__ = ["Batcher", "Departure"]
+__all__ = ["Assignment", "Batcher"]
 
 # A batch must fit a frame with room for its header; larger bodies than this travel alone.
 MAX_BATCH_BYTES = wire.MAX_FRAME_BYTES // 4
@@ -24,10 +24,11 @@ SHARED_FRAME_S = 0.0005
 SHARED_FRAME_ITEMS = 16
 
 
-class Departure(NamedTuple):
-    """What leaves the queue together. `late`: their deadline cannot be met any more; they go nowhere."""
+class Assignment(NamedTuple):
+    """Invocations that leave the queue for one endpoint. `late`: their deadline cannot be met any more, so they are not
+    sent."""
 
-    handle: Endpoint
+    endpoint: Endpoint
     items: list[Invocation]
     weight: int
     late: list[Invocation]
@@ -36,22 +37,22 @@ class Departure(NamedTuple):
 
 
 class Batcher:
-    """For one function. `kick` is called when it is time to ask again although nothing happened."""
+    """For one function. `kick` is called when a wait for more invocations is over."""
 
-    __slots__ = ("_batched", "_floor_s", "_kick", "_loop", "_policy", "_queue", "_rng", "_timer")
+    __slots__ = ("_batched", "_endpoints", "_floor_s", "_kick", "_policy", "_queue", "_rng", "_timer")
 
     def __init__(
         self,
         queue: InvocationQueue,
+        endpoints: Mapping[str, Endpoint],
         spec: FunctionSpec,
         *,
-        loop: asyncio.AbstractEventLoop,
         rng: random.Random,
         kick: Callable[[], None],
     ) -> None:
         self._queue = queue
+        self._endpoints = endpoints
         self._batched = spec.batched
-        self._loop = loop
         self._rng = rng
         self._kick = kick
         self._policy = batching.Policy(
@@ -60,67 +61,65 @@ class Batcher:
         self._floor_s = 0.0  # least time that an execution took lately
         self._timer: asyncio.TimerHandle | None = None
 
-    def next(self, handles: Mapping[str, Endpoint], now: float) -> Departure | None:
+    def next(self, now: float) -> Assignment | None:
         """Take the next batch out of the queue; None when none can leave now."""
         queue = self._queue
         reserved = None
         suspect = queue.suspect()
         if suspect is not None:
-            idle = self._pick(handles, idle=True)
+            idle = self._pick(idle=True)
             if idle is not None:
                 queue.pop_suspect()
-                return Departure(idle, [suspect], suspect.weight, [], solo=True)
+                return Assignment(idle, [suspect], suspect.weight, [], solo=True)
             # A busy function has no idle replica, ever: the least loaded one gets nothing new until it is.
-            reserved = min(handles.values(), key=lambda h: h.load, default=None)
+            reserved = min(self._endpoints.values(), key=lambda e: e.load, default=None)
         head = queue.peek()
         if head is None:
             return None
-        handle = self._pick(handles, but=reserved)
-        if handle is None:
+        endpoint = self._pick(but=reserved)
+        if endpoint is None:
             return None
-        limit, full = self._allowed(handle, head, now)
+        limit, full = self._allowed(endpoint, head, now)
         if not limit:
             return None
-        items, weight, late = queue.take(limit, handle.room(), now + self._floor_s, MAX_BATCH_BYTES)
+        items, weight, late = queue.take(limit, endpoint.room(), now + self._floor_s, MAX_BATCH_BYTES)
         for _ in late:
             self._floor_s *= 0.9  # an estimate that only drops would never be corrected
-        return Departure(handle, items, weight, late, full)
+        return Assignment(endpoint, items, weight, late, full)
 
     def ran(self, duration_s: float) -> None:
-        """A batch took so long: what cannot be done in the least of it is not begun."""
+        """A batch took so long. Invocations with less time left than the shortest recent batch are not sent."""
         self._floor_s = duration_s if not self._floor_s else min(duration_s, self._floor_s * 1.05)
 
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _pick(
-        self, handles: Mapping[str, Endpoint], *, idle: bool = False, but: Endpoint | None = None
-    ) -> Endpoint | None:
-        if len(handles) == 1:
-            (only,) = handles.values()
+    def _pick(self, *, idle: bool = False, but: Endpoint | None = None) -> Endpoint | None:
+        if len(self._endpoints) == 1:
+            (only,) = self._endpoints.values()
             return only if only is not but and only.room() and not (idle and only.batches) else None
         chosen = balancing.pick(
             [
-                balancing.Candidate(h.id, h.load, h.concurrency)
-                for h in handles.values()
-                if h is not but and h.room() and not (idle and h.batches)
+                balancing.Candidate(e.id, e.load, e.concurrency)
+                for e in self._endpoints.values()
+                if e is not but and e.room() and not (idle and e.batches)
             ],
             self._rng,
         )
-        return handles[chosen] if chosen is not None else None
+        return self._endpoints[chosen] if chosen is not None else None
 
-    def _allowed(self, handle: Endpoint, head: Invocation, now: float) -> tuple[int, bool]:
+    def _allowed(self, endpoint: Endpoint, head: Invocation, now: float) -> tuple[int, bool]:
         """How many items (by weight) may leave for this replica now, and whether the limit is what holds back the
         others; 0 after arming a timer for later."""
-        controller = handle.controller
+        controller = endpoint.controller
         if not self._batched:
-            if not handle.one_at_a_time:
-                return handle.room(), False
+            if not endpoint.one_at_a_time:
+                return endpoint.room(), False
             each = controller.expected(1)
             return (max(1, min(SHARED_FRAME_ITEMS, int(SHARED_FRAME_S / each))) if each else 1), False
-        behind = handle.behind
-        expected = controller.expected(handle.load) if behind else None
+        behind = endpoint.behind
+        expected = controller.expected(endpoint.load) if behind else None
         self._policy = self._policy.with_limit(controller.limit)
         decision = batching.plan(
             self._queue.weight,
@@ -128,7 +127,7 @@ class Batcher:
             self._policy,
             now,
             in_flight=behind,
-            running_since=handle.running_since,
+            running_since=endpoint.running_since,
             expected_s=expected,
         )
         if isinstance(decision, batching.Dispatch):
@@ -141,4 +140,4 @@ class Batcher:
             self._timer.cancel()
             self._timer = None
         if at != math.inf:
-            self._timer = self._loop.call_later(max(0.0, at - now), self._kick)
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, at - now), self._kick)

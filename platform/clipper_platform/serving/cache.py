@@ -11,17 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from clipper_platform.clock import Clock
 from clipper_platform.core import caching
 from clipper_platform.errors import ClientClosed, ClipperError, DeadlineExceeded
 from clipper_platform.metrics import Metrics
 from clipper_platform.serving.deadlines import DeadlineWheel
-from clipper_platform.serving.invocation import Invocation, State
-
-if TYPE_CHECKING:
-    from clipper_platform.serving.function_queue import FunctionQueue
+from clipper_platform.serving.invocation import Invocation, OwningQueue, State
 
 __all__ = ["CachedResult", "Flight", "InvocationCache", "SharedResults"]
 
@@ -53,12 +50,12 @@ class CachedResult:
 class Flight:
     """One execution that several callers wait for. `lookup`: it asks the shared tier before it goes to a replica."""
 
-    __slots__ = ("followers", "invocation", "key", "lookup")
+    __slots__ = ("followers", "key", "leader", "lookup")
 
-    def __init__(self, key: bytes, invocation: Invocation) -> None:
+    def __init__(self, key: bytes, leader: Invocation) -> None:
         self.key = key
         self.followers: set[Invocation] = set()
-        self.invocation = invocation
+        self.leader = leader
         self.lookup: asyncio.Task[None] | None = None
 
 
@@ -79,7 +76,6 @@ class InvocationCache:
         self._flights: dict[bytes, Flight] = {}
         self._clock = clock
         self._wheel = wheel
-        self._requests = metrics.cache_requests
         metrics.cache_bytes.child().read = lambda: float(self.results.bytes)
 
     @property
@@ -100,14 +96,14 @@ class InvocationCache:
         invocation.on_done(invocation)
         return True
 
-    def hit(self, queue: FunctionQueue, key: bytes, arrived: float, now: float) -> CachedResult | None:
+    def hit(self, queue: OwningQueue, key: bytes, arrived: float, now: float) -> CachedResult | None:
         """What is kept under the key, counted as the answer to an invocation. After None, `follow` must come."""
         entry = self.results.get(key, now)
         if entry is None or entry.value is None:
             return None
         queue.cache_hits += 1
         queue.answers.observe(now - arrived, now)
-        queue.instruments.hit(now - arrived)
+        queue.metrics.hit(now - arrived)
         return entry.value
 
     def follow(self, invocation: Invocation, key: bytes) -> bool:
@@ -122,7 +118,7 @@ class InvocationCache:
             self._note(invocation, "miss")
         else:
             self._note(invocation, "collapsed")
-            flight.invocation.deadline = max(flight.invocation.deadline, invocation.deadline)
+            flight.leader.deadline = max(flight.leader.deadline, invocation.deadline)
         invocation.state = State.FOLLOWING
         invocation.flight = flight
         flight.followers.add(invocation)
@@ -131,13 +127,12 @@ class InvocationCache:
 
     def _note(self, invocation: Invocation, result: str) -> None:
         invocation.cache_status = result
-        path = invocation.queue.target.id.path
-        self._requests.child(path, result).inc()
+        invocation.queue.metrics.missed(result)
         invocation.queue.cache_misses += 1
 
     def _take_off(self, key: bytes, first: Invocation) -> Flight | None:
         """A new flight, or None where its queue is full."""
-        carrier = Invocation(
+        leader = Invocation(
             first.queue,
             request_id=first.request_id,
             content_type=first.content_type,
@@ -147,56 +142,56 @@ class InvocationCache:
             deadline=first.deadline,
             on_done=self._land,
         )
-        carrier.cache_key = key
-        carrier.flight = carrier  # marks it as nobody's own
-        flight = Flight(key, carrier)
+        leader.cache_key = key
+        leader.flight = leader  # marks it as nobody's own
+        flight = Flight(key, leader)
         if self._shared is not None and not self._shared.resting:
             flight.lookup = asyncio.get_running_loop().create_task(self._look_up(flight, self._shared))
-        elif not first.queue.offer(carrier):
+        elif not first.queue.offer(leader):
             return None
         self._flights[key] = flight
         return flight
 
     async def _look_up(self, flight: Flight, shared: SharedResults) -> None:
         """Ask the shared tier; a miss goes on to the queue. Cancelled when the last follower leaves."""
-        carrier = flight.invocation
-        queue = carrier.queue
+        leader = flight.leader
+        queue = leader.queue
         found = await shared.get(queue.name, flight.key)
         flight.lookup = None
         if found is not None:
-            carrier.payload, carrier.content_type_out = found
+            leader.payload, leader.content_type_out = found
             for follower in flight.followers:
                 follower.cache_status = "shared"
-            self._requests.child(queue.target.id.path, "shared").inc()
+            queue.metrics.missed("shared")
             self._end(flight, None, fresh=False)
             return
         try:
-            queue.submit(carrier)
+            queue.submit(leader)
         except ClipperError as refusal:
             self._end(flight, refusal, fresh=False)
 
-    def _land(self, carrier: Invocation) -> None:
-        flight = self._flights.get(carrier.cache_key) if carrier.cache_key is not None else None
-        if flight is not None and flight.invocation is carrier:
-            self._end(flight, carrier.error, fresh=True)
+    def _land(self, leader: Invocation) -> None:
+        flight = self._flights.get(leader.cache_key) if leader.cache_key is not None else None
+        if flight is not None and flight.leader is leader:
+            self._end(flight, leader.error, fresh=True)
 
     def _end(self, flight: Flight, error: ClipperError | None, *, fresh: bool) -> None:
         """Give every follower the answer; `fresh`: it comes from a replica, so that the shared tier wants it too."""
         del self._flights[flight.key]
-        carrier = flight.invocation
-        carrier.state = State.DONE
-        if error is None and not carrier.default_reason:
-            result = CachedResult(bytes(carrier.payload), carrier.content_type_out)
-            self._keep(carrier.queue, flight.key, result, fresh=fresh)
+        leader = flight.leader
+        leader.state = State.DONE
+        if error is None and not leader.default_reason:
+            result = CachedResult(bytes(leader.payload), leader.content_type_out)
+            self._keep(leader.queue, flight.key, result, fresh=fresh)
         for follower in list(flight.followers):
             if follower.state is not State.FOLLOWING:
                 continue  # another follower's answer made it leave
-            follower.payload, follower.content_type_out = carrier.payload, carrier.content_type_out
-            follower.default_reason = carrier.default_reason
-            follower.dispatched, follower.exec_s = carrier.dispatched, carrier.exec_s
+            follower.payload, follower.content_type_out = leader.payload, leader.content_type_out
+            follower.default_reason = leader.default_reason
+            follower.dispatched, follower.exec_s = leader.dispatched, leader.exec_s
             self._answer(follower, error)
 
-    def _keep(self, queue: FunctionQueue, key: bytes, result: CachedResult, *, fresh: bool) -> None:
+    def _keep(self, queue: OwningQueue, key: bytes, result: CachedResult, *, fresh: bool) -> None:
         ttl = queue.spec.cache_ttl_s
         if ttl is None or queue.closed:
             return  # a version on its way out keeps nothing: its entries were dropped already
@@ -215,7 +210,7 @@ class InvocationCache:
         if invocation.bucket:
             self._wheel.discard(invocation)
         invocation.queue.answers.observe(now - invocation.arrived, now)
-        invocation.queue.instruments.finished(invocation, now)
+        invocation.queue.metrics.finished(now - invocation.arrived, error)
         invocation.on_done(invocation)
 
     def leave(self, invocation: Invocation, error: ClipperError) -> None:
@@ -225,17 +220,17 @@ class InvocationCache:
         queue = invocation.queue
         if isinstance(error, DeadlineExceeded) and queue.spec.default_output is not None:
             invocation.default_reason = error.code
-            queue.instruments.default(error.code)
+            queue.metrics.default(error.code)
             self._answer(invocation, None)
         else:
             self._answer(invocation, error)
-        if flight.followers or flight.invocation.state is State.DONE:
+        if flight.followers or flight.leader.state is State.DONE:
             return
         if flight.lookup is not None:
             flight.lookup.cancel()
             del self._flights[flight.key]
         else:
-            queue.cancel(flight.invocation)
+            queue.cancel(flight.leader)
 
     def cancel(self, invocation: Invocation) -> None:
         if invocation.state is State.FOLLOWING:
@@ -245,7 +240,7 @@ class InvocationCache:
         if invocation.state is State.FOLLOWING:
             self.leave(invocation, DeadlineExceeded("no answer within the deadline"))
 
-    def drop(self, queue: FunctionQueue) -> None:
+    def drop(self, queue: OwningQueue) -> None:
         """Forget all results of a version that is gone."""
         self.results.drop_owner(queue.name)
         if self._shared is not None and queue.spec.cache_ttl_s is not None:

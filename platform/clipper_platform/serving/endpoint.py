@@ -1,4 +1,4 @@
-"""A ready replica as the data plane sees it: what it is working on, and what came back."""
+"""A ready replica as serving sees it: what it is working on, and what came back."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from clipper.contract import wire
-from clipper_platform.backends.base import Exit, Replica
+from clipper_platform.backends.base import Replica
 from clipper_platform.clock import Clock
 from clipper_platform.core.batching import SizeController
 from clipper_platform.serving.invocation import Invocation, State
 
 __all__ = ["Batch", "Endpoint", "EndpointOwner"]
 
-# Answers of one Result that are judged by one look at the clock: writing so many takes less than a millisecond.
+# Outcomes of one Result that are judged by one look at the clock: writing so many answers takes under a millisecond.
 CLOCKED_TOGETHER = 64
 UNUSUAL = 20  # times its usual duration, after which a call is no longer taken for merely slow
 _UNBOUNDED = 1 << 30  # the batch's own limits decide
@@ -40,40 +40,35 @@ class Batch:
 
 
 class EndpointOwner(Protocol):
-    """What a handle tells: the queue of its function."""
+    """What an endpoint reports to: the endpoints of its function."""
 
-    def on_outcomes(self, handle: Endpoint, batch: Batch, outcomes: Sequence[wire.Outcome],
+    def on_outcomes(self, endpoint: Endpoint, batch: Batch, outcomes: Sequence[wire.Outcome],
                     payloads: Sequence[memoryview], exec_s: float) -> None: ...  # fmt: skip
-    def on_stream_chunk(self, handle: Endpoint, invocation: Invocation, chunk: wire.Chunk,
+    def on_stream_chunk(self, endpoint: Endpoint, invocation: Invocation, chunk: wire.Chunk,
                         payload: memoryview) -> None: ...  # fmt: skip
-    def on_batch_done(self, handle: Endpoint, batch: Batch, duration_s: float, reruns: int) -> None: ...
-    def on_replica_exit(self, handle: Endpoint, exit: Exit) -> None: ...
+    def on_batch_done(self, endpoint: Endpoint, batch: Batch, duration_s: float, reruns: int) -> None: ...
 
 
 class Endpoint:
-    """Implements `ChannelListener`. A replica works on `concurrency` calls at once: a call is a batch where the
-    function is batched, else an item. One that works on a single call gets a second one to its socket, so that it
-    never idles between them."""
+    """Implements `ResultListener`. A replica works on `concurrency` calls at once: a call is a batch where the function
+    is batched, else an item. One that works on a single call gets a second one to its socket, so that it never idles
+    between them."""
 
     PIPELINE = 2  # calls in flight to a replica that works on one at a time
 
     def __init__(self, replica: Replica, owner: EndpointOwner, clock: Clock, controller: SizeController) -> None:
         self.id = str(replica.id)
-        self.replica = replica
         self.channel = replica.channel
         self.ready = replica.ready
         self.concurrency = max(1, replica.ready.concurrency)
         self.controller = controller
-        self.draining = False
-        self.silent = False  # given up because it answered no health checks
+        self.draining = False  # gets nothing new
         self.batches: dict[int, Batch] = {}  # by id, in the order sent
         self.load = 0  # items in flight
         self.answered = 0
-        self.started_at = clock.time()
         self.ready_at = clock.monotonic()
         self.waited_s: float | None = None  # beside its start, by the first invocation that waited for it
         self.running_since = 0.0  # when the oldest batch in flight had its turn
-        self.silent_pings = 0
         self._owner = owner
         self._clock = clock
         self._next_batch = 0
@@ -81,7 +76,7 @@ class Endpoint:
 
     def cold_start(self, queued: float, sent: float) -> dict[str, float]:
         """Seconds by phase of the start that an invocation waited for from `queued` to `sent`: `queue`, its wait beside
-        the start, then those of the start."""
+        the start, then the phases of the start."""
         phases = self.ready.phases
         waited_s = max(0.0, sent - queued - min(self.ready_at - queued, sum(phases.values())))
         if self.waited_s is None:
@@ -115,8 +110,7 @@ class Endpoint:
         now = self._clock.monotonic()
         first = number = self._next_item
         self._next_batch += 1
-        entries = []
-        bodies = []
+        entries, bodies = [], []
         latest = 0.0
         running, item = State.RUNNING, wire.Item
         for invocation in items:
@@ -125,21 +119,15 @@ class Endpoint:
                 latest = deadline
             bodies.append(body)
             entries.append(
-                item(
-                    number,
-                    invocation.request_id,
-                    invocation.content_type,
-                    invocation.accept,
-                    deadline - now,
-                    len(body),
-                )
-            )
+                item(number, invocation.request_id, invocation.content_type, invocation.accept, deadline - now,
+                     len(body))
+            )  # fmt: skip
             if hedge:
                 invocation.hedge = (self, number)
             else:
                 invocation.state = running
                 invocation.item = number
-                invocation.replica = self
+                invocation.endpoint = self
                 invocation.dispatched = now
             number += 1
         self._next_item = number
@@ -153,14 +141,18 @@ class Endpoint:
         return batch
 
     def cancel(self, invocation: Invocation) -> None:
-        """Nobody waits for it: tell the replica, and the one that has its second copy; answers will be passed over."""
+        """Nobody waits for it: tell the replica, and the one that has its second copy. Later outcomes are ignored."""
         self.channel.send_cancel([invocation.item])
         if invocation.hedge is not None:
-            handle, item = invocation.hedge
-            handle.channel.send_cancel([item])
+            second, item = invocation.hedge
+            second.channel.send_cancel([item])
+
+    def credit(self, invocation: Invocation, n: int) -> None:
+        """The replica may send `n` more chunks of the invocation's stream."""
+        self.channel.send_credit(invocation.item, n)
 
     def settled(self, batch: Batch, n: int) -> None:
-        """So many of a batch are answered and were taken out of its items."""
+        """`n` items of a batch are answered and were taken out of its list."""
         batch.left -= n
         self.load -= n
         self.answered += n
@@ -171,7 +163,7 @@ class Endpoint:
                 return batch.items[item - batch.first]
         return None
 
-    # ChannelListener
+    # ResultListener
 
     def on_result(self, result: wire.Result, payloads: Sequence[memoryview]) -> None:
         batch = self.batches.get(result.batch)
@@ -196,12 +188,7 @@ class Endpoint:
         if invocation is not None:
             self._owner.on_stream_chunk(self, invocation, chunk, payload)
 
-    def on_pong(self, pong: wire.Pong) -> None:
-        self.silent_pings = 0
-
-    def on_exit(self, exit: Exit) -> None:
-        self.draining = True
-        self._owner.on_replica_exit(self, exit)
+    # The end
 
     def take_unfinished(self) -> tuple[list[Invocation], list[Invocation]]:
         """Empty it: (what it was running, what waited behind that), unanswered, hedges left out."""
@@ -209,24 +196,20 @@ class Endpoint:
         waiting: list[Invocation] = []
         for position, batch in enumerate(self.batches.values()):
             into = running if position == 0 or not self.one_at_a_time else waiting
-            into.extend(i for i in batch.items if i is not None and i.replica is self)
+            into.extend(i for i in batch.items if i is not None and i.endpoint is self)
         self.batches.clear()
         self.load = 0
         return running, waiting
 
-    def ping(self, nonce: int) -> None:
-        self.silent_pings += 1
-        self.channel.send_ping(nonce)
-
-    def stuck(self, now: float, grace_s: float, timeout_s: float, usual_s: float | None) -> bool:
+    def stuck(self, grace_s: float, timeout_s: float, usual_s: float | None) -> bool:
         """What it runs is `grace_s` past its deadline: of a batch, which runs as one, past its last deadline.
 
-        A caller's impatience is no reason to end a replica that works as it always does: it gets at least
+        A caller's short deadline is no reason to end a replica that works as it always does: it gets at least
         `UNUSUAL` times what a call usually takes (`usual_s`), and `timeout_s`, the function's own, while that is not
         known.
         """
         allowed_s = timeout_s if usual_s is None else min(timeout_s, usual_s * UNUSUAL)
-        latest = now - grace_s
+        latest = self._clock.monotonic() - grace_s
         if self.one_at_a_time:
             first = next(iter(self.batches.values()), None)
             if first is None:

@@ -1,11 +1,11 @@
-"""The metrics of one queue, looked up once so that recording is a few additions."""
+"""The metrics of one function version, looked up once so that recording is a few additions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clipper_platform.errors import ClipperError
 from clipper_platform.metrics import Counter, Histogram, Metrics
-from clipper_platform.serving.invocation import Invocation
 from clipper_platform.types import FunctionId
 
 __all__ = ["FunctionMetrics"]
@@ -15,8 +15,8 @@ class FunctionMetrics:
     """A function has no series before it has something to count: of ten thousand functions most are idle, and each
     would take 2.7 KB here and 80 lines of every scrape.
 
-    Those of answers and batches come with the first replica, at 0, so that recording need not ask whether they are
-    there; the others come with their first event.
+    The series of answers and batches begin at 0 with the first replica, so that recording need not check for them; the
+    others begin with their first event.
     """
 
     __slots__ = (
@@ -51,14 +51,21 @@ class FunctionMetrics:
         self._batch_size = metrics.batch_size.child(*labels)
         self._batch_duration = metrics.batch_duration.child(*labels)
 
-    def dispatched(self, items: Sequence[Invocation], now: float) -> None:
-        self._queue_duration.observe_all([now - invocation.queued for invocation in items])
+    def dispatched(self, waited_s: Sequence[float]) -> None:
+        """Invocations left the queue after so many seconds."""
+        self._queue_duration.observe_all(waited_s)
 
     def batch_done(self, size: int, duration_s: float, reruns: int) -> None:
         self._batch_size.observe(size)
         self._batch_duration.observe(duration_s)
         if reruns:
             self._metrics.batch_reruns.child(*self.labels).inc(reruns)
+
+    def cold_start(self, *, queue_s: float, first_batch_s: float) -> None:
+        """What a start took its first invocation beside the phases of the replica."""
+        cold_start = self._metrics.cold_start
+        cold_start.child(self.labels[0], "queue").observe(queue_s)
+        cold_start.child(self.labels[0], "first_batch").observe(first_batch_s)
 
     def retried(self) -> None:
         self._metrics.retries.child(*self.labels).inc()
@@ -98,6 +105,10 @@ class FunctionMetrics:
         self._ok.value += len(durations_s)
         self._duration.observe_all(durations_s)
 
+    def missed(self, result: str) -> None:
+        """The cache did not answer an invocation by itself. `result`: miss, collapsed or shared."""
+        self._metrics.cache_requests.child(self.labels[0], result).inc()
+
     def hit(self, duration_s: float) -> None:
         """An invocation that the cache answered."""
         if self._hits is None:
@@ -108,14 +119,11 @@ class FunctionMetrics:
         self._hits.value += 1.0
         self._duration.observe(duration_s)
 
-    def finished(self, invocation: Invocation, now: float) -> None:
-        """Once per invocation that a caller made; an invocation that carries a flight of the cache is not one."""
-        if invocation.flight is invocation:
-            return
+    def finished(self, duration_s: float, error: ClipperError | None) -> None:
+        """One invocation that a caller made was answered."""
         self.begin()
         self.answered += 1
-        self._duration.observe(now - invocation.arrived)
-        error = invocation.error
+        self._duration.observe(duration_s)
         if error is None:
             self._ok.value += 1
         else:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from clipper_platform.errors import ClipperError
+from clipper.contract.spec import FunctionSpec
+from clipper_platform.core.windows import LatencyHistogram
+from clipper_platform.errors import ClipperError, QueueFull
+from clipper_platform.replicas.base import Target
+from clipper_platform.serving.function_metrics import FunctionMetrics
 
-if TYPE_CHECKING:
-    from clipper_platform.serving.function_queue import FunctionQueue
-
-__all__ = ["Invocation", "State", "StreamSink"]
+__all__ = ["Invocation", "OwningQueue", "State", "StreamSink"]
 
 
 class State(IntEnum):
@@ -23,18 +24,41 @@ class State(IntEnum):
 
 
 class StreamSink(Protocol):
-    """Where a streaming invocation's chunks go. `chunk` returns nothing; the sink calls `Invocation.credit` when its
-    consumer has taken chunks, which is what lets the replica send more."""
+    """Where a streaming invocation's chunks go. `Dispatcher.credit` lets the replica send more once the consumer has
+    taken some."""
 
     def chunk(self, payload: bytes, content_type: str) -> None: ...
+
+
+class OwningQueue(Protocol):
+    """The queue of an invocation's function, as the cache, the gateway and callers use it."""
+
+    target: Target
+    spec: FunctionSpec
+    name: str  # "project/function@version"
+    timeout_s: float
+    cached: bool  # the result cache stands before it
+    streaming: bool | None  # None until a replica was ready
+    closed: str  # why nothing is admitted any more
+    answers: LatencyHistogram
+    metrics: FunctionMetrics
+    cache_hits: int
+    cache_misses: int
+
+    @property
+    def schema(self) -> Mapping[str, Any] | None: ...
+    def submit(self, invocation: Invocation) -> None: ...
+    def offer(self, invocation: Invocation) -> bool: ...
+    def cancel(self, invocation: Invocation) -> None: ...
+    def queue_full(self) -> QueueFull: ...
 
 
 class Invocation:
     """Mutable: there is one for each request, and it carries its own answer.
 
     Times are the clock's monotonic seconds. `on_done` is called exactly once, from the event loop, when either
-    `error` or `payload` is set; whoever made the invocation may call `FunctionQueue.cancel` before that. There are tens
-    of thousands a second: hence slots, all of them set at the beginning, which makes each access cheap.
+    `error` or `payload` is set; the caller may call `Dispatcher.cancel` before that. There are tens of thousands a
+    second: hence slots, all of them set at the beginning, which makes each access cheap.
     """
 
     __slots__ = (
@@ -53,6 +77,7 @@ class Invocation:
         "deadline",
         "default_reason",
         "dispatched",
+        "endpoint",
         "error",
         "exec_s",
         "finished",
@@ -63,14 +88,13 @@ class Invocation:
         "payload",
         "queue",
         "queued",
-        "replica",
         "request_id",
         "sink",
         "state",
         "weight",
     )  # fmt: skip
 
-    queue: FunctionQueue
+    queue: OwningQueue
     request_id: str
     content_type: str
     accept: str
@@ -87,7 +111,7 @@ class Invocation:
     blamed: int  # replicas lost while it was what they were running
     chunks: int  # sent to the sink so far; a stream that began is not retried
     item: int  # id on the wire while RUNNING
-    replica: Any  # the replica it runs on
+    endpoint: Any  # the replica it runs on
     dispatched: float
     finished: float
     exec_s: float
@@ -98,12 +122,12 @@ class Invocation:
     default_reason: str
     cache_key: bytes | None
     cache_status: str  # hit, shared, miss, collapsed; empty when the function has no cache
-    flight: Any
-    hedge: tuple[Any, int] | None  # the replica that has a second copy, and its id there
+    flight: Any  # of the cache: what it follows, or itself where it leads one
+    hedge: tuple[Any, int] | None  # the endpoint that has a second copy, and the item's id there
 
     def __init__(
         self,
-        queue: FunctionQueue,
+        queue: OwningQueue,
         *,
         request_id: str,
         content_type: str,
@@ -120,8 +144,8 @@ class Invocation:
         self.on_done = on_done
         self.sink = sink
 
-    def begin_life(self, queue: FunctionQueue, request_id: str, content_type: str, accept: str, arrived: float) -> None:
-        """Set what a request's first bytes tell, and everything that an answer will."""
+    def begin_life(self, queue: OwningQueue, request_id: str, content_type: str, accept: str, arrived: float) -> None:
+        """Set what is known from a request's head, and the fields of its answer."""
         self.queue = queue
         self.request_id = request_id
         self.content_type = content_type
@@ -133,7 +157,7 @@ class Invocation:
         self.dispatched = self.finished = self.exec_s = 0.0
         self.body = self.payload = b""
         self.content_type_out = self.default_reason = self.cache_status = ""
-        self.replica = self.cold = self.error = self.cache_key = self.flight = self.hedge = self.sink = None
+        self.endpoint = self.cold = self.error = self.cache_key = self.flight = self.hedge = self.sink = None
 
     @property
     def solo(self) -> bool:

@@ -12,6 +12,7 @@ from clipper.contract.spec import DeploySpec, EnvironmentSpec, FunctionSpec, Man
 from clipper.contract.wire import LogRecord
 from clipper_platform.control.access.keyring import Keyring
 from clipper_platform.control.events import EventLog
+from clipper_platform.control.function_facts import FunctionStatus, ReplicaStatus
 from clipper_platform.control.log_store import LogStore
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.versions.deployer import Deployer
@@ -21,7 +22,8 @@ from clipper_platform.core.canary import Answers
 from clipper_platform.core.scaling import Sample
 from clipper_platform.environments.base import BuildProgress
 from clipper_platform.errors import DeployFailed, NotFound
-from clipper_platform.serving.base import FunctionStatus, Progress, ReplicaStatus, Target
+from clipper_platform.replicas.base import Progress, Target
+from clipper_platform.serving.call import Answer
 from clipper_platform.types import EnvironmentId, FunctionId
 from tests.support.memory_store import MemoryStore
 
@@ -162,10 +164,12 @@ class FakeServing:
         self.routes: dict[str, int] = {}
         self.broken: dict[str, Exception] = {}  # function -> what its start raises
         self.unfit: dict[str, Exception] = {}  # function -> what a call of it meets
+        self.defaults: dict[str, str] = {}  # function -> why only its default output answers
         self.weights: dict[str, dict[int, int]] = {}
         self.answered: dict[FunctionId, Answers] = {}
         self.states: dict[FunctionId, str] = {}
         self.replicas: dict[FunctionId, int] = {}
+        self.ready_replicas: dict[FunctionId, int] = {}
         self.schemas: dict[FunctionId, Mapping[str, Any] | None] = {}  # that a start was given
         self.idle_s: dict[FunctionId, float] = {}  # the same
         self.log: Callable[[FunctionId, str, list[LogRecord]], None] | None = None
@@ -212,11 +216,22 @@ class FakeServing:
         self.history.append(f"weights {project} {dict(weights)}")
         self.weights[project] = dict(weights)
 
-    async def call(self, id: FunctionId, body: bytes) -> None:
-        self.history.append(f"call {id} {body.decode()}")
+    async def call(
+        self, function: FunctionId | str, body: bytes, *, request_id: str = "", use_cache: bool = True
+    ) -> Answer:
+        assert isinstance(function, FunctionId)
+        assert not use_cache, "a new version is tried, not what another run of it left"
+        self.history.append(f"call {function} {body.decode()}")
         await self.gates.passing("call")
-        if id.function in self.unfit:
-            raise self.unfit[id.function]
+        if function.function in self.unfit:
+            raise self.unfit[function.function]
+        return Answer(
+            payload=b"1",
+            content_type="application/json",
+            version=function.version,
+            cache_status="",
+            default_reason=self.defaults.get(function.function, ""),
+        )
 
     def answers(self, id: FunctionId) -> Answers:
         return self.answered.get(id, Answers())
@@ -270,6 +285,9 @@ class FakeServing:
             cache_misses=0,
             cache_bytes=0,
         )
+
+    def ready(self, id: FunctionId) -> int:
+        return self.ready_replicas.get(id, 1 if id in self.running else 0)
 
     def sampler(self, id: FunctionId) -> Callable[[float], Sample | None]:
         return lambda _: self.samples.get(id)
@@ -371,7 +389,9 @@ def make_plane(
         registry=registry,
         artifacts=artifacts,
         rollout=rollout,
-        serving=serving,
+        replicas=serving,
+        router=serving,
+        facts=serving,
         logs=logs,
         events=events,
         clock=clock,
@@ -380,7 +400,8 @@ def make_plane(
     pins = PinnedVersions(
         registry=registry,
         rollout=rollout,
-        serving=serving,
+        replicas=serving,
+        facts=serving,
         clock=clock,
         drained=deployer.drained,
         trouble=deployer.trouble,

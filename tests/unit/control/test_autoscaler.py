@@ -390,13 +390,13 @@ def test_what_is_to_be_looked_at_later_does_not_pile_up() -> None:
 
 
 async def test_an_idle_function_costs_less_than_ten_kilobytes_in_all() -> None:
-    """Its spec, its queue with queue and pool, its series, its route, and what the autoscaler knows of it."""
+    """Its spec, its queue and replica set, its series, its route, and what the autoscaler knows of it."""
     async with harness(InMemoryBackend()) as h:
-        autoscaler = Autoscaler(h.dispatcher, clock=h.clock, events=lambda *_: None, count=lambda *_: None)
+        autoscaler = Autoscaler(h.scaled, clock=h.clock, events=lambda *_: None, count=lambda *_: None)
 
         async def add(n: int) -> None:
             made = target(project=f"p{n}")
-            await h.dispatcher.start(made, replicas=0, wait=False, idle_s=300.0)
+            await h.replica_sets.start(made, replicas=0, wait=False, idle_s=300.0)
             h.dispatcher.set_route(made.id.project, 1)
             autoscaler.appeared(made.id, made.spec)
             autoscaler.tick()
@@ -417,38 +417,38 @@ async def test_an_idle_function_costs_less_than_ten_kilobytes_in_all() -> None:
 async def test_a_function_goes_to_zero_and_a_call_brings_it_back() -> None:
     async with harness(InMemoryBackend()) as h:
         autoscaler = Autoscaler(
-            h.dispatcher, clock=h.clock, events=lambda *_: None, count=lambda *_: None,
+            h.scaled, clock=h.clock, events=lambda *_: None, count=lambda *_: None,
         )  # fmt: skip
-        h.dispatcher.on_running = lambda made, runs: (
+        h.replica_sets.on_running = lambda made, runs: (
             autoscaler.appeared(made.id, made.spec) if runs else autoscaler.gone(made.id)
         )
         made = await h.deploy(target(downscale_to_zero_delay_s=0))
         assert len(autoscaler) == 1
         autoscaler.tick()
-        sample = h.dispatcher.sampler(made.id)(h.clock.monotonic())
+        sample = h.scaled.sampler(made.id)(h.clock.monotonic())
         assert sample is not None
         assert (sample.wanted, sample.queued) == (0, 0)
         callers = [h.call() for _ in range(20)]
-        assert h.dispatcher.sampler(made.id)(h.clock.monotonic()).wanted == 1  # type: ignore[union-attr]
+        assert h.scaled.sampler(made.id)(h.clock.monotonic()).wanted == 1  # type: ignore[union-attr]
         for caller in callers:
             assert (await caller.wait()).code == "ok"
-        after = h.dispatcher.sampler(made.id)(h.clock.monotonic())
+        after = h.scaled.sampler(made.id)(h.clock.monotonic())
         assert after is not None
         assert (after.arrivals, after.queued, after.running) == (20, 0, 0)
         assert after.idle_since is not None
         assert after.service is not None
-        await h.dispatcher.stop("p", 1)
+        await h.replica_sets.stop("p", 1)
         assert len(autoscaler) == 0
-        assert h.dispatcher.sampler(made.id)(h.clock.monotonic()) is None
-        h.dispatcher.scale(made.id, 3)
+        assert h.scaled.sampler(made.id)(h.clock.monotonic()) is None
+        h.replica_sets.scale(made.id, 3)
         h.dispatcher.on_call(made.id, autoscaler.called)
 
 
 async def test_nobody_scales_a_function_while_its_first_replicas_are_waited_for() -> None:
     async with harness(InMemoryBackend()) as h:
         made = target()
-        starting = asyncio.create_task(h.dispatcher.start(made, replicas=1))
+        starting = asyncio.create_task(h.replica_sets.start(made, replicas=1))
         await asyncio.sleep(0)
-        assert h.dispatcher.sampler(made.id)(h.clock.monotonic()) is None
+        assert h.scaled.sampler(made.id)(h.clock.monotonic()) is None
         await starting
-        assert h.dispatcher.sampler(made.id)(h.clock.monotonic()) is not None
+        assert h.scaled.sampler(made.id)(h.clock.monotonic()) is not None

@@ -132,6 +132,14 @@ async def test_a_smoke_call_that_fails_ends_the_deploy(plane: Plane) -> None:
     assert plane.serving.versions("digits") == {1}
 
 
+async def test_a_smoke_call_that_only_the_default_output_answers_ends_the_deploy(plane: Plane) -> None:
+    await plane.deployed()
+    plane.serving.defaults["classify"] = "deadline_exceeded"
+    made = await second(plane, {"smoke": {"classify": {"x": 3}}})
+    assert (made.state, made.error.phase) == ("failed", "smoke")
+    assert "only the default output answered (deadline_exceeded)" in made.error.message
+
+
 async def test_a_smoke_call_can_be_cancelled(plane: Plane) -> None:
     await plane.deployed()
     plane.gates.hold("call")
@@ -214,18 +222,9 @@ async def test_a_delete_ends_what_is_kept(plane: Plane) -> None:
     assert plane.serving.versions("digits") == set()
 
 
-async def test_a_new_version_starts_with_as_many_replicas_as_it_takes_over_from(
-    plane: Plane, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_new_version_starts_with_as_many_replicas_as_it_takes_over_from(plane: Plane) -> None:
     await plane.deployed()
-    status = plane.serving.status(OLD)
-    assert status is not None
-
-    class Busy:
-        replicas_ready = 5
-        state = "ready"
-
-    monkeypatch.setattr(plane.serving, "status", lambda id: Busy() if id == OLD else None)
+    plane.serving.ready_replicas[OLD] = 5
     await plane.deployed(latency_slo_s=1.0, max_replicas=3)
     assert plane.serving.replicas[NEW] == 3
 

@@ -55,7 +55,7 @@ async def make_gate(root: Path, *, bind: str = "127.0.0.1", cors: tuple[str, ...
         deployer=plane.deployer,
         logs=plane.logs,
         artifacts=plane.artifacts,
-        dispatcher=plane.serving,
+        facts=plane.serving,
         policies=policies,
         autoscaler=Autoscaler(
             plane.serving,

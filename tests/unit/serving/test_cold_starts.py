@@ -59,7 +59,7 @@ async def test_the_answer_that_waited_tells_the_wait_beside_the_start_and_the_st
         await cold(world, h)
         call = h.call(timeout_s=60.0)
         world.clock.now += 0.5  # until somebody decides to start a replica
-        h.dispatcher.scale(call.invocation.queue.target.id, 1)
+        h.replica_sets.scale(call.invocation.queue.target.id, 1)
         await world.started.wait()
         world.late.set()
         await call.wait()
@@ -83,7 +83,7 @@ async def test_who_came_in_the_middle_of_a_start_did_not_wait_beside_it() -> Non
     async with harness(world.backend, clock=world.clock) as h:
         await cold(world, h)
         first = h.call(timeout_s=60.0)
-        h.dispatcher.scale(first.invocation.queue.target.id, 1)
+        h.replica_sets.scale(first.invocation.queue.target.id, 1)
         await world.started.wait()
         second = h.call(timeout_s=60.0)
         world.late.set()
@@ -109,6 +109,6 @@ async def test_the_state_of_a_snapshot_is_told_only_of_functions_that_ask_for_on
             made = target(name, version=1 if asked else 2, snapshot=asked)
             backend.snapshots[made.id] = SnapshotState("refused", "it started 1 threads", 12.0)
             await h.deploy(made)
-            status = h.dispatcher.status(made.id)
+            status = h.facts.status(made.id)
             assert status is not None
             assert status.snapshot == (backend.snapshots[made.id] if asked else None)

@@ -13,7 +13,7 @@ from clipper_platform.backends.base import Exit, StartError
 from clipper_platform.core import caching
 from clipper_platform.core.pooling import ReplicaState
 from clipper_platform.errors import DeployFailed, NotFound, QueueFull, Unavailable
-from clipper_platform.serving.function_queue import FunctionQueue
+from clipper_platform.replicas.replica_set import ReplicaSet
 from tests.support.memory_backend import InMemoryBackend, echo
 from tests.support.serving import ManualClock, harness, target
 from tests.support.waiting import until
@@ -366,7 +366,7 @@ async def test_a_version_takes_its_cached_results_with_it() -> None:
         await h.call(body=b"a").wait()
         assert h.dispatcher.cache.results.bytes > 0
         await h.deploy(target(version=2, cache_ttl_s=60))
-        await h.dispatcher.stop("p", 1)
+        await h.replica_sets.stop("p", 1)
         assert h.dispatcher.cache.results.bytes == 0
         assert (await h.call(body=b"a").wait()).invocation.cache_status == "miss"
 
@@ -377,7 +377,7 @@ async def test_the_route_flips_at_once_and_versions_stay_addressable_until_stopp
         await h.deploy(target(version=2))
         assert h.dispatcher.resolve("p/f").target.id.version == 2
         assert h.dispatcher.resolve("p/f@1").target.id.version == 1
-        await h.dispatcher.stop("p", 1)
+        await h.replica_sets.stop("p", 1)
         with pytest.raises(NotFound):
             h.dispatcher.resolve("p/f@1")
 
@@ -387,7 +387,7 @@ async def test_a_drain_answers_what_was_admitted_and_admits_nothing_more() -> No
     async with harness(InMemoryBackend(gate, ready=UNBATCHED)) as h:
         await h.deploy(target())
         calls = [h.call() for _ in range(4)]
-        stopping = asyncio.create_task(h.dispatcher.stop("p", 1))
+        stopping = asyncio.create_task(h.replica_sets.stop("p", 1))
         await turns()
         with pytest.raises(Unavailable):
             h.call()
@@ -403,7 +403,7 @@ async def test_a_replica_that_does_not_start_fails_the_deploy_with_its_log_and_a
             await h.deploy(target())
         assert failure.value.details["log"] == ["line 1"]
         assert "requirements" in failure.value.details["hint"]
-        assert h.dispatcher.versions("p") == set()
+        assert h.replica_sets.versions("p") == set()
 
 
 async def test_series_go_with_their_version_and_those_over_all_versions_with_the_last() -> None:
@@ -417,11 +417,11 @@ async def test_series_go_with_their_version_and_those_over_all_versions_with_the
             series = (line for part in h.metrics.slices() for line in part.decode().splitlines())
             return {line.partition(" ")[0] for line in series if line.startswith("clip_") and f'"{path}"' in line}
 
-        await h.dispatcher.stop("p", 1)
+        await h.replica_sets.stop("p", 1)
         assert 'clip_invocations_total{function="p/f",version="2",code="200"}' in told("p/f")
         assert 'clip_scaling_decisions_total{function="p/f",rule="fixed"}' in told("p/f")
         assert not any('version="1"' in series for series in told("p/f"))
-        await h.dispatcher.stop("p", 2)
+        await h.replica_sets.stop("p", 2)
         assert told("p/f") == set()
         assert told("q/f")
 
@@ -437,7 +437,7 @@ async def test_a_cancelled_deploy_leaves_nothing_behind() -> None:
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-        assert h.dispatcher.versions("p") == set()
+        assert h.replica_sets.versions("p") == set()
         assert backend.alive == []
 
 
@@ -451,22 +451,22 @@ class Breakable:
     def _refuse(self, _: object) -> StartError | None:
         return StartError("setup", "model.bin is gone") if self.broken else None
 
-    async def give_up(self, queue: FunctionQueue) -> None:
+    async def give_up(self, replicas: ReplicaSet) -> None:
         """End its replica, and wait until the pool has tried often enough to start another."""
-        queue.pool.state.base_delay_s = 0.001
+        replicas.state.base_delay_s = 0.001
         self.broken = True
         self.backend.replicas[0].crash()
-        await until(lambda: queue.pool.state.failed)
+        await until(lambda: replicas.state.failed)
 
 
 async def test_a_function_whose_pool_gave_up_refuses_with_the_reason() -> None:
     breakable = Breakable()
     async with harness(breakable.backend) as h:
         made = await h.deploy(target())
-        await breakable.give_up(h.dispatcher.resolve("p/f"))
+        await breakable.give_up(h.replica_set())
         with pytest.raises(Unavailable, match=r"model\.bin is gone"):
             h.call()
-        status = h.dispatcher.status(made.id)
+        status = h.facts.status(made.id)
         assert status is not None
         assert status.state == "failed"
         assert "model.bin is gone" in status.reason
@@ -476,13 +476,13 @@ async def test_a_restart_lets_a_pool_that_gave_up_try_again() -> None:
     breakable = Breakable()
     async with harness(breakable.backend) as h:
         made = await h.deploy(target())
-        queue = h.dispatcher.resolve("p/f")
-        await breakable.give_up(queue)
+        replicas = h.replica_set()
+        await breakable.give_up(replicas)
         async with asyncio.timeout(5):
-            await h.dispatcher.restart(made.id)
-            assert "model.bin is gone" in queue.pool.state.failed
+            await h.replica_sets.restart(made.id)
+            assert "model.bin is gone" in replicas.state.failed
             breakable.broken = False
-            await h.dispatcher.restart(made.id)
+            await h.replica_sets.restart(made.id)
         assert (await h.call(body=b"x").wait()).payload == b"x"
 
 
@@ -490,12 +490,12 @@ async def test_a_restart_replaces_the_replicas_and_answers_what_waits() -> None:
     backend = InMemoryBackend()
     async with harness(backend) as h:
         made = await h.deploy(target(), replicas=2)
-        before = set(h.dispatcher.resolve("p/f").pool.handles)
+        before = set(h.replica_set().running)
         calls = [h.call(body=b"%d" % n) for n in range(20)]
         async with asyncio.timeout(5):
-            await h.dispatcher.restart(made.id)
+            await h.replica_sets.restart(made.id)
             assert [(await call.wait()).payload for call in calls] == [b"%d" % n for n in range(20)]
-        pool = h.dispatcher.resolve("p/f").pool
+        pool = h.replica_set()
         assert pool.state.count(ReplicaState.READY) == 2
         assert not before & {m.id for m in pool.state.members.values() if m.state is ReplicaState.READY}
 
@@ -516,7 +516,7 @@ async def test_a_status_counts_what_the_cache_answered() -> None:
         made = await h.deploy(target(cache_ttl_s=60))
         for _ in range(20):
             await h.call(body=b"same").wait()
-        status = h.dispatcher.status(made.id)
+        status = h.facts.status(made.id)
         assert status is not None
         assert (status.cache_hits, status.cache_misses) == (19, 1)
         assert status.rate_per_s > 1
@@ -580,7 +580,7 @@ async def test_a_streams_chunks_reach_the_sink_before_its_end_and_credit_goes_ba
         await turns()
         assert sink.chunks == [b"1"]
         assert not call.done.is_set()
-        h.dispatcher.resolve("p/f").credit(call.invocation, 1)
+        h.dispatcher.credit(call.invocation, 1)
         assert backend.replicas[0].credits == [(call.invocation.item, 1)]
         end.set()
         assert (await call.wait()).code == "ok"

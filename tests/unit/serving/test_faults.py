@@ -32,7 +32,7 @@ async def turns(n: int = 10) -> None:
 
 def quick_restarts(h: object, path: str = "p/f") -> None:
     """Back-off in milliseconds, so that a test may see many deaths."""
-    state = h.dispatcher.resolve(path).pool.state  # type: ignore[attr-defined]
+    state = h.replica_set(path).state  # type: ignore[attr-defined]
     state.base_delay_s = state.served_max_delay_s = 0.001
 
 
@@ -50,7 +50,7 @@ async def test_a_replica_that_dies_without_work_still_counts_as_a_failed_start()
     backend = InMemoryBackend()
     async with harness(backend) as h:
         await h.deploy(target())
-        state = h.dispatcher.resolve("p/f").pool.state
+        state = h.replica_set().state
         backend.replicas[0].crash()
         await turns()
         assert state.failures == 1

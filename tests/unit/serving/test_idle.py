@@ -54,9 +54,9 @@ def held_by(*modules: ModuleType) -> int:
 
 
 async def to_zero(h: Harness, id: FunctionId) -> None:
-    pool = h.dispatcher.resolve(id.path).pool
-    h.dispatcher.scale(id, 0)
-    await until(lambda: not pool.handles)
+    replicas = h.replica_set(id.path)
+    h.replica_sets.scale(id, 0)
+    await until(lambda: not replicas.running)
 
 
 # Memory
@@ -65,13 +65,13 @@ async def to_zero(h: Harness, id: FunctionId) -> None:
 async def test_an_idle_function_costs_less_than_five_kilobytes() -> None:
     made = [target("f", project=f"p{n}") for n in range(500)]
     async with harness() as h:
-        await h.dispatcher.start(target("first"), replicas=0, wait=False)
+        await h.replica_sets.start(target("first"), replicas=0, wait=False)
         gc.collect()
         tracemalloc.start()
         try:
             before = tracemalloc.get_traced_memory()[0]
             for each in made:
-                await h.dispatcher.start(each, replicas=0, wait=False)
+                await h.replica_sets.start(each, replicas=0, wait=False)
             each_bytes = (tracemalloc.get_traced_memory()[0] - before) / len(made)
         finally:
             tracemalloc.stop()
@@ -86,7 +86,7 @@ async def test_a_function_that_was_busy_keeps_no_room_for_calls_and_latencies_at
         tracemalloc.start()
         try:
             for id in ids:
-                h.dispatcher.scale(id, 1)
+                h.replica_sets.scale(id, 1)
                 await h.call(id.path).wait()
             busy = held_by(queue, windows)
             clock.now += 400
@@ -104,8 +104,8 @@ async def test_without_replicas_nobody_looks_after_their_health_and_with_the_nex
     async with harness(backend) as h:
         made = await h.deploy(target(health_check_period_s=0.01))
         await to_zero(h, made.id)
-        assert h.dispatcher.resolve("p/f").pool._health is None
-        h.dispatcher.scale(made.id, 1)
+        assert h.replica_set()._health is None
+        h.replica_sets.scale(made.id, 1)
         assert (await h.call().wait()).code == "ok"
         backend.replicas[-1].answers_pings = False
         await until(lambda: len(backend.replicas) == 3)
@@ -119,22 +119,22 @@ async def test_at_zero_latencies_that_are_too_old_to_be_told_are_forgotten(optio
         made = await h.deploy(target(**options))
         await h.call().wait()
         await to_zero(h, made.id)
-        status = h.dispatcher.status(made.id)
+        status = h.facts.status(made.id)
         assert status is not None
         assert status.p99_s is not None  # recent
-        h.dispatcher.scale(made.id, 1)
-        await h.dispatcher.resolve("p/f").pool.wait_ready(1, lambda _: None, fail_fast=True)
+        h.replica_sets.scale(made.id, 1)
+        await h.replica_set().wait_ready(1, lambda _: None, fail_fast=True)
         clock.now += 400
         await to_zero(h, made.id)
-        status = h.dispatcher.status(made.id)
+        status = h.facts.status(made.id)
         assert status is not None
         assert (status.p99_s, status.rate_per_s) == (None, 0.0)
         queue = h.dispatcher.resolve("p/f")
         assert queue.latency.rate(clock.now) == 0.0
         assert (queue.answers is queue.latency) == (not options)
-        h.dispatcher.scale(made.id, 1)
+        h.replica_sets.scale(made.id, 1)
         assert (await h.call(body=b"another").wait()).code == "ok"
-        status = h.dispatcher.status(made.id)
+        status = h.facts.status(made.id)
         assert status is not None
         assert status.rate_per_s > 0
 
@@ -142,10 +142,10 @@ async def test_at_zero_latencies_that_are_too_old_to_be_told_are_forgotten(optio
 async def test_at_zero_what_waits_stays_in_the_queue() -> None:
     async with harness() as h:
         made = await h.deploy(target())
-        h.dispatcher.scale(made.id, 0)
+        h.replica_sets.scale(made.id, 0)
         calls = [h.call(body=b"%d" % n) for n in range(3)]
         await to_zero(h, made.id)
-        h.dispatcher.scale(made.id, 1)
+        h.replica_sets.scale(made.id, 1)
         assert [(await call.wait()).payload for call in calls] == [b"0", b"1", b"2"]
 
 
@@ -155,9 +155,9 @@ async def test_at_zero_what_waits_stays_in_the_queue() -> None:
 async def test_before_its_first_replica_a_function_has_its_gauges_alone_and_then_zeros() -> None:
     async with harness() as h:
         made = target()
-        await h.dispatcher.start(made, replicas=0, wait=False)
+        await h.replica_sets.start(made, replicas=0, wait=False)
         assert series(h.metrics) == GAUGES
-        h.dispatcher.scale(made.id, 1)
+        h.replica_sets.scale(made.id, 1)
         h.dispatcher.set_route("p", 1)
         await h.call().wait()
         assert series(h.metrics) == GAUGES | {
@@ -178,13 +178,13 @@ async def test_an_answer_without_a_replica_counts() -> None:
     clock = ManualClock()
     async with harness(clock=clock) as h:
         await h.deploy(target(), replicas=0)
-        assert h.dispatcher.answers(FunctionId("p", "f", 1)).answered == 0
+        assert h.facts.answers(FunctionId("p", "f", 1)).answered == 0
         call = h.call(timeout_s=1)
         clock.now += 2
         h.dispatcher.wheel.tick()
         assert (await call.wait()).code == "deadline_exceeded"
         assert counted(h.metrics) == {"invocations/504": 1, "invocation_duration_seconds": 1}
-        assert h.dispatcher.answers(FunctionId("p", "f", 1)).answered == 1
+        assert h.facts.answers(FunctionId("p", "f", 1)).answered == 1
 
 
 async def test_the_first_refusal_counts_and_the_next_one_beside_it() -> None:
@@ -197,7 +197,7 @@ async def test_the_first_refusal_counts_and_the_next_one_beside_it() -> None:
         assert h.metrics.refused.children.keys() == {("p/f", "1", "function")}
         assert h.metrics.refused.child("p/f", "1", "function").value == 2
         assert h.metrics.invocations.child("p/f", "1", "429").value == 2
-        h.callers[0].invocation.queue.cancel(h.callers[0].invocation)
+        h.dispatcher.cancel(h.callers[0].invocation)
 
 
 async def test_the_first_answer_of_the_cache_counts_and_the_next_one_beside_it() -> None:
@@ -235,11 +235,11 @@ async def test_all_series_of_a_version_go_with_it_and_those_of_another_stay() ->
         await h.deploy(target(version=2))
         await h.call().wait()
         assert "clip_default_outputs" in series(h.metrics)
-        await h.dispatcher.stop("p", 1)
+        await h.replica_sets.stop("p", 1)
         left = {
             key[1] for family in h.metrics.families() for key in family.children if family.labels[1:2] == ("version",)
         }
         assert left == {"2"}
         assert h.metrics.invocations.child("p/f", "2", "200").value == 1
-        await h.dispatcher.stop("p", 2)
+        await h.replica_sets.stop("p", 2)
         assert series(h.metrics) == set()

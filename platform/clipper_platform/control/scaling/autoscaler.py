@@ -25,7 +25,7 @@ from clipper_platform.core.explaining import Explanation, explain
 from clipper_platform.core.scaling import Decision, NoData, Sample, State
 from clipper_platform.core.simulation import FOLLOW_UP_S, PERIOD_S
 from clipper_platform.errors import InvalidSpec
-from clipper_platform.serving.base import EventSink
+from clipper_platform.replicas.base import EventSink
 from clipper_platform.types import FunctionId
 
 __all__ = ["Autoscaler", "Outlook", "ScaleTarget"]

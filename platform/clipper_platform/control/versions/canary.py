@@ -8,7 +8,7 @@ from typing import Final
 
 from clipper.contract.spec import DeploySpec
 from clipper_platform.clock import Clock
-from clipper_platform.control.ports import Serving
+from clipper_platform.control.ports import Facts, Replicas, Router
 from clipper_platform.control.versions.deployment import Deployment
 from clipper_platform.core.canary import Answers, Limits, judge, since
 from clipper_platform.errors import DeployFailed
@@ -29,7 +29,9 @@ class Canary:
         *,
         old: int,
         new: int,
-        serving: Serving,
+        replicas: Replicas,
+        router: Router,
+        facts: Facts,
         clock: Clock,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -37,7 +39,8 @@ class Canary:
         self.spec = spec
         self.old, self.new = old, new
         self._deployment = deployment
-        self._serving = serving
+        self._router = router
+        self._facts = facts
         self._clock = clock
         self._sleep = sleep
         self._limits = Limits(
@@ -49,7 +52,7 @@ class Canary:
         self.step = 0  # from 1, of `steps`
         # A function that only one of the versions has is not shared out, so there is nothing to compare.
         project = deployment.project
-        both = set(serving.functions(project, old)) & set(serving.functions(project, new))
+        both = set(replicas.functions(project, old)) & set(replicas.functions(project, new))
         self._pairs = [(FunctionId(project, f, old), FunctionId(project, f, new)) for f in sorted(both)]
 
     @property
@@ -64,19 +67,19 @@ class Canary:
         """
         project = self._deployment.project
         # The old version's answers count from the beginning on: in the last step it gives none.
-        self._before = {id: self._serving.answers(id) for pair in self._pairs for id in pair}
+        self._before = {id: self._facts.answers(id) for pair in self._pairs for id in pair}
         try:
             for number, share in enumerate(self.spec.steps, 1):
-                self._serving.set_weights(project, {self.old: 100 - share, self.new: share})
+                self._router.set_weights(project, {self.old: 100 - share, self.new: share})
                 self.share, self.step = share, number
                 self._tell(number, share)
                 await self._step(share)
         except BaseException:
-            self._serving.set_weights(project, {})
+            self._router.set_weights(project, {})
             raise
 
     async def _step(self, share: int) -> None:
-        begins = {new: self._serving.answers(new) for _, new in self._pairs}
+        begins = {new: self._facts.answers(new) for _, new in self._pairs}
         end = self._clock.monotonic() + self.spec.step_s
         while (left := end - self._clock.monotonic()) > 0:
             await self._sleep(min(left, CHECK_PERIOD_S))
@@ -86,15 +89,15 @@ class Canary:
             self._check(old, new, begins[new], final=True)
             self._deployment.emit(
                 "log",
-                f"{share} %: {_words(new, since(self._serving.answers(new), begins[new]))}; "
-                f"{_words(old, since(self._serving.answers(old), self._before[old]))}",
+                f"{share} %: {_words(new, since(self._facts.answers(new), begins[new]))}; "
+                f"{_words(old, since(self._facts.answers(old), self._before[old]))}",
                 phase="canary",
                 data={"function": new.function},
             )
 
     def _check(self, old: FunctionId, new: FunctionId, begin: Answers, *, final: bool = False) -> None:
-        before = since(self._serving.answers(old), self._before[old])
-        why = judge(before, since(self._serving.answers(new), begin), self._limits, final=final)
+        before = since(self._facts.answers(old), self._before[old])
+        why = judge(before, since(self._facts.answers(new), begin), self._limits, final=final)
         if why:
             raise DeployFailed(
                 f"version {self.new} of {new.function} does worse than version {self.old}: {why}",

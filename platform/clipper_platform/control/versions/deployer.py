@@ -19,7 +19,7 @@ from clipper.contract.spec import Manifest
 from clipper_platform.clock import Clock
 from clipper_platform.control.events import EventLog
 from clipper_platform.control.log_store import LogStore
-from clipper_platform.control.ports import Artifacts, Serving
+from clipper_platform.control.ports import Artifacts, Facts, Replicas, Router
 from clipper_platform.control.registry import Current, Registry, parse_manifest
 from clipper_platform.control.tasks import TaskSet, uninterrupted
 from clipper_platform.control.versions.bundle_gc import BundleGarbageCollector
@@ -60,7 +60,9 @@ class Deployer:
         registry: Registry,
         artifacts: Artifacts,
         rollout: Rollout,
-        serving: Serving,
+        replicas: Replicas,
+        router: Router,
+        facts: Facts,
         logs: LogStore,
         events: EventLog,
         clock: Clock,
@@ -68,13 +70,15 @@ class Deployer:
     ) -> None:
         self._registry = registry
         self._artifacts = artifacts
-        self._serving = serving
+        self._replicas = replicas
+        self._router = router
+        self._facts = facts
         self._logs = logs
         self._events = events
         self._clock = clock
         self._rollout = rollout
         self._tasks = TaskSet()
-        self._restorer = Restorer(rollout, serving, events, self._tasks, retry_s=restore_retry_s)
+        self._restorer = Restorer(rollout, replicas, router, events, self._tasks, retry_s=restore_retry_s)
         self._deployments = Deployments(clock)
         self._collector = BundleGarbageCollector(artifacts, self._wanted_bundles, self._tasks)
         self._working: dict[str, asyncio.Task[Current]] = {}  # deployment -> its steps, while they may be cancelled
@@ -131,7 +135,7 @@ class Deployer:
 
     def _failed(self, current: Current) -> bool:
         """Whether a function of the version gave up: deploying the same again is then worth a try."""
-        statuses = (self._serving.status(self._id(current, spec.name)) for spec in current.manifest.functions)
+        statuses = (self._facts.status(self._id(current, spec.name)) for spec in current.manifest.functions)
         return any(status is not None and status.state == "failed" for status in statuses)
 
     @staticmethod
@@ -222,7 +226,7 @@ class Deployer:
                     self._working.pop(deployment.id, None)  # from here on it is too late to cancel
                     return await uninterrupted(self._flip(ready))
             except BaseException:
-                await uninterrupted(self._serving.stop(manifest.project, version))
+                await uninterrupted(self._replicas.stop(manifest.project, version))
                 raise
         except BaseException:
             if recreate and before is not None and not self._closed:
@@ -234,12 +238,21 @@ class Deployer:
         spec = manifest.deploy
         if spec.smoke:
             with self._phase(deployment, "smoke", f"trying version {version}"):
-                await smoke(deployment, spec.smoke, version, self._serving, self._logs)
+                await smoke(deployment, spec.smoke, version, self._router, self._logs)
         # A version that is still being brought back gives nothing to compare with.
         if spec.strategy == "canary" and before is not None and manifest.project not in self._restorer:
             old = before.route.version
             with self._phase(deployment, "canary", f"comparing version {version} with {old}"):
-                canary = Canary(deployment, spec, old=old, new=version, serving=self._serving, clock=self._clock)
+                canary = Canary(
+                    deployment,
+                    spec,
+                    old=old,
+                    new=version,
+                    replicas=self._replicas,
+                    router=self._router,
+                    facts=self._facts,
+                    clock=self._clock,
+                )
                 self._canaries[manifest.project] = canary
                 try:
                     await canary.run()
@@ -252,7 +265,7 @@ class Deployer:
         self._restorer.explain(project, f"version {deployment.version} takes its place, after it has stopped")
         self._kept.forget(project)
         await self._restorer.stop(project)
-        await asyncio.gather(*(self._serving.stop(project, number) for number in self._serving.versions(project)))
+        await asyncio.gather(*(self._replicas.stop(project, number) for number in self._replicas.versions(project)))
 
     async def _record(self, deployment: Deployment, manifest: Manifest, environment: str) -> None:
         version = await self._registry.add_version(manifest, environment)
@@ -273,7 +286,7 @@ class Deployer:
         project = version.project
         before = self._registry.current(project)
         current = await self._registry.set_route(version, before.route.version if before else None)
-        self._serving.set_route(project, version.number)
+        self._router.set_route(project, version.number)
         self._restorer.settled(project)
         self._kept.release(project, version.number)
         self._kept.end(project)
@@ -283,7 +296,7 @@ class Deployer:
 
     def _replace(self, before: Current, keep_s: float) -> None:
         project, number = before.route.project, before.route.version
-        runs = number in self._serving.versions(project) and project not in self._restorer
+        runs = number in self._replicas.versions(project) and project not in self._restorer
         if keep_s and runs and not self._closed:
             self._kept.keep(project, number, keep_s)
         else:
@@ -296,7 +309,7 @@ class Deployer:
         async def drain() -> None:
             if restoring is not None:
                 await asyncio.wait([restoring])
-            await self._serving.stop(project, version)
+            await self._replicas.stop(project, version)
 
         task = self._tasks.start(drain(), f"drain {project}@{version}")
         self._draining[project, version] = task
@@ -362,7 +375,7 @@ class Deployer:
             current = await uninterrupted(self._flip(version))
         except BaseException:
             if not self._answers(project, number):
-                await uninterrupted(self._serving.stop(project, number))
+                await uninterrupted(self._replicas.stop(project, number))
             raise
         self._events.record(project, "rollback", f"rolled back to version {number}", version=number)
         logger.info("rolled back to version %d", number, extra={"project": project})
@@ -390,7 +403,7 @@ class Deployer:
             self._restorer.begin(current)
             await self._restorer.wait(RESTORE_WAIT_S)
         else:
-            await asyncio.gather(*(self._serving.restart(FunctionId(project, name, number)) for name in functions))
+            await asyncio.gather(*(self._replicas.restart(FunctionId(project, name, number)) for name in functions))
         self._events.record(project, "restart", f"restarted {', '.join(functions)}", version=number)
         return current
 
@@ -410,12 +423,12 @@ class Deployer:
 
     async def _delete(self, project: str) -> None:
         await self._registry.delete_project(project)
-        self._serving.drop_route(project)
+        self._router.drop_route(project)
         self._restorer.settled(project)
         self._kept.forget(project)
         await self._restorer.stop(project)
-        numbers = self._serving.versions(project) | {n for p, n in self._draining if p == project}
-        stops = [self._serving.stop(project, number) for number in numbers]
+        numbers = self._replicas.versions(project) | {n for p, n in self._draining if p == project}
+        stops = [self._replicas.stop(project, number) for number in numbers]
         for outcome in await asyncio.gather(*stops, return_exceptions=True):
             if isinstance(outcome, Exception):
                 logger.error("a deleted version did not stop cleanly", exc_info=outcome, extra={"project": project})

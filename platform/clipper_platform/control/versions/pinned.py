@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from clipper_platform.clock import Clock
-from clipper_platform.control.ports import Serving
+from clipper_platform.control.ports import Facts, Replicas
 from clipper_platform.control.registry import Registry, parse_manifest
 from clipper_platform.control.versions.rollout import Rollout
 from clipper_platform.errors import ClipperError, NotFound, Unavailable
@@ -31,7 +31,8 @@ class PinnedVersions:
         *,
         registry: Registry,
         rollout: Rollout,
-        serving: Serving,
+        replicas: Replicas,
+        facts: Facts,
         clock: Clock,
         drained: Callable[[str, int], Awaitable[None]],
         trouble: Callable[[str], str],
@@ -39,7 +40,8 @@ class PinnedVersions:
     ) -> None:
         self._registry = registry
         self._rollout = rollout
-        self._serving = serving
+        self._replicas = replicas
+        self._facts = facts
         self._clock = clock
         self._drained = drained
         self._trouble = trouble
@@ -87,7 +89,7 @@ class PinnedVersions:
 
     async def _start(self, project: str, number: int) -> None:
         await self._drained(project, number)
-        if number in self._serving.versions(project):
+        if number in self._replicas.versions(project):
             return
         version = await self._registry.version(project, number)
         manifest = parse_manifest(version)
@@ -111,7 +113,7 @@ class PinnedVersions:
         for (project, number), (answered, since) in list(self._seen.items()):
             current = self._registry.current(project)
             routed = current is not None and current.route.version == number
-            if routed or number not in self._serving.versions(project):
+            if routed or number not in self._replicas.versions(project):
                 del self._seen[project, number]
                 continue
             asked = self._asked(project, number)
@@ -121,15 +123,15 @@ class PinnedVersions:
                 del self._seen[project, number]
                 logger.info("idle, ended", extra={"project": project, "version": number})
                 try:
-                    await self._serving.stop(project, number)
+                    await self._replicas.stop(project, number)
                 except ClipperError as error:
                     logger.warning("%s@%d did not stop: %s", project, number, error)
 
     def _asked(self, project: str, number: int) -> int:
         """Something that grows with use."""
         total = 0
-        for name in self._serving.functions(project, number):
-            status = self._serving.status(FunctionId(project, name, number))
+        for name in self._replicas.functions(project, number):
+            status = self._facts.status(FunctionId(project, name, number))
             if status is not None:
                 total += sum(replica.invocations for replica in status.replicas) + status.queue_depth + status.running
         return total

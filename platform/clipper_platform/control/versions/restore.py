@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from clipper_platform.control.events import EventLog
-from clipper_platform.control.ports import Serving
+from clipper_platform.control.ports import Replicas, Router
 from clipper_platform.control.registry import Current
 from clipper_platform.control.tasks import TaskSet
 from clipper_platform.control.versions.rollout import Rollout
@@ -30,10 +30,18 @@ class Restorer:
     """Each project by itself: a broken one is tried again and again and blocks no other."""
 
     def __init__(
-        self, rollout: Rollout, serving: Serving, events: EventLog, tasks: TaskSet, *, retry_s: float = RETRY_S
+        self,
+        rollout: Rollout,
+        replicas: Replicas,
+        router: Router,
+        events: EventLog,
+        tasks: TaskSet,
+        *,
+        retry_s: float = RETRY_S,
     ) -> None:
         self._rollout = rollout
-        self._serving = serving
+        self._replicas = replicas
+        self._router = router
         self._events = events
         self._tasks = tasks
         self._retry_s = retry_s
@@ -96,7 +104,7 @@ class Restorer:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RETRY_MAX_S)
         # No await since the replicas were started: a deploy that flipped the route meanwhile has cancelled this task.
-        self._serving.set_route(project, number)
+        self._router.set_route(project, number)
         self._trouble.pop(project, None)
         self._running.pop(project, None)
         logger.info("version %d is back", number, extra={"project": project})
@@ -110,6 +118,6 @@ class Restorer:
             except Exception as error:
                 if not isinstance(error, ClipperError):
                     logger.exception("bringing a project back met a defect", extra={"project": project})
-                await self._serving.stop(project, number)
+                await self._replicas.stop(project, number)
                 return error
         return None

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from clipper.contract.spec import AutoscalingPolicy, FunctionSpec, Manifest
-from clipper_platform.control.ports import Artifacts, Serving
+from clipper_platform.control.ports import Artifacts, Replicas
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.tasks import uninterrupted
 from clipper_platform.environments.base import BuildProgress, EnvironmentBuilder
 from clipper_platform.errors import DeployFailed, InternalError, InvalidRequest, InvalidSpec, NotFound
-from clipper_platform.serving.base import Progress, Target
+from clipper_platform.replicas.base import Progress, Target
 from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId
 
 __all__ = ["Prepared", "Rollout", "check_secret", "initial_replicas"]
@@ -65,14 +65,14 @@ class Rollout:
         registry: Registry,
         artifacts: Artifacts,
         environments: EnvironmentBuilder,
-        serving: Serving,
+        replicas: Replicas,
         policy_of: Callable[[FunctionId, FunctionSpec], AutoscalingPolicy] = lambda _, spec: spec.autoscaling,
     ) -> None:
         """`policy_of(id, spec)`: the autoscaling policy that counts for a function."""
         self._registry = registry
         self._artifacts = artifacts
         self._environments = environments
-        self._serving = serving
+        self._replicas = replicas
         self._policy_of = policy_of
 
     async def prepare(self, manifest: Manifest, progress: BuildProgress) -> Prepared:
@@ -115,7 +115,7 @@ class Rollout:
 
         async def start_one(target: Target) -> None:
             replicas = max(self._initial(target), self._surge(target, like))
-            schema = await self._serving.start(target, replicas=replicas, on_progress=on_progress)
+            schema = await self._replicas.start(target, replicas=replicas, on_progress=on_progress)
             schemas[target.id.function] = dict(schema)
 
         started = False
@@ -128,16 +128,16 @@ class Rollout:
             raise _first(errors) from None
         finally:
             if not started:  # those that were quicker than the one that failed run already
-                await uninterrupted(self._serving.stop(manifest.project, version))
+                await uninterrupted(self._replicas.stop(manifest.project, version))
         return schemas
 
     def _surge(self, target: Target, like: int | None) -> int:
         """Replicas that the function of version `like` has, at most as many as the target may have."""
         if like is None:
             return 0
-        status = self._serving.status(FunctionId(target.id.project, target.id.function, like))
+        ready = self._replicas.ready(FunctionId(target.id.project, target.id.function, like))
         most = self._policy_of(target.id, target.spec).max_replicas
-        return min(status.replicas_ready if status else 0, most)
+        return min(ready, most)
 
     def _initial(self, target: Target) -> int:
         return initial_replicas(target.spec.with_policy(self._policy_of(target.id, target.spec)))
@@ -156,7 +156,7 @@ class Rollout:
         ask for then, maybe none."""
         for target in self._targets(manifest, version, prepared):
             policy = self._policy_of(target.id, target.spec)
-            await self._serving.start(
+            await self._replicas.start(
                 target,
                 replicas=policy.min_replicas if at_rest else self._initial(target),
                 wait=False,

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import msgspec
 
 from clipper.contract.spec import FunctionSpec
+from clipper_platform.control.function_facts import FunctionStatus
 from clipper_platform.control.registry import Current
 from clipper_platform.control.versions.deployment import DeployEvent, Deployment
 from clipper_platform.errors import StoreUnavailable
 from clipper_platform.gateway.control_api import schemas as models
 from clipper_platform.gateway.services import Services
-from clipper_platform.serving.base import FunctionStatus
 from clipper_platform.store.base import Event, Version
 from clipper_platform.types import FunctionId
 
@@ -167,7 +167,7 @@ class Views:
     def _status(self, current: Current, spec: FunctionSpec) -> FunctionStatus:
         project = current.route.project
         id = FunctionId(project, spec.name, current.route.version)
-        return self._services.dispatcher.status(id) or _absent(id, self._services.deployer.trouble(project))
+        return self._services.facts.status(id) or _absent(id, self._services.deployer.trouble(project))
 
 
 def _replicas(status: FunctionStatus) -> list[models.ReplicaInfo]:

@@ -33,8 +33,7 @@ from clipper_platform.gateway.http.invoke_service import InvokeService
 from clipper_platform.gateway.http.request_head import RequestHead, read_head
 from clipper_platform.gateway.http.request_id import new_request_id, request_id
 from clipper_platform.serving.cache import CachedResult
-from clipper_platform.serving.function_queue import FunctionQueue
-from clipper_platform.serving.invocation import Invocation
+from clipper_platform.serving.invocation import Invocation, OwningQueue
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -98,10 +97,10 @@ class FastPathOptions:
         self.known: dict[bytes, KnownHead] = {}
         self.date_source: object = None  # uvicorn's list that `date_lines` was made from
         self.date_lines = b""
-        self._heads: dict[tuple[FunctionQueue, str, int], bytes] = {}
+        self._heads: dict[tuple[OwningQueue, str, int], bytes] = {}
         self._dispatched = self._finished = 0.0
         self._batch_timing = b""
-        self._refusals: dict[FunctionQueue, tuple[float, bytes, bytes]] = {}
+        self._refusals: dict[OwningQueue, tuple[float, bytes, bytes]] = {}
 
     def remember(self, known: KnownHead) -> None:
         if len(self.known) >= MAX_KNOWN_HEADS:
@@ -115,7 +114,7 @@ class FastPathOptions:
         self._heads.clear()
         self._refusals.clear()
 
-    def head(self, queue: FunctionQueue, content_type: str, length: int) -> bytes:
+    def head(self, queue: OwningQueue, content_type: str, length: int) -> bytes:
         """The lines of a plain answer that say the same for many requests, Content-Length among them: answers of a
         function have few lengths."""
         head = self._heads.get((queue, content_type, length))
@@ -192,7 +191,7 @@ class FastCycle(Invocation):
     started: bool  # its turn came; a pipelined one waits for those before it
 
     def __init__(
-        self, protocol: FastPathProtocol, queue: FunctionQueue, head: RequestHead, id: str, arrived: float
+        self, protocol: FastPathProtocol, queue: OwningQueue, head: RequestHead, id: str, arrived: float
     ) -> None:
         self.begin_life(queue, id, head.content_type, head.accept, arrived)
         self.protocol = protocol
@@ -548,7 +547,7 @@ class FastPathProtocol(HttpToolsProtocol):
         key = b""
         if queue.cached and not unusual:
             key = caching.key(queue.name, head.content_type, head.accept, body)
-            result = service.dispatcher.cache.hit(queue, key, now, self.now())
+            result = service.dispatcher.cached(queue, key, now, self.now())
             if result is not None:
                 self._answer_hit(queue, result, now)
                 return True
@@ -562,15 +561,13 @@ class FastPathProtocol(HttpToolsProtocol):
             return True
         cycle.deadline = now + queue.timeout_s
         try:
-            if key:
-                service.dispatcher.cache.follow(cycle, key)
-            elif not queue.offer(cycle):
+            if not service.dispatcher.offer(cycle, key):
                 self._refuse(cycle)
         except ClipperError as error:
             cycle.refuse(error)
         return True
 
-    def _answer_hit(self, queue: FunctionQueue, result: CachedResult, arrived: float) -> None:
+    def _answer_hit(self, queue: OwningQueue, result: CachedResult, arrived: float) -> None:
         """From the cache, without making anything of the request: `self.cycle` stays the one before, which is done."""
         options, transport = self.options, self.transport
         source = self.server_state.default_headers

@@ -11,8 +11,8 @@ from clipper.contract.media_types import EVENT_STREAM
 from clipper_platform.errors import InvalidResult
 from clipper_platform.gateway.errors import render
 from clipper_platform.gateway.http.answer import answer_of, send_answer, wait_timing
-from clipper_platform.gateway.http.item_array import join_items
 from clipper_platform.serving.invocation import Invocation
+from clipper_platform.serving.item_array import join_items
 
 __all__ = ["Credit", "ItemSink", "event", "send_array", "send_events"]
 

@@ -1,0 +1,199 @@
+"""The replica sets of all function versions that run, as scaling and deploys start, change and stop them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from clipper_platform.backends.base import Backend, StartError
+from clipper_platform.clock import Clock
+from clipper_platform.core.pooling import ReplicaState
+from clipper_platform.errors import Unavailable
+from clipper_platform.metrics import Metrics
+from clipper_platform.replicas.base import EventSink, Progress, Queues, Target, published_schema
+from clipper_platform.replicas.replica_set import ReplicaSet
+from clipper_platform.replicas.start_failure import start_failed
+from clipper_platform.types import FunctionId
+
+__all__ = ["ReplicaSets"]
+
+
+class ReplicaSets:
+    """One set per function version, each with a queue of `queues`. All methods are called in the event loop; `close` at
+    the end."""
+
+    def __init__(self, queues: Queues, *, backend: Backend, clock: Clock, metrics: Metrics, events: EventSink) -> None:
+        self._queues = queues
+        self._backend = backend
+        self._clock = clock
+        self._metrics = metrics
+        self._events = events
+        self._sets: dict[str, tuple[ReplicaSet, ...]] = {}  # by project; a dict for each takes four times as much
+        self._starts = 0
+        self._closing = False
+        self.on_running: Callable[[Target, bool], None] | None = None
+        """Called with (target, True) when a function version runs, with (target, False) when it ends."""
+        metrics.replicas.callback = self._count_replicas
+
+    # What there is
+
+    def get(self, id: FunctionId) -> ReplicaSet | None:
+        return next((replicas for replicas in self._sets.get(id.project, ()) if replicas.target.id == id), None)
+
+    def versions(self, project: str) -> set[int]:
+        """The versions of a project that have replicas or are starting them."""
+        return {replicas.target.id.version for replicas in self._sets.get(project, ())}
+
+    def functions(self, project: str, version: int) -> list[str]:
+        """The functions of a version that have replica sets."""
+        return [replicas.target.id.function for replicas in self._of(project, version)]
+
+    def ready(self, id: FunctionId) -> int:
+        """How many replicas of the function version are ready."""
+        replicas = self.get(id)
+        return 0 if replicas is None else replicas.state.ready
+
+    def _of(self, project: str, version: int) -> list[ReplicaSet]:
+        return [replicas for replicas in self._sets.get(project, ()) if replicas.target.id.version == version]
+
+    def _count_replicas(self) -> Iterator[tuple[tuple[str, ...], float]]:
+        for sets in list(self._sets.values()):  # a scrape is read in pieces
+            for replicas in sets:
+                id = replicas.target.id
+                path, version = id.path, str(id.version)
+                for state in ReplicaState:
+                    yield (path, version, state.value), replicas.state.count(state)
+
+    # Start
+
+    async def start(
+        self,
+        target: Target,
+        *,
+        replicas: int,
+        on_progress: Progress | None = None,
+        wait: bool = True,
+        schema: Mapping[str, Any] | None = None,
+        idle_s: float = 0.0,
+    ) -> Mapping[str, Any]:
+        """Start the replicas of a function version; return its JSON schema once `replicas` are ready.
+
+        Raises DeployFailed (details: phase, exception, log, hint), and leaves nothing behind; a cancellation leaves
+        nothing behind either. With `wait=False` it returns {} at once, and the set keeps trying with back-off.
+
+        For a version that ran before, `schema` is what it published, which holds until a replica publishes it anew, and
+        `idle_s` is how long nobody has called it.
+        """
+        if self._closing:
+            raise Unavailable("the platform is shutting down")
+        started = self.get(target.id) or self._open(target, schema, idle_s)
+        if started.state.wanted != replicas:
+            self._metrics.scaling_decisions.child(target.id.path, "fixed").inc()
+        started.want(replicas)
+        if not wait:
+            self._announce(started, True)
+            return {}
+        await self._until_ready(started, replicas, on_progress)
+        if self.get(target.id) is started:
+            self._announce(started, True)
+        ready = next(iter(started.running.values()), None)
+        return (schema or {}) if ready is None else published_schema(ready.replica.ready)
+
+    def _open(self, target: Target, schema: Mapping[str, Any] | None, idle_s: float) -> ReplicaSet:
+        self._starts += 1
+        opened = ReplicaSet(
+            target,
+            self._queues.open(target, schema=schema, idle_s=idle_s),
+            backend=self._backend,
+            clock=self._clock,
+            metrics=self._metrics,
+            events=self._events,
+            prefix=f"{target.id.function}-{target.id.version}-{self._starts}",
+        )
+        self._sets[target.id.project] = (*self._sets.get(target.id.project, ()), opened)
+        return opened
+
+    async def _until_ready(self, started: ReplicaSet, count: int, on_progress: Progress | None) -> None:
+        target = started.target
+
+        def report(ready: int) -> None:
+            if on_progress is not None:
+                on_progress(target.id, ready, count)
+
+        started.held += 1
+        try:
+            await started.wait_ready(count, report, fail_fast=True)
+        except StartError as error:
+            await self._end(started, timeout_s=1)
+            raise start_failed(target, error) from error
+        except BaseException:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(self._end(started, timeout_s=1))
+            raise
+        finally:
+            started.held -= 1
+
+    def _announce(self, replicas: ReplicaSet, runs: bool) -> None:
+        if self.on_running is not None:
+            self.on_running(replicas.target, runs)
+
+    # Change
+
+    def scale(self, id: FunctionId, count: int) -> None:
+        """Have `count` replicas from now on; those that are ended finish what they have."""
+        replicas = self.get(id)
+        if replicas is not None:
+            replicas.want(count)
+
+    async def restart(self, id: FunctionId) -> None:
+        """Replace the replicas of a function version; a set that gave up tries again. Returns when they are ready, or
+        have failed anew."""
+        replicas = self.get(id)
+        if replicas is not None:
+            await replicas.restart()
+
+    # Stop
+
+    async def stop(self, project: str, version: int) -> None:
+        """Drain and end a version's replicas, bounded by each function's graceful_shutdown_timeout_s."""
+        await asyncio.gather(
+            *(self._retire(each, f"{each.target.id} is draining") for each in self._of(project, version))
+        )
+
+    async def close(self) -> None:
+        """Admit nothing more, answer what was admitted, end every replica."""
+        self._closing = True
+        every = [replicas for sets in self._sets.values() for replicas in sets]
+        await asyncio.gather(*(self._retire(replicas, "the platform is shutting down") for replicas in every))
+
+    async def _retire(self, replicas: ReplicaSet, reason: str) -> None:
+        timeout_s = replicas.target.spec.graceful_shutdown_timeout_s
+        started = self._clock.monotonic()
+        try:
+            if self.get(replicas.target.id) is replicas:  # else another stop has ended it
+                await self._queues.drain(replicas.target.id, timeout_s, reason)
+        finally:
+            left_s = max(1.0, timeout_s - (self._clock.monotonic() - started))
+            await asyncio.shield(self._end(replicas, timeout_s=left_s))
+
+    async def _end(self, ended: ReplicaSet, *, timeout_s: float) -> None:
+        id = ended.target.id
+        if self.get(id) is ended:
+            left = tuple(replicas for replicas in self._sets[id.project] if replicas is not ended)
+            if left:
+                self._sets[id.project] = left
+            else:
+                del self._sets[id.project]
+            self._queues.remove(id, f"{id} is not running")
+            self._announce(ended, False)
+        await ended.close(timeout_s)
+        if not self._closing:  # else all series go, with the process
+            self._forget_series(id)
+
+    def _forget_series(self, id: FunctionId) -> None:
+        if any(replicas.target.id.function == id.function for replicas in self._sets.get(id.project, ())):
+            self._metrics.forget(id.path, id.version)
+        else:
+            self._metrics.forget_function(id.path)
