@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fake_platform import FakePlatform, client_environment, fake_platform
-from tests.support.terminal import COMMAND, clip, clip_process, environment, on_terminal
+from tests.support.terminal import COMMAND, clip, clip_process, environment
 
 NOWHERE = {"CLIP_URL": "http://127.0.0.1:9", "CLIP_API_KEY": "clip_any", "CLIP_HOME": "/nonexistent/clip-home"}
 
@@ -142,13 +142,13 @@ def test_a_locale_without_the_marks_still_works(tmp_path: Path) -> None:
     assert "Project demo" in done.out
 
 
-def test_a_small_command_loads_neither_typer_nor_the_http_library(
+def test_a_small_command_loads_neither_the_http_library_nor_the_display(
     platform: FakePlatform, env: dict[str, str], tmp_path: Path
 ) -> None:
     platform.add_project("digits", version=2, previous=1)
     code = (
         "import sys; from clipper.cli.main import main; assert main(['rollback', 'digits']) == 0; "
-        "print([m for m in ('httpx', 'typer', 'pydantic', 'rich', 'msgspec') if m in sys.modules])"
+        "print([m for m in ('httpx', 'rich', 'msgspec', 'clipper.contract.spec') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env={**os.environ, **env}
@@ -159,7 +159,7 @@ def test_a_small_command_loads_neither_typer_nor_the_http_library(
 def test_help_loads_no_command(env: dict[str, str]) -> None:
     code = (
         "import sys; from clipper.cli.main import main; assert main(['--help']) == 0; "
-        "print([m for m in ('clipper.cli.deploy', 'clipper.cli.manage', 'pydantic', 'rich') if m in sys.modules])"
+        "print([m for m in ('clipper.cli.deploy', 'clipper.cli.manage', 'http.client', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -173,20 +173,35 @@ def test_the_shell_completes_names_from_the_platform(
     words: str, found: set[str], platform: FakePlatform, env: dict[str, str]
 ) -> None:
     platform.add_project("digits")
-    asked = {"_CLIP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
-    assert set(clip_process(env=env | asked).out.split()) == found
+    asked = {"_CLIP_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    assert set(clip_process(env=env | asked).out.splitlines()) == {f"plain,{name}" for name in found}
 
 
 def test_the_shell_completes_commands() -> None:
-    asked = {"_CLIP_COMPLETE": "complete_bash", "COMP_WORDS": "clip de", "COMP_CWORD": "1"}
-    assert clip_process(env=asked).out.split() == ["deploy", "dev", "delete"]
+    asked = {"_CLIP_COMPLETE": "bash_complete", "COMP_WORDS": "clip de", "COMP_CWORD": "1"}
+    assert clip_process(env=asked).out.splitlines() == ["plain,deploy", "plain,dev", "plain,delete"]
 
 
 def test_completion_can_be_shown_for_a_shell() -> None:
-    with on_terminal("--show-completion", env={"SHELL": "/bin/bash"}) as terminal:
-        done = terminal.finish()
-    assert done.code in (0, 1)  # 1 where the parent process is no shell that typer knows
-    assert "Traceback" not in done.out
+    command = f"{' '.join(COMMAND)} --show-completion; exit $?"  # `exit`: bash must not become the command
+    done = subprocess.run(
+        ["bash", "-c", command], env=environment({}), capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "_CLIP_COMPLETE=bash_complete" in done.stdout
+
+
+def test_completion_is_installed_below_the_home_directory(tmp_path: Path) -> None:
+    command = f"{' '.join(COMMAND)} --install-completion; exit $?"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env=environment({"HOME": str(tmp_path)}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert f"bash completion installed in {tmp_path}/.bash_completions/clip.sh" in done.stdout
+    assert (tmp_path / ".bashrc").read_text() == "\nsource ~/.bash_completions/clip.sh\n"
 
 
 def test_doctor_finds_nothing_wrong_with_a_running_platform(env: dict[str, str], tmp_path: Path) -> None:

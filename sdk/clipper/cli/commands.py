@@ -1,104 +1,91 @@
-"""The commands of `clip` by name: where each one is, and the line that `clip --help` says of it.
+"""The command `clip` and the table of its commands: where each one is, and the summary that the help shows.
 
-A table, so that a command line loads the module of its own command only; a test holds it against the docstrings.
+The summaries stand here so that `clip --help` imports no command; a test compares them with the commands' own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
-from typing import Any, NamedTuple
+import click
 
-__all__ = ["COMMANDS", "Command", "Group", "find"]
+from clipper.cli import completion
+from clipper.cli.lazy_group import Entry, LazyGroup
+from clipper.contract.version import VERSION
 
-
-class Command(NamedTuple):
-    """`target` is "module:function" below `clipper.cli`; `summary` the first line of its docstring."""
-
-    target: str
-    summary: str
-    panel: str | None = None
-
-    def load(self) -> Callable[..., Any]:
-        module, _, name = self.target.partition(":")
-        function: Callable[..., Any] = getattr(import_module(f"clipper.cli.{module}"), name)
-        return function
+__all__ = ["clip"]
 
 
-class Group(NamedTuple):
-    """Commands under one name, as in `clip key list`."""
+_CONFIG = {"show": Entry("clipper.cli.config:show", "Show every option, its value and its source.")}
 
-    summary: str
-    panel: str
-    commands: dict[str, Command]
-
-
-_BUILD, _LOOK, _CHANGE = "Build and call", "Look", "Change and manage"
-
-COMMANDS: dict[str, Command | Group] = {
-    "init": Command("init:init", "Make a working project to start from.", _BUILD),
-    "up": Command("up:up", "Run the platform here, until Ctrl-C.", _BUILD),
-    "deploy": Command("deploy:deploy", "Deploy a directory and wait until it answers.", _BUILD),
-    "dev": Command("dev:dev", "Deploy a directory on every save, until Ctrl-C.", _BUILD),
-    "invoke": Command("invoke:invoke", "Call a function once and print its answer.", _BUILD),
-    "list": Command("look:list_projects", "List what is deployed.", _LOOK),
-    "status": Command("look:status", "Show how a project or function is doing.", _LOOK),
-    "versions": Command("look:versions", "List a project's versions, newest first.", _LOOK),
-    "top": Command("top:top", "Watch all functions live: rate, latency, queues, batches, cache, replicas.", _LOOK),
-    "logs": Command("logs:logs", "Print a function's log.", _LOOK),
-    "explain": Command(
-        "policy:explain", "Say why a function has the replicas that it has, and what would change it.", _LOOK
+_POLICY = {
+    "simulate": Entry(
+        "clipper.cli.simulating:simulate",
+        "Try a policy out on a virtual clock: the real controller, a calculated function.",
     ),
-    "doctor": Command("doctor:doctor", "Check this machine and the platform.", _LOOK),
-    "rollback": Command("manage:rollback", "Return to the version before, or to the one given.", _CHANGE),
-    "restart": Command("manage:restart", "Start a project's replicas anew, or those of one function.", _CHANGE),
-    "delete": Command("manage:delete", "Delete a project.", _CHANGE),
-    "config": Group(
-        "Show the effective configuration.",
-        _LOOK,
-        {"show": Command("config:config_show", "Show every option, its value and its source.")},
-    ),
-    "policy": Group(
-        "Check, apply and try out autoscaling policies.",
-        _CHANGE,
-        {
-            "simulate": Command(
-                "simulating:simulate",
-                "Try a policy out on a virtual clock: the real controller, a calculated function.",
-            ),
-            "check": Command("policy:check", "Check a policy file, and show what it says."),
-            "apply": Command("policy:apply", "Apply a policy file to a running function, now."),
-            "show": Command("policy:show", "Show the policy that a function has now."),
-            "reset": Command("policy:reset", "Return to the policy that the function was deployed with."),
-        },
-    ),
-    "key": Group(
-        "Make, list and revoke API keys.",
-        _CHANGE,
-        {
-            "create": Command("manage:key_create", "Make a key."),
-            "list": Command("manage:key_list", "List the keys: ids, names and scopes."),
-            "revoke": Command("manage:key_revoke", "Revoke a key: it is refused from now on."),
-        },
-    ),
-    "secret": Group(
-        "Set, list and delete a project's secrets.",
-        _CHANGE,
-        {
-            "set": Command("manage:secret_set", "Set a secret, an environment variable of replicas."),
-            "list": Command("manage:secret_list", "List the names of a project's secrets."),
-            "delete": Command("manage:secret_delete", "Delete a secret; replicas that run keep what they had."),
-        },
-    ),
+    "check": Entry("clipper.cli.policy:check", "Check a policy file, and show what it says."),
+    "apply": Entry("clipper.cli.policy:apply", "Apply a policy file to a running function, now."),
+    "show": Entry("clipper.cli.policy:show", "Show the policy that a function has now."),
+    "reset": Entry("clipper.cli.policy:reset", "Return to the policy that the function was deployed with."),
+}
+
+_KEY = {
+    "create": Entry("clipper.cli.keys:create", "Make a key."),
+    "list": Entry("clipper.cli.keys:list_keys", "List the keys: ids, names and scopes."),
+    "revoke": Entry("clipper.cli.keys:revoke", "Revoke a key: it is refused from now on."),
+}
+
+_SECRET = {
+    "set": Entry("clipper.cli.secrets:set_secret", "Set a secret, an environment variable of replicas."),
+    "list": Entry("clipper.cli.secrets:list_secrets", "List the names of a project's secrets."),
+    "delete": Entry("clipper.cli.secrets:delete", "Delete a secret; replicas that run keep what they had."),
 }
 
 
-def find(words: list[str]) -> tuple[Command | None, int]:
-    """The command that a line begins with, and how many of its words name it; (None, …) where none is named whole."""
-    found = COMMANDS.get(words[0]) if words else None
-    if isinstance(found, Command):
-        return found, 1
-    if found is None or len(words) < 2:
-        return None, 0 if found is None else 1
-    inner = found.commands.get(words[1])
-    return inner, 1 if inner is None else 2
+def _group(name: str, help: str, commands: dict[str, Entry]) -> LazyGroup:
+    return LazyGroup(name, help=help, sections={"Commands": commands})
+
+
+_SECTIONS: dict[str, dict[str, Entry | LazyGroup]] = {
+    "Build and call": {
+        "init": Entry("clipper.cli.init:init", "Make a working project to start from."),
+        "up": Entry("clipper.cli.up:up", "Run the platform here, until Ctrl-C."),
+        "deploy": Entry("clipper.cli.deploy:deploy", "Deploy a directory and wait until it answers."),
+        "dev": Entry("clipper.cli.dev:dev", "Deploy a directory on every save, until Ctrl-C."),
+        "invoke": Entry("clipper.cli.invoke:invoke", "Call a function once and print its answer."),
+    },
+    "Look": {
+        "list": Entry("clipper.cli.look:list_projects", "List what is deployed."),
+        "status": Entry("clipper.cli.look:status", "Show how a project or function is doing."),
+        "versions": Entry("clipper.cli.look:versions", "List a project's versions, newest first."),
+        "top": Entry(
+            "clipper.cli.top:top", "Watch all functions live: rate, latency, queues, batches, cache, replicas."
+        ),
+        "logs": Entry("clipper.cli.logs:logs", "Print a function's log."),
+        "explain": Entry(
+            "clipper.cli.explain:explain", "Say why a function has the replicas that it has, and what would change it."
+        ),
+        "doctor": Entry("clipper.cli.doctor:doctor", "Check this machine and the platform."),
+        "config": _group("config", "Show the effective configuration.", _CONFIG),
+    },
+    "Change and manage": {
+        "rollback": Entry("clipper.cli.manage:rollback", "Return to the version before, or to the one given."),
+        "restart": Entry("clipper.cli.manage:restart", "Start a project's replicas anew, or those of one function."),
+        "delete": Entry("clipper.cli.manage:delete", "Delete a project."),
+        "policy": _group("policy", "Check, apply and try out autoscaling policies.", _POLICY),
+        "key": _group("key", "Make, list and revoke API keys.", _KEY),
+        "secret": _group("secret", "Set, list and delete a project's secrets.", _SECRET),
+    },
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    help="Deploy Python functions and models, and call them.",
+    epilog="Start here: clip init demo, then clip up in another terminal, then clip deploy demo.",
+    sections=_SECTIONS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(VERSION, message="clip %(version)s", help="Print the version.")
+@completion.install_option
+@completion.show_option
+def clip() -> None:
+    """The group itself does nothing."""

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from clipper.cli.options import Directory, Json
+import click
+
+from clipper.cli.console import Output, Part
+from clipper.cli.options import directory_argument, json_option
+from clipper.cli.text import scalar
 from clipper.contract.constants import KEY_FILE, PLATFORM_FILE
+from clipper.errors import PlatformUnreachable
+from clipper.location import find_platform, home_directory
+from clipper.project import PROJECT_FILE, Project, load_project
 
-if TYPE_CHECKING:
-    from clipper.cli.console import Output, Part
-    from clipper.project import Project
+__all__ = ["client_configuration", "show"]
 
 
-def config_show(directory: Directory = Path("."), json: Json = False) -> None:
+@click.command()
+@directory_argument
+@json_option
+def show(directory: Path, out: Output) -> None:
     """Show every option, its value and its source.
 
     For the project in DIR, and for the commands themselves: which platform they talk to, and where the key was found.
     """
-    from clipper.cli.console import Output
-    from clipper.project import load_project
-
-    out = Output(json=json)
-    # Outside of a project there is still the client's half to show.
-    has_project = (directory / "clip.toml").exists() or directory != Path(".")
+    # Outside of a project the client's half is still shown.
+    has_project = (directory / PROJECT_FILE).exists() or directory != Path(".")
     project = load_project(directory) if has_project else None
     client = client_configuration()
-    if json:
+    if out.json:
         out.document({"client": client, "project": _document(project) if project else None})
         return
     out.table(
@@ -42,9 +46,6 @@ def config_show(directory: Directory = Path("."), json: Json = False) -> None:
 
 def client_configuration() -> dict[str, dict[str, str]]:
     """Which platform, which key (where it was found, never the key), which home; each with its source."""
-    from clipper.errors import PlatformUnreachable
-    from clipper.location import find_platform, home_directory
-
     home = home_directory()
     try:
         found = find_platform()
@@ -81,8 +82,6 @@ def _document(project: Project) -> dict[str, Any]:
 
 
 def _project(out: Output, project: Project) -> None:
-    from clipper.cli.text import scalar
-
     out.line()
     out.line("Project ", (project.name, "bold"))
     out.table(
@@ -106,8 +105,6 @@ def _project(out: Output, project: Project) -> None:
 
 def _rows(table: dict[str, Any], sources: Any) -> list[list[Part]]:
     """A row per key, those of the autoscaling policy under their short names; what is at its default recedes."""
-    from clipper.cli.text import scalar
-
     rows: list[list[Part]] = []
     for key, value in table.items():
         if key == "autoscaling":

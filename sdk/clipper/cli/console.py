@@ -6,7 +6,6 @@ displays; otherwise plain lines. rich is loaded for the second only, when the fi
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -62,12 +61,16 @@ class Output:
 
     def document(self, value: Any) -> None:
         """`value` as the one JSON document of this command."""
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
-        sys.stdout.flush()
+        self._write_json(value, indent=2)
 
     def event(self, value: Any) -> None:
         """`value` as one line of a JSON stream."""
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+        self._write_json(value)
+
+    def _write_json(self, value: Any, indent: int | None = None) -> None:
+        import json  # 1 ms that `clip --version` and `clip --help` have no use for
+
+        sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False, default=str) + "\n")
         sys.stdout.flush()
 
     def line(self, *parts: Part, wrap: bool = False) -> None:

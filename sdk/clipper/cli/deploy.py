@@ -5,36 +5,38 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from clipper.cli.declare import Option
-from clipper.cli.options import Directory, Json, connect
+import click
+
+from clipper.cli.console import OK, Output
+from clipper.cli.examples import curl, python_call
+from clipper.cli.options import connect, directory_argument, json_option
+from clipper.cli.progress import Progress, display
+from clipper.cli.text import duration
+from clipper.errors import ClipperError, DeployFailed, NotFound
+from clipper.project import Project, load_project
 
 if TYPE_CHECKING:
-    from clipper.cli.console import Output
     from clipper.control import ControlClient
-    from clipper.errors import ClipperError
-    from clipper.project import Project
+
+__all__ = ["deploy"]
 
 
-def deploy(
-    directory: Directory = Path("."),
-    force: Annotated[bool, Option("--force", help="Deploy even when nothing changed.")] = False,
-    json: Json = False,
-) -> None:
+@click.command()
+@directory_argument
+@click.option("--force", is_flag=True, help="Deploy even when nothing changed.")
+@json_option
+def deploy(directory: Path, force: bool, out: Output) -> None:
     """Deploy a directory and wait until it answers.
 
     The version before serves until then, and goes on if this fails or is cancelled with Ctrl-C.
     """
-    from clipper.cli.console import Output
-    from clipper.project import load_project
-
-    out = Output(json=json)
     begun = time.monotonic()
     project = load_project(directory)
     with connect() as control:
         deployment = _deploy(out, control, project, force=force)
-        if json:
+        if out.json:
             out.document(deployment)
         elif deployment["state"] == "unchanged":
             _unchanged(out, project, deployment)
@@ -44,10 +46,7 @@ def deploy(
 
 def _deploy(out: Output, control: ControlClient, project: Project, *, force: bool) -> dict[str, Any]:
     """The finished deployment. A failure, or Ctrl-C, leaves with what still serves."""
-    from clipper.cli.progress import Progress, display
-    from clipper.cli.text import duration
     from clipper.deploying import deploy_project
-    from clipper.errors import ClipperError, DeployFailed
 
     progress = Progress()
     try:
@@ -93,8 +92,6 @@ class _Retries:
 
 def _still_serving(control: ControlClient, name: str) -> str:
     """What callers get after a deploy that did not happen."""
-    from clipper.errors import ClipperError, NotFound
-
     try:
         version = control.project(name).get("version")
     except NotFound:
@@ -107,7 +104,6 @@ def _still_serving(control: ControlClient, name: str) -> str:
 
 
 def _unchanged(out: Output, project: Project, deployment: Mapping[str, Any]) -> None:
-    from clipper.cli.console import OK
 
     out.line(
         (f"{OK} ", "green"), f"No changes: version {deployment['version']} of ", (project.name, "bold"), " serves."
@@ -121,10 +117,6 @@ def _succeeded(
     out: Output, control: ControlClient, project: Project, deployment: Mapping[str, Any], seconds: float
 ) -> None:
     """Version, URLs, a call by curl and from Python, and the way back."""
-    from clipper.cli.console import OK
-    from clipper.cli.examples import curl, python_call
-    from clipper.cli.text import duration
-
     functions = deployment.get("functions") or []
     out.line()
     out.line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -12,33 +13,40 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from clipper.cli.options import Directory, Json
+import click
+
+from clipper.cli.console import FAIL, OK, Output, Part
+from clipper.cli.locating import Locator, Place
+from clipper.cli.options import directory_argument, json_option
+from clipper.cli.private import private_platform
+from clipper.cli.problems import CommandFailed, advice, as_document
+from clipper.cli.text import duration
+from clipper.cli.watching import Watcher
+from clipper.contract.spec import SpecError
+from clipper.errors import ClipperError, NotFound, PlatformUnreachable
+from clipper.project import PROJECT_FILE, Project, load_project
 
 if TYPE_CHECKING:
-    from clipper.cli.console import Output, Part
-    from clipper.cli.locating import Place
     from clipper.control import ControlClient
-    from clipper.project import Project
+
+__all__ = ["dev"]
 
 _SHOWN_FILES = 3
 _LOG_LINES = 20
 _RECONNECT_S = 1.0
 
 
-def dev(directory: Directory = Path("."), json: Json = False) -> None:
+@click.command()
+@directory_argument
+@json_option
+def dev(directory: Path, out: Output) -> None:
     """Deploy a directory on every save, until Ctrl-C.
 
     Uses the platform of this machine; where none runs, one of its own that ends with the command. What the functions
     log is shown as it comes, an error with the file and line where it was raised. At the end the project is as it was
     before: back at its version, or gone.
     """
-    from clipper.cli.console import Output
-    from clipper.project import PROJECT_FILE
-
-    out = Output(json=json)
     if not (directory / PROJECT_FILE).is_file():
-        from clipper.cli.problems import CommandFailed
-
         raise CommandFailed(
             f"There is no {PROJECT_FILE} in {directory}", hint="Make a project: clip init DIR", code="invalid_spec"
         )
@@ -74,8 +82,6 @@ def _interruptible() -> Iterator[None]:
 @contextmanager
 def _platform(out: Output) -> Iterator[tuple[ControlClient, bool]]:
     """This machine's platform, or one of our own, and whether it is that. Raises CommandFailed."""
-    from clipper.cli.private import private_platform
-
     control = _running()
     if control is not None:
         with control:
@@ -94,11 +100,8 @@ def _platform(out: Output) -> Iterator[tuple[ControlClient, bool]]:
 
 def _running() -> ControlClient | None:
     """A client of the platform that runs on this machine, if one does. Raises CommandFailed."""
-    import os
 
-    from clipper.cli.problems import CommandFailed
     from clipper.control import ControlClient
-    from clipper.errors import PlatformUnreachable
 
     try:
         control = ControlClient()
@@ -139,7 +142,6 @@ class _Session:
     """One project's deploys and logs; with `restore`, it leaves the platform as it found it on exit."""
 
     def __init__(self, out: Output, control: ControlClient, directory: Path, *, restore: bool) -> None:
-        from clipper.cli.watching import Watcher
 
         self._out = out
         self._control = control
@@ -163,8 +165,6 @@ class _Session:
 
     def run(self) -> None:
         """Deploy, wait for a save, for ever."""
-        from clipper.contract.spec import SpecError
-
         changed: Sequence[str] = ()
         while True:
             try:
@@ -176,7 +176,6 @@ class _Session:
             changed = self._changed()
 
     def _changed(self) -> list[str]:
-        from clipper.contract.spec import SpecError
 
         told = ""
         while True:
@@ -192,8 +191,6 @@ class _Session:
 
     def _deploy(self, changed: Sequence[str]) -> None:
         from clipper.deploying import deploy_project
-        from clipper.errors import ClipperError, PlatformUnreachable
-        from clipper.project import load_project
 
         began = time.monotonic()
         if changed:
@@ -212,7 +209,6 @@ class _Session:
         self._succeeded(project, deployment, time.monotonic() - began)
 
     def _remember(self, name: str) -> None:
-        from clipper.errors import NotFound
 
         if name not in self._before:
             try:
@@ -233,8 +229,6 @@ class _Session:
         self._record({"function": function or str(event.get("phase")), "message": message})
 
     def _succeeded(self, project: Project, deployment: Mapping[str, Any], seconds: float) -> None:
-        from clipper.cli.console import OK
-        from clipper.cli.text import duration
 
         functions = [dict(function) for function in deployment.get("functions") or ()]
         urls = {str(f["name"]): str(f["url"]) for f in functions}
@@ -253,10 +247,6 @@ class _Session:
 
     def _failed(self, error: Exception, project: Project | None) -> None:
         """What went wrong and where. The version before goes on answering."""
-        from clipper.cli.console import FAIL
-        from clipper.cli.locating import Locator
-        from clipper.cli.problems import advice, as_document
-
         locator = Locator(self._directory)
         details = getattr(error, "details", None) or {}
         lines = [line for entry in details.get("log") or () for line in str(entry).splitlines()]
@@ -282,8 +272,6 @@ class _Session:
 
     def _restore(self, name: str, version: int | None) -> None:
         """The project as it was before: the same version, or none."""
-        from clipper.errors import ClipperError
-
         try:
             if version is None:
                 self._control.delete_project(name)
@@ -309,8 +297,6 @@ class _Session:
         thread.start()
 
     def _follow_log(self, project: str, function: str, since: float) -> None:
-        from clipper.cli.locating import Locator
-        from clipper.errors import ClipperError
 
         locator = Locator(self._directory)
         while not self._ended.is_set():
@@ -327,8 +313,6 @@ class _Session:
 
     def _record(self, record: Mapping[str, Any], locator: Any = None) -> None:
         """One record of a log, with the project's own paths, and the place of the error that it ends."""
-        from clipper.cli.locating import Locator
-
         locator = locator or Locator(self._directory)
         message = str(record.get("message") or "")
         with self._talk:

@@ -9,11 +9,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from clipper.cli.options import Json
+import click
+
+from clipper.cli import platform_extra
+from clipper.cli.console import FAIL, OK, WARN, Output
+from clipper.cli.options import connect, json_option
+from clipper.cli.problems import CommandFailed, advice
+from clipper.cli.text import size
+from clipper.contract.version import VERSION
+from clipper.errors import ClipperError
+from clipper.location import home_directory
 
 __all__ = ["Check", "doctor", "examine"]
 
@@ -38,14 +46,13 @@ class Check:
     fix: str = ""
 
 
-def doctor(json: Json = False) -> int:
+@click.command()
+@json_option
+def doctor(out: Output) -> int:
     """Check this machine and the platform.
 
     Every finding comes with its fix; exits with 1 if something is broken.
     """
-    from clipper.cli.console import FAIL, OK, WARN, Output
-
-    out = Output(json=json)
     marks = {"ok": (OK, "green"), "warn": (WARN, "yellow"), "fail": (FAIL, "red")}
     checks = []
     for check in examine():
@@ -55,7 +62,7 @@ def doctor(json: Json = False) -> int:
         if check.fix:
             out.line(("    → ", "cyan"), check.fix)
     failed = sum(c.result == "fail" for c in checks)
-    if json:
+    if out.json:
         out.document({"ok": not failed, "checks": [asdict(c) for c in checks]})
     elif not failed:
         out.line()
@@ -65,8 +72,6 @@ def doctor(json: Json = False) -> int:
 
 def examine() -> Iterator[Check]:
     """Every check's finding, one by one: some take a moment."""
-    from clipper.location import home_directory
-
     yield check_python(sys.version_info[:3])
     yield check_platform_extra()
     uv = find_uv()
@@ -89,15 +94,11 @@ def check_python(version: tuple[int, ...]) -> Check:
 
 
 def check_platform_extra() -> Check:
-    missing = [name for name in ("clipper_platform", "uvicorn", "starlette", "httptools") if find_spec(name) is None]
-    if not missing:
-        return Check("platform extra", "ok", "installed: `clip up` works here")
-    return Check(
-        "platform extra",
-        "warn",
-        f"not installed (no {', '.join(missing)}): this machine can call a platform, not run one",
-        "pip install 'clipper[platform]'",
-    )
+    try:
+        platform_extra.load("up")
+    except CommandFailed as error:
+        return Check("platform extra", "warn", f"{error}: it can be called, not run", " ".join(advice(error)))
+    return Check("platform extra", "ok", "installed: `clip up` works here")
 
 
 def find_uv() -> str | None:
@@ -128,11 +129,6 @@ def check_interpreters(uv: str) -> Check:
 
 def check_platform() -> Iterator[Check]:
     """Reachable, the key accepted, the same version as this client."""
-    from clipper.cli.options import connect
-    from clipper.cli.problems import CommandFailed, advice
-    from clipper.contract.version import VERSION
-    from clipper.errors import ClipperError
-
     try:
         with connect() as control:
             info = control.info()
@@ -160,8 +156,6 @@ def check_home(home: Path) -> Check:
 
 
 def check_disk(home: Path, free: int) -> Check:
-    from clipper.cli.text import size
-
     detail = f"{size(free)} free at {_existing(home)}"
     fix = "Make room, or set CLIP_HOME to a larger disk"
     if free < _DISK_FAIL_BYTES:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import base64
-import json as json_module
+import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from clipper.cli.declare import Option
-from clipper.cli.options import FunctionArgument, Json, connect
-from clipper.cli.problems import UsageProblem
+import click
+
+from clipper.cli.console import Output
+from clipper.cli.names import Target, named_function
+from clipper.cli.options import connect, function_argument, json_option, path, usage_error
+from clipper.cli.problems import CommandFailed
+from clipper.cli.text import clean, duration, size
 from clipper.contract.media_types import EVENT_STREAM, JSON, MSGPACK, NPY, OCTET_STREAM
 
 if TYPE_CHECKING:
-    from clipper.cli.console import Output
-    from clipper.cli.names import Target
     from clipper.control import ControlClient
+
+__all__ = ["content_type_of", "invoke", "request_body"]
 
 _CONTENT_TYPES = {
     ".json": JSON,
@@ -35,69 +39,74 @@ _CONTENT_TYPES = {
 }
 
 
+def _valid_json(_ctx: click.Context, _param: click.Parameter, text: str | None) -> str | None:
+    try:
+        json.loads("{}" if text is None else text)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}") from None
+    except RecursionError:
+        pass  # the platform has its own, typed refusal for JSON this deep
+    return text
+
+
+@click.command()
+@function_argument
+@click.option(
+    "--json-input", metavar="JSON", callback=_valid_json, help='Keyword arguments, as in \'{"text": "hello"}\'.'
+)
+@click.option(
+    "--file",
+    type=path(allow_dash=True),
+    metavar="FILE",
+    help="The body; its ending says what it is (.json, .msgpack, .npy, images; others are bytes). - is stdin.",
+)
+@click.option("--accept", metavar="TYPE", help="The answer's format, as in application/x-npy.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.001),
+    metavar="SECONDS",
+    help="Deadline.",
+    show_default="the function's own",
+)
+@json_option
 def invoke(
-    function: FunctionArgument,
-    json_input: Annotated[
-        str | None,
-        Option("--json-input", metavar="JSON", help='Keyword arguments, as in \'{"text": "hello"}\'.'),
-    ] = None,
-    file: Annotated[
-        Path | None,
-        Option(
-            metavar="FILE",
-            help="The body; its ending says what it is (.json, .msgpack, .npy, images; others are bytes). - is stdin.",
-        ),
-    ] = None,
-    accept: Annotated[str, Option(metavar="TYPE", help="The answer's format, as in application/x-npy.")] = "",
-    timeout: Annotated[
-        float | None, Option(min=0.001, metavar="SECONDS", help="Deadline.", show_default="the function's own")
-    ] = None,
-    json: Json = False,
+    function: Target,
+    json_input: str | None,
+    file: Path | None,
+    accept: str | None,
+    timeout: float | None,
+    out: Output,
 ) -> None:
     """Call a function once and print its answer.
 
     PROJECT/FUNCTION@3 asks version 3. On a terminal the answer is made pretty; in a pipe it is the bytes as they came.
     """
-    from clipper.cli.console import Output
-    from clipper.cli.names import known, one_function, parse_target
-
-    out = Output(json=json)
-    target = parse_target(function)
     body, content_type = request_body(json_input, file)
-    with connect() as control, known(control, target):
-        target = one_function(control, target)
+    with connect() as control, named_function(control, function) as target:
         try:
             if _streams(control, target, accept):
                 _print_stream(out, control.stream(str(target), body, content_type))
             else:
-                _print_answer(out, _timed(control, target, body, content_type, accept or None, timeout))
+                _print_answer(out, _timed(control, target, body, content_type, accept, timeout))
         except Exception as error:
             _advise(error, target, f"{control.location.url}/fn/{target}/schema")
             raise
 
 
 def request_body(json_input: str | None, file: Path | None) -> tuple[bytes, str]:
-    """The body and its content type. Raises BadParameter on JSON that is none, CommandFailed on an unreadable file."""
-    from clipper.cli.problems import CommandFailed
-
-    if json_input is not None and file is not None:
-        raise UsageProblem("give either --json-input or --file, not both", hint="--file")
-    if file is not None:
-        try:
-            data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        except OSError as error:
-            raise CommandFailed(f"Cannot read {file}: {error.strerror}", code="unreadable") from error
+    """The body and its content type. Raises BadParameter when both are given, CommandFailed on an unreadable file."""
+    if file is None:
+        return (json_input if json_input is not None else "{}").encode(), JSON
+    if json_input is not None:
+        raise usage_error("give either --json-input or --file, not both", "--file")
+    if str(file) == "-":
+        data = sys.stdin.buffer.read()
         # From a pipe, what looks like an object of arguments is meant as one.
-        stdin_type = JSON if data.lstrip()[:1] == b"{" else OCTET_STREAM
-        return data, stdin_type if str(file) == "-" else content_type_of(file)
-    text = json_input if json_input is not None else "{}"
+        return data, JSON if data.lstrip()[:1] == b"{" else OCTET_STREAM
     try:
-        json_module.loads(text)
-    except ValueError as error:
-        raise UsageProblem(f"not JSON: {error}", hint="--json-input") from None
-    except RecursionError:
-        pass  # the platform has its own, typed refusal for JSON this deep
-    return text.encode(), JSON
+        return file.read_bytes(), content_type_of(file)
+    except OSError as error:
+        raise CommandFailed(f"Cannot read {file}: {error.strerror}", code="unreadable") from error
 
 
 def content_type_of(file: Path) -> str:
@@ -105,7 +114,7 @@ def content_type_of(file: Path) -> str:
     return _CONTENT_TYPES.get(file.suffix.lower(), OCTET_STREAM)
 
 
-def _streams(control: ControlClient, target: Target, accept: str) -> bool:
+def _streams(control: ControlClient, target: Target, accept: str | None) -> bool:
     if accept:
         return accept == EVENT_STREAM
     return bool(control.schema(str(target)).get("streaming"))
@@ -134,14 +143,12 @@ def _print_answer(out: Output, timed: tuple[Any, float]) -> None:
         _pretty(out, answer.content)
         _footer(out, answer, seconds)
     else:
-        from clipper.cli.text import size
-
         out.line(f"{size(len(answer.content))} of {content_type or 'unknown type'}; redirect to a file to keep it")
         _footer(out, answer, seconds)
 
 
 def _document(answer: Any, content_type: str, seconds: float) -> dict[str, Any]:
-    made: dict[str, Any] = {
+    document: dict[str, Any] = {
         "status": answer.status,
         "content_type": content_type,
         "request_id": answer.headers.get("x-request-id"),
@@ -149,24 +156,20 @@ def _document(answer: Any, content_type: str, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 6),
     }
     if content_type == JSON:
-        return made | {"result": json_module.loads(answer.content)}
-    return made | {"result_base64": base64.b64encode(answer.content).decode()}
+        return document | {"result": json.loads(answer.content)}
+    return document | {"result_base64": base64.b64encode(answer.content).decode()}
 
 
 def _pretty(out: Output, content: bytes) -> None:
-    from rich.json import JSON
-
-    from clipper.cli.text import clean
+    from rich import json as rich_json
 
     try:
-        out.console().print(JSON(content.decode(), indent=2))
+        out.console().print(rich_json.JSON(content.decode(), indent=2))
     except (ValueError, RecursionError):
         out.line(clean(content.decode(errors="replace")))
 
 
 def _footer(out: Output, answer: Any, seconds: float) -> None:
-    from clipper.cli.text import duration
-
     facts = [duration(seconds)]
     if version := answer.headers.get("x-clip-version"):
         facts.append(f"version {version}")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-from clipper.cli.declare import Option
-from clipper.cli.options import FunctionArgument, Json, connect
-from clipper.cli.problems import UsageProblem
+import click
+
+from clipper.cli.console import Output, Part
+from clipper.cli.names import Target, named_function
+from clipper.cli.options import connect, function_argument, json_option
+from clipper.cli.text import clean, clock, parse_since, stamp
 from clipper.contract.constants import DEFAULT_LOG_LINES
 
-if TYPE_CHECKING:
-    from clipper.cli.console import Output, Part
+__all__ = ["logs", "show"]
 
 _LEVELS = {
     "debug": "dim",
@@ -22,48 +24,46 @@ _LEVELS = {
 }
 
 
-def logs(
-    function: FunctionArgument,
-    follow: Annotated[bool, Option("--follow", "-f", help="Go on with new lines until Ctrl-C.")] = False,
-    since: Annotated[
-        str, Option(metavar="TIME", help="From then on: an age (10m, 2h), an ISO date or Unix seconds.")
-    ] = "",
-    tail: Annotated[
-        int | None,
-        Option(min=0, metavar="N", help="The newest N lines only.", show_default="100, all with --since"),
-    ] = None,
-    json: Json = False,
-) -> None:
+def _since(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
+    """The Unix time that `--since` means."""
+    try:
+        return parse_since(text, time.time()) if text else None
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command()
+@function_argument
+@click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C.")
+@click.option(
+    "--since",
+    callback=_since,
+    metavar="TIME",
+    help="From then on: an age (10m, 2h), an ISO date or Unix seconds.",
+)
+@click.option(
+    "--tail",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="The newest N lines only.",
+    show_default=f"{DEFAULT_LOG_LINES}, all with --since",
+)
+@json_option
+def logs(function: Target, follow: bool, since: float | None, tail: int | None, out: Output) -> None:
     """Print a function's log.
 
     What it wrote to stdout and stderr and by logging, with the request ids. PROJECT/FUNCTION@3 shows version 3 only.
     """
-    from clipper.cli.console import Output
-    from clipper.cli.names import known, one_function, parse_target
-
-    out = Output(json=json)
-    target = parse_target(function)
-    moment = _moment(since)
-    if tail is None and moment is None:
+    if tail is None and since is None:
         tail = DEFAULT_LOG_LINES
     printed = 0
-    with connect() as control, known(control, target):
-        target = one_function(control, target)
-        for record in control.logs(target.project, target.function or "", tail=tail, since=moment, follow=follow):
+    with connect() as control, named_function(control, function) as target:
+        for record in control.logs(target.project, target.function or "", tail=tail, since=since, follow=follow):
             if target.version is None or record.get("version") == target.version:
                 show(out, record)
                 printed += 1
-    if not printed and not json:
+    if not printed and not out.json:
         out.note(f"No log lines{' in that time' if since else ' yet'}. Call it: clip invoke {target}")
-
-
-def _moment(since: str) -> float | None:
-    from clipper.cli.text import parse_since
-
-    try:
-        return parse_since(since, time.time()) if since else None
-    except ValueError as error:
-        raise UsageProblem(str(error), hint="--since") from None
 
 
 def show(out: Output, record: dict[str, Any]) -> None:
@@ -71,8 +71,6 @@ def show(out: Output, record: dict[str, Any]) -> None:
     if out.json:
         out.event(record)
         return
-    from clipper.cli.text import clean, clock, stamp
-
     level = str(record.get("level") or "info").lower()
     moment = float(record.get("ts") or 0)
     parts: list[Part] = [((clock(moment) if out.terminal else stamp(moment)) + " ", "dim")]

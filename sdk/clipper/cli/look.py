@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from clipper.cli.options import Json, ProjectArgument, TargetArgument, connect
+import click
 
-if TYPE_CHECKING:
-    from clipper.cli.console import Output, Part
+from clipper.cli.console import Output, Part, state_style
+from clipper.cli.names import Target, known
+from clipper.cli.options import connect, json_option, project_argument, target_argument
+from clipper.cli.text import ago, duration, one_line, size, stamp
+from clipper.errors import NotFound
+
+__all__ = ["list_projects", "status", "versions"]
 
 # A terminal at least this wide has room for URLs in `clip list`.
 _WIDE = 110
@@ -17,14 +22,13 @@ _EVENTS_SHOWN = 8
 _NOTHING_YET = "No projects yet. Start with: clip init demo && clip deploy demo"
 
 
-def list_projects(json: Json = False) -> None:
+@click.command()
+@json_option
+def list_projects(out: Output) -> None:
     """List what is deployed."""
-    from clipper.cli.console import Output
-
-    out = Output(json=json)
     with connect() as control:
         projects = control.projects()
-    if json:
+    if out.json:
         out.document({"projects": projects})
     elif not projects:
         out.line(_NOTHING_YET)
@@ -33,8 +37,6 @@ def list_projects(json: Json = False) -> None:
 
 
 def _list(out: Output, projects: list[dict[str, Any]]) -> None:
-    from clipper.cli.text import ago
-
     columns = ["FUNCTION", "VERSION", "STATE", "REPLICAS", "UPDATED"]
     with_urls = not out.terminal or out.console().width >= _WIDE
     rows: list[list[Part]] = []
@@ -53,30 +55,26 @@ def _list(out: Output, projects: list[dict[str, Any]]) -> None:
 
 
 def _state(state: str) -> Part:
-    from clipper.cli.console import state_style
-
     return (state, state_style(state))
 
 
-def status(target: TargetArgument, json: Json = False) -> None:
+@click.command()
+@target_argument
+@json_option
+def status(target: Target, out: Output) -> None:
     """Show how a project or function is doing.
 
     Its state and the reason, replicas, latency, queue and the newest events.
     """
-    from clipper.cli.console import Output
-    from clipper.cli.names import known, parse_target
-
-    out = Output(json=json)
-    wanted = parse_target(target)
-    with connect() as control, known(control, wanted):
-        project = control.project(wanted.project)
+    with connect() as control, known(control, target):
+        project = control.project(target.project)
         functions = project["functions"]
-        if wanted.function is not None:
-            functions = [f for f in functions if f["name"] == wanted.function]
+        if target.function is not None:
+            functions = [f for f in functions if f["name"] == target.function]
             if not functions:
-                raise _no_function(wanted.project, wanted.function)
-    if json:
-        out.document(project | {"functions": functions} if wanted.function is None else functions[0])
+                raise _no_function(target.project, target.function)
+    if out.json:
+        out.document(project | {"functions": functions} if target.function is None else functions[0])
         return
     _heading(out, project)
     if canary := project.get("canary"):
@@ -87,14 +85,10 @@ def status(target: TargetArgument, json: Json = False) -> None:
 
 
 def _no_function(project: str, function: str) -> Exception:
-    from clipper.errors import NotFound
-
     return NotFound(f"project {project!r} has no function {function!r}")
 
 
 def _heading(out: Output, project: dict[str, Any]) -> None:
-    from clipper.cli.text import ago
-
     parts: list[Part] = [(str(project["name"]), "bold"), f"  version {project['version']}"]
     if project.get("previous") is not None:
         parts.append((f" (before: {project['previous']})", "dim"))
@@ -104,8 +98,6 @@ def _heading(out: Output, project: dict[str, Any]) -> None:
 
 def _canary(out: Output, canary: dict[str, Any]) -> None:
     """Which version gets what, while a deploy compares two."""
-    from clipper.cli.text import duration
-
     out.line(
         ("◐ canary", "yellow bold"),
         f"  version {canary['version']} gets {canary['share']} % of the calls, version {canary['previous']} gets "
@@ -116,8 +108,6 @@ def _canary(out: Output, canary: dict[str, Any]) -> None:
 
 
 def _function(out: Output, function: dict[str, Any]) -> None:
-    from clipper.cli.console import state_style
-
     state, replicas = str(function["state"]), function.get("replicas") or []
     ready = sum(r["state"] == "ready" for r in replicas)
     out.line()
@@ -138,8 +128,6 @@ def _function(out: Output, function: dict[str, Any]) -> None:
 
 def _no_snapshot(function: dict[str, Any]) -> str:
     """Why its replicas start without the snapshot that it asks for; "" when they need not."""
-    from clipper.cli.text import duration
-
     snapshot = function.get("snapshot") or {}
     if snapshot.get("state") not in ("refused", "gone"):
         return ""
@@ -153,8 +141,6 @@ def _no_snapshot(function: dict[str, Any]) -> str:
 
 def _facts(function: dict[str, Any], ready: int) -> str:
     """One line of figures: replicas, rate, latency, queue, cache hits; what is not measured is left out."""
-    from clipper.cli.text import duration
-
     wanted = function.get("replicas_wanted", len(function.get("replicas") or []))
     facts = [f"{ready}/{wanted} ready"]
     if (rate := function.get("rate_per_s")) is not None:
@@ -169,8 +155,6 @@ def _facts(function: dict[str, Any], ready: int) -> str:
 
 
 def _replicas(out: Output, replicas: list[dict[str, Any]]) -> None:
-    from clipper.cli.text import duration, size
-
     def up(started_at: float | None) -> str:
         return "–" if started_at is None else duration(max(0.0, time.time() - started_at))
 
@@ -194,8 +178,6 @@ def _replicas(out: Output, replicas: list[dict[str, Any]]) -> None:
 
 
 def _events(out: Output, events: list[dict[str, Any]]) -> None:
-    from clipper.cli.text import stamp
-
     if not events:
         return
     out.line()
@@ -204,24 +186,21 @@ def _events(out: Output, events: list[dict[str, Any]]) -> None:
         out.line((f"  {stamp(event.get('at'))}  ", "dim"), str(event.get("message") or event.get("kind") or ""))
 
 
-def versions(project: ProjectArgument, json: Json = False) -> None:
+@click.command()
+@project_argument
+@json_option
+def versions(project: str, out: Output) -> None:
     """List a project's versions, newest first.
 
     * marks the one that answers.
     """
-    from clipper.cli.console import Output
-    from clipper.cli.names import Target, known, parse_project
-    from clipper.cli.text import ago, one_line, stamp
-
-    out = Output(json=json)
-    name = parse_project(project)
-    with connect() as control, known(control, Target(name)):
-        found = control.versions(name)
-    if json:
+    with connect() as control, known(control, Target(project)):
+        found = control.versions(project)
+    if out.json:
         out.document({"versions": found})
         return
     if not found:
-        out.line(f"{name} has no versions yet. Start with: clip deploy")
+        out.line(f"{project} has no versions yet. Start with: clip deploy")
         return
     rows: list[list[Part]] = [
         [

@@ -1,4 +1,4 @@
-"""The command `clip`: from a line to what it does, and the one place where failures become words and exit codes."""
+"""The command `clip`: runs one line, and is the one place where failures become messages and exit codes."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
-from clipper.cli.commands import find
+import click
+
+from clipper.cli.commands import clip
+from clipper.cli.completion import COMPLETE_VARIABLE, answer
 from clipper.cli.console import FAIL, Output
-from clipper.cli.plain import read
-from clipper.cli.problems import CommandFailed, UsageProblem, as_document, show
-from clipper.contract.spec import SpecError
+from clipper.cli.problems import CommandFailed, as_document, show
+from clipper.contract.rules import SpecError
 from clipper.errors import ClipperError
 
-__all__ = ["main", "print_version", "run"]
+__all__ = ["main", "run"]
 
 FAILED, INTERRUPTED = 1, 130
-
-
-def print_version() -> None:
-    from clipper.contract.version import VERSION
-
-    sys.stdout.write(f"clip {VERSION}\n")
 
 
 def run() -> None:
@@ -31,8 +27,8 @@ def run() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")  # a locale without ✓ is no reason to fail
-    # Where click is installed, as with the platform, httpx loads a command line of its own: 0.13 s of CPU. None says
-    # that there is no such module, which httpx is prepared for. Here only: in this process nobody else uses it.
+    # Where click is installed, httpx loads a command line of its own: 0.13 s of CPU. None says that there is no such
+    # module, which httpx is prepared for. Here only: in this process nobody else uses it.
     cast(dict[str, Any], sys.modules).setdefault("httpx._main", None)
     code = main(sys.argv[1:])
     try:
@@ -51,35 +47,27 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         _abandon_stdout()
         return FAILED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):  # click's own: Ctrl-C at a question
         return INTERRUPTED
-    except SystemExit as stop:  # completion, and rich when its pipe breaks
-        return stop.code if isinstance(stop.code, int) else FAILED
-    except UsageProblem as problem:
-        return _usage(problem, arguments, Output(json=wants_json))
+    except click.exceptions.Exit as end:  # help, --version
+        return end.exit_code
+    except SystemExit as end:  # rich when its pipe breaks
+        return end.code if isinstance(end.code, int) else FAILED
+    except click.UsageError as error:
+        return _usage(error, Output(json=wants_json))
     except (ClipperError, CommandFailed, SpecError) as error:
         _report(error, Output(json=wants_json))
         return FAILED
     return code if isinstance(code, int) else 0
 
 
-def _run(words: list[str]) -> object:
-    """Do what the line says: read plainly where it is plain, else by typer, which has the words for help and mistakes.
-
-    The exit code, if the command gave one.
-    """
-    if words == ["--version"]:
-        print_version()
-        return 0
-    command, named = find(words)
-    if command is not None and "_CLIP_COMPLETE" not in os.environ:
-        function = command.load()
-        values = read(function, words[named:])
-        if values is not None:
-            return function(**values)
-    from clipper.cli import parsing
-
-    return parsing.run(words)
+def _run(arguments: list[str]) -> object:
+    """What the command returns: its exit code, or None."""
+    if instruction := os.environ.get(COMPLETE_VARIABLE):
+        return answer(clip, instruction)
+    # Not `clip.main()`, which turns exceptions into messages and exit codes of its own.
+    with clip.make_context("clip", arguments) as context:
+        return clip.invoke(context)
 
 
 def _report(error: Exception, out: Output) -> None:
@@ -89,18 +77,18 @@ def _report(error: Exception, out: Output) -> None:
         show(error, out)
 
 
-def _usage(problem: UsageProblem, arguments: Sequence[str], out: Output) -> int:
+def _usage(error: click.UsageError, out: Output) -> int:
     """Show a mistake in the command line and return its exit code."""
-    path = problem.path or " ".join(["clip", *arguments[: find(list(arguments))[1]]])
-    message = " ".join(str(problem).split())
+    command = error.ctx.command_path if error.ctx is not None else "clip"
+    message = " ".join(error.format_message().split())
     if out.json:
-        out.document({"error": {"code": "usage", "message": message, "hint": f"{path} --help"}})
-    elif problem.is_help:
-        sys.stderr.write(f"{problem}\n")
+        out.document({"error": {"code": "usage", "message": message, "hint": f"{command} --help"}})
+    elif isinstance(error, click.exceptions.NoArgsIsHelpError):  # a group alone, as in `clip key`: its help
+        sys.stderr.write(f"{error.format_message()}\n")
     else:
         out.note((f"{FAIL} ", "red bold"), (message, "bold"))
-        out.note(("  → ", "cyan"), f"{path} --help")
-    return problem.exit_code
+        out.note(("  → ", "cyan"), f"{command} --help")
+    return error.exit_code
 
 
 def _abandon_stdout() -> None:

@@ -8,13 +8,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clipper.cli.problems import UsageProblem
-from clipper.contract.spec import nearest
+import click
+
+from clipper.cli.problems import CommandFailed
+from clipper.contract.rules import nearest
+from clipper.errors import ClipperError
 
 if TYPE_CHECKING:
     from clipper.control import ControlClient
 
-__all__ = ["Target", "complete_functions", "complete_projects", "known", "parse_target"]
+__all__ = [
+    "Target",
+    "complete_functions",
+    "complete_projects",
+    "complete_targets",
+    "known",
+    "named_function",
+    "one_function",
+    "parse_project",
+    "parse_target",
+]
 
 _ADDRESS = re.compile(r"(?P<project>[\w-]+)(?:/(?P<function>[\w-]+)(?:@(?P<version>\d{1,9}))?)?\Z", re.ASCII)
 
@@ -36,10 +49,10 @@ class Target:
 
 
 def parse_target(text: str) -> Target:
-    """Raises UsageProblem when `text` is no address."""
+    """Raises click.BadParameter when `text` is no address."""
     found = _ADDRESS.match(text)
     if found is None:
-        raise UsageProblem(f"{text!r} is not an address: write PROJECT/FUNCTION, as in digits/classify")
+        raise click.BadParameter(f"{text!r} is not an address: write PROJECT/FUNCTION, as in digits/classify")
     version = found["version"]
     return Target(found["project"], found["function"], int(version) if version else None)
 
@@ -48,14 +61,12 @@ def parse_project(text: str) -> str:
     """The name of a project alone."""
     target = parse_target(text)
     if target.function is not None:
-        raise UsageProblem(f"{text!r} names a function; this command takes a project: {target.project}")
+        raise click.BadParameter(f"{text!r} names a function; this command takes a project: {target.project}")
     return target.project
 
 
 def one_function(control: ControlClient, target: Target) -> Target:
     """The target with its function: where only the project is named and it has one function, that one."""
-    from clipper.cli.problems import CommandFailed
-
     if target.function is not None:
         return target
     names = [f["name"] for f in control.project(target.project)["functions"]]
@@ -68,8 +79,6 @@ def one_function(control: ControlClient, target: Target) -> Target:
 @contextmanager
 def known(control: ControlClient, target: Target) -> Iterator[None]:
     """A 404 from inside leaves with what was probably meant, from the names that the platform has."""
-    from clipper.errors import ClipperError
-
     try:
         yield
     except ClipperError as error:
@@ -78,9 +87,14 @@ def known(control: ControlClient, target: Target) -> Iterator[None]:
         raise
 
 
-def _advise(error: Exception, control: ControlClient, target: Target) -> None:
-    from clipper.errors import ClipperError
+@contextmanager
+def named_function(control: ControlClient, given: Target) -> Iterator[Target]:
+    """`one_function` inside `known`."""
+    with known(control, given):
+        yield one_function(control, given)
 
+
+def _advise(error: Exception, control: ControlClient, target: Target) -> None:
     try:
         projects = {p["name"]: [f["name"] for f in p["functions"]] for p in control.projects()}
     except (ClipperError, KeyError):
@@ -99,28 +113,32 @@ def _advise(error: Exception, control: ControlClient, target: Target) -> None:
         error.add_note(f"`clip versions {target.project}` lists the versions")
 
 
-def complete_projects(incomplete: str) -> list[str]:
+# Completion: (context, parameter, incomplete word) → the words that fit, as click calls it.
+
+
+def complete_projects(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Names of the running platform's projects; none while it is down."""
-    return _from_platform(lambda control: [str(p["name"]) for p in control.projects()])
+    return _from_platform(incomplete, lambda control: [str(p["name"]) for p in control.projects()])
 
 
-def complete_functions(incomplete: str) -> list[str]:
+def complete_functions(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """`project/function` for every deployed function; none while the platform is down."""
     return _from_platform(
-        lambda control: [f"{p['name']}/{f['name']}" for p in control.projects() for f in p["functions"]]
+        incomplete, lambda control: [f"{p['name']}/{f['name']}" for p in control.projects() for f in p["functions"]]
     )
 
 
-def complete_targets(incomplete: str) -> list[str]:
+def complete_targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Projects and, once a slash is written, their functions."""
-    return complete_functions(incomplete) if "/" in incomplete else [*complete_projects(incomplete)]
+    complete = complete_functions if "/" in incomplete else complete_projects
+    return complete(ctx, param, incomplete)
 
 
-def _from_platform(ask: Callable[[ControlClient], list[str]]) -> list[str]:
+def _from_platform(incomplete: str, ask: Callable[[ControlClient], list[str]]) -> list[str]:
     try:
         from clipper.control import ControlClient
 
         with ControlClient(timeout_s=_COMPLETION_TIMEOUT_S) as control:
-            return ask(control)
-    except Exception:  # noqa: BLE001 - whatever is wrong, a half-typed command line is no place to say it
+            return [name for name in ask(control) if name.startswith(incomplete)]
+    except Exception:  # noqa: BLE001 - a half-typed command line is no place to report a failure
         return []

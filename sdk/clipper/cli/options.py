@@ -5,39 +5,82 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-from clipper.cli.declare import Argument, Option
-from clipper.cli.names import complete_functions, complete_projects, complete_targets
+import click
+
+from clipper.cli.console import Output
+from clipper.cli.names import (
+    complete_functions,
+    complete_projects,
+    complete_targets,
+    parse_project,
+    parse_target,
+)
+from clipper.cli.problems import CommandFailed
+from clipper.errors import PlatformUnreachable
 
 if TYPE_CHECKING:
     from clipper.control import ControlClient
 
-__all__ = ["Directory", "FunctionArgument", "Json", "ProjectArgument", "TargetArgument", "connect"]
-
-Json = Annotated[bool, Option("--json", help="One JSON document on stdout, and nothing else.")]
-
-Directory = Annotated[
-    Path, Argument(metavar="DIR", help="A directory with a clip.toml.", show_default="this directory")
+__all__ = [
+    "connect",
+    "directory_argument",
+    "function_argument",
+    "json_option",
+    "path",
+    "project_argument",
+    "target_argument",
+    "usage_error",
 ]
 
-ProjectArgument = Annotated[
-    str, Argument(metavar="PROJECT", help="A project's name.", autocompletion=complete_projects)
-]
 
-FunctionArgument = Annotated[
-    str,
-    Argument(
-        metavar="PROJECT/FUNCTION",
-        help="A function; its project alone will do where it has only one.",
-        autocompletion=complete_functions,
-    ),
-]
+def path(**attributes: Any) -> click.Path:
+    """The type of a path that need not exist."""
+    return click.Path(path_type=Path, **attributes)
 
-TargetArgument = Annotated[
-    str,
-    Argument(metavar="PROJECT[/FUNCTION]", help="A project, or one function of it.", autocompletion=complete_targets),
-]
+
+def _output(_ctx: click.Context, _param: click.Parameter, json: bool) -> Output:
+    return Output(json=json)
+
+
+# Gives the command its `out`.
+json_option = click.option(
+    "--json", "out", is_flag=True, callback=_output, help="One JSON document on stdout, and nothing else."
+)
+
+directory_argument = click.argument(
+    "directory",
+    metavar="[DIR]",
+    type=path(),
+    default=Path("."),
+    help="A directory with a clip.toml.  [default: this directory]",
+)
+
+project_argument = click.argument(
+    "project", metavar="PROJECT", type=parse_project, shell_complete=complete_projects, help="A project's name."
+)
+
+function_argument = click.argument(
+    "function",
+    metavar="PROJECT/FUNCTION",
+    type=parse_target,
+    shell_complete=complete_functions,
+    help="A function; its project alone will do where it has only one.",
+)
+
+target_argument = click.argument(
+    "target",
+    metavar="PROJECT[/FUNCTION]",
+    type=parse_target,
+    shell_complete=complete_targets,
+    help="A project, or one function of it.",
+)
+
+
+def usage_error(message: str, option: str) -> click.BadParameter:
+    """A mistake that only the values of several parameters together show."""
+    return click.BadParameter(message, ctx=click.get_current_context(), param_hint=option)
 
 
 @contextmanager
@@ -46,9 +89,7 @@ def connect() -> Iterator[ControlClient]:
 
     Raises CommandFailed when there is none, or when CLIP_URL is no address.
     """
-    from clipper.cli.problems import CommandFailed
     from clipper.control import ControlClient
-    from clipper.errors import PlatformUnreachable
     from clipper.location import find_platform
 
     start = "Start one: clip up"

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from clipper.cli.problems import CommandFailed
 from clipper.contract.constants import KEY_FILE
+from clipper.location import home_directory
 
 if TYPE_CHECKING:
     from clipper.control import ControlClient
@@ -33,7 +35,6 @@ def private_platform() -> Iterator[tuple[ControlClient, Path]]:
     Environments are kept in the user's own home, so that they are built once. Raises CommandFailed.
     """
     from clipper.control import ControlClient
-    from clipper.location import home_directory
 
     home = Path(tempfile.mkdtemp(prefix="clip-dev-"))
     process: subprocess.Popen[str] | None = None
@@ -78,27 +79,24 @@ def _end_with(parent: int) -> Callable[[], None]:
 
 
 def _listening(process: subprocess.Popen[str], log: Path) -> str:
-    """The address from its first line. Raises CommandFailed with what it said instead."""
-    from clipper.cli.problems import CommandFailed
-
+    """The address from its first line. Raises CommandFailed with what it printed instead."""
     line = process.stdout.readline() if process.stdout is not None else ""
     try:
-        told = json.loads(line)
-        return str(told["url"])
+        return str(json.loads(line)["url"])
     except (ValueError, KeyError, TypeError):
         rest = process.stdout.read() if process.stdout is not None else ""
         process.wait(STOP_TIMEOUT_S)
-        said = (line + rest + log.read_text(encoding="utf-8", errors="replace")).strip().splitlines()
-        message, hint = _told_error(line + rest)
+        output = (line + rest + log.read_text(encoding="utf-8", errors="replace")).strip().splitlines()
+        message, hint = _printed_error(line + rest)
         raise CommandFailed(
             f"A platform could not be started: {message or 'it ended at once'}",
             hint=hint or "`clip up` shows why",
             code="platform_failed",
-            log=said[-20:],
+            log=output[-20:],
         ) from None
 
 
-def _told_error(text: str) -> tuple[str, str]:
+def _printed_error(text: str) -> tuple[str, str]:
     try:
         error = json.loads(text)["error"]
         return str(error["message"]), str(error.get("hint", ""))

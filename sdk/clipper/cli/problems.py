@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from clipper.contract.rules import SpecError
+
 if TYPE_CHECKING:
     from clipper.cli.console import Output
 
-__all__ = ["CommandFailed", "UsageProblem", "as_document", "show"]
+__all__ = ["CommandFailed", "advice", "as_document", "code_of", "show"]
 
 _ADVICE = {
     "unauthenticated": "Set CLIP_API_KEY to a key of this platform. `clip config show` says where it was looked for.",
@@ -39,21 +41,6 @@ class CommandFailed(Exception):
             self.add_note(hint)
 
 
-class UsageProblem(Exception):
-    """A command line that cannot be meant; exit code 2. `hint` names the option or argument that is wrong.
-
-    `path` is the command as typed, where whoever raises knows it. With `is_help` the message is a page of help.
-    """
-
-    def __init__(
-        self, message: str, *, hint: str = "", path: str = "", exit_code: int = 2, is_help: bool = False
-    ) -> None:
-        super().__init__(f"Invalid value for {hint}: {message}" if hint else message)
-        self.path = path
-        self.exit_code = exit_code
-        self.is_help = is_help
-
-
 def advice(error: BaseException) -> list[str]:
     """What to do about it: the platform's own hint, the notes attached on the way, else what the code suggests."""
     hint = _details(error).get("hint")
@@ -65,14 +52,10 @@ def advice(error: BaseException) -> list[str]:
 
 def code_of(error: BaseException) -> str:
     """The stable word for the failure."""
-    from clipper.contract.spec import SpecError
-
     return "invalid_spec" if isinstance(error, SpecError) else str(getattr(error, "code", "failed"))
 
 
 def _message(error: BaseException) -> str:
-    from clipper.contract.spec import SpecError
-
     return str(error) if isinstance(error, SpecError) else str(getattr(error, "message", "") or error)
 
 

@@ -2,211 +2,259 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, Final
 
-from clipper.cli.declare import Option
-from clipper.cli.options import Json
-from clipper.cli.policyfile import PolicyFile, read_policy, read_trace
-from clipper.cli.problems import UsageProblem
+import click
 
-if TYPE_CHECKING:
-    from clipper.cli.console import Output, Part
+from clipper.cli import platform_extra
+from clipper.cli.charts import Line, Panel, draw
+from clipper.cli.console import Output, Part
+from clipper.cli.options import json_option, path, usage_error
+from clipper.cli.policyfile import policy_argument, read_policy, read_trace
+from clipper.cli.problems import CommandFailed
+from clipper.cli.text import duration as duration_text
 
 __all__ = ["simulate"]
 
-MOST_CALLS = 5_000_000  # about half a minute of calculation
+MOST_CALLS: Final = 5_000_000  # about half a minute of calculation
+
+# A drawing has more points than a table has lines.
+_PLOT_ROWS: Final = 240
 
 
+@click.command()
+@policy_argument
+@click.option("--trace", type=path(), metavar="T.csv", help="Lines of call times, or of times and rates, in seconds.")
+@click.option(
+    "--pattern", type=click.Choice(["ramp", "spike", "diurnal"]), help="Load without a trace.", show_default="spike"
+)
+@click.option(
+    "--peak",
+    type=click.FloatRange(0.001, 100_000),
+    metavar="RATE",
+    default=40.0,
+    show_default=True,
+    help="Calls per second at most.",
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(1, 7 * 86400),
+    metavar="SECONDS",
+    help="Length of the load.",
+    show_default="600; diurnal 86400",
+)
+@click.option(
+    "--service",
+    "base_s",
+    type=click.FloatRange(1e-6, 3600),
+    metavar="SECONDS",
+    default=0.1,
+    show_default=True,
+    help="What a batch takes, however small.",
+)
+@click.option(
+    "--per-item",
+    "per_item_s",
+    type=click.FloatRange(0, 3600),
+    metavar="SECONDS",
+    default=0.0,
+    show_default=True,
+    help="What each call of a batch adds.",
+)
+@click.option(
+    "--max-batch-size",
+    type=click.IntRange(1, 65_536),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Calls in a batch at most.",
+)
+@click.option(
+    "--cold-start",
+    "cold_start_s",
+    type=click.FloatRange(0, 3600),
+    metavar="SECONDS",
+    default=1.0,
+    show_default=True,
+    help="Time until a new replica is ready.",
+)
+@click.option("--latency-slo", type=click.FloatRange(1e-6), metavar="SECONDS", help="The function's latency_slo_s.")
+@click.option(
+    "--start",
+    type=click.DateTime(),
+    metavar="DATE",
+    default=datetime(2026, 1, 5),
+    help="When it begins, in UTC, for schedules.",
+    show_default="Monday, midnight",
+)
+@click.option("--seed", type=int, metavar="N", default=1, show_default=True, help="Seed of the random arrivals.")
+@click.option(
+    "--rows", type=click.IntRange(2, 1000), metavar="N", default=20, show_default=True, help="Lines of the table."
+)
+@click.option("--plot", type=path(), metavar="OUT.svg", help="Draw it.")
+@json_option
 def simulate(
-    file: PolicyFile,
-    trace: Annotated[
-        Path | None, Option(metavar="T.csv", help="Lines of call times, or of times and rates, in seconds.")
-    ] = None,
-    pattern: Annotated[Literal["ramp", "spike", "diurnal"] | None, Option(show_default="spike")] = None,
-    peak: Annotated[float, Option(min=0.001, max=100_000, help="Calls per second at most.")] = 40.0,
-    duration: Annotated[
-        float | None, Option(min=1, max=7 * 86400, help="Seconds.", show_default="600; diurnal 86400")
-    ] = None,
-    service: Annotated[float, Option(min=1e-6, max=3600, help="Seconds that a batch takes, however small.")] = 0.1,
-    per_item: Annotated[float, Option(min=0, max=3600, help="Seconds that each call of a batch adds.")] = 0.0,
-    max_batch_size: Annotated[int, Option(min=1, max=65_536)] = 1,
-    cold_start: Annotated[float, Option(min=0, max=3600, help="Seconds until a replica is ready.")] = 1.0,
-    latency_slo: Annotated[float | None, Option(min=1e-6, help="The function's latency_slo_s.")] = None,
-    start: Annotated[
-        datetime | None, Option(help="When it begins, in UTC, for schedules.", show_default="Monday, midnight")
-    ] = None,
-    seed: Annotated[int, Option(help="Of the random arrivals.")] = 1,
-    rows: Annotated[int, Option(min=2, max=1000, help="Lines of the table.")] = 20,
-    plot: Annotated[Path | None, Option(metavar="OUT.svg", help="Draw it.")] = None,
-    json: Json = False,
+    file: Path,
+    trace: Path | None,
+    pattern: str | None,
+    peak: float,
+    duration: float | None,
+    latency_slo: float | None,
+    start: datetime,
+    seed: int,
+    rows: int,
+    plot: Path | None,
+    out: Output,
+    **function: float,
 ) -> None:
     """Try a policy out on a virtual clock: the real controller, a calculated function.
 
     Needs no running platform, but its package.
     """
-    from clipper.cli.console import Output
-
     if trace is not None and pattern is not None:
-        raise UsageProblem("give --trace or --pattern, not both", hint="--pattern")
-    out = Output(json=json)
+        raise usage_error("give --trace or --pattern, not both", "--pattern")
     policy, _, _ = read_policy(file)
-    simulation, schedules = _platform()
-    load = _Load(simulation, trace, pattern or "spike", peak, duration, seed)
-    begin = (start or datetime(2026, 1, 5)).replace(tzinfo=UTC).timestamp()
-    plan = schedules.Plan(policy, latency_slo, begin)
-    function = simulation.Function(service, per_item, max_batch_size, cold_start)
-    fine = 240 if plot is not None else rows
-    run = simulation.simulate(function, plan.at, load.calls(), duration_s=load.duration_s, rows=max(rows, fine))
+    load = _traced(trace, duration, seed) if trace is not None else _patterned(pattern or "spike", peak, duration, seed)
+    run = _simulated(
+        policy.to_dict(),
+        function,
+        load.data,
+        begins_at=start.replace(tzinfo=UTC).timestamp(),
+        duration_s=load.duration_s,
+        latency_slo_s=latency_slo,
+        rows=max(rows, _PLOT_ROWS if plot is not None else 0),
+    )
     if plot is not None:
         _draw(plot, f"{file.name} under {load.name}", run, latency_slo)
-    if json:
-        out.document({
-            "summary": run.summary._asdict(),
-            "rows": [row._asdict() for row in run.rows],
-            "decisions": [made._asdict() for made in run.decisions],
-            "plot": str(plot) if plot else None,
-        })  # fmt: skip
+    if out.json:
+        out.document({**run, "plot": str(plot) if plot else None})
         return
-    _table(out, run, rows)
-    _say(out, run.summary, latency_slo)
+    _table(out, run["rows"], rows)
+    _summary(out, run["summary"], latency_slo)
     if plot is not None:
         out.line("  ", (str(plot), "cyan"))
 
 
-def _platform() -> tuple[Any, Any]:
-    """The simulation and the schedules. By name: the SDK imports no sibling, and works without this one."""
-    from clipper.cli.problems import CommandFailed
-
-    try:
-        return (
-            import_module("clipper_platform.core.simulation"),
-            import_module("clipper_platform.control.scaling.schedules"),
-        )
-    except ModuleNotFoundError as error:
-        raise CommandFailed(
-            f"A simulation runs the platform's controller, which is not installed here: no module {error.name!r}",
-            hint="Install it: pip install 'clipper[platform]'",
-            code="platform_missing",
-        ) from None
+def _simulated(*arguments: Mapping[str, Any], **named: Any) -> dict[str, Any]:
+    """What the platform's `simulate` gives. Raises CommandFailed."""
+    run: dict[str, Any] = platform_extra.load("simulate")(*arguments, **named)
+    if error := run.get("error"):
+        raise CommandFailed(error.pop("message"), **error)
+    return run
 
 
+# Loads
+
+
+@dataclass(frozen=True, slots=True)
 class _Load:
-    """What calls: a trace, or a pattern."""
+    """`data` is what the platform's `simulate` takes as its load."""
 
-    def __init__(
-        self, simulation: Any, trace: Path | None, pattern: str, peak: float, duration: float | None, seed: int
-    ) -> None:
-        self._simulation = simulation
-        self._seed = seed
-        self._times: list[float] | None = None
-        if trace is None:
-            self.name = f"{pattern}, up to {peak:g} calls per second"
-            self.duration_s = duration or (86400.0 if pattern == "diurnal" else 600.0)
-            self._peak, self._rate = peak, getattr(simulation, pattern)(peak, self.duration_s)
-            expected = peak * self.duration_s / (1 if pattern == "spike" else 2)
-        else:
-            self.name = trace.name
-            times, rates = read_trace(trace)
-            last = times[-1] - times[-2] if len(times) > 1 else 0.0
-            self.duration_s = duration or max(1.0, times[-1] + max(last, 0.001))
-            expected = float(len(times))
-            if rates is None:
-                self._times = times
-            else:
-                self._peak, self._rate = max(rates), _piecewise(times, rates)
-                expected = self._peak * self.duration_s
-        if expected > MOST_CALLS:
-            raise UsageProblem(
-                f"about {expected:.0f} calls would be calculated, over the limit of {MOST_CALLS}; take a lower --peak "
-                "or a shorter --duration"
-            )
-
-    def calls(self) -> Iterator[float]:
-        from random import Random
-
-        if self._times is not None:
-            return iter(self._times)
-        found: Iterator[float] = self._simulation.arrivals(self._rate, self._peak, self.duration_s, Random(self._seed))
-        return found
+    name: str
+    duration_s: float
+    data: dict[str, Any]
 
 
-def _piecewise(times: list[float], rates: list[float]) -> Callable[[float], float]:
-    from bisect import bisect_right
+def _patterned(pattern: str, peak: float, duration_s: float | None, seed: int) -> _Load:
+    duration_s = duration_s or (86400.0 if pattern == "diurnal" else 600.0)
+    _check_size(peak * duration_s / (1 if pattern == "spike" else 2))
+    data = {"pattern": pattern, "peak": peak, "seed": seed}
+    return _Load(f"{pattern}, up to {peak:g} calls per second", duration_s, data)
 
-    return lambda at: rates[max(0, bisect_right(times, at) - 1)]
+
+def _traced(trace: Path, duration_s: float | None, seed: int) -> _Load:
+    times, rates = read_trace(trace)
+    last = times[-1] - times[-2] if len(times) > 1 else 0.0
+    duration_s = duration_s or max(1.0, times[-1] + max(last, 0.001))
+    if rates is None:
+        _check_size(len(times))
+        return _Load(trace.name, duration_s, {"times": times})
+    _check_size(max(rates) * duration_s)
+    return _Load(trace.name, duration_s, {"times": times, "rates": rates, "seed": seed})
 
 
-def _table(out: Output, run: Any, rows: int) -> None:
-    from clipper.cli.text import duration
+def _check_size(calls: float) -> None:
+    if calls > MOST_CALLS:
+        raise click.UsageError(
+            f"about {calls:.0f} calls would be calculated, over the limit of {MOST_CALLS}; take a lower --peak or a "
+            "shorter --duration",
+            ctx=click.get_current_context(),
+        )
 
-    every = max(1, len(run.rows) // rows)
+
+# Results
+
+
+def _table(out: Output, rows: list[dict[str, Any]], count: int) -> None:
+    every = max(1, len(rows) // count)
     shown: list[list[Part]] = [
         [
-            duration(row.at),
-            f"{row.rate_per_s:.1f}",
-            (str(row.wanted), "bold"),
-            str(row.ready),
-            str(row.queued),
-            duration(row.p50_s),
-            duration(row.p99_s),
-            f"{row.cost_s / 3600:.2f}",
+            duration_text(row["at"]),
+            f"{row['rate_per_s']:.1f}",
+            (str(row["wanted"]), "bold"),
+            str(row["ready"]),
+            str(row["queued"]),
+            duration_text(row["p50_s"]),
+            duration_text(row["p99_s"]),
+            f"{row['cost_s'] / 3600:.2f}",
         ]
-        for row in run.rows[every - 1 :: every]
+        for row in rows[every - 1 :: every]
     ]
     columns = ["TIME", "CALLS/S", "WANTED", "READY", "QUEUE", "P50", "P99", "REPLICA-HOURS"]
     out.table(columns, shown, right=columns)
 
 
-def _say(out: Output, summary: Any, latency_slo: float | None) -> None:
-    from clipper.cli.text import duration
-
+def _summary(out: Output, summary: Mapping[str, Any], latency_slo: float | None) -> None:
     out.line()
     out.line(
-        f"  {summary.invocations} calls: {summary.refused} refused, {summary.cold} met no ready replica; "
-        f"p50 {duration(summary.p50_s)}, p99 {duration(summary.p99_s)}, longest {duration(summary.longest_s)}",
+        f"  {summary['invocations']} calls: {summary['refused']} refused, {summary['cold']} met no ready replica; "
+        f"p50 {duration_text(summary['p50_s'])}, p99 {duration_text(summary['p99_s'])}, "
+        f"longest {duration_text(summary['longest_s'])}",
         wrap=True,
     )
-    if latency_slo is not None and summary.within_slo is not None:
-        out.line(f"  {summary.within_slo:.2%} within {duration(latency_slo)}")
+    if latency_slo is not None and summary["within_slo"] is not None:
+        out.line(f"  {summary['within_slo']:.2%} within {duration_text(latency_slo)}")
     out.line(
-        f"  {summary.cost_s / 3600:.2f} replica-hours, at most {summary.most_replicas} replicas, "
-        f"{summary.changes} changes of their number"
+        f"  {summary['cost_s'] / 3600:.2f} replica-hours, at most {summary['most_replicas']} replicas, "
+        f"{summary['changes']} changes of their number"
     )
 
 
-def _in_short(summary: Any) -> str:
-    from clipper.cli.text import duration
-
+def _in_short(summary: Mapping[str, Any]) -> str:
     return (
-        f"{summary.invocations:,} calls, {summary.refused} refused, {summary.cold} met no ready replica · "
-        f"p50 {duration(summary.p50_s)}, p99 {duration(summary.p99_s)} · {summary.cost_s / 3600:.2f} replica-hours, "
-        f"{summary.changes} changes of the number of replicas"
+        f"{summary['invocations']:,} calls, {summary['refused']} refused, {summary['cold']} met no ready replica · "
+        f"p50 {duration_text(summary['p50_s'])}, p99 {duration_text(summary['p99_s'])} · "
+        f"{summary['cost_s'] / 3600:.2f} replica-hours, {summary['changes']} changes of the number of replicas"
     )
 
 
-def _draw(path: Path, title: str, run: Any, latency_slo: float | None) -> None:
-    from clipper.cli.charts import Line, Panel, draw
-    from clipper.cli.problems import CommandFailed
+def _draw(file: Path, title: str, run: Mapping[str, Any], latency_slo: float | None) -> None:
+    """Write the drawing. Raises CommandFailed."""
+    rows = run["rows"]
 
-    rows = run.rows
-    ms = [1000 * row.p99_s if row.p99_s is not None else None for row in rows]
-    median = [1000 * row.p50_s if row.p50_s is not None else None for row in rows]
+    def values(key: str, scale: float = 1.0) -> list[float | None]:
+        return [scale * row[key] if row[key] is not None else None for row in rows]
+
     panels = [
-        Panel("Calls per second", [Line("arriving", [row.rate_per_s for row in rows], area=True)]),
-        Panel("Replicas", [
-            Line("wanted", [row.wanted for row in rows], steps=True),
-            Line("ready", [row.ready for row in rows], steps=True, area=True),
-        ]),
-        Panel("Queue", [Line("waiting", [row.queued for row in rows], area=True)]),
-        Panel("Latency, ms", [Line("p99", ms), Line("p50", median)], latency_slo and latency_slo * 1000),
-        Panel("Cost, replica-hours", [Line("so far", [row.cost_s / 3600 for row in rows], area=True)]),
-    ]  # fmt: skip
+        Panel("Calls per second", [Line("arriving", values("rate_per_s"), area=True)]),
+        Panel(
+            "Replicas",
+            [Line("wanted", values("wanted"), steps=True), Line("ready", values("ready"), steps=True, area=True)],
+        ),
+        Panel("Queue", [Line("waiting", values("queued"), area=True)]),
+        Panel(
+            "Latency, ms",
+            [Line("p99", values("p99_s", 1000)), Line("p50", values("p50_s", 1000))],
+            latency_slo and latency_slo * 1000,
+        ),
+        Panel("Cost, replica-hours", [Line("so far", values("cost_s", 1 / 3600), area=True)]),
+    ]
     try:
-        svg = draw(title, [row.at for row in rows], panels, subtitle=_in_short(run.summary))
-        path.write_text(svg, encoding="utf-8")
+        svg = draw(title, [row["at"] for row in rows], panels, subtitle=_in_short(run["summary"]))
+        file.write_text(svg, encoding="utf-8")
     except OSError as error:
-        raise CommandFailed(f"{path} cannot be written: {error.strerror}", code="unwritable") from None
+        raise CommandFailed(f"{file} cannot be written: {error.strerror}", code="unwritable") from None

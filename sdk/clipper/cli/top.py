@@ -11,18 +11,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from clipper.cli.declare import Option
+import click
+
+from clipper.cli.console import Output, Part, state_style, styled
+from clipper.cli.exposition import parse
 from clipper.cli.monitor import Monitor, Reading, Row, spark
-from clipper.cli.options import Json, connect
+from clipper.cli.options import connect, json_option
+from clipper.cli.problems import CommandFailed
+from clipper.cli.text import duration, plural, stamp
+from clipper.errors import ClipperError, NotFound, UnexpectedAnswer
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
-    from clipper.cli.console import Output, Part
     from clipper.control import ControlClient
 
 # The status of a project has exact percentiles, at the cost of a request: worth it for those that one looks at.
@@ -32,20 +37,23 @@ _DETAILED_PROJECTS = 8
 _WIDE = 100
 
 
-def top(
-    once: Annotated[bool, Option("--once", help="One picture, taken over one interval, then leave.")] = False,
-    interval: Annotated[
-        float, Option("--interval", "-i", min=0.1, max=60, metavar="SECONDS", help="Between two pictures.")
-    ] = 1.0,
-    json: Json = False,
-) -> None:
+@click.command()
+@click.option("--once", is_flag=True, help="One picture, taken over one interval, then leave.")
+@click.option(
+    "--interval",
+    "-i",
+    type=click.FloatRange(0.1, 60),
+    metavar="SECONDS",
+    default=1.0,
+    show_default=True,
+    help="Between two pictures.",
+)
+@json_option
+def top(once: bool, interval: float, out: Output) -> None:
     """Watch all functions live: rate, latency, queues, batches, cache, replicas.
 
     The busiest first. q leaves, and so does Ctrl-C.
     """
-    from clipper.cli.console import Output
-
-    out = Output(json=json)
     with connect() as control, _source(control) as read:
         try:
             if out.terminal and not once:
@@ -68,9 +76,6 @@ def _source(control: ControlClient) -> Iterator[Read]:
     scrape = Request(method="GET", path="/metrics", timeout_s=10.0)
 
     def read(monitor: Monitor) -> Reading:
-        from clipper.cli.exposition import parse
-        from clipper.errors import UnexpectedAnswer
-
         projects = control.projects()
         text = connection.send(scrape).content.decode(errors="replace")
         at = time.monotonic()
@@ -90,8 +95,6 @@ def _detailed(
     control: ControlClient, projects: Sequence[Mapping[str, Any]], known: Sequence[Row]
 ) -> list[Mapping[str, Any]]:
     """The projects, the busiest of them (any, while that is not known) with their functions' exact percentiles."""
-    from clipper.errors import NotFound
-
     # The rows are the busiest first already; each project counts once.
     names = [row.function.partition("/")[0] for row in known if row.p50_s is not None]
     wanted = set(list(dict.fromkeys(names if known else (p["name"] for p in projects)))[:_DETAILED_PROJECTS])
@@ -134,7 +137,6 @@ _NOTHING_YET = "No functions yet. Start with: clip init demo && clip deploy demo
 
 
 def _line(row: Row) -> str:
-    from clipper.cli.text import duration, stamp
 
     facts = [
         f"{stamp(time.time())}  {row.function}",
@@ -173,9 +175,6 @@ def _batch(row: Row) -> str:
 def _watch(out: Output, read: Read, interval: float) -> None:
     """Redraw until q. A platform that went away is waited for: this is the moment to watch it."""
     from rich.live import Live
-
-    from clipper.cli.problems import CommandFailed
-    from clipper.errors import ClipperError
 
     monitor, trouble = Monitor(), ""
     monitor.take(read(monitor))
@@ -232,8 +231,6 @@ def _keys() -> Iterator[Callable[[float], str]]:
 def _picture(out: Output, monitor: Monitor, trouble: str) -> RenderableType:
     from rich.console import Group
 
-    from clipper.cli.console import styled
-
     width, now = out.console().width, time.monotonic()
     lines: list[RenderableType] = [_heading(monitor, now, width)]
     if trouble:
@@ -247,9 +244,6 @@ def _picture(out: Output, monitor: Monitor, trouble: str) -> RenderableType:
 
 def _heading(monitor: Monitor, now: float, width: int) -> Text:
     """What all functions do together, their rate over the last minute, and how to leave."""
-    from clipper.cli.console import styled
-    from clipper.cli.text import plural
-
     everything, leave = monitor.history(), "q quits"
     rate = everything[-1][1] if everything else 0.0
     words = f"  {plural(len(monitor.rows), 'function')}  {_rate(rate)}/s  "
@@ -261,8 +255,6 @@ def _heading(monitor: Monitor, now: float, width: int) -> Text:
 
 def _table(monitor: Monitor, now: float, width: int) -> Table:
     from rich.table import Table
-
-    from clipper.cli.console import styled
 
     names = ["FUNCTION", "RATE/S", "P50", "P99", "QUEUE", "RUN", "BATCH", "CACHE", "READY", "ERR/S"]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", expand=width < _WIDE)
@@ -286,8 +278,6 @@ def _table(monitor: Monitor, now: float, width: int) -> Table:
 
 
 def _cells(row: Row) -> list[Part]:
-    from clipper.cli.console import state_style
-    from clipper.cli.text import duration
 
     style = state_style(row.state)
     busy = "" if row.rate_per_s else "dim"

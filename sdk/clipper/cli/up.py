@@ -1,121 +1,80 @@
-"""`clip up`: the platform in the foreground, and what it says when it listens."""
+"""`clip up`: the platform in the foreground, and where it listens."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
-from clipper.cli.declare import Option
-from clipper.cli.options import Json
+import click
+
+from clipper.cli import platform_extra
+from clipper.cli.console import Output
+from clipper.cli.options import json_option, path
+from clipper.cli.problems import CommandFailed
 from clipper.contract.constants import DEFAULT_HOME, DEFAULT_HOST, DEFAULT_PORT
 
 __all__ = ["banner", "up"]
 
 
-def up(
-    host: Annotated[str | None, Option(help="Address to listen on.", show_default=DEFAULT_HOST)] = None,
-    port: Annotated[
-        int | None, Option(min=0, max=65535, metavar="PORT", help="0 takes a free one.", show_default=str(DEFAULT_PORT))
-    ] = None,
-    backend: Annotated[
-        Literal["process", "docker"] | None, Option(help="Where replicas run.", show_default="process")
-    ] = None,
-    store: Annotated[
-        str | None,
-        Option(metavar="URL", help="Metadata: sqlite:///… or redis://….", show_default="clipper.db in home"),
-    ] = None,
-    home: Annotated[
-        Path | None,
-        Option(metavar="DIR", help="State of the platform.", show_default=f"CLIP_HOME, else {DEFAULT_HOME}"),
-    ] = None,
-    cors_origin: Annotated[
-        list[str] | None,
-        Option(metavar="ORIGIN", help="A web page that may call, as in http://localhost:3000; may be repeated."),
-    ] = None,
-    log_level: Annotated[Literal["debug", "info", "warning", "error"] | None, Option(show_default="info")] = None,
-    log_format: Annotated[Literal["text", "json"] | None, Option(show_default="text")] = None,
-    json: Json = False,
-) -> int:
+@click.command()
+@click.option("--host", metavar="ADDRESS", help="Address to listen on.", show_default=DEFAULT_HOST)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), metavar="PORT", help="0 takes a free one.", show_default=str(DEFAULT_PORT)
+)
+@click.option("--backend", type=click.Choice(["process", "docker"]), help="Where replicas run.", show_default="process")
+@click.option("--store", metavar="URL", help="Metadata: sqlite:///… or redis://….", show_default="clipper.db in home")
+@click.option(
+    "--home", type=path(), metavar="DIR", help="State of the platform.", show_default=f"CLIP_HOME, else {DEFAULT_HOME}"
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="A web page that may call, as in http://localhost:3000; may be repeated.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    metavar="LEVEL",
+    help="debug, info, warning or error.",
+    show_default="info",
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Form of the log.", show_default="text")
+@json_option
+def up(out: Output, **flags: Any) -> int:
     """Run the platform here, until Ctrl-C."""
-    from clipper.cli.console import Output
-
-    out = Output(json=json)
-    given = {
-        "host": host,
-        "port": port,
-        "backend": backend,
-        "store": store,
-        "home": home,
-        "cors_origins": tuple(cors_origin) if cors_origin else None,
-        "log_level": log_level,
-        "log_format": log_format,
-    }
-    return run({key: value for key, value in given.items() if value is not None}, out)
+    run = platform_extra.load("up")
+    result: Mapping[str, Any] = run(flags, lambda listening: banner(out, listening))
+    if error := result.get("error"):
+        raise _failed(dict(error))
+    return int(result["exit_code"])
 
 
-def run(flags: dict[str, Any], out: Any) -> int:
-    """Serve until stopped; the exit code. Raises CommandFailed when the platform cannot start."""
-    from clipper.cli.problems import CommandFailed
-
-    main, settings_module, errors = _platform()
-    try:
-        settings = settings_module.Settings.load(**flags)
-        return int(main.run(settings, on_listening=lambda **facts: banner(settings, out, **facts)))
-    except errors.Conflict as error:
-        raise _in_the_way(error) from error
-    except (errors.ClipperError, ValueError) as error:
-        raise CommandFailed(
-            str(error), code=str(getattr(error, "code", "invalid_settings")), **getattr(error, "details", {})
-        ) from error
+def _failed(error: dict[str, Any]) -> CommandFailed:
+    """A setting that is not allowed, a platform that runs already, a port that is taken; with what to do about it."""
+    code, message, hint = error.pop("code"), error.pop("message"), error.pop("hint", "")
+    if code == "conflict" and not hint:
+        if "port" in error:
+            hint = f"Use another port: clip up --port {int(error['port']) + 1}"
+        else:
+            hint = "Use the one that runs (clip doctor shows it), or give another home: clip up --home DIR"
+    return CommandFailed(message, hint=hint, code=code, **error)
 
 
-def _platform() -> tuple[Any, Any, Any]:
-    """The platform's main, settings and errors. By name: the SDK imports no sibling, and works without this one."""
-    from clipper.cli.problems import CommandFailed
+def banner(out: Output, listening: Mapping[str, str]) -> None:
+    """Print that the platform listens, and the next command to type.
 
-    try:
-        return (
-            import_module("clipper_platform.main"),
-            import_module("clipper_platform.settings"),
-            import_module("clipper_platform.errors"),
-        )
-    except ModuleNotFoundError as error:
-        raise CommandFailed(
-            f"The platform is not installed here: there is no module {error.name!r}",
-            hint="Install it: pip install 'clipper[platform]'",
-            code="platform_missing",
-        ) from None
-
-
-def _in_the_way(error: Any) -> Exception:
-    """A platform that runs already, or a port that something else holds, with what to do about it."""
-    from clipper.cli.problems import CommandFailed
-
-    details = dict(getattr(error, "details", {}))
-    hint = str(details.pop("hint", ""))
-    if not hint and "port" in details:
-        hint = f"Use another port: clip up --port {int(details['port']) + 1}"
-    elif not hint:
-        hint = "Use the one that runs (clip doctor shows it), or give another home: clip up --home DIR"
-    return CommandFailed(str(error), hint=hint, code="conflict", **details)
-
-
-def banner(settings: Any, out: Any, *, url: str, **facts: Any) -> None:
-    """Say that the platform listens: where, on what store and backend, and the next command to type.
-
-    `settings` is the platform's Settings, `url` where it really listens (the port may have been 0).
+    `listening` holds the `url` (its port is the real one where 0 was asked for), `store`, `backend` and `home`.
     """
-    home, store = str(settings.home), without_password(settings.store_url)
+    facts = {**listening, "store": without_password(listening["store"])}
     if out.json:
-        out.event(
-            {"event": "listening", "url": url, "store": store, "backend": settings.backend, "home": home, **facts}
-        )
+        out.event({"event": "listening", **facts})
         return
-    out.line(("Clipper", "bold"), " listens on ", (url, "cyan bold"))
-    out.line(("  backend  ", "dim"), settings.backend)
-    out.line(("  store    ", "dim"), store)
-    out.line(("  home     ", "dim"), home)
+    out.line(("Clipper", "bold"), " listens on ", (facts["url"], "cyan bold"))
+    out.line(("  backend  ", "dim"), facts["backend"])
+    out.line(("  store    ", "dim"), facts["store"])
+    out.line(("  home     ", "dim"), facts["home"])
     out.line(
         ("  next     ", "dim"), ("clip init demo && clip deploy demo", "cyan"), ("   (in another terminal)", "dim")
     )

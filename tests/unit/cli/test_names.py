@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper.cli.names import Target, complete_functions, complete_targets, parse_project, parse_target
-from clipper.cli.problems import UsageProblem
 
 NAME = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", fullmatch=True)
 
@@ -20,12 +20,12 @@ def test_an_address_is_read_back_as_it_was_written(project: str, function: str |
     "text", ["", "/", "p/", "/f", "p/f/g", "p/f@", "p/f@x", "p@3", "p f", "../x", "p/f@-1", "p\n", "p/f?x=1", "é/f"]
 )
 def test_what_is_no_address_is_a_usage_error_that_shows_one(text: str) -> None:
-    with pytest.raises(UsageProblem, match="PROJECT/FUNCTION"):
+    with pytest.raises(click.BadParameter, match="PROJECT/FUNCTION"):
         parse_target(text)
 
 
 def test_a_function_where_a_project_is_asked_for_names_the_project() -> None:
-    with pytest.raises(UsageProblem, match="takes a project: digits"):
+    with pytest.raises(click.BadParameter, match="takes a project: digits"):
         parse_project("digits/classify")
 
 
@@ -33,6 +33,7 @@ def test_completion_is_silent_while_no_platform_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CLIP_URL", "http://127.0.0.1:9")
-    assert complete_functions("dig") == []
-    assert complete_targets("dig") == []
+    context, parameter = click.Context(click.Command("status")), click.Argument(["target"])
+    assert complete_functions(context, parameter, "dig") == []
+    assert complete_targets(context, parameter, "dig") == []
     assert capsys.readouterr() == ("", "")

@@ -10,7 +10,7 @@ import pytest
 
 from clipper.cli.charts import Line, Panel, draw
 from clipper.cli.console import Output
-from clipper.cli.policy import _explain
+from clipper.cli.explain import report
 from clipper.cli.policyfile import read_policy, read_trace
 from clipper.contract.spec import SpecError
 from tests.support.terminal import clip
@@ -173,18 +173,12 @@ def test_a_simulation_is_bounded_and_takes_one_load(file: Path) -> None:
     assert (done.code, "cannot be written" in done.err) == (1, True)
 
 
-def test_without_the_platform_the_simulation_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipper.cli import simulating
-    from clipper.cli.problems import CommandFailed
-
-    def missing(name: str) -> None:
-        raise ModuleNotFoundError(name=name)
-
-    monkeypatch.setattr(simulating, "import_module", missing)
-    with pytest.raises(CommandFailed) as failed:
-        simulating._platform()
-    assert failed.value.code == "platform_missing"
-    assert "clipper[platform]" in failed.value.__notes__[0]
+def test_a_schedule_that_never_comes_true_is_a_failure(tmp_path: Path) -> None:
+    file = tmp_path / "autoscaling.toml"
+    file.write_text('[[schedule]]\ncron = "0 0 30 2 *"\nduration_s = 60\nmin_replicas = 1\n')
+    done = clip("policy", "simulate", str(file), env={})
+    assert done.code == 1
+    assert "cron = '0 0 30 2 *' is not allowed" in done.err
 
 
 # Words and drawings
@@ -198,13 +192,13 @@ def test_an_explanation_is_words_first_and_history_after(capsys: pytest.CaptureF
         "inputs": {"queued": 4, "running": 8, "ready": 3, "load_stable": 12.0, "load_panic": 11.5},
     }  # fmt: skip
     told = {"function": "p/f", "source": "applied", "no_data": "", "latest": latest, "changes": [change]}
-    _explain(Output(), told)
+    report(Output(), told)
     out = capsys.readouterr().out
     assert out.startswith("p/f  3 replicas: queue_depth\n  12 on average\n  demand 3 → delay 3\n")
     assert "queued 4 · running 8 · ready 3 · average 12 (11.5 lately) · policy applied" in out
     assert "↳ more replicas: above 13" in out
     assert "1 → 3" in out
-    _explain(Output(), told | {"latest": None, "no_data": "it does not start", "changes": []})
+    report(Output(), told | {"latest": None, "no_data": "it does not start", "changes": []})
     assert capsys.readouterr().out == "p/f  it does not start\n  The number of replicas has not changed yet.\n"
 
 

@@ -1,4 +1,4 @@
-"""Requests by the standard library alone end as those of the HTTP library do."""
+"""Requests over a plain socket end as those of the HTTP library do."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from clipper.location import Location
 from clipper.retrying import Request, RetryPolicy
 from tests.unit.sdk.scripted_platform import ScriptedPlatform, error_response, json_response
 from tests.unit.sdk.test_transport import OK, FakeTime, Rude
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 GET = Request(method="GET", path="/thing", params={"after": 3}, timeout_s=10.0)
 
@@ -80,7 +82,46 @@ def test_nobody_there_is_unreachable_after_some_tries() -> None:
     assert len(time.slept) == RetryPolicy().max_connect_attempts - 1
 
 
-@pytest.mark.parametrize("answer", [b"", b"garbage\r\n\r\n", OK.replace(b": 2", b": 9")])
+@pytest.mark.parametrize(
+    ("answer", "content"),
+    [
+        (OK, b"{}"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=1\r\n[1\r\n2\r\n,2\r\n1\r\n]\r\n0\r\n\r\n",
+            b"[1,2]",
+        ),
+        (b"HTTP/1.0 200\r\n\r\nuntil the end", b"until the end"),
+    ],
+    ids=["length", "chunks", "end"],
+)
+def test_a_body_ends_by_its_length_its_last_chunk_or_the_connection(answer: bytes, content: bytes) -> None:
+    rude = Rude(answer)
+    try:
+        found = DirectConnection(Location(rude.url)).send(Request(method="POST", path="/x", timeout_s=5.0))
+        assert (found.status, found.content) == (200, content)
+    finally:
+        rude.close()
+
+
+def test_a_key_with_a_line_break_is_refused_before_anything_is_sent(platform: ScriptedPlatform) -> None:
+    with pytest.raises(errors.InvalidRequest, match="Authorization"):
+        DirectConnection(Location(platform.url, "clip_k\r\nX-Other: 1")).send(GET)
+    assert platform.seen == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-",
+        b"HTTP/1.1 OK\r\n\r\n",
+        OK.replace(b": 2", b": 9"),
+        OK.replace(b": 2", b": two"),
+        CHUNKED + b"x\r\n",
+        CHUNKED + b"9\r\n[1",
+    ],
+)
 def test_a_broken_answer_is_a_lost_connection(answer: bytes) -> None:
     rude = Rude(answer)
     try:
