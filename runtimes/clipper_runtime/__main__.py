@@ -56,14 +56,14 @@ def run_replica(
     prepared: Prepared | None = None,
     *,
     token: str = "",
-    await_name: Callable[[], None] = lambda: None,
+    await_assignment: Callable[[], None] = lambda: None,
 ) -> Never:
     """The life of a replica on a connected channel. `prepared`: the function that this process has set up already.
-    `await_name` is called after the greeting: a forked child waits there until it is known whose replica it is."""
+    `await_assignment` is called after the greeting: a forked child waits there until it is assigned to a replica."""
     channel = Channel(sock)
     try:
         greet(channel, token)
-        await_name()
+        await_assignment()
         start, later = await_start(channel)
         replica = Replica(channel, start, prepared)
         status = replica.run(later)

@@ -1,4 +1,4 @@
-"""Whether this process can be forked: what a fork does not copy, and what two processes must not share."""
+"""Fork safety: whether this process holds what a fork does not copy, or what two processes must not share."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-__all__ = ["GPU_DEVICES", "gpu_in_use", "open_descriptors", "unforkable"]
+__all__ = ["GPU_DEVICES", "fork_obstacle", "gpu_in_use", "open_descriptors"]
 
 GPU_DEVICES: Final = ("/dev/nvidia", "/dev/kfd", "/dev/dri/", "/dev/dxg")
-"""How the device files of NVIDIA, AMD and WSL begin. A driver opens and maps them when a context is made."""
+"""Prefixes of the device files of NVIDIA, AMD and WSL. A driver opens and maps them when it makes a context."""
 
-# Modules whose own word counts too: each says whether it has made a context.
+# Modules with a function that says whether they have made a context.
 _GPU_MODULES: Final = {"torch.cuda": "is_initialized", "torch.xpu": "is_initialized"}
 _SETTLE_S: Final = 0.1
 
 
 def open_descriptors() -> dict[int, str]:
-    """Open descriptors and what they are, as `/proc/self/fd` says it."""
+    """Open descriptors and what they refer to, from `/proc/self/fd`."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
         except OSError:
-            continue  # the one of the listing itself
+            continue  # the descriptor of the listing itself
     return found
 
 
-def unforkable(before: Mapping[int, str], devices: tuple[str, ...] = GPU_DEVICES) -> str:
-    """Why this process cannot be forked, given the descriptors of an earlier moment; "" when it can."""
+def fork_obstacle(before: Mapping[int, str], devices: tuple[str, ...] = GPU_DEVICES) -> str:
+    """Why this process cannot be forked; "" when it can. `before`: the descriptors at an earlier moment, which count as
+    harmless."""
     fresh = {number: target for number, target in open_descriptors().items() if before.get(number) != target}
     mapped = _mapped_files()
     if sign := gpu_in_use([*fresh.values(), *sorted(mapped)], devices):
@@ -52,17 +53,18 @@ def unforkable(before: Mapping[int, str], devices: tuple[str, ...] = GPU_DEVICES
 
 
 def gpu_in_use(files: Iterable[str], devices: tuple[str, ...] = GPU_DEVICES) -> str:
-    """The sign of a GPU context among open and mapped `files`, or what a library says of itself; "" without one.
+    """The sign of a GPU context among open and mapped `files` or in a library's own state; "" without one.
 
-    A library that is only loaded is no sign: importing torch maps libcuda, and forks well until a context is made.
+    A loaded library is no sign: after `import torch`, which maps libcuda, a process can be forked until torch makes a
+    context.
     """
     for target in files:
         if target.startswith(devices):
             return f"{target} is in use"
-    for name, asks in _GPU_MODULES.items():
-        ask = getattr(sys.modules.get(name), asks, None)
-        if callable(ask) and ask():
-            return f"{name}.{asks}()"
+    for name, function in _GPU_MODULES.items():
+        initialized = getattr(sys.modules.get(name), function, None)
+        if callable(initialized) and initialized():
+            return f"{name}.{function}()"
     return ""
 
 
@@ -71,10 +73,10 @@ def _tasks() -> int:
 
 
 def _settle() -> int:
-    """Threads that a fork leaves running. OpenBLAS, for one, ends its own in a handler before each fork."""
+    """How many threads a fork leaves running. Some libraries end theirs in a handler before each fork, as OpenBLAS."""
     if _tasks() > 1:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of just what is tried here
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork with threads
             pid = os.fork()
         if pid == 0:
             os._exit(0)
@@ -95,4 +97,4 @@ def _child_processes() -> list[str]:
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
             return file.read().split()
     except OSError:
-        return []  # a kernel that does not say
+        return []  # a kernel without this file

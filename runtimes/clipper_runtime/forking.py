@@ -1,54 +1,61 @@
-"""The zygote's loop: children on request, some of them ahead of time, and word of how each one ended.
+"""The zygote's loop: forks children on request, some of them ahead of time, and reports how each one ended.
 
-A child is made with all that a replica needs but its name: a channel, pipes for its output, and a *line* on which the
-platform says later who it is. The platform gets the other ends; so the children that were forked ahead of time take a
-replica's start from the platform itself, and the zygote sleeps on.
+A child is forked with all that a replica needs but its assignment: a channel, pipes for its output, and a *line* on
+which the platform sends the assignment. The platform gets the other ends. So it starts a replica from a child that was
+forked ahead of time by itself, while the zygote sleeps.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from clipper.contract.constants import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES
+from clipper.contract.zygote import (
+    MAX_MESSAGE_BYTES,
+    Event,
+    Exited,
+    Fork,
+    Forked,
+    ForkFailed,
+    Retire,
+    decode_request,
+    encode,
+)
 from clipper_runtime.prefault import Span, own_pages, written_pages
 
-__all__ = ["Control", "Forks", "Newborn"]
+__all__ = ["Control", "ForkServer", "ForkedChild"]
 
-# How many children are looked at for the pages that they wrote to: the first may be asked before it has served a call.
-_LOOKS: Final = 3
+# How many children are examined for the pages that they wrote to: the first may be examined before it served a call.
+_MAX_EXAMINED: Final = 3
 
 
 class Control:
-    """One end of a SOCK_SEQPACKET pair; a message is one JSON object, with descriptors beside it (SCM_RIGHTS)."""
+    """One end of a SOCK_SEQPACKET pair. Messages to a process come without descriptors."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
 
-    def receive(self) -> tuple[dict[str, Any], list[int]] | None:
-        """The next message with its descriptors; None when the other end is gone."""
+    def receive(self) -> bytes | None:
+        """The next message; None when the other end is gone."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(
-                self.sock, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-            )
+            return self.sock.recv(MAX_MESSAGE_BYTES) or None
         except ConnectionError:
             return None
-        return (json.loads(data), descriptors) if data else None
 
-    def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+    def send(self, event: Event, descriptors: Sequence[int] = ()) -> None:
         """Raises OSError."""
-        socket.send_fds(self.sock, [json.dumps(message).encode()], list(descriptors))
+        socket.send_fds(self.sock, [encode(event)], list(descriptors))
 
 
 @dataclass(frozen=True, slots=True)
-class Newborn:
-    """What a child has from its birth. `written`: pages that siblings wrote to; None where somebody waits already."""
+class ForkedChild:
+    """What a child is forked with. `written`: pages that earlier children wrote to; None where a launch waits for it
+    already."""
 
     line: socket.socket
     channel: socket.socket
@@ -57,69 +64,67 @@ class Newborn:
     written: Sequence[Span] | None
 
 
-class Forks:
-    """Serves requests to fork. One thread; `serve` returns in a child only, as what it was born with."""
+class ForkServer:
+    """Serves requests to fork, in one thread. `serve` returns a ForkedChild in a child, None in the zygote."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
         self._poll = select.poll()
         self._poll.register(control.sock, select.POLLIN)
         self._children: dict[int, int] = {}  # pidfd -> pid
-        self._latest = 0  # the youngest child that somebody asked for by now
+        self._latest = 0  # the youngest child: the next fork's predecessor
         self._memory = own_pages()
         self._written: list[Span] = []
-        self._looks = 0
+        self._examined = 0
         self._retired = False
 
-    def serve(self) -> Newborn | None:
-        """None: the platform is gone, or retired us and the last child has ended."""
+    def serve(self) -> ForkedChild | None:
+        """None: the platform is gone, or it retired this zygote and the last child has ended."""
         while not (self._retired and not self._children):
             for descriptor, _ in self._poll.poll():
                 if descriptor != self._control.sock.fileno():
                     self._reap(descriptor)
                     continue
-                received = self._control.receive()
-                if received is None:
+                data = self._control.receive()
+                if data is None:
                     return None
-                if (newborn := self._handle(received[0])) is not None:
-                    return newborn
+                request = decode_request(data)
+                if isinstance(request, Retire):
+                    self._retired = True
+                elif isinstance(request, Fork) and (child := self._fork(request)) is not None:
+                    return child
         return None
 
-    def _handle(self, message: dict[str, Any]) -> Newborn | None:
-        if message.get("do") == "retire":
-            self._retired = True
-        if message.get("do") != "fork":
-            return None
-        number, ahead = message["id"], message["ahead"]
-        if ahead:
-            self._learn()
+    def _fork(self, request: Fork) -> ForkedChild | None:
+        if request.ahead:
+            self._examine_latest()
         ends: list[socket.socket | int] = []
         try:
-            ours, newborn = _endow(ends, self._written if ahead else None)
+            ours, child = _endow(ends, self._written if request.ahead else None)
             pid = os.fork()
             if pid == 0:
-                self._forget()
+                self._close_own()
                 for end in ours:
                     _close(end)
-                return newborn
+                return child
             pidfd = self._watch(pid)
             numbers = [end if isinstance(end, int) else end.fileno() for end in ours]
-            self._control.send({"did": "fork", "id": number, "pid": pid}, [pidfd, *numbers])
+            self._control.send(Forked(request.id, pid), [pidfd, *numbers])
             self._latest = pid
         except OSError as error:
-            self._control.send({"did": "fork", "id": number, "error": str(error)})
+            self._control.send(ForkFailed(request.id, str(error)))
         for end in ends:
             _close(end)
         return None
 
-    def _learn(self) -> None:
-        """Before a child is forked ahead of time: what did the one before it write to?"""
-        if self._looks < _LOOKS and self._latest in self._children.values():
-            self._looks += 1
+    def _examine_latest(self) -> None:
+        """Before a fork ahead of time: find the pages that the child before it wrote to."""
+        if self._examined < _MAX_EXAMINED and self._latest in self._children.values():
+            self._examined += 1
             self._written = written_pages(self._latest, self._memory) or self._written
 
     def _watch(self, pid: int) -> int:
-        pidfd = os.pidfd_open(pid)  # nobody else reaps it, so it is still this child
+        pidfd = os.pidfd_open(pid)  # only this process reaps it, so the number still means this child
         self._children[pidfd] = pid
         self._poll.register(pidfd, select.POLLIN)
         return pidfd
@@ -129,15 +134,15 @@ class Forks:
         self._poll.unregister(pidfd)
         os.close(pidfd)
         try:
-            # While the dead leader still holds the number, it is certainly this group that is killed.
+            # Until the child is reaped its number means this group and no other.
             os.killpg(pid, signal.SIGKILL)
         except OSError:
-            pass  # nobody is left in it
+            pass  # no process is left in the group
         _, status = os.waitpid(pid, 0)
-        self._control.send({"did": "exit", "pid": pid, "status": os.waitstatus_to_exitcode(status)})
+        self._control.send(Exited(pid, os.waitstatus_to_exitcode(status)))
 
-    def _forget(self) -> None:
-        """In the child: what belongs to the zygote."""
+    def _close_own(self) -> None:
+        """In the child: close the zygote's descriptors."""
         self._control.sock.close()
         for pidfd in self._children:
             os.close(pidfd)
@@ -146,8 +151,9 @@ class Forks:
 
 def _endow(
     ends: list[socket.socket | int], written: Sequence[Span] | None
-) -> tuple[list[socket.socket | int], Newborn]:
-    """(The platform's ends: line, channel, stdout, stderr; the child's.) All are in `ends`, also if OSError comes."""
+) -> tuple[list[socket.socket | int], ForkedChild]:
+    """Make the descriptors of a child. Returns the platform's ends (line, channel, stdout, stderr) and the child's.
+    `ends` holds all that were made, also when OSError is raised."""
     line, its_line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ends += [line, its_line]
     channel, its_channel = socket.socketpair()
@@ -156,7 +162,7 @@ def _endow(
     ends += [out, its_out]
     err, its_err = os.pipe()
     ends += [err, its_err]
-    return [line, channel, out, err], Newborn(its_line, its_channel, its_out, its_err, written)
+    return [line, channel, out, err], ForkedChild(its_line, its_channel, its_out, its_err, written)
 
 
 def _close(end: socket.socket | int) -> None:

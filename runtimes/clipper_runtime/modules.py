@@ -1,4 +1,4 @@
-"""Which modules a function's environment brought in: what a zygote of that environment may import ahead of time."""
+"""Reports the modules that a replica imported from its environment: a zygote of that environment imports them ahead."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _MAX_MODULES = 4_000
 
 
 def foreign_modules(bundle: str) -> list[str]:
-    """Loaded modules of the environment and of the standard library, in the order of their import; none of the
-    bundle's, which may be another one next time, and none of the runtime's."""
+    """Loaded modules of the environment and of the standard library, in the order of their import. Modules of the
+    bundle are left out, because the next bundle differs, and so are those of the runtime."""
     roots = tuple(_with_separator(sysconfig.get_paths()[key]) for key in ("stdlib", "platstdlib", "purelib", "platlib"))
     excluded = _with_separator(os.path.realpath(bundle))
     found = []
@@ -25,7 +25,7 @@ def foreign_modules(bundle: str) -> list[str]:
         spec = getattr(module, "__spec__", None)
         origin = getattr(spec, "origin", None)
         if getattr(spec, "name", None) != name or not isinstance(origin, str):
-            continue  # an alias, or a module that code made up: it cannot be imported by this name
+            continue  # an alias, or a module made by code: it cannot be imported by this name
         if origin.startswith(roots) and not origin.startswith(excluded):
             found.append(name)
     return [name for name in found if name.partition(".")[0] not in STAGED_PACKAGES][:_MAX_MODULES]
@@ -43,7 +43,7 @@ def _write(path: str, names: Iterable[str]) -> None:
         with open(path, "w") as file:
             json.dump(list(names), file)
     except OSError:
-        pass  # a full disk costs the next start time, not this one its life
+        pass  # with a full disk, the next start is slow; this replica goes on
 
 
 def _with_separator(path: str) -> str:

@@ -1,25 +1,11 @@
 """`python -P -u -m clipper_runtime.zygote --control fd:N`: a process that forks into replicas on demand.
 
-The first request says what it becomes: `preload` imports modules and makes it the zygote of an environment, shared by
-all bundles; `prepare` loads one function, runs its setup and makes it the template of a snapshot. Then each `fork`
-makes a child that lives as any replica does. The control socket is a SOCK_SEQPACKET pair; a message is one JSON
-object, with descriptors beside it (SCM_RIGHTS)::
-
-    platform  {"do": "preload", "modules": [...]} | {"do": "prepare", "bundle": PATH, "spec": {...}}
-    zygote    {"did": "ready", "modules": [top-level names], "skipped": {name: why}, "phases": {...}}
-              {"did": "refused", "why": "...", "module": NAME or "", "lasting": BOOL}, and it exits
-    platform  {"do": "fork", "id": 1, "ahead": BOOL}     ahead: nobody waits for it yet
-    zygote    {"did": "fork", "id": 1, "pid": P} + pidfd, line, channel, stdout, stderr
-              {"did": "fork", "id": 1, "error": "..."}
-              {"did": "exit", "pid": P, "status": S}     as from subprocess: -N for signal N
-    platform  {"do": "retire"}: no more forks; it exits when its last child has
-
-and on a child's line, once, when it becomes a replica; a line that ends before is the end of the child::
-
-    platform  {"replica": ID, "cwd": PATH, "set": {...}, "unset": [...]}     the last two: environment variables
+The first request says what it becomes: `Preload` imports modules and makes it the zygote of an environment, shared by
+all bundles; `Prepare` loads one function, runs its setup and makes it the template of a snapshot. Each `Fork` then
+makes a child that lives as any replica does. `clipper.contract.zygote` defines the messages.
 
 It is single-threaded, because a fork copies only the thread that calls it: locks that others hold stay locked for
-good. Children are in sessions of their own and outlive it; the platform's end reaches them by their channel.
+good. Children are in sessions of their own and outlive it; when the platform ends, their channels end.
 """
 
 from __future__ import annotations
@@ -31,31 +17,24 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from clipper.contract.spec import FunctionSpec, SpecError
+from clipper.contract.zygote import Preload, Prepare, Ready, Refused, Request, decode_request
 from clipper_runtime import aio as _aio  # noqa: F401 - imported once here, for the children that run coroutines
 from clipper_runtime.__main__ import prepare_process
-from clipper_runtime.fork_safety import open_descriptors, unforkable
-from clipper_runtime.forked_child import Mark, live, rehearse
-from clipper_runtime.forking import Control, Forks
+from clipper_runtime.fork_safety import fork_obstacle, open_descriptors
+from clipper_runtime.forked_child import ReplicaEntry, rehearse, run_forked_child
+from clipper_runtime.forking import Control, ForkServer
 from clipper_runtime.loader import LoadError, Phases, load, set_up
 from clipper_runtime.server import Prepared
 
-__all__ = ["Refusal", "main", "preload", "prepare"]
+__all__ = ["main", "preload", "prepare"]
 
 
-class Refusal(NamedTuple):
-    """Why a process does not become what it was asked to. `module`: the import that is to blame. `lasting`: another
-    attempt would end the same."""
-
-    why: str
-    module: str = ""
-    lasting: bool = False
-
-
-def preload(modules: Sequence[str]) -> tuple[dict[str, str], Refusal | None]:
-    """Import them; (those that cannot be, with why; the one after which this process cannot be forked)."""
+def preload(modules: Sequence[str]) -> tuple[dict[str, str], Refused | None]:
+    """Import the modules. Returns those that cannot be imported, with the reason, and the refusal if this process
+    cannot be forked any more after one of them."""
     skipped: dict[str, str] = {}
     for name in modules:
         if name in sys.modules:
@@ -63,49 +42,52 @@ def preload(modules: Sequence[str]) -> tuple[dict[str, str], Refusal | None]:
         before = open_descriptors()
         try:
             importlib.import_module(name)
-        except BaseException as error:  # noqa: BLE001 - a module may raise anything; it is only not preloaded then
+        except BaseException as error:  # noqa: BLE001 - a module may raise anything; then it is not preloaded
             skipped[name] = f"{type(error).__name__}: {error}"[:200]
-        if why := unforkable(before):
-            return skipped, Refusal(why, name)
+        if why := fork_obstacle(before):
+            return skipped, Refused(why, name)
     return skipped, None
 
 
-def prepare(bundle: str, options: Mapping[str, Any], phases: Phases) -> Prepared | Refusal:
-    """Load a function and run its setup; the template, or why there is none."""
+def prepare(bundle: str, options: Mapping[str, Any]) -> Prepared | Refused:
+    """Load a function and run its setup."""
     before = open_descriptors()
     try:
         spec = FunctionSpec.from_dict(options, where="prepare.spec")
+        phases = Phases()
         loaded = load(bundle, spec, phases)
         if loaded.kind == "async":
             why = "it is async: its setup belongs to an event loop, which a forked process cannot share"
-            return Refusal(why, lasting=True)
+            return Refused(why, lasting=True)
         with phases.measure("setup"):
             program = set_up(loaded)
     except (SpecError, LoadError) as error:
-        return Refusal(f"it does not start: {error}")
-    why = unforkable(before)
-    return Refusal(why) if why else Prepared(bundle, dict(options), spec, loaded, program)
+        return Refused(f"it does not start: {error}")
+    why = fork_obstacle(before)
+    return Refused(why) if why else Prepared(bundle, dict(options), spec, loaded, program)
 
 
-def _become(control: Control, message: dict[str, Any]) -> tuple[bool, Prepared | None]:
-    """Carry the first request out and answer it; whether there is something to fork."""
-    phases, made, skipped = Phases(), None, dict[str, str]()
-    refusal: Refusal | None = None
-    if message.get("do") == "prepare":
-        made = prepare(message["bundle"], message["spec"], phases)
-        refusal = made if isinstance(made, Refusal) else None
-    else:
-        skipped, refusal = preload(message.get("modules", ()))
-    if refusal is not None:
-        control.send({"did": "refused", **refusal._asdict()})
-        return False, None
+def _become(request: Request) -> tuple[Prepared | None, Ready | Refused]:
+    """Carry out the first request. Returns the function that was set up, if any, and the answer."""
+    skipped, prepared = dict[str, str](), None
+    match request:
+        case Prepare(bundle, spec):
+            outcome = prepare(bundle, spec)
+            if isinstance(outcome, Refused):
+                return None, outcome
+            prepared = outcome
+        case Preload(modules):
+            skipped, refusal = preload(modules)
+            if refusal is not None:
+                return None, refusal
+        case _:
+            return None, Refused(f"{type(request).__name__} is no first request", lasting=True)
     rehearse()
     gc.collect()
-    # The collector writes into each object that it looks at: frozen ones stay shared with the children.
+    # The collector writes into each object that it looks at: frozen objects stay shared with the children.
     gc.freeze()
     names = sorted({name.partition(".")[0] for name in list(sys.modules)} - {"__main__"})
-    control.send({"did": "ready", "modules": names, "skipped": skipped, "phases": phases.seconds})
-    return True, made if isinstance(made, Prepared) else None
+    return prepared, Ready(names, skipped)
 
 
 def main() -> None:
@@ -116,14 +98,17 @@ def main() -> None:
     gc.disable()  # a collection frees memory in pages that children share later
     control = Control(socket.socket(fileno=int(options.control.removeprefix("fd:"))))
     os.set_inheritable(control.sock.fileno(), False)
-    received = control.receive()
-    if received is None:
+    first = control.receive()
+    if first is None:
         return
-    serving, prepared = _become(control, received[0])
-    mark = Mark()
-    newborn = Forks(control).serve() if serving else None
-    if newborn is not None:
-        live(newborn, mark, prepared)
+    prepared, answer = _become(decode_request(first))
+    control.send(answer)
+    if isinstance(answer, Refused):
+        return
+    entry = ReplicaEntry()
+    child = ForkServer(control).serve()
+    if child is not None:
+        run_forked_child(child, entry, prepared)
 
 
 if __name__ == "__main__":

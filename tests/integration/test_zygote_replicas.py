@@ -92,12 +92,12 @@ class Place:
     async def warm(self, app: str = LOOK, **changes: Any) -> tuple[Replica, Recorder]:
         """Launch, and wait until the environment has a zygote."""
         launched = await self.launch(app, **changes)
-        await self.until(lambda: any(zygote.usable for zygote in self.backend.warm.zygotes))
+        await self.until(lambda: any(zygote.usable for zygote in self.backend.zygotes.running))
         return launched
 
     async def until_spare(self) -> int:
         """Wait until the only zygote has a child ahead of time; its pid."""
-        (zygote,) = self.backend.warm.zygotes
+        (zygote,) = self.backend.zygotes.running
         await self.until(lambda: zygote.spare_pid is not None)
         assert zygote.spare_pid is not None
         return zygote.spare_pid
@@ -148,14 +148,14 @@ async def test_without_a_pool_each_replica_is_a_fresh_process(tmp_path: Path) ->
         for _ in range(2):
             replica, _ = await here.launch()
             assert not forked(replica)
-        assert here.backend.warm.zygotes == ()
+        assert here.backend.zygotes.running == ()
         assert not (here.environment / MODULES_FILE).exists()
 
 
 async def test_forked_replicas_share_nothing_that_two_processes_should_not(tmp_path: Path) -> None:
     async with place(tmp_path, warm_pool_size=1) as here:
         fresh = await look(*await here.warm())
-        (zygote,) = here.backend.warm.zygotes
+        (zygote,) = here.backend.zygotes.running
         views = []
         for _ in range(4):
             replica, recorder = await here.launch(env={"KEY": "value"})
@@ -218,7 +218,7 @@ async def test_a_zygote_that_is_killed_costs_no_replica_and_is_replaced(tmp_path
     async with place(tmp_path, warm_pool_size=1) as here:
         await here.warm()
         survivor, recorder = await here.launch()
-        (zygote,) = here.backend.warm.zygotes
+        (zygote,) = here.backend.zygotes.running
         os.kill(zygote.pid, signal.SIGKILL)
         replica, others = await here.launch()
         assert (await look(replica, others))["pid"] == replica.details["pid"]
@@ -226,7 +226,7 @@ async def test_a_zygote_that_is_killed_costs_no_replica_and_is_replaced(tmp_path
         end = await ended(survivor, recorder, "exit")
         assert end.reason == "crashed"
         assert "not known" in end.message
-        await here.until(lambda: any(z.usable and z.pid != zygote.pid for z in here.backend.warm.zygotes))
+        await here.until(lambda: any(z.usable and z.pid != zygote.pid for z in here.backend.zygotes.running))
         assert forked((await here.launch())[0])
 
 
@@ -234,7 +234,7 @@ async def test_a_zygote_that_does_not_answer_is_not_waited_for(tmp_path: Path, m
     monkeypatch.setattr("clipper_platform.backends.process.zygotes.FORK_TIMEOUT_S", 0.2)
     async with place(tmp_path, warm_pool_size=1) as here:
         await here.warm()
-        (zygote,) = here.backend.warm.zygotes
+        (zygote,) = here.backend.zygotes.running
         await here.until_spare()
         os.kill(zygote.pid, signal.SIGSTOP)
         try:
@@ -252,7 +252,7 @@ async def test_an_environment_that_was_built_anew_gets_new_zygotes(tmp_path: Pat
     async with place(tmp_path, warm_pool_size=1) as here:
         (here.environment / "pyvenv.cfg").write_text("one")
         await here.warm()
-        (old,) = here.backend.warm.zygotes
+        (old,) = here.backend.zygotes.running
         (here.environment / "pyvenv.cfg").unlink()
         (here.environment / MODULES_FILE).unlink()
         (here.environment / "pyvenv.cfg.new").write_text("two, in another file")
@@ -260,7 +260,7 @@ async def test_an_environment_that_was_built_anew_gets_new_zygotes(tmp_path: Pat
         replica, _ = await here.launch()
         assert not forked(replica)
         await here.until(lambda: has_ended(old.pid, 0))
-        await here.until(lambda: any(z.usable for z in here.backend.warm.zygotes))
+        await here.until(lambda: any(z.usable for z in here.backend.zygotes.running))
         assert forked((await here.launch())[0])
 
 
@@ -273,8 +273,8 @@ async def test_modules_are_learnt_kept_with_the_environment_and_grow_with_its_fu
         assert "fractions" not in kept["modules"]
         other = "import fractions\ndef look(what: str) -> str:\n    return what\n"
         await here.launch(other, function=FunctionId("demo", "other", 1))
-        await here.until(lambda: any(z.usable and "fractions" in z.modules for z in here.backend.warm.zygotes))
-        await here.until(lambda: sum(z.usable for z in here.backend.warm.zygotes) == 1)
+        await here.until(lambda: any(z.usable and "fractions" in z.modules for z in here.backend.zygotes.running))
+        await here.until(lambda: sum(z.usable for z in here.backend.zygotes.running) == 1)
 
 
 async def test_a_bundle_with_a_module_that_is_preloaded_is_started_afresh(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ async def test_another_version_or_another_secret_gets_a_template_of_its_own(
             setups.append(json.loads(await call(replica, recorder, {"what": ""}))[0])
             await replica.stop(10)
         assert len(set(setups)) == 3
-        here.backend.warm.trim(pressed=False, budget_bytes=1 << 40)
+        here.backend.zygotes.trim(pressed=False, budget_bytes=1 << 40)
         assert not has_ended(setups[2], 0)
         await here.until(lambda: has_ended(setups[0], 0) and has_ended(setups[1], 0))
 
@@ -423,7 +423,7 @@ async def test_a_setup_that_cannot_be_forked_is_refused_in_words_and_started_afr
         assert state.state == "refused"
         assert words in state.reason
         assert state.retry_s
-        assert here.backend.warm.zygotes == ()
+        assert here.backend.zygotes.running == ()
 
 
 async def test_an_async_function_is_refused_a_snapshot(tmp_path: Path) -> None:
@@ -442,8 +442,8 @@ async def test_under_memory_pressure_idle_zygotes_go_first_and_replicas_stay(tmp
     async with place(tmp_path, warm_pool_size=1) as here:
         await here.warm()
         replica, recorder = await here.launch()
-        (zygote,) = here.backend.warm.zygotes
-        here.backend.warm.trim(pressed=True, budget_bytes=1 << 40)
+        (zygote,) = here.backend.zygotes.running
+        here.backend.zygotes.trim(pressed=True, budget_bytes=1 << 40)
         assert not zygote.usable
         assert not forked((await here.launch())[0])
         assert (await look(replica, recorder))["pid"] == replica.details["pid"]
@@ -456,9 +456,9 @@ async def test_closing_the_backend_leaves_no_process(tmp_path: Path) -> None:
     async with place(tmp_path, warm_pool_size=1) as here:
         await here.warm()
         replicas = [await here.launch(options={"snapshot": snapshot}) for snapshot in (False, True)]
-        await here.until(lambda: all(zygote.spare_pid is not None for zygote in here.backend.warm.zygotes))
+        await here.until(lambda: all(zygote.spare_pid is not None for zygote in here.backend.zygotes.running))
         pids = {replica.details["pid"] for replica, _ in replicas} | {
-            zygote.pid for zygote in here.backend.warm.zygotes
+            zygote.pid for zygote in here.backend.zygotes.running
         }
         for pid in list(pids):
             pids |= {child.pid for child in psutil.Process(pid).children(recursive=True)}

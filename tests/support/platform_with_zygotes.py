@@ -36,10 +36,10 @@ async def main(home: Path) -> None:
         return int(replica.details["pid"])
 
     await launch()
-    await until(lambda: any(zygote.usable for zygote in backend.warm.zygotes))
+    await until(lambda: any(zygote.usable for zygote in backend.zygotes.running))
     pids = [await launch(), await launch(), await launch(snapshot=True)]
-    await until(lambda: all(zygote.spare_pid is not None for zygote in backend.warm.zygotes))
-    print(backend.instance_id, *[zygote.pid for zygote in backend.warm.zygotes], *pids, flush=True)
+    await until(lambda: all(zygote.spare_pid is not None for zygote in backend.zygotes.running))
+    print(backend.instance_id, *[zygote.pid for zygote in backend.zygotes.running], *pids, flush=True)
     await asyncio.Event().wait()
 
 

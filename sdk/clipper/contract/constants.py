@@ -16,10 +16,6 @@ STAGED_PACKAGES: Final = ("clipper", "clipper_runtime")
 REPLICA_VARIABLE: Final = "CLIP_REPLICA"
 REPORT_VARIABLE: Final = "CLIP_MODULES_TO"
 
-# A message between the platform and a zygote: the default buffer of a Unix socket takes this much in one piece.
-MAX_MESSAGE_BYTES: Final = 192 * 1024
-MAX_DESCRIPTORS: Final = 8
-
 # Where clients on the same machine find the platform: its state directory, and the files in it with its address and
 # with the key of the machine's user.
 DEFAULT_HOST: Final = "127.0.0.1"

@@ -19,18 +19,19 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from clipper.contract.constants import REPLICA_VARIABLE, REPORT_VARIABLE
 from clipper.contract.wire import LogRecord
+from clipper.contract.zygote import Preload, Prepare
 from clipper_platform.backends.base import BundleResolver, LaunchSpec, LogSink, Replica, SnapshotState, StartError
-from clipper_platform.backends.process.launch import Launch
+from clipper_platform.backends.process.forked_process import ForkedProcess
+from clipper_platform.backends.process.launch import Launch, LaunchPlan
 from clipper_platform.backends.process.orphans import Guardian, InstanceRecord, marker, sweep_abandoned, tmp_prefix
 from clipper_platform.backends.process.output import ReplicaOutput
-from clipper_platform.backends.process.replica import Born, Means, ProcessReplica
+from clipper_platform.backends.process.replica import ProcessReplica
 from clipper_platform.backends.process.replica_environment import replica_environment
 from clipper_platform.backends.process.staging import stage
-from clipper_platform.backends.process.warm import WarmPools
+from clipper_platform.backends.process.zygote_pools import ZygotePools
 from clipper_platform.backends.process.zygotes import REPLICA_PLACEHOLDER, ForkFailed, Zygote, ZygoteStart
 from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.environments.virtual import VirtualEnvironment
@@ -44,7 +45,7 @@ _logger = logging.getLogger(__name__)
 INSTANCE_ID = re.compile(r"[A-Za-z0-9]{8,64}\Z")
 
 RUNTIME_COMMAND = ("-m", "clipper_runtime")
-"""What the environment's interpreter is told to run. -P (beside it) keeps the bundle from shadowing the runtime."""
+"""Arguments of the environment's interpreter. Before them goes -P: the bundle must not shadow the runtime."""
 
 
 ZYGOTE_COMMAND = ("-m", "clipper_runtime.zygote")
@@ -85,7 +86,7 @@ class ProcessBackend:
         self._command = tuple(command)
         self._environ = dict(os.environ if environ is None else environ)
         self._guardian = Guardian(self._instance_id)
-        self.warm = WarmPools(self._zygote_start, self._say, self._clock, warm_pool_size)
+        self.zygotes = ZygotePools(self._zygote_start, self._say, self._clock, warm_pool_size)
         self._replicas: set[ProcessReplica] = set()
         self._runtime: Path | None = None
         self._record: Path | None = None
@@ -119,7 +120,7 @@ class ProcessBackend:
         for replica in self._replicas:
             replica.kill()
         await asyncio.gather(*(replica.gone() for replica in tuple(self._replicas)))
-        await self.warm.close()
+        await self.zygotes.close()
         await self._guardian.close()
         if self._record is not None:
             self._record.unlink(missing_ok=True)
@@ -136,11 +137,11 @@ class ProcessBackend:
             await replica.gone()
             raise
         if (report := replica.env.get(REPORT_VARIABLE)) is not None:
-            self.warm.learn(launch, Path(report))
+            self.zygotes.take_report(launch, Path(report))
         return replica
 
     def snapshot(self, function: FunctionId) -> SnapshotState | None:
-        return self.warm.templates.state(function)
+        return self.zygotes.snapshots.state(function)
 
     async def _resolve(self, spec: LaunchSpec) -> Launch:
         environment = self._environments(spec.environment)
@@ -154,16 +155,16 @@ class ProcessBackend:
 
     async def _spawn(self, launch: Launch, launched_at: float) -> ProcessReplica:
         spec = launch.spec
-        source = await self.warm.source(launch)
+        source = await self.zygotes.source(launch)
         if self._runtime is None:
             raise StartError("launch", "the platform's process backend is not open")
         output = ReplicaOutput(self._sink_for(spec), self._clock, lambda n: self._on_dropped(spec.function, n))
-        means = self._means(launch, self._runtime)
+        plan = self._plan(launch, self._runtime)
         try:
-            born = await self._fork(launch, source, means, output, launched_at) if source is not None else None
-            replica = ProcessReplica(launch, means, output, self._clock, lambda: self._replicas.discard(replica), born)
+            forked = await self._fork(launch, source, plan, output, launched_at) if source is not None else None
+            replica = ProcessReplica(launch, plan, output, self._clock, lambda: self._replicas.discard(replica), forked)
         except BaseException:
-            shutil.rmtree(means.tmp, ignore_errors=True)
+            shutil.rmtree(plan.tmp, ignore_errors=True)
             raise
         self._replicas.add(replica)
         if self._runtime is None:
@@ -171,21 +172,22 @@ class ProcessBackend:
         return replica
 
     async def _fork(
-        self, launch: Launch, source: Zygote, means: Means, output: ReplicaOutput, launched_at: float
-    ) -> Born | None:
-        """A process forked from `source`; None if that is not possible any more."""
+        self, launch: Launch, source: Zygote, plan: LaunchPlan, output: ReplicaOutput, launched_at: float
+    ) -> ForkedProcess | None:
+        """A process forked from `source`; None if it cannot fork now."""
         place_s = self._clock.monotonic() - launched_at
         try:
             child, channel = await source.fork(
-                replica=launch.spec.replica, cwd=launch.bundle, env=means.env, output=output
+                replica=launch.spec.replica, cwd=launch.bundle, env=plan.env, output=output
             )
         except ForkFailed as error:
             _logger.warning("replica %s is started without a zygote: %s", launch.spec.replica, error)
             return None
-        return Born(child=child, socket=channel, launched_at=launched_at, place_s=place_s)
+        return ForkedProcess(child=child, socket=channel, launched_at=launched_at, place_s=place_s)
 
-    def _zygote_start(self, launch: Launch, message: Mapping[str, Any], shared: bool) -> ZygoteStart:
-        """`shared`: it knows nothing of the function. Raises OSError."""
+    def _zygote_start(self, launch: Launch, request: Preload | Prepare) -> ZygoteStart:
+        """Raises OSError."""
+        shared = isinstance(request, Preload)  # by all functions of the environment
         if self._runtime is None:
             raise OSError("the platform's process backend is not open")
         tmp = Path(tempfile.mkdtemp(prefix=tmp_prefix(self._instance_id), dir=self._tmp))
@@ -198,7 +200,7 @@ class ProcessBackend:
             argv=(str(launch.environment.python), "-P", "-u", *ZYGOTE_COMMAND),
             env=env | {REPLICA_VARIABLE: REPLICA_PLACEHOLDER},
             tmp=tmp,
-            message=message,
+            request=request,
             memory_bytes=None if shared else launch.spec.memory_bytes,
         )
 
@@ -206,7 +208,7 @@ class ProcessBackend:
         """Write a line into the function's log."""
         self._sink_for(launch.spec)([LogRecord(self._clock.time(), "system", "INFO", "", line)])
 
-    def _means(self, launch: Launch, runtime: Path) -> Means:
+    def _plan(self, launch: Launch, runtime: Path) -> LaunchPlan:
         try:
             tmp = Path(tempfile.mkdtemp(prefix=tmp_prefix(self._instance_id), dir=self._tmp))
         except OSError as error:
@@ -214,9 +216,9 @@ class ProcessBackend:
         env = replica_environment(
             launch, platform=self._environ, instance_id=self._instance_id, runtime=runtime, tmp=tmp, url=self._url
         )
-        if self.warm.wants_report(launch):
+        if self.zygotes.wants_report(launch):
             env[REPORT_VARIABLE] = str(tmp / "modules.json")
-        return Means(
+        return LaunchPlan(
             argv=(str(launch.environment.python), "-P", "-u", *self._command),
             env=env,
             tmp=tmp,
@@ -228,7 +230,7 @@ class ProcessBackend:
             try:
                 self._log_sink(spec.function, spec.replica, records)
             except Exception:
-                # A log that cannot be written must not end the replica whose lines it holds.
+                # A log that cannot be written must not end the replica whose lines it takes.
                 _logger.exception("lines of %s were lost: the log does not take them", spec.replica)
 
         return emit

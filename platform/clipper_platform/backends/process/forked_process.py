@@ -1,4 +1,4 @@
-"""Processes that a zygote forked: first without a name, then each as one replica."""
+"""Processes that a zygote forked: first without an assignment, then each as one replica."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import select
 import signal
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import IO
 
 from clipper_platform.backends.process.child import ChildProcess, kill_process_group
 from clipper_platform.backends.process.output import ReplicaOutput
 
-__all__ = ["ForkedChild", "UnnamedChild"]
+__all__ = ["ForkedChild", "ForkedProcess", "UnassignedChild"]
 
 # The zygote reports a status within moments of the end; if it does not, it is gone or stuck itself.
 REPORT_GRACE_S = 0.5
 
 
 class ForkedChild(ChildProcess):
-    """A process that a zygote forked. The zygote is its parent, reaps it and says how it ended."""
+    """A process that a zygote forked. The zygote is its parent, reaps it and reports how it ended."""
 
     def __init__(self, pid: int, pidfd: int, streams: Sequence[IO[bytes]], output: ReplicaOutput) -> None:
         super().__init__(pid, streams, output)
@@ -32,13 +33,13 @@ class ForkedChild(ChildProcess):
         self._loop.add_reader(pidfd, self._on_end)
 
     def report(self, status: int | None) -> None:
-        """How it ended, from whoever reaped it."""
+        """Takes its exit status; None: nobody knows it."""
         if not self.exited.done():
             self.exited.set_result(status)
         self._on_end()
 
     def orphan(self) -> None:
-        """The zygote is gone: nobody will report."""
+        """The zygote is gone: no report will come."""
         self._grace_s = 0.0
 
     def _on_end(self) -> None:
@@ -59,7 +60,7 @@ class ForkedChild(ChildProcess):
         return not poll.poll(0)
 
     def limit(self, memory_bytes: int | None) -> None:
-        """Its zygote was limited when it started, which children inherit: only the memory may differ."""
+        """Children inherit the limits of their zygote: only that of the memory may differ."""
         if memory_bytes is not None:
             super().limit(memory_bytes)
 
@@ -78,11 +79,22 @@ class ForkedChild(ChildProcess):
                 pass
 
 
-class UnnamedChild:
-    """A child that does not know yet whose replica it is."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForkedProcess:
+    """A process that was forked for a launch. `place_s`: seconds from the launch to the request to fork."""
+
+    child: ForkedChild
+    socket: socket.socket  # our end of its channel, not blocking
+    launched_at: float
+    place_s: float
+
+
+class UnassignedChild:
+    """A child that waits for its assignment."""
 
     def __init__(self, pid: int, descriptors: Sequence[int]) -> None:
-        """Takes over: pidfd, line, channel, stdout, stderr. Raises ValueError if there are others."""
+        """Takes over the descriptors, which are pidfd, line, channel, stdout, stderr. Raises ValueError for another
+        number of them."""
         self.pid = pid
         try:
             self._pidfd, line, channel, out, err = descriptors
@@ -94,10 +106,10 @@ class UnnamedChild:
         self._channel = socket.socket(fileno=channel)
         self._streams = [os.fdopen(end, "rb", 0) for end in (out, err)]
 
-    def name(self, message: bytes, output: ReplicaOutput) -> tuple[ForkedChild, socket.socket]:
-        """Make it a replica: the child, and our end of its channel. Raises OSError; then it is gone."""
+    def assign(self, assignment: bytes, output: ReplicaOutput) -> tuple[ForkedChild, socket.socket]:
+        """Make it a replica. Returns the child and our end of its channel. Raises OSError; then it is gone."""
         try:
-            self._line.send(message)
+            self._line.send(assignment)
         except OSError:
             self.drop()
             raise
@@ -106,7 +118,7 @@ class UnnamedChild:
         return ForkedChild(self.pid, self._pidfd, self._streams, output), self._channel
 
     def drop(self) -> None:
-        """Not needed: it sees the end of its line, and ends."""
+        """Give it up: it sees the end of its line, and exits."""
         self._line.close()
         self._channel.close()
         for stream in self._streams:

@@ -1,22 +1,23 @@
-"""Templates of snapshots on a clock that is told the time: made once, refused with a reason, tried again later."""
+"""Snapshots under a manual clock: one template each, refused with a reason, tried again later."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+from clipper.contract.zygote import Prepare
 from clipper_platform.backends.base import SnapshotState
 from clipper_platform.backends.process.launch import Launch
 from clipper_platform.backends.process.output import ReplicaOutput
 from clipper_platform.backends.process.snapshots import (
+    IDLE_S,
     REMAKE_S,
     RETRY_FIRST_S,
     RETRY_MOST_S,
-    TEMPLATE_IDLE_S,
-    Templates,
+    Snapshots,
 )
 from clipper_platform.backends.process.zygotes import Zygote, ZygoteRefused
 from clipper_platform.types import FunctionId
@@ -28,7 +29,7 @@ THREADS = ZygoteRefused("it started 1 threads ('poller'), which a forked process
 
 
 class FakeZygote:
-    """Becomes a template, or does not, when it is told to."""
+    """Becomes a template, or refuses, once `go` is set."""
 
     def __init__(self, error: Exception | None) -> None:
         self.error = error
@@ -48,19 +49,19 @@ class FakeZygote:
 
 
 class Place:
-    """Templates whose zygotes end as `error` says at the time of their making."""
+    """Snapshots whose templates raise `error`, if there is one when they are started."""
 
     def __init__(self, tmp_path: Path, error: Exception | None = None) -> None:
         self.clock = ManualClock()
         self.error = error
         self.hold = False
         self.made: list[FakeZygote] = []
-        self.said: list[str] = []
+        self.log_lines: list[str] = []
         self.tasks: list[asyncio.Task[Zygote | None]] = []
         self.spec = launch_on(launch_spec(tmp_path, function=FUNCTION))
-        self.templates = Templates(self._make, lambda _, line: self.said.append(line), self._spawn, self.clock)
+        self.snapshots = Snapshots(self._start, lambda _, line: self.log_lines.append(line), self._spawn, self.clock)
 
-    def _make(self, _launch: Launch, _message: Mapping[str, Any], _output: ReplicaOutput) -> Zygote:
+    def _start(self, _launch: Launch, _request: Prepare, _output: ReplicaOutput) -> Zygote:
         zygote = FakeZygote(self.error)
         self.made.append(zygote)
         if not self.hold:
@@ -73,14 +74,14 @@ class Place:
 
     async def source(self) -> Zygote | None:
         async with asyncio.timeout(5):
-            return await self.templates.source(self.spec)
+            return await self.snapshots.source(self.spec)
 
     async def settle(self) -> None:
         await asyncio.gather(*self.tasks)
 
     @property
     def state(self) -> SnapshotState | None:
-        return self.templates.state(FUNCTION)
+        return self.snapshots.state(FUNCTION)
 
 
 async def test_the_first_launch_waits_for_the_template_and_the_others_share_it(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ async def test_a_refusal_says_why_and_from_when_it_is_tried_again(tmp_path: Path
     assert here.state == SnapshotState("refused", THREADS.why, RETRY_FIRST_S)
     here.clock.now += 10
     assert here.state == SnapshotState("refused", THREADS.why, RETRY_FIRST_S - 10)
-    assert here.said == [f"no snapshot of {FUNCTION}: {THREADS.why}; its replicas start without one"]
+    assert here.log_lines == [f"no snapshot of {FUNCTION}: {THREADS.why}; its replicas start without one"]
 
 
 async def test_a_refused_template_is_made_again_after_longer_and_longer_pauses(tmp_path: Path) -> None:
@@ -120,11 +121,11 @@ async def test_a_refused_template_is_made_again_after_longer_and_longer_pauses(t
         pauses.append(here.clock.now - began)
     assert pauses[1] <= RETRY_FIRST_S + 10
     assert all(later >= earlier for earlier, later in pairwise(pauses))
-    assert RETRY_MOST_S < TEMPLATE_IDLE_S
+    assert RETRY_MOST_S < IDLE_S
     assert max(pauses) <= RETRY_MOST_S + 10
 
 
-async def test_nobody_waits_for_another_attempt_and_its_success_is_used(tmp_path: Path) -> None:
+async def test_no_launch_waits_for_another_attempt_and_its_success_is_used(tmp_path: Path) -> None:
     here = Place(tmp_path, THREADS)
     assert await here.source() is None
     here.error, here.hold = None, True
@@ -160,14 +161,14 @@ async def test_a_template_that_is_gone_is_made_again_after_a_pause(tmp_path: Pat
     assert await here.source() is cast(Zygote, here.made[1])
 
 
-async def test_templates_that_nobody_uses_go_unless_they_have_replicas(tmp_path: Path) -> None:
+async def test_templates_that_no_launch_uses_go_unless_they_have_replicas(tmp_path: Path) -> None:
     here = Place(tmp_path)
     assert await here.source() is not None
     here.made[0].children[7] = object()
-    here.clock.now += TEMPLATE_IDLE_S
-    here.templates.forget_idle()
+    here.clock.now += IDLE_S
+    here.snapshots.forget_idle()
     assert not here.made[0].retired
     here.made[0].children.clear()
-    here.templates.forget_idle()
+    here.snapshots.forget_idle()
     assert here.made[0].retired
     assert here.state is None

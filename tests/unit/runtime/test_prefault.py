@@ -1,4 +1,4 @@
-"""Which pages a forked child wrote to, and having one's own copies of them ahead of time: with real forks."""
+"""Pages that a forked child wrote to, and copies of them ahead of time: with real forks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 PROGRAM = """
 import ctypes, json, mmap, os, signal, sys
-from clipper_runtime import prefault as pages
+from clipper_runtime import prefault
 from clipper_runtime.prefault import PAGE, Span
 
 held = mmap.mmap(-1, 64 * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -20,7 +20,7 @@ for page in range(64):
     held[page * PAGE] = 1
 start = ctypes.addressof(ctypes.c_char.from_buffer(held))
 span = Span(start, start + 64 * PAGE)
-inside = any(s.start <= span.start and span.end <= s.end for s in pages.own_pages())
+inside = any(s.start <= span.start and span.end <= s.end for s in prefault.own_pages())
 
 def look(act):
     reading, writing = os.pipe()
@@ -30,25 +30,24 @@ def look(act):
         os.write(writing, b"x")
         signal.pause()
     os.read(reading, 1)
-    found = pages.written_pages(pid, [span])
+    found = prefault.written_pages(pid, [span])
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return [[(s.start - start) // PAGE, (s.end - start) // PAGE] for s in found], pages.written_pages(pid, [span])
+    return [[(s.start - start) // PAGE, (s.end - start) // PAGE] for s in found], prefault.written_pages(pid, [span])
 
 def write():
     for page in (3, 4, 5, 40):
         held[page * PAGE] = 2
 
 def ahead():
-    pages.prefault([Span(start + 10 * PAGE, start + 12 * PAGE)])
+    prefault.prefault([Span(start + 10 * PAGE, start + 12 * PAGE)])
 
 def read():
     sum(held[page * PAGE] for page in range(64))
 
 answers = {"written": look(write), "ahead": look(ahead), "read": look(read), "inside": inside}
-pages.MAX_WRITTEN_BYTES = 2 * PAGE
+prefault.MAX_WRITTEN_BYTES = 2 * PAGE
 answers["bounded"] = look(write)
-pages.map_libraries()
 print(json.dumps(answers))
 """
 
@@ -69,17 +68,17 @@ def test_reading_leaves_pages_shared(seen: dict[str, Any]) -> None:
     assert seen["read"][0] == []
 
 
-def test_copies_can_be_had_ahead_of_the_write(seen: dict[str, Any]) -> None:
+def test_pages_can_be_copied_ahead_of_the_write(seen: dict[str, Any]) -> None:
     assert seen["ahead"][0] == [[10, 12]]
 
 
-def test_what_is_taken_over_is_bounded(seen: dict[str, Any]) -> None:
+def test_the_number_of_pages_is_bounded(seen: dict[str, Any]) -> None:
     assert seen["bounded"][0] == [[3, 5]]
 
 
-def test_of_a_child_that_is_gone_nothing_is_said(seen: dict[str, Any]) -> None:
+def test_a_child_that_is_gone_has_no_pages(seen: dict[str, Any]) -> None:
     assert seen["written"][1] == []
 
 
-def test_what_a_program_allocates_is_among_the_pages_that_are_looked_at(seen: dict[str, Any]) -> None:
+def test_memory_that_a_program_allocates_is_examined(seen: dict[str, Any]) -> None:
     assert seen["inside"]

@@ -1,4 +1,4 @@
-"""What keeps a process from being forked. Each case is a process of its own: what it opens must not stay in ours."""
+"""Obstacles to a fork. Each case is a process of its own, so that what it opens does not stay in this one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ DEVICES = ("/dev/zero",)
 def verdict(act: str, tmp_path: Path) -> str:
     code = f"""
 import ctypes, mmap, os, sys, types
-from clipper_runtime.fork_safety import open_descriptors, unforkable
+from clipper_runtime.fork_safety import open_descriptors, fork_obstacle
 before = open_descriptors()
 {act}
-print(unforkable(before, {DEVICES!r}))
+print(fork_obstacle(before, {DEVICES!r}))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
@@ -29,8 +29,8 @@ print(unforkable(before, {DEVICES!r}))
 
 
 def test_a_device_of_a_gpu_that_is_open_is_a_context(tmp_path: Path) -> None:
-    said = verdict("fd = os.open('/dev/zero', os.O_RDWR)", tmp_path)
-    assert said == "it holds a GPU context (/dev/zero is in use), which a forked process cannot use"
+    obstacle = verdict("fd = os.open('/dev/zero', os.O_RDWR)", tmp_path)
+    assert obstacle == "it holds a GPU context (/dev/zero is in use), which a forked process cannot use"
 
 
 def test_a_device_that_is_only_mapped_any_more_is_a_context_too(tmp_path: Path) -> None:
@@ -54,8 +54,8 @@ def test_a_driver_that_is_loaded_but_not_used_is_no_context(tmp_path: Path) -> N
 @pytest.mark.parametrize(("initialized", "words"), [(True, "torch.cuda.is_initialized()"), (False, "")])
 def test_torch_is_asked_where_it_is_loaded(tmp_path: Path, initialized: bool, words: str) -> None:
     act = f"cuda = types.ModuleType('torch.cuda'); cuda.is_initialized = lambda: {initialized}\n"
-    said = verdict(act + "sys.modules['torch.cuda'] = cuda", tmp_path)
-    assert (words in said) if words else said == ""
+    obstacle = verdict(act + "sys.modules['torch.cuda'] = cuda", tmp_path)
+    assert (words in obstacle) if words else obstacle == ""
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,10 @@ def test_torch_is_asked_where_it_is_loaded(tmp_path: Path, initialized: bool, wo
 )
 def test_the_files_of_gpu_drivers_are_known(file: str) -> None:
     assert gpu_in_use(["/usr/lib/libcuda.so.1", file]) == f"{file} is in use"
+
+
+def test_an_open_file_is_an_obstacle_and_a_fresh_process_has_none(tmp_path: Path) -> None:
+    assert verdict("", tmp_path) == ""
+    assert verdict("file = open('weights', 'w')", tmp_path) == (
+        f"it left the file {tmp_path}/weights open, whose position replicas would share"
+    )

@@ -1,0 +1,17 @@
+"""The platform's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clipper_platform.errors import InvalidSpec
+from clipper_platform.settings import Settings
+
+
+def test_the_platform_sets_the_size_of_warm_pools_that_declare_none(tmp_path: Path) -> None:
+    assert Settings.load(environ={"CLIP_HOME": str(tmp_path)}).warm_pool_size == 0
+    assert Settings.load(environ={"CLIP_HOME": str(tmp_path), "CLIP_WARM_POOL_SIZE": "2"}).warm_pool_size == 2
+    with pytest.raises(InvalidSpec, match="warm_pool_size"):
+        Settings.load(environ={"CLIP_HOME": str(tmp_path), "CLIP_WARM_POOL_SIZE": "17"})
