@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from clipper.address import FunctionAddress
+from clipper.contract.deploys import DeploySpec
+from clipper.contract.manifest import Manifest
 from clipper.contract.spec import (
     ENTRYPOINT_PATTERN,
     AutoscalingPolicy,
-    DeploySpec,
     EnvironmentSpec,
     FunctionSpec,
-    Manifest,
     SpecError,
     check_name,
     nearest,

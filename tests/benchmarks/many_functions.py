@@ -25,7 +25,8 @@ import httpx
 import psutil
 import uvloop
 
-from clipper.contract.spec import EnvironmentSpec, FunctionSpec, Manifest
+from clipper.contract.manifest import Manifest
+from clipper.contract.spec import EnvironmentSpec, FunctionSpec
 from clipper_platform.clock import SystemClock
 from clipper_platform.environments.base import BuildProgress
 from clipper_platform.gateway.lifecycle import Lifecycle

@@ -10,15 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipper.contract.spec import (
-    AutoscalingPolicy,
-    EnvironmentSpec,
-    FunctionSpec,
-    Manifest,
-    Schedule,
-    SpecError,
-    option_limits,
-)
+from clipper.contract.manifest import Manifest
+from clipper.contract.spec import AutoscalingPolicy, EnvironmentSpec, FunctionSpec, Schedule, SpecError, option_limits
 
 SECONDS = st.floats(0, 86_400 * 7)
 POSITIVE = st.floats(0.001, 86_400 * 7)

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
-from clipper.contract.spec import FunctionSpec, Manifest, SpecError
+from clipper.contract.manifest import Manifest
+from clipper.contract.spec import FunctionSpec, SpecError
 from clipper_platform.clock import Clock
 from clipper_platform.errors import ClipperError, Conflict, InternalError, NotFound, StoreUnavailable
 from clipper_platform.store.base import Event, MetadataStore, Project, Route, Version

@@ -47,7 +47,7 @@ class Version(_Record, frozen=True):
     project: str
     number: int  # 1, 2, 3…: allocated by the store, never reused
     created_at: float
-    manifest: dict[str, Any]  # clipper.contract.spec.Manifest.to_dict()
+    manifest: dict[str, Any]  # clipper.contract.manifest.Manifest.to_dict()
     bundle: str
     environment: str  # EnvironmentId
     schemas: dict[str, Any] = {}  # function name -> JSON Schema, as its replica published it

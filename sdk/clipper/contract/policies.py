@@ -167,41 +167,42 @@ class AutoscalingPolicy:
         return policy_dict(self)
 
     def _check_contradictions(self, where: str) -> None:
+        def refuse(key: str, message: str) -> SpecError:
+            return SpecError(message, where=where, key=key)
+
         if self.min_replicas > self.max_replicas:
-            raise SpecError(
+            raise refuse(
+                "min_replicas",
                 f"min_replicas = {self.min_replicas} is above max_replicas = {self.max_replicas}; "
                 "raise max_replicas or lower min_replicas",
-                where=where,
-                key="min_replicas",
             )
         if self.panic_window_s > self.stable_window_s:
-            raise SpecError(
+            raise refuse(
+                "panic_window_s",
                 f"panic_window_s = {self.panic_window_s:g} is longer than stable_window_s = {self.stable_window_s:g}; "
                 "the panic window must be the shorter one",
-                where=where,
-                key="panic_window_s",
             )
         if self.target_ongoing_requests is not None and self.target_queue_depth != type(self)().target_queue_depth:
-            raise SpecError(
+            raise refuse(
+                "target_ongoing_requests",
                 "target_queue_depth and target_ongoing_requests are two ways to say how much a replica should have: "
                 "queued and running invocations, or running ones alone; keep one",
-                where=where,
-                key="target_ongoing_requests",
             )
         if self.buffer_replicas > self.max_replicas:
-            raise SpecError(
+            raise refuse(
+                "buffer_replicas",
                 f"buffer_replicas = {self.buffer_replicas} is above max_replicas = {self.max_replicas}: so many can "
                 "never be kept; raise max_replicas or lower buffer_replicas",
-                where=where,
-                key="buffer_replicas",
             )
         if self.keep_alive == "learnt" and min([self.min_replicas, *(s.min_replicas for s in self.schedule)]) > 0:
-            raise SpecError(
+            raise refuse(
+                "keep_alive",
                 f'keep_alive = "learnt" has no meaning with min_replicas = {self.min_replicas}: the last replica is '
                 "never taken away; set min_replicas = 0",
-                where=where,
-                key="keep_alive",
             )
+        self._check_schedules(where)
+
+    def _check_schedules(self, where: str) -> None:
         for schedule in self.schedule:
             ceiling = schedule.max_replicas if schedule.max_replicas is not None else self.max_replicas
             if schedule.min_replicas > ceiling:

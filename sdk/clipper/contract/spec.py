@@ -8,9 +8,9 @@ Standard library only: every replica imports this module.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, Literal, Self, get_args, get_type_hints
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self, get_args
 
 from clipper.contract.environment import ENVIRONMENT_RULES, EnvironmentSpec
 from clipper.contract.policies import (
@@ -35,18 +35,15 @@ from clipper.contract.rules import (
     key_word,
     nearest,
     shown,
-    unknown_key,
 )
 
 __all__ = [
     "NAME_PATTERN",
     "RESERVED_NAMES",
     "AutoscalingPolicy",
-    "DeploySpec",
     "EnvironmentSpec",
     "FunctionSpec",
     "KeepAlive",
-    "Manifest",
     "Schedule",
     "SpecError",
     "check_name",
@@ -60,7 +57,6 @@ RESERVED_NAMES = frozenset({"api", "calls", "fn", "healthz", "metrics", "openapi
 
 BatchPolicy = Literal["aimd", "latency_model", "static", "none"]
 OnBatchError = Literal["bisect", "fail"]
-DeployStrategy = Literal["rolling", "canary", "recreate"]
 
 
 _USUAL_POLICY = AutoscalingPolicy()
@@ -255,149 +251,6 @@ _FUNCTION_RULES: dict[str, Rule] = {
 _OPTIONAL = frozenset(f.name for f in fields(FunctionSpec) if f.default is None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeploySpec:
-    """How a new version takes over from the one before. Times in seconds, `steps` in percent of the calls.
-
-    `smoke` gives functions by name the JSON arguments of a call that the new version must answer before it gets any
-    traffic.
-    """
-
-    strategy: DeployStrategy = "rolling"
-    keep_previous_s: float = 60.0  # how long the replaced version stays warm for a rollback; 0: it drains at once
-    steps: tuple[int, ...] = (10, 50, 100)
-    step_s: float = 60.0
-    max_error_rate_increase: float = 0.02  # share of 5xx answers, above the old version's
-    max_p99_ratio: float = 2.0  # to the old version's
-    min_samples: int = 50  # answers in a step before the new version is judged
-    smoke: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    @classmethod
-    def parse(cls, table: object, functions: Iterable[str], *, where: str = "[deploy]") -> Self:
-        """From a TOML table, for a project with these functions. Raises SpecError."""
-        if not isinstance(table, Mapping):
-            raise SpecError("deploy must be a table", where=where, key="deploy")
-        table = dict(table)
-        smoke = _smoke(table.pop("smoke", {}), tuple(functions), where)
-        steps = _steps(table.pop("steps"), where) if "steps" in table else None
-        values = checked(table, _DEPLOY_RULES, where, also=("steps", "smoke"))
-        if steps is not None:
-            values["steps"] = steps
-        made = cls(**values, smoke=smoke)
-        for key in values:
-            if key in _CANARY_KEYS and made.strategy != "canary":
-                raise SpecError(f'{key} needs strategy = "canary"', where=where, key=key)
-        if made.strategy == "recreate" and values.get("keep_previous_s"):
-            raise SpecError(
-                'keep_previous_s has no meaning with strategy = "recreate": the old version is stopped first',
-                where=where,
-                key="keep_previous_s",
-            )
-        return made
-
-    def to_dict(self) -> dict[str, Any]:
-        """The keys that differ from their defaults, in the form that `parse` takes."""
-        default = DeploySpec()
-        changed = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed = {key: value for key, value in changed.items() if value != getattr(default, key)}
-        return {key: list(value) if key == "steps" else value for key, value in changed.items()}
-
-
-_CANARY_KEYS = frozenset({"steps", "step_s", "max_error_rate_increase", "max_p99_ratio", "min_samples"})
-
-_DEPLOY_RULES: dict[str, Rule] = {
-    "strategy": Rule(str, choices=get_args(DeployStrategy)),
-    "keep_previous_s": Rule(float, low=0, high=86_400),
-    "step_s": Rule(float, above=0, high=86_400),
-    "max_error_rate_increase": Rule(float, low=0, high=1),
-    "max_p99_ratio": Rule(float, low=1, high=1000),
-    "min_samples": Rule(int, low=1, high=1_000_000),
-}
-
-
-def _steps(value: object, where: str) -> tuple[int, ...]:
-    whole = isinstance(value, (list, tuple)) and all(type(step) is int and 1 <= step <= 100 for step in value)
-    steps = tuple(value) if whole and isinstance(value, (list, tuple)) else ()
-    if not steps or steps[-1] != 100 or list(steps) != sorted(set(steps)):
-        raise SpecError(
-            f"steps = {shown(value)} is not allowed: write growing whole percentages that end with 100, "
-            "as in [10, 50, 100]",
-            where=where,
-            key="steps",
-        )
-    return steps
-
-
-def _smoke(table: object, functions: tuple[str, ...], where: str) -> dict[str, Any]:
-    if not isinstance(table, Mapping):
-        raise SpecError("smoke must be a table of functions: [deploy.smoke]", where=where, key="smoke")
-    for name, arguments in table.items():
-        if name not in functions:
-            raise SpecError(
-                f"smoke names no function of the project: {unknown_key(key_word(name), functions, '').message}",
-                where=where,
-                key="smoke",
-            )
-        if not isinstance(arguments, Mapping):
-            raise SpecError(
-                f"smoke.{name} = {shown(arguments)} is not allowed: write the call's arguments as a table, "
-                f'as in {name} = {{ text = "hello" }}',
-                where=where,
-                key="smoke",
-            )
-    return {name: json_value(arguments, where, key=f"smoke.{name}") for name, arguments in table.items()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """What one deploy asks for: the project, its bundle by digest, its environment and its functions."""
-
-    project: str
-    bundle: str  # "sha256:" + 64 hexadecimal digits
-    environment: EnvironmentSpec
-    functions: tuple[FunctionSpec, ...]
-    deploy: DeploySpec = DeploySpec()
-
-    @classmethod
-    def from_dict(cls, table: object) -> Self:
-        """Parse and validate a manifest. Raises SpecError naming the key."""
-        if not isinstance(table, Mapping):
-            raise SpecError("the manifest must be an object", where="manifest")
-        known = ("project", "bundle", "environment", "functions")
-        for key in table:
-            if key not in (*known, "deploy"):
-                raise unknown_key(key_word(key), (*known, "deploy"), "manifest")
-        for key in known:
-            if key not in table:
-                raise SpecError(f"{key} is missing", where="manifest", key=key)
-        check_name(table["project"], "project", where="manifest")
-        bundle = table["bundle"]
-        if not isinstance(bundle, str) or not re.fullmatch(r"sha256:[0-9a-f]{64}", bundle):
-            raise SpecError('bundle must be "sha256:" and 64 hexadecimal digits', where="manifest", key="bundle")
-        raw = table["functions"]
-        if not isinstance(raw, (list, tuple)) or not raw:
-            raise SpecError("functions must be a list with at least one function", where="manifest", key="functions")
-        functions = tuple(FunctionSpec.from_dict(f, where=f"manifest functions[{i}]") for i, f in enumerate(raw))
-        seen: set[str] = set()
-        for spec in functions:
-            if spec.name in seen:
-                raise SpecError(f"function {spec.name!r} is declared twice", where="manifest", key="functions")
-            seen.add(spec.name)
-        environment = EnvironmentSpec.parse(table["environment"], where="manifest environment")
-        deploy = DeploySpec.parse(table.get("deploy", {}), [s.name for s in functions], where="manifest deploy")
-        return cls(project=table["project"], bundle=bundle, environment=environment, functions=functions, deploy=deploy)
-
-    def to_dict(self) -> dict[str, Any]:
-        deploy = self.deploy.to_dict()
-        return {
-            "project": self.project,
-            "bundle": self.bundle,
-            "environment": self.environment.to_dict(),
-            "functions": [spec.to_dict() for spec in self.functions],
-            **({"deploy": deploy} if deploy else {}),
-        }
-
-
 def option_limits() -> dict[str, str]:
     """What each key with a checked range accepts, in words: function keys, then the policy's, a schedule's,
     an environment's."""
@@ -405,13 +258,3 @@ def option_limits() -> dict[str, str]:
         key: rule.words()
         for key, rule in {**_FUNCTION_RULES, **POLICY_RULES, **SCHEDULE_RULES, **ENVIRONMENT_RULES}.items()
     }
-
-
-def option_types() -> dict[str, Any]:
-    """Type of each key of FunctionSpec, for the settings reference."""
-    return get_type_hints(FunctionSpec)
-
-
-def option_defaults() -> dict[str, Any]:
-    """Default of each key of FunctionSpec that has one."""
-    return {f.name: f.default for f in fields(FunctionSpec) if f.default is not MISSING}

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipper.contract.spec import DeploySpec, EnvironmentSpec, FunctionSpec, Manifest
+from clipper.contract.deploys import DeploySpec
+from clipper.contract.manifest import Manifest
+from clipper.contract.spec import EnvironmentSpec, FunctionSpec
 from clipper.contract.wire import LogRecord
 from clipper_platform.control.access.keyring import Keyring
 from clipper_platform.control.events import EventLog

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from clipper.contract.spec import Manifest
+from clipper.contract.manifest import Manifest
 from clipper_platform.control.registry import Registry
 from clipper_platform.errors import NotFound, StoreUnavailable
 from clipper_platform.store.base import Route, Version

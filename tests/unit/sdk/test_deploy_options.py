@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from clipper.contract.spec import DeploySpec, EnvironmentSpec, FunctionSpec, Manifest, SpecError
+from clipper.contract.deploys import DeploySpec
+from clipper.contract.manifest import Manifest
+from clipper.contract.spec import EnvironmentSpec, FunctionSpec, SpecError
 from clipper.project import load_project
 from tests.support.terminal import clip
 

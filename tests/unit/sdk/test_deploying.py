@@ -14,7 +14,8 @@ from starlette.responses import Response
 import clipper
 from clipper import errors
 from clipper.closures import dump_closure
-from clipper.contract.spec import Manifest, SpecError
+from clipper.contract.manifest import Manifest
+from clipper.contract.spec import SpecError
 from clipper.control import ControlClient
 from clipper.deploying import deploy_project
 from clipper.packaging import bundle_directory

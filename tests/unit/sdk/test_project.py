@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from clipper.contract.spec import Manifest, SpecError
+from clipper.contract.manifest import Manifest
+from clipper.contract.spec import SpecError
 from clipper.project import load_project
 
 APP = """\

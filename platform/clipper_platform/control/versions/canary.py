@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from clipper.contract.spec import DeploySpec
+from clipper.contract.deploys import DeploySpec
 from clipper_platform.clock import Clock
 from clipper_platform.control.ports import Facts, Replicas, Router
 from clipper_platform.control.versions.deployment import Deployment

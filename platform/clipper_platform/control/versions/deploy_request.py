@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clipper.contract.spec import Manifest, SpecError, check_name
+from clipper.contract.manifest import Manifest
+from clipper.contract.spec import SpecError, check_name
 from clipper_platform.control.scaling.schedules import Plan
 from clipper_platform.errors import InvalidSpec
 

@@ -15,7 +15,7 @@ from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from clipper.contract.spec import Manifest
+from clipper.contract.manifest import Manifest
 from clipper_platform.clock import Clock
 from clipper_platform.control.events import EventLog
 from clipper_platform.control.log_store import LogStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
-from clipper.contract.spec import Manifest
+from clipper.contract.manifest import Manifest
 from clipper_platform.clock import Clock
 from clipper_platform.control.registry import Current
 from clipper_platform.control.versions.deployment import Deployment

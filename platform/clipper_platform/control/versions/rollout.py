@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from clipper.contract.spec import AutoscalingPolicy, FunctionSpec, Manifest
+from clipper.contract.manifest import Manifest
+from clipper.contract.spec import AutoscalingPolicy, FunctionSpec
 from clipper_platform.control.ports import Artifacts, Replicas
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.tasks import uninterrupted
