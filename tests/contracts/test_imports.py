@@ -20,9 +20,6 @@ REMAINING_CYCLES: Final[tuple[frozenset[str], ...]] = (
     frozenset({"clipper.discovery", "clipper.function", "clipper.project"}),
 )
 
-# Strings with which the SDK still names a sibling, by module.
-REMAINING_NAMES: Final = {}
-
 
 # The three packages
 
