@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from time import process_time
 
+from clipper_platform.clock import SystemClock
 from clipper_platform.control.function_facts import ScaledFunctions
 from clipper_platform.control.scaling.autoscaler import Autoscaler
 from clipper_platform.serving.function_queue import FunctionQueue
@@ -52,7 +53,7 @@ def stir(queue: FunctionQueue, rng: random.Random, now: float) -> None:
 
 async def measure(functions: int, **options: object) -> None:
     rng = random.Random(7)
-    async with harness(InMemoryBackend()) as h:
+    async with harness(InMemoryBackend(), clock=SystemClock()) as h:
         for n in range(functions):
             await h.deploy(target("f", project=f"p{n}", **options))
         queues = h.dispatcher.queues()

@@ -22,6 +22,7 @@ from uvicorn.server import ServerState
 from clipper.contract import wire
 from clipper_platform.backends.base import ChannelListener, Exit, LaunchSpec
 from clipper_platform.backends.channel import WireChannel
+from clipper_platform.clock import SystemClock
 from clipper_platform.gateway.http.fast_path import FastPathOptions, FastPathProtocol, fast_protocol
 from clipper_platform.gateway.http.invoke_service import InvokeService
 from clipper_platform.types import ReplicaId
@@ -164,7 +165,7 @@ async def measure(show: Callable[[str], None] = print, rounds: int = ROUNDS) -> 
         ("cached, 64 connections", 64, {"cache_ttl_s": 600.0}),
     ):
         backend = WiredBackend()
-        async with harness(backend) as h:
+        async with harness(backend, clock=SystemClock()) as h:
             await h.deploy(target("total", project="bench", max_batch_size=32, **options))
             connections, data = connect(h, n), request("bench/total")
             cached = bool(options)
