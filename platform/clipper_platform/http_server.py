@@ -79,7 +79,7 @@ def make_server(
         extra_routes=invoke_routes(invoke, body_timeout_s=settings.body_timeout_s),
     )
     options = FastPathOptions(
-        invoke,
+        service=invoke,
         host_allowed=services.policy.allows_host,
         body_timeout_s=settings.body_timeout_s,
         enabled=settings.fast_path,

@@ -116,17 +116,18 @@ def connect(h: Harness, n: int) -> list[tuple[FastPathProtocol, Sink]]:
     service = InvokeService(
         h.dispatcher, clock=h.clock, authorize=lambda _, __: None, max_body_bytes=1 << 20, open_invoke=True
     )
-    options = FastPathOptions(service, host_allowed=lambda _: True, body_timeout_s=60, enabled=True)
+    options = FastPathOptions(service=service, host_allowed=lambda _: True, body_timeout_s=60, enabled=True)
     config = uvicorn.Config(_nothing, log_config=None, access_log=False, ws="none", lifespan="off")
     config.load()
     state = ServerState()
     state.default_headers = [(b"date", b"Mon, 01 Jan 2026 00:00:00 GMT")]
-    made = []
+    protocol_class = fast_protocol(options)
+    connections = []
     for _ in range(n):
-        protocol, sink = fast_protocol(options)(config, state, {}), Sink()
+        protocol, sink = protocol_class(config, state, {}), Sink()
         protocol.connection_made(sink)  # type: ignore[arg-type]  # as much of a transport as is used
-        made.append((protocol, sink))
-    return made  # type: ignore[return-value]
+        connections.append((protocol, sink))
+    return connections
 
 
 async def turn(

@@ -68,7 +68,7 @@ async def gateway(
         )
         app.router.redirect_slashes = False
         options = FastPathOptions(
-            service, host_allowed=policy.allows_host, body_timeout_s=body_timeout_s, enabled=fast_path
+            service=service, host_allowed=policy.allows_host, body_timeout_s=body_timeout_s, enabled=fast_path
         )
         listener = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(

@@ -128,7 +128,6 @@ class Invocation:
     def __init__(
         self,
         queue: OwningQueue,
-        *,
         request_id: str,
         content_type: str,
         accept: str,
@@ -138,26 +137,22 @@ class Invocation:
         on_done: Callable[[Invocation], Any],
         sink: StreamSink | None = None,
     ) -> None:
-        self.begin_life(queue, request_id, content_type, accept, arrived)
-        self.body = body
-        self.deadline = deadline
-        self.on_done = on_done
-        self.sink = sink
-
-    def begin_life(self, queue: OwningQueue, request_id: str, content_type: str, accept: str, arrived: float) -> None:
-        """Set what is known from a request's head, and the fields of its answer."""
         self.queue = queue
         self.request_id = request_id
         self.content_type = content_type
         self.accept = accept
+        self.body = body
         self.arrived = self.queued = arrived
+        self.deadline = deadline
+        self.on_done = on_done
+        self.sink = sink
         self.state = State.NEW
         self.weight = 1
         self.bucket = self.attempts = self.blamed = self.chunks = self.item = 0
         self.dispatched = self.finished = self.exec_s = 0.0
-        self.body = self.payload = b""
+        self.payload = b""
         self.content_type_out = self.default_reason = self.cache_status = ""
-        self.endpoint = self.cold = self.error = self.cache_key = self.flight = self.hedge = self.sink = None
+        self.endpoint = self.cold = self.error = self.cache_key = self.flight = self.hedge = None
 
     @property
     def solo(self) -> bool:

@@ -1,0 +1,48 @@
+"""Which requests the fast path takes: a rule over the parsed head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from clipper_platform.gateway.http.request_head import RequestHead, read_head
+
+__all__ = ["PlainRequest", "plain_request"]
+
+PREFIX: Final = b"/fn/"
+# Headers of requests that need more than an invocation and its answer.
+SPECIAL_HEADERS: Final = frozenset(
+    {
+        *(b"expect", b"origin", b"sec-fetch-site", b"upgrade", b"prefer", b"idempotency-key", b"content-encoding"),
+        *(b"traceparent", b"x-request-id"),  # the latter: given twice, as the protocol takes the first one out
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainRequest:
+    """`path`: `project/function[@version]`. `keeps_alive`: an HTTP/1.1 request with these headers keeps its connection,
+    so that the same headers on an HTTP/1.0 request, which would not, are told apart by the parser's answer to that."""
+
+    path: str
+    head: RequestHead
+    keeps_alive: bool
+
+
+def plain_request(
+    url: bytes, headers: Sequence[tuple[bytes, bytes]], host_allowed: Callable[[str], bool]
+) -> PlainRequest | None:
+    """What a POST asks for if it is plain, else None. `headers`: with lower-case names."""
+    if not url.startswith(PREFIX) or b"?" in url or b"%" in url or b"#" in url or not url.isascii():
+        return None
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) != 1 or not host_allowed(hosts[0].decode("latin-1")):
+        return None
+    if any(name in SPECIAL_HEADERS for name, _ in headers):
+        return None
+    head = read_head(headers)
+    if head.wants_events:
+        return None
+    keeps_alive = all(name != b"connection" or value.lower() == b"keep-alive" for name, value in headers)
+    return PlainRequest(path=url[len(PREFIX) :].decode(), head=head, keeps_alive=keeps_alive)
