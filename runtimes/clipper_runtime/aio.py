@@ -14,12 +14,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from clipper.contract.wire import INITIAL_CREDIT, Item, Outcome, ProtocolError
+from clipper.contract.wire import INITIAL_CREDIT, ProtocolError
 from clipper_runtime.channel import ChannelClosed
-from clipper_runtime.codec import Rejected
+from clipper_runtime.core import ExecutionCore
 from clipper_runtime.engines import Lifeline
-from clipper_runtime.executor import Answer, Executor, Raised, Work, skipped
+from clipper_runtime.outcomes import skipped
 from clipper_runtime.replies import Replies
+from clipper_runtime.work import Answer, Work
 
 __all__ = ["AsyncEngine", "Loop"]
 
@@ -47,34 +48,37 @@ class Loop:
         self._runner.close()
 
 
-class _Call:
-    """A task and the items it answers."""
+class _AsyncCall:
+    """A call that waits or runs as a task; the outlet of its stream."""
 
-    __slots__ = ("began", "cancelled", "items", "task")
+    __slots__ = ("_credit", "_more", "_replies", "began", "task", "work")
 
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.items = items
-        self.cancelled: set[int] = set()
+    def __init__(self, work: Work, replies: Replies) -> None:
+        self.work = work
         self.began = 0.0
         self.task: asyncio.Task[Answer] | None = None
+        self._replies = replies
+        self._credit = INITIAL_CREDIT
+        self._more: asyncio.Future[None] | None = None  # there while the stream waits for credit
 
-
-class _Credit:
-    """Chunks that a stream may still send."""
-
-    def __init__(self) -> None:
-        self._left = INITIAL_CREDIT
-        self._more = asyncio.Event()
-
-    async def take(self) -> None:
-        while not self._left:
-            self._more.clear()
-            await self._more.wait()
-        self._left -= 1
+    async def send(self, seq: int, content_type: str, body: bytes) -> bool:
+        while not self._credit:
+            self._more = asyncio.get_running_loop().create_future()
+            await self._more
+        self._credit -= 1
+        self._replies.chunk(self.work.items[0].id, seq, content_type, body)
+        return True  # a stream that is cancelled sees its task cancelled
 
     def give(self, n: int) -> None:
-        self._left += n
-        self._more.set()
+        self._credit += n
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
+
+    def cancel(self, item: int) -> None:
+        self.work.cancel((item,))
+        # A batch goes on as long as anyone waits for one of its items.
+        if self.task is not None and len(self.work.cancelled) == len(self.work.items):
+            self.task.cancel()
 
 
 class AsyncEngine:
@@ -82,7 +86,7 @@ class AsyncEngine:
 
     def __init__(
         self,
-        executor: Executor,
+        core: ExecutionCore,
         replies: Replies,
         lifeline: Lifeline,
         concurrency: int,
@@ -90,16 +94,15 @@ class AsyncEngine:
         loop: Loop,
         descriptor: int,
     ) -> None:
+        self._core = core
         self._lifeline = lifeline
-        self._executor = executor
         self._replies = replies
         self._loop = loop
         self._descriptor = descriptor
         self._slots = asyncio.Semaphore(concurrency)
         self._thread = threading.get_ident()
-        self._events: deque[Callable[[], None]] = deque()  # what the reading thread said, in order
-        self._calls: dict[int, _Call] = {}  # by item
-        self._credits: dict[int, _Credit] = {}
+        self._events: deque[Callable[[], None]] = deque()  # what the reading thread received, in order
+        self._calls: dict[int, _AsyncCall] = {}  # by item
         self._answers: dict[int, Answer] = {}  # by batch: finished in this turn of the loop
         self._running: asyncio.AbstractEventLoop | None = None
         self._drained = asyncio.Event()
@@ -111,19 +114,19 @@ class AsyncEngine:
     # From whichever thread reads
 
     def invoke(self, work: Work) -> None:
-        self._tell(partial(self._begin, work))
+        self._post(partial(self._begin, work))
 
     def cancel(self, ids: Sequence[int]) -> None:
-        self._tell(partial(self._cancel, ids))
+        self._post(partial(self._cancel, ids))
 
     def credit(self, item: int, n: int) -> None:
-        self._tell(partial(self._give, item, n))
+        self._post(partial(self._give, item, n))
 
     def drain(self) -> None:
         if self._running is not None:  # also from a signal handler, where only this call is safe
             self._running.call_soon_threadsafe(self._check_drained)
 
-    def _tell(self, event: Callable[[], None]) -> None:
+    def _post(self, event: Callable[[], None]) -> None:
         self._events.append(event)
         if self._running is not None and threading.get_ident() != self._thread:
             self._running.call_soon_threadsafe(self._process)
@@ -157,48 +160,41 @@ class AsyncEngine:
             self._drained.set()
 
     def _begin(self, work: Work) -> None:
-        if self._executor.program.batched:
-            call = _Call(work.items)
-            self._start(work, call, self._run_batch(work, call))
-            return
-        run = self._run_stream if self._executor.program.streaming else self._run_item
-        for item, payload in zip(work.items, work.payloads, strict=True):
-            call = _Call([item])
-            self._start(work, call, run(work, call, payload))
+        for part in self._core.calls(work):
+            call = _AsyncCall(part, self._replies)
+            self._calls.update({item.id: call for item in part.items})
+            call.task = asyncio.get_running_loop().create_task(self._run(call))
+            call.task.add_done_callback(partial(self._finish, call))
 
-    def _start(self, work: Work, call: _Call, run: Coroutine[Any, Any, Answer]) -> None:
-        self._calls.update({item.id: call for item in call.items})
-        call.task = asyncio.get_running_loop().create_task(run)
-        call.task.add_done_callback(partial(self._finish, work, call))
+    async def _run(self, call: _AsyncCall) -> Answer:
+        answer = Answer()
+        async with self._slots:
+            call.began = time.monotonic()
+            await self._core.run(call.work, answer, call if self._core.program.streaming else None)
+        return answer
 
     def _cancel(self, ids: Sequence[int]) -> None:
         for item in ids:
-            call = self._calls.get(item)
-            if call is None:
-                continue
-            call.cancelled.add(item)
-            # A batch goes on as long as anyone waits for one of its items.
-            if call.task is not None and len(call.cancelled) == len(call.items):
-                call.task.cancel()
+            if (call := self._calls.get(item)) is not None:
+                call.cancel(item)
 
     def _give(self, item: int, n: int) -> None:
-        credit = self._credits.get(item)
-        if credit is not None:
-            credit.give(n)
+        if (call := self._calls.get(item)) is not None:
+            call.give(n)
 
-    def _finish(self, work: Work, call: _Call, task: asyncio.Task[Answer]) -> None:
-        for item in call.items:
+    def _finish(self, call: _AsyncCall, task: asyncio.Task[Answer]) -> None:
+        for item in call.work.items:
             del self._calls[item.id]
         answer = Answer()
         if task.cancelled():
-            for item in call.items:
+            for item in call.work.items:
                 answer.add(skipped(item.id, "cancelled"))
         elif (error := task.exception()) is not None:
             self._lifeline.fatal(error)
             return
         else:
             answer = task.result()
-        self._collect(work.batch, answer)
+        self._collect(call.work.batch, answer)
 
     def _collect(self, batch: int, answer: Answer) -> None:
         """Answers of one turn of the loop leave together: one write instead of one per item."""
@@ -206,10 +202,7 @@ class AsyncEngine:
             asyncio.get_running_loop().call_soon(self._send)
         known = self._answers.setdefault(batch, answer)
         if known is not answer:
-            known.outcomes += answer.outcomes
-            known.bodies += answer.bodies
-            known.exec_s += answer.exec_s
-            known.reruns += answer.reruns
+            known.extend(answer)
 
     def _send(self) -> None:
         answers, self._answers = self._answers, {}
@@ -219,71 +212,3 @@ class AsyncEngine:
         except ChannelClosed as error:
             self._lifeline.fatal(error)
         self._check_drained()
-
-    async def _run_batch(self, work: Work, call: _Call) -> Answer:
-        async with self._slots:
-            call.began = time.monotonic()
-            return await self._executor.arun_batch(work, call.cancelled)
-
-    async def _run_item(self, work: Work, call: _Call, payload: memoryview) -> Answer:
-        answer, item = Answer(), call.items[0]
-        async with self._slots:
-            call.began = time.monotonic()
-            if 0 < item.timeout_s < call.began - work.received_at:
-                answer.add(skipped(item.id))
-            else:
-                await self._executor.arun_item(item, payload, answer)
-        return answer
-
-    async def _run_stream(self, work: Work, call: _Call, payload: memoryview) -> Answer:
-        answer, item = Answer(), call.items[0]
-        credit = self._credits[item.id] = _Credit()
-        try:
-            async with self._slots:
-                call.began = time.monotonic()
-                if 0 < item.timeout_s < call.began - work.received_at:
-                    answer.add(skipped(item.id))
-                    return answer
-                arguments = self._executor.prepare(item, payload, answer)
-                if arguments is not None:
-                    await self._stream(item, arguments, credit, answer)
-        finally:
-            del self._credits[item.id]
-        return answer
-
-    async def _stream(self, item: Item, arguments: tuple[Any, ...], credit: _Credit, answer: Answer) -> None:
-        clock, seq = time.perf_counter, 0
-        values: Any = None
-        try:
-            began = clock()
-            values = self._executor.program.call(*arguments)
-            async for value in values:
-                answer.exec_s += clock() - began
-                body, content_type = self._executor.encode_chunk(item, value)
-                await credit.take()
-                self._replies.chunk(item.id, seq, content_type, body)
-                seq += 1
-                began = clock()
-            answer.exec_s += clock() - began
-            answer.add(Outcome(item.id, 0))
-        except Rejected as error:
-            answer.add(Outcome(item.id, error.status, message=error.message))
-        except ChannelClosed:
-            raise
-        except BaseException as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise
-            self._executor.finish(item, Raised(error), answer)
-        finally:
-            await self._close(item, values)
-
-    async def _close(self, item: Item, values: Any) -> None:
-        close = getattr(values, "aclose", None)
-        if close is None:
-            return
-        try:
-            await close()
-        except Exception as error:  # noqa: BLE001 - the generator's clean-up is user code too
-            ignored = Answer()  # the item has its outcome; the traceback goes to the log
-            self._executor.finish(item, Raised(error), ignored)

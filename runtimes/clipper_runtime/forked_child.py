@@ -134,4 +134,4 @@ def rehearse() -> None:
         return {name: len(values)}
 
     FunctionSpec.from_dict(FunctionSpec.parse("example", "app:example", {}).to_dict())
-    Codec(read_signature(example, batched=False, streaming=False, doc=""), in_place=True).schema()
+    Codec(read_signature(example, batched=False, streaming=False, doc=""), batched=False).schema()

@@ -107,7 +107,7 @@ def load(bundle: str, spec: FunctionSpec, phases: Phases) -> Loaded:
                 "a generator cannot be batched: set max_batch_size to 1, or return a list instead of yielding"
             )
         signature = read_signature(call, batched=spec.batched, streaming=streaming, doc=_summary(target, call))
-        codec = Codec(signature, in_place=not spec.batched)  # a batch may have to run again
+        codec = Codec(signature, batched=spec.batched)
         schema = codec.schema()
     phases.seconds["load"] += phases.seconds.pop("schema")
     return Loaded(target, signature, codec, schema, kind, streaming, spec.batched)

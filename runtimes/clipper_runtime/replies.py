@@ -8,14 +8,14 @@ from typing import Final
 
 from clipper.contract.wire import Chunk, Message, Outcome, Result, encode
 from clipper_runtime.channel import JOIN_BYTES, Channel
-from clipper_runtime.executor import Answer
 from clipper_runtime.logs import Output
+from clipper_runtime.work import Answer
 
-__all__ = ["OUTCOMES_PER_FRAME", "Replies", "max_payload_bytes"]
+__all__ = ["Replies", "max_payload_bytes"]
 
 # An outcome's header: at most 4 Ki characters of message and 256 of type, at four bytes each, and small fields. So
 # 256 outcomes stay under 5 MiB, inside the header limit of 8 MiB.
-OUTCOMES_PER_FRAME: Final = 256
+_OUTCOMES_PER_FRAME: Final = 256
 _HEADER_ALLOWANCE_BYTES: Final = 64 * 1024
 
 
@@ -58,7 +58,7 @@ class Replies:
         self._output.end_lines()
         buffers: list[bytes | memoryview] = []
         size = sum(map(len, answer.bodies))
-        if size <= self._max_body_bytes and len(outcomes) <= OUTCOMES_PER_FRAME:
+        if size <= self._max_body_bytes and len(outcomes) <= _OUTCOMES_PER_FRAME:
             header = encode(Result(batch, outcomes, answer.exec_s, answer.reruns), size)
             buffers = [header, *answer.bodies]
             if size < JOIN_BYTES:
@@ -73,21 +73,12 @@ class Replies:
             self._answered += len(outcomes)
         self._channel.send(buffers, self._output.logs.take)
 
-    def write(self, items: int, frame: bytes) -> None:
-        """A Result that is encoded already and answers so many items; user output of the batch goes first."""
-        output = self._output
-        if output.stdout.written or output.stderr.written:
-            output.end_lines()
-        with self._lock:
-            self._answered += items
-        self._channel.send([frame], output.logs.take)
-
     def _parts(self, answer: Answer) -> Iterator[tuple[list[Outcome], list[bytes]]]:
         outcomes: list[Outcome] = []
         bodies: list[bytes] = []
         size = 0
         for outcome, body in zip(answer.outcomes, answer.bodies, strict=True):
-            if outcomes and (size + len(body) > self._max_body_bytes or len(outcomes) == OUTCOMES_PER_FRAME):
+            if outcomes and (size + len(body) > self._max_body_bytes or len(outcomes) == _OUTCOMES_PER_FRAME):
                 yield outcomes, bodies
                 outcomes, bodies, size = [], [], 0
             outcomes.append(outcome)

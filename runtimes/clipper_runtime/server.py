@@ -37,13 +37,14 @@ from clipper.contract.wire import (
     encode,
 )
 from clipper_runtime.channel import Channel, ChannelClosed
+from clipper_runtime.core import ExecutionCore
 from clipper_runtime.engines import Engine, InlineEngine, ThreadEngine
-from clipper_runtime.executor import Executor, Work
 from clipper_runtime.loader import Loaded, LoadError, Phases, Program, bundle_off_path, load, set_up
 from clipper_runtime.logs import LogBuffer, Output, clean_text, format_error, install
 from clipper_runtime.modules import report_modules
 from clipper_runtime.replies import Replies, max_payload_bytes
 from clipper_runtime.watcher import TICK_S, Watcher
+from clipper_runtime.work import Work
 
 __all__ = ["EXIT_DEFECT", "EXIT_FAILED", "EXIT_LOST", "EXIT_PROTOCOL", "Prepared", "Replica", "await_start", "greet"]
 
@@ -95,10 +96,9 @@ def await_start(channel: Channel) -> tuple[Start, list[Frame]]:
     starts: list[Start] = []
     later: list[Frame] = []
 
-    def handle(frame: Frame) -> None:
-        message = frame.message
+    def handle(message: Any, body: memoryview) -> None:
         if starts:
-            later.append(frame)
+            later.append(Frame(message, body))
         elif isinstance(message, Start):
             starts.append(message)
         elif isinstance(message, Ping):
@@ -191,7 +191,7 @@ class Replica:
         return Loop()
 
     def _make_engine(self, spec: FunctionSpec, program: Program, loop: Any, concurrency: int) -> Engine:
-        executor = Executor(
+        core = ExecutionCore(
             program,
             self.output.logs,
             bisect=spec.on_batch_error == "bisect",
@@ -200,10 +200,10 @@ class Replica:
         if loop is not None:
             from clipper_runtime.aio import AsyncEngine
 
-            return AsyncEngine(executor, self._replies, self, concurrency, loop=loop, descriptor=self._channel.fileno())
+            return AsyncEngine(core, self._replies, self, concurrency, loop=loop, descriptor=self._channel.fileno())
         if program.streaming or concurrency > 1:
-            return ThreadEngine(executor, self._replies, self, concurrency)
-        return InlineEngine(executor, self._replies, self, self._channel)
+            return ThreadEngine(core, self._replies, self, concurrency)
+        return InlineEngine(core, self._replies, self, self._channel)
 
     def _fail(self, error: LoadError) -> int:
         self.watcher.stop()
@@ -253,7 +253,7 @@ class Replica:
         self._engine = engine
         self._setting_up = False
         for frame in early:
-            self.handle(frame)
+            self.handle(frame.message, frame.body)
 
     def _close(self, program: Program, loop: Any) -> None:
         """Run the user's `close` and send what it says; an exception there is logged."""
@@ -281,19 +281,18 @@ class Replica:
         except ChannelClosed:
             abandon()
 
-    def handle(self, frame: Frame) -> None:
+    def handle(self, message: Any, body: memoryview) -> None:
         """One frame of the platform, under the read lock. Raises ProtocolError for what only a replica may send."""
-        message = frame.message
         engine = self._engine
         if type(message) is Invoke and engine is not None:
-            work = Work(message, frame.body, time.monotonic())
+            work = Work(message, body, time.monotonic())
             self._replies.came += len(work.items)  # under the read lock, as all of this is
             engine.invoke(work)
             if self.watcher.parked:
                 self.watcher.wake()
             return
         if type(message) is Invoke or (self._engine is None and isinstance(message, (Cancel, Credit))):
-            self._early.append(frame)
+            self._early.append(Frame(message, body))
             return
         handler = self._handlers.get(type(message))
         if handler is None:

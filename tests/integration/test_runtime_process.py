@@ -19,6 +19,7 @@ import pytest
 
 from clipper.contract import wire
 from clipper.contract.wire import Status
+from tests.support.frames import frame_of
 from tests.support.runtime_process import RuntimeProcess, gone
 
 Launch = Callable[..., RuntimeProcess]
@@ -739,7 +740,7 @@ def f() -> int:
 
 
 def test_garbage_ends_the_replica_with_its_own_status(serve: Launch) -> None:
-    for garbage in (b"\xff" * 64, b"".join(wire.encode_frames(wire.Ready({}, False, False, 1, {})))):
+    for garbage in (b"\xff" * 64, frame_of(wire.Ready({}, False, False, 1, {}))):
         process = serve("def f(): ...")
         process.socket.sendall(garbage)
         assert process.wait() == 4

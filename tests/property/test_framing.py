@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clipper.contract import wire
+from tests.support.frames import frame_of
 
 INTEGERS = st.integers(-(2**63), 2**64 - 1)
 IDS = st.integers(0, 2**53)
@@ -59,10 +60,6 @@ def messages(draw: st.DrawFn) -> tuple[Any, list[bytes]]:
             return draw(BARE), []
 
 
-def frame(message: Any, payloads: list[bytes]) -> bytes:
-    return b"".join(wire.encode_frames(message, payloads))
-
-
 def read(reader: wire.FrameReader, pieces: list[bytes]) -> list[tuple[Any, bytes]]:
     return [(f.message, bytes(f.body)) for piece in pieces for f in reader.feed(piece)]
 
@@ -74,7 +71,7 @@ def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
 
 @given(st.lists(messages(), max_size=5), st.lists(st.integers(0, 10_000), max_size=20))
 def test_any_split_of_the_stream_gives_the_same_messages(sent: list[tuple[Any, list[bytes]]], cuts: list[int]) -> None:
-    data = b"".join(frame(message, payloads) for message, payloads in sent)
+    data = b"".join(frame_of(message, payloads) for message, payloads in sent)
     reader = wire.FrameReader()
     assert read(reader, pieces_of(data, cuts)) == [(message, b"".join(payloads)) for message, payloads in sent]
     assert reader.pending == 0
@@ -83,7 +80,7 @@ def test_any_split_of_the_stream_gives_the_same_messages(sent: list[tuple[Any, l
 @given(messages())
 def test_byte_by_byte_is_a_split_too(sent: tuple[Any, list[bytes]]) -> None:
     message, payloads = sent
-    data = frame(message, payloads)
+    data = frame_of(message, payloads)
     assert read(wire.FrameReader(), [data[i : i + 1] for i in range(len(data))]) == [(message, b"".join(payloads))]
 
 
@@ -91,7 +88,7 @@ def test_byte_by_byte_is_a_split_too(sent: tuple[Any, list[bytes]]) -> None:
 def test_frames_outlive_the_buffer_they_were_read_into(sent: tuple[Any, list[bytes]], cuts: list[int]) -> None:
     message, payloads = sent
     reader, got = wire.FrameReader(), []
-    for piece in pieces_of(frame(message, payloads), cuts):
+    for piece in pieces_of(frame_of(message, payloads), cuts):
         buffer = bytearray(piece)
         got += reader.feed(memoryview(buffer))
         buffer[:] = b"\xff" * len(buffer)
@@ -101,7 +98,7 @@ def test_frames_outlive_the_buffer_they_were_read_into(sent: tuple[Any, list[byt
 @given(messages())
 def test_payloads_are_the_exact_partition_of_the_body(sent: tuple[Any, list[bytes]]) -> None:
     message, payloads = sent
-    (got,) = wire.FrameReader().feed(frame(message, payloads))
+    (got,) = wire.FrameReader().feed(frame_of(message, payloads))
     if isinstance(message, wire.Invoke | wire.Result):
         parts = message.items if isinstance(message, wire.Invoke) else message.outcomes
         lengths = [part.length for part in parts]
@@ -137,7 +134,7 @@ def test_random_bytes_are_frames_or_a_protocol_error(data: bytes, limit: int) ->
 
 @given(st.lists(messages(), min_size=1, max_size=3), st.data())
 def test_a_changed_byte_is_frames_or_a_protocol_error(sent: list[tuple[Any, list[bytes]]], data: st.DataObject) -> None:
-    whole = bytearray(b"".join(frame(message, payloads) for message, payloads in sent))
+    whole = bytearray(b"".join(frame_of(message, payloads) for message, payloads in sent))
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     check_survives(bytes(whole), 1_000_000)
@@ -158,7 +155,7 @@ def test_a_header_nested_without_end_is_a_protocol_error() -> None:
 
 @given(st.integers(0, 40), st.integers(1, 5000))
 def test_a_body_that_came_in_pieces_is_aligned_and_the_frames_own(padding: int, size: int) -> None:
-    data = frame(wire.Chunk(1, 0, "x" * padding), [bytes(size)])
+    data = frame_of(wire.Chunk(1, 0, "x" * padding), [bytes(size)])
     reader = wire.FrameReader()
     reader.feed(data[:5])
     (got,) = reader.feed(data[5:])
@@ -211,3 +208,18 @@ def test_a_header_over_its_limit_is_not_sent() -> None:
 def test_a_frame_that_the_length_field_cannot_say_is_not_sent() -> None:
     with pytest.raises(wire.ProtocolError, match="cannot be expressed"):
         wire.encode(wire.Chunk(1, 0, ""), 2**32)
+
+
+@given(st.binary(max_size=40), st.integers(0, 60))
+def test_only_one_whole_invoke_within_the_limits_is_read_without_a_reader(extra: bytes, cut: int) -> None:
+    data = frame_of(wire.Invoke(7, [wire.Item(0, "r", "", "", 0.0, 2)]), [b"{}"])
+    found = wire.read_invoke(memoryview(data), len(data), wire.MAX_FRAME_BYTES)
+    assert found is not None
+    assert (found[0].batch, data[found[1] :]) == (7, b"{}")
+    assert wire.read_invoke(memoryview(data), len(data), len(data) - 5) is None
+    if extra:
+        assert wire.read_invoke(memoryview(data + extra), len(data + extra), wire.MAX_FRAME_BYTES) is None
+    part = data[: min(cut, len(data) - 1)]
+    assert wire.read_invoke(memoryview(part), len(part), wire.MAX_FRAME_BYTES) is None
+    other = frame_of(wire.Ping(1))
+    assert wire.read_invoke(memoryview(other), len(other), wire.MAX_FRAME_BYTES) is None

@@ -57,7 +57,8 @@ def answer(channel: socket.socket, frame: wire.Frame) -> None:
             wire.Outcome(item.id, 0, item.content_type, len(body))
             for item, body in zip(message.items, bodies, strict=True)
         ]
-        channel.sendall(b"".join(wire.encode_frames(wire.Result(message.batch, outcomes), bodies)))
+        head = wire.encode(wire.Result(message.batch, outcomes), sum(map(len, bodies)))
+        channel.sendall(b"".join((head, *bodies)))
     elif isinstance(message, wire.Ping):
         channel.sendall(wire.encode(wire.Pong(message.nonce, 0, 0.0)))
     elif isinstance(message, wire.Drain) and MODE != "ignore-drain":

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from clipper.contract import wire
 from clipper.contract.spec import FunctionSpec
+from tests.support.frames import frame_of
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class RuntimeProcess:
         self.send(wire.Start(1, "p", "f", 1, "replica-1", str(self.bundle), spec, max_frame_bytes))
 
     def send(self, message: Any, payloads: Sequence[bytes] = ()) -> None:
-        self.socket.sendall(b"".join(wire.encode_frames(message, payloads)))
+        self.socket.sendall(frame_of(message, payloads))
 
     def invoke(
         self,

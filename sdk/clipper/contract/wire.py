@@ -15,7 +15,7 @@ vectors. A violation raises `ProtocolError`; the connection is then unusable.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from itertools import accumulate, pairwise
 from struct import Struct as Packer
@@ -48,8 +48,6 @@ __all__ = [
     "Start",
     "Status",
     "encode",
-    "encode_value",
-    "encode_values",
     "read_invoke",
     "split_body",
 ]
@@ -266,7 +264,6 @@ _DECODERS: Final[dict[int, msgspec.msgpack.Decoder[Any]]] = {
     kind: msgspec.msgpack.Decoder(cls) for kind, cls in KINDS.items()
 }
 _INVOKE: Final = _KIND_OF[Invoke]
-_RESULT: Final = _KIND_OF[Result]
 _decode_invoke = _DECODERS[_INVOKE].decode
 _encode_header = msgspec.msgpack.Encoder().encode
 
@@ -435,28 +432,3 @@ def read_invoke(view: memoryview, size: int, max_frame_bytes: int) -> tuple[Invo
         return _decode_invoke(view[PREFIX_BYTES:start]), start
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-
-
-def encode_values(batch: int, ids: Sequence[int], content_type: str, bodies: Sequence[bytes], exec_s: float) -> bytes:
-    """A whole Result frame of items that all went well: the bytes of `encode(Result(…))` and the bodies.
-
-    No Outcome is made on the way. Raises ProtocolError as `encode` does.
-    """
-    sizes = list(map(len, bodies))
-    outcomes = [(item, 0, content_type, size, "", "") for item, size in zip(ids, sizes, strict=True)]
-    header = _encode_header((batch, outcomes, exec_s, 0))
-    if len(header) > MAX_HEADER_BYTES:
-        raise ProtocolError(f"a header of {len(header)} bytes is over the limit of {MAX_HEADER_BYTES}")
-    prefix = _PREFIX.pack(_MIN_LENGTH + len(header) + sum(sizes), _RESULT, len(header))
-    return b"".join((prefix, header, *bodies))
-
-
-def encode_value(batch: int, item: int, content_type: str, body: bytes, exec_s: float) -> bytes:
-    """`encode_values` of one item, without its loops."""
-    header: bytes = _encode_header((batch, ((item, 0, content_type, len(body), "", ""),), exec_s, 0))
-    return _PREFIX.pack(_MIN_LENGTH + len(header) + len(body), _RESULT, len(header)) + header + body
-
-
-def encode_frames(message: Message, payloads: Sequence[bytes | memoryview] = ()) -> list[bytes | memoryview]:
-    """A frame as the list of buffers to write, payloads uncopied."""
-    return [encode(message, sum(map(len, payloads))), *payloads]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from clipper.contract import wire
 from clipper_platform.backends.channel import HIGH_WATER_BYTES, WireChannel
+from tests.support.frames import frame_of
 from tests.support.replicas import Recorder, invoke
 
 
@@ -59,7 +60,7 @@ def channel(attached: bool = True) -> tuple[WireChannel, FakeTransport, Owner, R
 
 
 def frame(message: wire.Message, *payloads: bytes) -> bytes:
-    return b"".join(wire.encode_frames(message, payloads))
+    return frame_of(message, payloads)
 
 
 def result(*payloads: bytes, status: int = 0) -> bytes:

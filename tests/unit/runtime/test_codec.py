@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from clipper.contract.wire import Status
+from clipper.contract.wire import Item, Status
 from clipper_runtime.codec import Codec, Rejected
 from clipper_runtime.schema import read_signature
 
@@ -26,7 +26,7 @@ PNG = b"\x89PNG\r\n\x1a\n rest"
 
 
 def codec_of(function: Callable[..., Any], *, batched: bool = False, streaming: bool = False) -> Codec:
-    return Codec(read_signature(function, batched=batched, streaming=streaming))
+    return Codec(read_signature(function, batched=batched, streaming=streaming), batched=batched)
 
 
 def takes(kind: Any) -> Codec:
@@ -315,20 +315,24 @@ def test_an_unknown_msgpack_extension_is_refused() -> None:
 
 
 def test_a_batch_is_decoded_into_one_list_per_parameter() -> None:
-    def batch(xs: list[int], ys: list[str] | None = None) -> list[int]: ...
+    def function(xs: list[int], ys: list[str] | None = None) -> list[int]: ...
 
-    codec = codec_of(batch, batched=True)
-    payloads = [memoryview(b'{"xs": 1}'), memoryview(b'{"ys": "b", "xs": 2}')]
-    assert codec.decode_batch("application/json", payloads) == ([1, 2], [None, "b"])
-    packed = [memoryview(msgspec.msgpack.encode({"xs": n})) for n in (1, 2)]
-    assert codec.decode_batch("application/msgpack", packed) == ([1, 2], [None, None])
+    codec = codec_of(function, batched=True)
+    json = ("application/json", b'{"ys": "b", "xs": 2}')
+    packed = ("application/msgpack", msgspec.msgpack.encode({"xs": 1}))
+    for batch in ([json], [packed], [json, json], [packed, packed], [json, packed], [packed, json, json]):
+        items = [Item(n, "", content_type, "", 0.0, len(body)) for n, (content_type, body) in enumerate(batch)]
+        rows = [(1, None) if one is packed else (2, "b") for one in batch]
+        assert codec.arguments(items, [memoryview(body) for _, body in batch]) == [
+            list(x) for x in zip(*rows, strict=True)
+        ]
 
 
 def test_a_batch_is_encoded_together_only_when_it_is_json_without_nulls() -> None:
     codec = takes(int)
     assert codec.encode_batch([1, "a"], "*/*") == ([b"1", b'"a"'], "application/json")
     assert codec.encode_batch([1, math.nan], "*/*") is None
-    assert codec.encode_batch([1], "application/msgpack") is None
+    assert codec.encode_batch([1, 2], "application/msgpack") is None
 
 
 # Values
@@ -467,7 +471,7 @@ def test_the_schema_describes_arguments_and_value() -> None:
         At length.
         """
 
-    codec = Codec(read_signature(classify, batched=True, streaming=False, doc="Classify digits."))
+    codec = Codec(read_signature(classify, batched=True, streaming=False, doc="Classify digits."), batched=True)
     schema = codec.schema()
     assert schema["parameters"]["required"] == ["pixels"]
     assert schema["parameters"]["additionalProperties"] is False

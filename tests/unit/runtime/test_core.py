@@ -16,25 +16,34 @@ from hypothesis import strategies as st
 
 from clipper.contract.wire import FrameReader, Invoke, Item, Log, Outcome, Status
 from clipper_runtime.codec import Codec
-from clipper_runtime.executor import Answer, Executor, Work, split_guilty
+from clipper_runtime.core import ExecutionCore, complete, split_guilty
 from clipper_runtime.loader import Program
 from clipper_runtime.logs import REQUEST_ID, LogBuffer
 from clipper_runtime.schema import read_signature
+from clipper_runtime.work import Answer, Work
 
 LIMIT = 1000
 
 
-def executor_of(call: Callable[..., Any], *, batched: bool = True, bisect: bool = True) -> Executor:
-    codec = Codec(read_signature(call, batched=batched, streaming=False))
+def core_of(call: Callable[..., Any], *, batched: bool = True, bisect: bool = True) -> ExecutionCore:
+    codec = Codec(read_signature(call, batched=batched, streaming=False), batched=batched)
     kind = "async" if asyncio.iscoroutinefunction(call) else "sync"
     program = Program(call=call, close=None, codec=codec, kind=kind, streaming=False, batched=batched)
-    return Executor(program, LogBuffer(), bisect=bisect, max_payload_bytes=LIMIT)
+    return ExecutionCore(program, LogBuffer(), bisect=bisect, max_payload_bytes=LIMIT)
 
 
 def work_of(values: Iterable[Any], *, timeout_s: float = 10.0, age_s: float = 0.0) -> Work:
     bodies = [v if isinstance(v, bytes) else json.dumps({"x": v}).encode() for v in values]
     items = [Item(n, f"r{n}", "application/json", "*/*", timeout_s, len(body)) for n, body in enumerate(bodies)]
     return Work(Invoke(1, items), memoryview(b"".join(bodies)), time.monotonic() - age_s)
+
+
+def answer_of(core: ExecutionCore, work: Work) -> Answer:
+    """What all calls of `work` give, one after the other."""
+    answer = Answer()
+    for call in core.calls(work):
+        complete(core.run(call, answer))
+    return answer
 
 
 def outcomes_of(answer: Answer) -> dict[int, Any]:
@@ -49,11 +58,11 @@ def outcomes_of(answer: Answer) -> dict[int, Any]:
 
 
 def run(call: Callable[..., Any], values: Iterable[Any], **options: Any) -> dict[int, Any]:
-    return outcomes_of(executor_of(call, **options).run_batch(work_of(values), set()))
+    return outcomes_of(answer_of(core_of(call, **options), work_of(values)))
 
 
-def log_lines(executor: Executor) -> list[tuple[str, str]]:
-    (buffer,) = executor._logs.take()
+def log_lines(core: ExecutionCore) -> list[tuple[str, str]]:
+    (buffer,) = core._logs.take()
     (frame,) = FrameReader().feed(buffer)
     assert isinstance(frame.message, Log)
     return [(record.request_id, record.message) for record in frame.message.records]
@@ -90,8 +99,9 @@ def test_an_async_batch_gives_the_same_outcomes() -> None:
             raise ValueError("three")
         return [2 * n for n in x]
 
-    executor = executor_of(double)
-    answer = asyncio.run(executor.arun_batch(work_of([1, 3, "a", 2]), set()))
+    core = core_of(double)
+    answer = Answer()
+    asyncio.run(core.run(work_of([1, 3, "a", 2]), answer))
     outcomes = outcomes_of(answer)
     assert (outcomes[0], outcomes[3]) == (2, 4)
     assert outcomes[1].error_type == "ValueError"
@@ -171,9 +181,8 @@ def test_whatever_is_raised_is_an_outcome(error: BaseException) -> None:
 
     for outcome in run(batched, [1, 2]).values():
         assert outcome.error_type == type(error).__name__
-    executor, answer, work = executor_of(single, batched=False), Answer(), work_of([1])
-    executor.run_item(work.items[0], work.payloads[0], answer)
-    assert outcomes_of(answer)[0].error_type == type(error).__name__
+    (outcome,) = run(single, [1], batched=False).values()
+    assert outcome.error_type == type(error).__name__
 
 
 def test_an_error_that_cannot_be_shown_is_an_outcome_too() -> None:
@@ -202,12 +211,12 @@ def test_the_traceback_goes_to_the_log_with_the_request_and_begins_at_user_code(
             raise ValueError("two")
         return x
 
-    executor = executor_of(function)
-    executor.run_batch(work_of([1, 2]), set())
-    lines = log_lines(executor)
+    core = core_of(function)
+    answer_of(core, work_of([1, 2]))
+    lines = log_lines(core)
     assert {request for request, _ in lines} == {"r1"}
     assert lines[0][1] == "Traceback (most recent call last):"
-    assert "test_executor.py" in lines[1][1]
+    assert "test_core.py" in lines[1][1]
     assert lines[-1][1] == "ValueError: two"
     assert not any("clipper_runtime" in line for _, line in lines)
 
@@ -231,8 +240,9 @@ def test_cancelled_items_are_skipped() -> None:
     def function(x: list[int]) -> list[int]:
         return x
 
-    answer = executor_of(function).run_batch(work_of([1, 2, 3]), {1})
-    outcomes = outcomes_of(answer)
+    work = work_of([1, 2, 3])
+    work.cancel([1, 77])
+    outcomes = outcomes_of(answer_of(core_of(function), work))
     assert outcomes.pop(1).status == Status.CANCELLED
     assert outcomes == {0: 1, 2: 3}
 
@@ -241,7 +251,7 @@ def test_items_whose_time_passed_while_they_waited_are_skipped() -> None:
     def function(x: list[int]) -> list[int]:
         raise AssertionError("ran")
 
-    answer = executor_of(function).run_batch(work_of([1], timeout_s=5.0, age_s=6.0), set())
+    answer = answer_of(core_of(function), work_of([1], timeout_s=5.0, age_s=6.0))
     assert outcomes_of(answer)[0].status == Status.CANCELLED
 
 
@@ -254,12 +264,10 @@ def test_cancelling_the_task_of_an_async_item_cancels_the_call_but_raising_it_on
         return x
 
     async def main() -> None:
-        answer, work = Answer(), work_of([1])
-        await executor_of(raises, batched=False).arun_item(work.items[0], work.payloads[0], answer)
+        answer = Answer()
+        await core_of(raises, batched=False).run(work_of([1]), answer)
         assert answer.outcomes[0].error_type == "CancelledError"
-        task = asyncio.ensure_future(
-            executor_of(sleeps, batched=False).arun_item(work.items[0], work.payloads[0], Answer())
-        )
+        task = asyncio.ensure_future(core_of(sleeps, batched=False).run(work_of([1]), Answer()))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -281,8 +289,8 @@ def test_bisecting_fails_exactly_the_guilty_in_few_runs(guilty: list[bool]) -> N
             raise ValueError(str([n for n in x if guilty[n]]))
         return x
 
-    executor = executor_of(function)
-    answer = executor.run_batch(work_of(range(len(guilty))), set())
+    core = core_of(function)
+    answer = answer_of(core, work_of(range(len(guilty))))
     outcomes = outcomes_of(answer)
     assert set(outcomes) == set(range(len(guilty)))
     for n, bad in enumerate(guilty):
@@ -336,11 +344,11 @@ def test_on_batch_error_fail_runs_once_and_fails_all() -> None:
         runs.append(x)
         raise ValueError("no")
 
-    executor = executor_of(function, bisect=False)
-    answer = executor.run_batch(work_of(range(8)), set())
+    core = core_of(function, bisect=False)
+    answer = answer_of(core, work_of(range(8)))
     assert (len(runs), answer.reruns) == (1, 0)
     assert {o.error_type for o in answer.outcomes} == {"ValueError"}
-    assert sum(line == "ValueError: no" for _, line in log_lines(executor)) == 1
+    assert sum(line == "ValueError: no" for _, line in log_lines(core)) == 1
 
 
 # Single items
@@ -350,9 +358,7 @@ def test_each_item_of_an_unbatched_function_is_on_its_own() -> None:
     def function(x: int) -> float:
         return 1 / x
 
-    executor, answer, work = executor_of(function, batched=False), Answer(), work_of([1, 0, "a", 2])
-    for item, payload in zip(work.items, work.payloads, strict=True):
-        executor.run_item(item, payload, answer)
+    answer = answer_of(core_of(function, batched=False), work_of([1, 0, "a", 2]))
     outcomes = outcomes_of(answer)
     assert (outcomes[0], outcomes[3]) == (1.0, 0.5)
     assert (outcomes[1].error_type, outcomes[2].status) == ("ZeroDivisionError", Status.INVALID)

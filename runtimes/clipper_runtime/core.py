@@ -1,0 +1,349 @@
+"""The execution core: decode the payloads, call user code, encode what it returns, an outcome for each item.
+
+These steps and the errors of each are written once. The core is a coroutine that waits only for an async function or
+for the credit of a stream; `complete` runs it for a plain function, on any thread and without an event loop (0.2 µs a
+call). An unbatched item is a batch of one whose argument and value are not wrapped in lists.
+
+A batch without errors passes through C loops (msgspec, map, zip) with a few Python calls around them, however many
+items it has: after a wait the processor's caches and branch predictors are cold, and each bytecode costs several times
+what a warm loop shows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Coroutine, Generator, Sequence
+from itertools import repeat
+from operator import attrgetter
+from typing import Any, Final, Protocol, TypeVar
+
+from clipper.contract.wire import Item, Outcome, Status
+from clipper_runtime.channel import ChannelClosed
+from clipper_runtime.codec import Rejected, alike, as_columns
+from clipper_runtime.loader import Program
+from clipper_runtime.logs import REQUEST_ID, LogBuffer, format_error
+from clipper_runtime.outcomes import failed, not_a_list, refused, skipped, too_large, wrong_length
+from clipper_runtime.work import Answer, Work
+
+__all__ = ["ExecutionCore", "Outlet", "complete", "split_guilty"]
+
+# Below this, no deadline is looked at before a batch runs.
+_NEGLIGIBLE_WAIT_S: Final = 0.001
+
+_END: Final = object()
+_OK: Final = int(Status.OK)
+_item_ids = attrgetter("id")
+_accepts = attrgetter("accept")
+
+T = TypeVar("T")
+
+
+class Outlet(Protocol):
+    """Where the chunks of one stream go."""
+
+    async def send(self, seq: int, content_type: str, body: bytes) -> bool:
+        """Wait until the platform takes one more chunk and send it; False where the stream was cancelled instead."""
+        ...
+
+
+class Raised:
+    """What a call raised, as a value."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def complete(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never waits, as those of the core do for a plain function."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise RuntimeError("the call of a plain function waited for an event loop")
+
+
+class ExecutionCore:
+    """Runs one program. `max_payload_bytes`: the largest encoded value that may leave.
+
+    `bisect`: a failed batch runs again in parts, so that only the items that fail alone are answered with the error.
+    """
+
+    def __init__(self, program: Program, logs: LogBuffer, *, bisect: bool = True, max_payload_bytes: int) -> None:
+        self.program = program
+        self._function = program.call
+        self._codec = program.codec
+        self._batched = program.batched
+        self._is_async = program.kind == "async"
+        self._logs = logs
+        self._bisects = bisect
+        self._max_payload_bytes = max_payload_bytes
+
+    def calls(self, work: Work) -> Sequence[Work]:
+        """One call takes all items together where the function is batched, else each item is a call."""
+        return (work,) if self._batched or len(work.items) == 1 else work.parts()
+
+    async def run(self, work: Work, answer: Answer, outlet: Outlet | None = None) -> None:
+        """Run one of `calls` and add its outcomes to `answer`; `outlet` for a function that streams.
+
+        Cancelling the task of an async function cancels the call and raises CancelledError. Raises ChannelClosed.
+        """
+        REQUEST_ID.set(work.items[0].request_id if len(work.items) == 1 else "")
+        items, arguments = self._decode(work, answer)
+        if not items:
+            return
+        if outlet is not None:
+            await self._stream(items[0], arguments, outlet, answer)
+            return
+        value = await self._call(items, arguments, answer)
+        if isinstance(value, Raised) and self._bisects and len(items) > 1:
+            await self._bisect(work, items, answer)
+        else:
+            self._encode(items, value, answer)
+
+    # Decode
+
+    def _decode(self, work: Work, answer: Answer) -> tuple[Sequence[Item], Sequence[Any]]:
+        """The items that can run, with the arguments of their call; the others are answered."""
+        items, payloads = work.items, work.payloads
+        waited = time.monotonic() - work.received_at
+        if waited > _NEGLIGIBLE_WAIT_S or work.cancelled:
+            items, payloads = _skip(work, waited, answer)
+            if not items:
+                return items, ()
+        try:
+            return items, self._codec.arguments(items, payloads)
+        except BaseException as error:  # noqa: BLE001 - a type's own validation is user code too
+            if not self._batched:
+                self._refuse(items[0], error, answer)
+                return (), ()
+        good, rows = [], []
+        for item, payload in zip(items, payloads, strict=True):
+            try:
+                rows.append(self._codec.decode(item.content_type, payload))
+            except BaseException as error:  # noqa: BLE001 - as above
+                self._refuse(item, error, answer)
+            else:
+                good.append(item)
+        return good, as_columns(rows)
+
+    # Call
+
+    async def _call(self, items: Sequence[Item], arguments: Sequence[Any], answer: Answer) -> Any:
+        """What user code returned, or Raised."""
+        if self._batched:
+            REQUEST_ID.set(items[0].request_id if len(items) == 1 else "")
+        clock = time.perf_counter
+        began = clock()
+        try:
+            value = self._function(*arguments)
+            if self._is_async:
+                value = await value
+        except BaseException as error:
+            if self._is_async and _was_cancelled(error):
+                raise
+            value = Raised(error)
+        answer.exec_s += clock() - began
+        return value
+
+    async def _bisect(self, work: Work, items: Sequence[Item], answer: Answer) -> None:
+        """Run a failed batch again in parts until each item has succeeded, or failed alone."""
+        payloads = {item.id: payload for item, payload in zip(work.items, work.payloads, strict=True)}
+        plan = split_guilty(0, len(items))
+        low, high = next(plan)
+        while True:
+            part = items[low:high]
+            answer.reruns += 1
+            # Decoded anew: the failed run may have changed its arguments in place.
+            arguments = self._codec.arguments(part, [payloads[item.id] for item in part])
+            value = await self._call(part, arguments, answer)
+            part_failed = isinstance(value, Raised)
+            if not part_failed or len(part) == 1:
+                self._encode(part, value, answer)
+            try:
+                low, high = plan.send(part_failed)
+            except StopIteration:
+                return
+
+    async def _stream(self, item: Item, arguments: Sequence[Any], outlet: Outlet, answer: Answer) -> None:
+        clock, seq = time.perf_counter, 0
+        values: Any = None
+        try:
+            began = clock()
+            returned = self._function(*arguments)
+            values = aiter(returned) if self._is_async else iter(returned)
+            while True:
+                value = await anext(values, _END) if self._is_async else next(values, _END)
+                answer.exec_s += clock() - began
+                if value is _END:
+                    answer.add(Outcome(item.id, _OK))
+                    return
+                body, content_type = self._encode_value(item, value)
+                if not await outlet.send(seq, content_type, body):
+                    answer.add(skipped(item.id, "cancelled while it streamed"))
+                    return
+                seq += 1
+                began = clock()
+        except ChannelClosed:
+            raise
+        except BaseException as error:
+            if self._is_async and _was_cancelled(error):
+                raise
+            if isinstance(error, Rejected):
+                answer.add(refused(item, error))
+            else:
+                self._fail((item,), error, answer)
+        finally:
+            await self._close(item, values)
+
+    async def _close(self, item: Item, values: Any) -> None:
+        """End a generator; what its clean-up raises goes to the log, since the item has its outcome already."""
+        close = getattr(values, "aclose" if self._is_async else "close", None)
+        if close is None:
+            return
+        try:
+            closing = close()
+            if self._is_async:
+                await closing
+        except BaseException as error:
+            if self._is_async and _was_cancelled(error):
+                raise
+            self._log(format_error(error), item.request_id)
+
+    # Encode
+
+    def _encode(self, items: Sequence[Item], value: Any, answer: Answer) -> None:
+        """Put what a call returned, or raised, into the answer."""
+        if isinstance(value, Raised):
+            self._fail(items, value.error, answer)
+            return
+        values: Sequence[Any] | None = value
+        if not self._batched:
+            values = (value,)
+        elif type(value) is not list or len(value) != len(items):
+            values = self._read_values(items, value, answer)
+        if values is None or (len(items) > 1 and self._encode_together(items, values, answer)):
+            return
+        for item, one in zip(items, values, strict=True):
+            if self._batched and isinstance(one, BaseException):
+                self._fail((item,), one, answer)
+                continue
+            try:
+                body, content_type = self._encode_value(item, one)
+                answer.add(Outcome(item.id, _OK, content_type, len(body)), body)
+            except BaseException as error:  # noqa: BLE001 - a value's own methods are user code too
+                self._refuse(item, error, answer)
+
+    def _read_values(self, items: Sequence[Item], value: Any, answer: Answer) -> Sequence[Any] | None:
+        """The values in what is not a plain list of the right length; None where all items were refused instead."""
+        try:
+            values = _as_list(value)
+            if len(values) != len(items):
+                raise wrong_length(len(values), len(items))
+        except BaseException as error:  # noqa: BLE001 - a returned object's own methods may raise anything
+            rejected = error if isinstance(error, Rejected) else not_a_list(value, error)
+            self._log(rejected.message, "")
+            for item in items:
+                answer.add(refused(item, rejected))
+            return None
+        return values
+
+    def _encode_together(self, items: Sequence[Item], values: Sequence[Any], answer: Answer) -> bool:
+        """The usual case, several times faster than one by one: JSON for all, and no value has an error."""
+        # msgspec would write an exception that is a dataclass as an object.
+        if not alike(_accepts, items) or any(issubclass(kind, BaseException) for kind in set(map(type, values))):
+            return False
+        try:
+            encoded = self._codec.encode_batch(values, items[0].accept)
+        except BaseException:  # noqa: BLE001 - one by one, each gets its own outcome
+            return False
+        if encoded is None:
+            return False
+        bodies, content_type = encoded
+        sizes = list(map(len, bodies))
+        if max(sizes) > self._max_payload_bytes:
+            return False
+        answer.outcomes += map(Outcome, map(_item_ids, items), repeat(_OK), repeat(content_type), sizes)
+        answer.bodies += bodies
+        return True
+
+    def _encode_value(self, item: Item, value: Any) -> tuple[bytes, str]:
+        """Raises Rejected, or what a value's own methods raise."""
+        body, content_type = self._codec.encode(value, item.accept)
+        if len(body) > self._max_payload_bytes:
+            raise too_large(len(body), self._max_payload_bytes)
+        return body, content_type
+
+    # Errors
+
+    def _refuse(self, item: Item, error: BaseException, answer: Answer) -> None:
+        """A payload or a value that the codec does not take; what user code inside it raised goes to the log."""
+        if isinstance(error, Rejected):
+            answer.add(refused(item, error))
+        else:
+            self._fail((item,), error, answer)
+
+    def _fail(self, items: Sequence[Item], error: BaseException, answer: Answer) -> None:
+        """The same error for all of `items`; its traceback goes to the log, once."""
+        self._log(format_error(error), items[0].request_id if len(items) == 1 else "")
+        for item in items:
+            answer.add(failed(item.id, error))
+
+    def _log(self, message: str, request_id: str) -> None:
+        self._logs.add("log", "ERROR", message, logger="clipper", request_id=request_id)
+
+
+def _skip(work: Work, waited: float, answer: Answer) -> tuple[list[Item], list[memoryview]]:
+    """What is left of `work` without the cancelled items and those whose time has passed, which are answered."""
+    items: list[Item] = []
+    payloads: list[memoryview] = []
+    for item, payload in zip(work.items, work.payloads, strict=True):
+        if item.id in work.cancelled or 0 < item.timeout_s < waited:
+            answer.add(skipped(item.id))
+        else:
+            items.append(item)
+            payloads.append(payload)
+    return items, payloads
+
+
+def split_guilty(low: int, high: int) -> Generator[tuple[int, int], bool, None]:
+    """Which parts of the failed batch [low, high) to run, until each failing item has failed alone.
+
+    Each `send` says whether the part just yielded failed. When the first half of a failed part succeeds, the fault is
+    in the second, which is split without being run as a whole first. With k guilty items of n, at most
+    2·k·ceil(log2 n) parts are run.
+    """
+    middle = (low + high) // 2
+    left_failed = yield low, middle
+    if left_failed and middle - low > 1:
+        yield from split_guilty(low, middle)
+    right_failed = not left_failed and high - middle > 1
+    if not right_failed:
+        right_failed = yield middle, high
+    if right_failed and high - middle > 1:
+        yield from split_guilty(middle, high)
+
+
+def _as_list(value: Any) -> Sequence[Any]:
+    """A batch's results, one per invocation. Raises Rejected for what is no sequence of them."""
+    if isinstance(value, (list, tuple)):
+        return value
+    dtype = getattr(value, "dtype", None)
+    if getattr(value, "ndim", 0) == 1 and getattr(dtype, "kind", "O") in "biuf":
+        plain: list[Any] = value.tolist()  # Python numbers encode many times faster than numpy's
+        return plain
+    if getattr(value, "ndim", 0) >= 1 or (
+        isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
+    ):
+        return list(value)
+    raise not_a_list(value)
+
+
+def _was_cancelled(error: BaseException) -> bool:
+    """Whether the running task was asked to stop, as opposed to user code raising CancelledError by itself."""
+    import asyncio  # costs 40 ms, and only a replica of an async function has it loaded
+
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -1,0 +1,55 @@
+"""How an item ends other than well: what user code raised, what the codec refused, what was cancelled."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from clipper.contract.wire import Item, Outcome, Status
+from clipper_runtime.codec import Rejected
+from clipper_runtime.logs import clean_text
+
+__all__ = ["failed", "not_a_list", "refused", "skipped", "too_large", "wrong_length"]
+
+_MAX_MESSAGE_CHARACTERS: Final = 4 * 1024
+_MAX_TYPE_CHARACTERS: Final = 256
+
+
+def failed(item: int, error: BaseException) -> Outcome:
+    """The outcome of an item whose code raised `error`."""
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        message = "(its message cannot be shown)"
+    kind = clean_text(type(error).__qualname__, _MAX_TYPE_CHARACTERS)
+    return Outcome(item, Status.FUNCTION_ERROR, "", 0, kind, clean_text(message, _MAX_MESSAGE_CHARACTERS))
+
+
+def refused(item: Item, rejected: Rejected) -> Outcome:
+    return Outcome(item.id, rejected.status, "", 0, "", clean_text(rejected.message, _MAX_MESSAGE_CHARACTERS))
+
+
+def skipped(item: int, message: str = "cancelled before it ran") -> Outcome:
+    return Outcome(item, Status.CANCELLED, message=message)
+
+
+def too_large(size: int, limit: int) -> Rejected:
+    return Rejected(Status.TOO_LARGE, f"the encoded return value has {size} bytes, the limit is {limit}")
+
+
+def wrong_length(returned: int, expected: int) -> Rejected:
+    return Rejected(
+        Status.UNENCODABLE,
+        f"the function returned {returned} values for {expected} invocations: "
+        f"expected {expected}, one per entry of its arguments, in their order",
+    )
+
+
+def not_a_list(value: Any, error: BaseException | None = None) -> Rejected:
+    """`error`: what reading the value as a list raised."""
+    kind = type(value).__name__
+    if error is not None:
+        return Rejected(Status.UNENCODABLE, f"the returned {kind} cannot be read as a list: {error}")
+    return Rejected(
+        Status.UNENCODABLE,
+        f"a function with max_batch_size above 1 must return a list with one value per invocation, not {kind}",
+    )
