@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import quote
 
-from clipper.contract.spec import SpecError, check_name
+from clipper.contract.rules import SpecError, check_name
 
 __all__ = ["FunctionAddress"]
 

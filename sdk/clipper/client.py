@@ -12,17 +12,16 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-import httpx
-
 from clipper import codec, errors
 from clipper.address import FunctionAddress
 from clipper.background import BackgroundLoop
 from clipper.contract.media_types import EVENT_STREAM, JSON, MSGPACK, OCTET_STREAM
-from clipper.lines import EventReader, ServerEvent
+from clipper.item_stream import ItemStream
+from clipper.lines import media_type
 from clipper.location import Location, find_platform
 from clipper.transport import Answer, AsyncConnection, Connection, Request, RetryPolicy
 
-__all__ = ["Client", "EventItems", "check_stream", "shared_client"]
+__all__ = ["Client", "shared_client"]
 
 T = TypeVar("T")
 
@@ -54,12 +53,10 @@ class Client:
     ) -> Iterator[Any]:
         """The items of a streaming function as they come; closing the iterator cancels the invocation."""
         request = _invocation(address, arguments, EVENT_STREAM, timeout_s)
-        items = EventItems()
         with self._connection.open(request) as response:
-            check_stream(response)
+            items = ItemStream(response.headers)
             for piece in self._connection.pieces(response):
-                for event in items.feed(piece):
-                    yield codec.decode_json(event.data)
+                yield from items.feed(piece)
                 if items.ended:
                     return
         items.check_ended()
@@ -83,12 +80,11 @@ class Client:
         """`stream`, asynchronously."""
         connection = await self._for_this_loop()
         request = _invocation(address, arguments, EVENT_STREAM, timeout_s)
-        items = EventItems()
         async with connection.open(request) as response:
-            check_stream(response)
+            items = ItemStream(response.headers)
             async for piece in connection.pieces(response):
-                for event in items.feed(piece):
-                    yield codec.decode_json(event.data)
+                for item in items.feed(piece):
+                    yield item
                 if items.ended:
                     return
         items.check_ended()
@@ -136,45 +132,6 @@ async def _close_with_the_loop(connection: AsyncConnection) -> AsyncGenerator[No
         await connection.close()
 
 
-class EventItems:
-    """The events of a function's stream: items are `message`, `end` ends it, `error` raises what it carries."""
-
-    def __init__(self) -> None:
-        self._reader = EventReader()
-        self.ended = False
-
-    def feed(self, piece: bytes) -> Iterator[ServerEvent]:
-        """The items that `piece` completes. Raises ClipperError."""
-        for event in self._reader.feed(piece):
-            if self.ended:
-                return
-            if event.event == "end":
-                self.ended = True
-            elif event.event == "error":
-                raise _stream_error(event.data)
-            elif event.event == "message":
-                yield event
-
-    def check_ended(self) -> None:
-        """Raises ConnectionLost for a stream that stopped without its `end`."""
-        if not self.ended:
-            raise errors.ConnectionLost("the stream broke off before its end")
-
-
-def _stream_error(data: str) -> errors.ClipperError:
-    table = codec.decode_json(data)
-    if isinstance(table, dict) and isinstance(table.get("error"), dict):
-        table = table["error"]
-    if not isinstance(table, dict) or "code" not in table:
-        return errors.UnexpectedAnswer(f"the stream ended with an error of an unknown form: {data[:200]}")
-    details = {k: v for k, v in table.items() if k not in ("code", "message", "request_id", "status")}
-    code = str(table["code"])
-    status = table.get("status", errors.status_of(code))
-    return errors.error_for(
-        code, status, str(table.get("message", "")), request_id=table.get("request_id"), details=details
-    )
-
-
 def _invocation(
     address: FunctionAddress, arguments: Mapping[str, Any], accept: str, timeout_s: float | None
 ) -> Request:
@@ -202,22 +159,14 @@ def _schema(answer: Answer) -> dict[str, Any]:
 def _value(answer: Answer) -> Any:
     if answer.status == 204 or not answer.content:
         return None
-    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(answer.headers)
     if kind == MSGPACK:
         return codec.decode(answer.content)
     if kind == JSON:
         return codec.decode_json(answer.content)
-    if kind in (OCTET_STREAM,) or kind.startswith("image/"):
+    if kind == OCTET_STREAM or kind.startswith("image/"):
         return answer.content
     raise errors.UnexpectedAnswer(f"the answer's content type is {kind or 'missing'!r}, not {MSGPACK}")
-
-
-def check_stream(response: httpx.Response) -> None:
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != EVENT_STREAM:
-        raise errors.UnexpectedAnswer(
-            f"the answer is {kind or 'of no type'}, not a stream: is the function a generator?"
-        )
 
 
 def shared_client(location: Location | None = None) -> Client:

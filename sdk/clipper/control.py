@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from clipper import errors
+from clipper.address import FunctionAddress
 from clipper.contract.constants import API_ROOT
 from clipper.contract.media_types import EVENT_STREAM, GZIP, JSON, NDJSON
 from clipper.direct import DirectConnection, reaches
+from clipper.lines import LineReader, media_type
 from clipper.location import find_platform
 from clipper.retrying import Answer, OnRetry, Request, RetryPolicy
 
 if TYPE_CHECKING:
-    import httpx
-
     from clipper.transport import Connection
 
 __all__ = ["Answer", "ControlClient"]
@@ -272,8 +272,6 @@ class ControlClient:
         timeout_s: float | None = None,
     ) -> Answer:
         """One invocation of "project/function[@version]" with a body as it is; the answer as it came."""
-        from clipper.address import FunctionAddress
-
         return self._whole(
             Request(
                 method="POST",
@@ -287,8 +285,7 @@ class ControlClient:
 
     def stream(self, path: str, body: bytes, content_type: str = JSON) -> Iterator[Any]:
         """The items of a streaming function, as they come. An `error` event is raised as what it carries."""
-        from clipper.address import FunctionAddress
-        from clipper.client import EventItems, check_stream
+        from clipper.item_stream import ItemStream
 
         request = Request(
             method="POST",
@@ -296,20 +293,16 @@ class ControlClient:
             content=body,
             headers={"Content-Type": content_type, "Accept": EVENT_STREAM},
         )
-        items = EventItems()
         with self._connection.open(request) as response:
-            check_stream(response)
+            items = ItemStream(response.headers)
             for piece in self._connection.pieces(response):
-                for event in items.feed(piece):
-                    yield _decoded(event.data)
+                yield from items.feed(piece)
                 if items.ended:
                     return
         items.check_ended()
 
     def schema(self, path: str) -> dict[str, Any]:
         """The JSON Schema of "project/function[@version]"."""
-        from clipper.address import FunctionAddress
-
         return self._get(f"{FunctionAddress.parse(path).url_path}/schema")
 
     # How
@@ -335,12 +328,11 @@ class ControlClient:
         self, path: str, params: Mapping[str, str | int | float], *, read_timeout_s: float
     ) -> Iterator[dict[str, Any]]:
         """Objects of an NDJSON stream; empty lines are heartbeats."""
-        from clipper.lines import LineReader
-
         request = Request(method="GET", path=path, params=params, read_timeout_s=read_timeout_s, safe=True)
         reader = LineReader()
         with self._connection.open(request) as response:
-            _check_lines(response)
+            if (kind := media_type(response.headers)) != NDJSON:
+                raise errors.UnexpectedAnswer(f"the answer is {kind or 'of no type'}, not {NDJSON}")
             for piece in self._connection.pieces(response):
                 for line in reader.feed(piece):
                     if line.strip():
@@ -356,12 +348,6 @@ def _segment(text: str) -> str:
     if text in ("", ".", ".."):
         raise errors.InvalidRequest(f"{text!r} is not a name")
     return quote(text, safe=":@")
-
-
-def _check_lines(response: httpx.Response) -> None:
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != NDJSON:
-        raise errors.UnexpectedAnswer(f"the answer is {kind or 'of no type'}, not application/x-ndjson")
 
 
 def _object(value: Any) -> dict[str, Any]:

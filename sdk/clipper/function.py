@@ -129,7 +129,7 @@ class Function(Generic[P, R]):
         """Where it is deployed: as bound, or by the nearest clip.toml above its file. Raises SpecError."""
         if self._address is not None:
             return self._address
-        from clipper.project import address_of
+        from clipper.source_address import address_of
 
         return address_of(self.wrapped, self.name)
 

@@ -5,16 +5,20 @@ Lines end with LF or CRLF and nothing else: text may hold U+2028 and the other m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
 
 from clipper.errors import UnexpectedAnswer
 
-__all__ = ["MAX_LINE_BYTES", "EventReader", "LineReader", "ServerEvent"]
+__all__ = ["MAX_LINE_BYTES", "EventReader", "LineReader", "ServerEvent", "media_type"]
 
 # A streamed item is one line; the platform's default limit for a body is 64 MiB.
 MAX_LINE_BYTES: Final = 128 * 1024 * 1024
+
+
+def media_type(headers: Mapping[str, str]) -> str:
+    """The type of an answer's body without its parameters, as in "application/json"; "" where it names none."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 class LineReader:
@@ -41,8 +45,7 @@ class LineReader:
         return [line.removesuffix(b"\r") for line in lines]
 
 
-@dataclass(frozen=True, slots=True)
-class ServerEvent:
+class ServerEvent(NamedTuple):
     """One server-sent event. `event` is "message" where the stream named none; `data` joins its data lines."""
 
     event: str

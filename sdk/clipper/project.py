@@ -5,15 +5,12 @@ Nothing of the project is run. For each option it is known where its value came 
 
 from __future__ import annotations
 
-import inspect
 import re
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from clipper.address import FunctionAddress
 from clipper.contract.deploys import DeploySpec
 from clipper.contract.manifest import Manifest
 from clipper.contract.spec import (
@@ -26,10 +23,10 @@ from clipper.contract.spec import (
     nearest,
 )
 from clipper.discovery import Discovered, SourceModule, read_module
+from clipper.project_files import PROJECT_FILE, read_table, read_text, read_toml
 
-__all__ = ["PROJECT_FILE", "Project", "address_of", "load_project"]
+__all__ = ["Project", "load_project"]
 
-PROJECT_FILE: Final = "clip.toml"
 DEFAULT_MODULE: Final = "app"
 
 _POLICY_KEYS: Final = frozenset(f.name for f in fields(AutoscalingPolicy))
@@ -65,7 +62,7 @@ class Project:
 def load_project(directory: str | Path) -> Project:
     """Read and validate the project in `directory`. Raises SpecError naming the file, the key and the fix."""
     directory = Path(directory).resolve()
-    table = _read_table(directory)
+    table = read_table(directory)
     _check_keys(table, ("name", "environment", "functions", "deploy"), PROJECT_FILE)
     if "name" not in table:
         raise SpecError(f'name is missing: write name = "{_suggested_name(directory)}"', where=PROJECT_FILE, key="name")
@@ -98,36 +95,6 @@ def load_project(directory: str | Path) -> Project:
     )
 
 
-def address_of(wrapped: Callable[..., Any], name: str) -> FunctionAddress:
-    """Where the code of `wrapped` deploys to: the nearest clip.toml above its file. Raises SpecError."""
-    try:
-        source = inspect.getsourcefile(wrapped)
-    except TypeError:
-        source = None
-    path = Path(source).resolve() if source else None
-    for directory in path.parents if path is not None and path.is_file() else ():
-        if (directory / PROJECT_FILE).is_file():
-            return _address_in(directory, path, wrapped, name)
-    raise SpecError(
-        f"{name} belongs to no project: there is no {PROJECT_FILE} above its file; deploy it with clipper.deploy(...), "
-        'or call what is deployed with clipper.Function.from_name("project/function")'
-    )
-
-
-def _address_in(directory: Path, path: Path | None, wrapped: Callable[..., Any], name: str) -> FunctionAddress:
-    table = _read_table(directory)
-    project = check_name(table.get("name"), "project", where=PROJECT_FILE)
-    tables = table.get("functions", {})
-    if path is not None and isinstance(tables, dict):
-        module = ".".join(path.relative_to(directory).with_suffix("").parts).removesuffix(".__init__")
-        entrypoint = f"{module}:{wrapped.__qualname__}"
-        for key, entry in tables.items():
-            # A table may give the same code another name; one of the same name is the nearer meaning.
-            if isinstance(entry, dict) and entry.get("entrypoint") == entrypoint and name not in tables:
-                return FunctionAddress(project, check_name(key, "function", where=PROJECT_FILE))
-    return FunctionAddress(project, check_name(name, "function"))
-
-
 def _suggested_name(directory: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", directory.name).strip("-_")[:63] or "demo"
 
@@ -141,50 +108,10 @@ def _check_keys(table: Mapping[str, Any], known: Iterable[str], where: str) -> N
             raise SpecError(f"unknown key {key!r}; {hint}", where=where, key=key)
 
 
-def _read_table(directory: Path) -> dict[str, Any]:
-    if not directory.is_dir():
-        raise SpecError(f"{directory} is not a directory")
-    if not (directory / PROJECT_FILE).is_file():
-        raise SpecError(f"there is no {PROJECT_FILE} in {directory}; `clip init` makes a project to start from")
-    return _read_toml(directory, PROJECT_FILE, where=PROJECT_FILE, key="")
-
-
-def _read_toml(directory: Path, name: str, *, where: str, key: str) -> dict[str, Any]:
-    text = _read_text(directory, name, where=where, key=key)
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"not valid TOML: {error}", where=name) from None
-    except RecursionError:
-        raise SpecError("not valid TOML: nested too deeply", where=name) from None
-
-
-# Larger than any settings file; keeps a wrong name (a model's weights) out of memory.
-_MAX_TEXT_BYTES: Final = 4 * 1024 * 1024
-
-
-def _read_text(directory: Path, name: str, *, where: str, key: str) -> str:
-    path = (directory / name).resolve()
-    if not path.is_relative_to(directory):
-        raise SpecError(f"{key} = {name!r} lies outside the project", where=where, key=key)
-    if not path.is_file():
-        raise SpecError(f"{key} = {name!r}: the project has no such file", where=where, key=key)
-    try:
-        if path.stat().st_size > _MAX_TEXT_BYTES:
-            raise SpecError(f"{name} is larger than {_MAX_TEXT_BYTES} bytes", where=where, key=key)
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SpecError(
-            f"{name} is not UTF-8 text: {error.reason} at byte {error.start}", where=where, key=key
-        ) from None
-    except OSError as error:
-        raise SpecError(f"{name} cannot be read: {error.strerror}", where=where, key=key) from None
-
-
 def _environment(directory: Path, table: object) -> EnvironmentSpec:
     where = f"{PROJECT_FILE} [environment]"
     if isinstance(table, dict) and isinstance(table.get("requirements"), str):
-        text = _read_text(directory, table["requirements"], where=where, key="requirements")
+        text = read_text(directory, table["requirements"], where=where, key="requirements")
         table = {**table, "requirements": _requirement_lines(text)}
     return EnvironmentSpec.parse(table, where=where)
 
@@ -356,6 +283,6 @@ def _origin_of_policy(origins: Mapping[str, str]) -> str:
 
 def _policy_table(directory: Path, name: str, where: str) -> dict[str, Any]:
     """A policy file's table, validated on its own so that a refusal names the file."""
-    table = _read_toml(directory, name, where=where, key="autoscaling")
+    table = read_toml(directory, name, where=where, key="autoscaling")
     AutoscalingPolicy.parse(table, where=name)
     return table

@@ -14,7 +14,8 @@ from clipper.cli.text import scalar
 from clipper.contract.constants import KEY_FILE, PLATFORM_FILE
 from clipper.errors import PlatformUnreachable
 from clipper.location import find_platform, home_directory
-from clipper.project import PROJECT_FILE, Project, load_project
+from clipper.project import Project, load_project
+from clipper.project_files import PROJECT_FILE
 
 __all__ = ["client_configuration", "show"]
 

@@ -24,7 +24,8 @@ from clipper.cli.text import duration
 from clipper.cli.watching import Watcher
 from clipper.contract.spec import SpecError
 from clipper.errors import ClipperError, NotFound, PlatformUnreachable
-from clipper.project import PROJECT_FILE, Project, load_project
+from clipper.project import Project, load_project
+from clipper.project_files import PROJECT_FILE
 
 if TYPE_CHECKING:
     from clipper.control import ControlClient

@@ -17,6 +17,7 @@ from clipper.cli.options import connect, function_argument, json_option, path, u
 from clipper.cli.problems import CommandFailed
 from clipper.cli.text import clean, duration, size
 from clipper.contract.media_types import EVENT_STREAM, JSON, MSGPACK, NPY, OCTET_STREAM
+from clipper.lines import media_type
 
 if TYPE_CHECKING:
     from clipper.control import ControlClient
@@ -131,7 +132,7 @@ def _timed(
 def _print_answer(out: Output, timed: tuple[Any, float]) -> None:
     """Pretty JSON on a terminal, the raw bytes in a pipe, one document with the facts around it for `--json`."""
     answer, seconds = timed
-    content_type = str(answer.headers.get("content-type", "")).partition(";")[0].strip()
+    content_type = media_type(answer.headers)
     if out.json:
         out.document(_document(answer, content_type, seconds))
     elif not out.terminal:
