@@ -26,7 +26,7 @@ from clipper.contract.zygote import (
     decode_request,
     encode,
 )
-from clipper_runtime.prefault import Span, own_pages, written_pages
+from clipper_runtime.prefault import Span, better_known, own_pages, written_pages
 
 __all__ = ["Control", "ForkServer", "ForkedChild"]
 
@@ -121,7 +121,7 @@ class ForkServer:
         """Before a fork ahead of time: find the pages that the child before it wrote to."""
         if self._examined < _MAX_EXAMINED and self._latest in self._children.values():
             self._examined += 1
-            self._written = written_pages(self._latest, self._memory) or self._written
+            self._written = better_known(self._written, written_pages(self._latest, self._memory))
 
     def _watch(self, pid: int) -> int:
         pidfd = os.pidfd_open(pid)  # only this process reaps it, so the number still means this child

@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-__all__ = ["MAX_WRITTEN_BYTES", "Span", "own_pages", "prefault", "written_pages"]
+__all__ = ["MAX_WRITTEN_BYTES", "Span", "better_known", "own_pages", "prefault", "written_pages"]
 
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 MAX_WRITTEN_BYTES: Final = 12 * 1024 * 1024
@@ -68,6 +68,13 @@ def written_pages(child: int, ours: Iterable[Span]) -> list[Span]:
     except (OSError, ValueError):
         return []  # it has ended
     return found
+
+
+def better_known(before: list[Span], found: list[Span]) -> list[Span]:
+    """The newer of two results of `written_pages`, unless it is empty or fills the bound: a child that is shutting down
+    writes to nearly all of its pages."""
+    full = sum(span.end - span.start for span in found) >= MAX_WRITTEN_BYTES
+    return before if before and (full or not found) else found
 
 
 def _runs(entries: array[int]) -> Iterator[range]:

@@ -1,4 +1,4 @@
-"""Replicas as real processes that speak the protocol as they are told: start-up, answers, ends, output, limits."""
+"""Replicas as real processes that obey commands: start-up, answers, ends, output, limits."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("command", "reason", "words"), ENDS, ids=[repr(row[0]) for row in ENDS])
-async def test_however_a_replica_ends_it_is_told_once_with_the_right_words(
+async def test_however_a_replica_ends_its_exit_is_reported_once_with_reason_and_message(
     backend: ProcessBackend, tmp_path: Path, command: bytes, reason: str, words: str
 ) -> None:
     replica, recorder = await launched(backend, launch_spec(tmp_path))
@@ -207,7 +207,7 @@ async def test_however_a_replica_ends_it_is_told_once_with_the_right_words(
     assert marked(backend) == []
 
 
-async def test_killing_a_replica_that_hangs_is_told_as_killed(backend: ProcessBackend, tmp_path: Path) -> None:
+async def test_a_replica_that_hangs_and_is_killed_exits_as_killed(backend: ProcessBackend, tmp_path: Path) -> None:
     replica, recorder = await launched(backend, launch_spec(tmp_path))
     replica.channel.send_invoke(invoke(b"hang"), [b"hang"])
     replica.kill()
@@ -232,7 +232,7 @@ async def test_cancelling_a_stop_kills(backend: ProcessBackend, tmp_path: Path) 
     assert (await recorder.exit(5)).reason == "killed"
 
 
-async def test_an_end_before_attach_is_told_at_attach_and_only_one_may_listen(
+async def test_an_end_before_attach_is_reported_at_attach_and_only_one_may_listen(
     backend: ProcessBackend, tmp_path: Path
 ) -> None:
     replica, recorder = await backend.launch(launch_spec(tmp_path)), Recorder()

@@ -108,9 +108,9 @@ async def test_builds_of_the_same_at_the_same_time_are_one_also_across_builders(
         one.build(PLAIN, lines[0].append), one.build(PLAIN, lines[1].append), other.build(PLAIN, lines[2].append)
     )
     assert len(set(built)) == 1
-    said = [sum("Creating an environment" in line for line in each) for each in lines]
-    assert said[0] == said[1]  # the two that shared a task heard the same
-    assert said[0] + said[2] == 1  # and only one of the two builders built
+    builds = [sum("Creating an environment" in line for line in each) for each in lines]
+    assert builds[0] == builds[1]  # the two that shared a task got the same lines
+    assert builds[0] + builds[2] == 1  # and only one of the two builders built
 
 
 async def test_what_a_kill_left_half_built_is_built_again(tmp_path: Path) -> None:
@@ -156,10 +156,10 @@ async def test_a_bad_requirement_fails_with_uvs_own_words(
     assert directories(tmp_path) == []
 
 
-async def test_all_who_wait_for_a_build_that_fails_are_told(tmp_path: Path) -> None:
+async def test_a_build_that_fails_fails_for_all_that_wait_for_it(tmp_path: Path) -> None:
     builder, spec = VenvBuilder(tmp_path), EnvironmentSpec(requirements=("six==99",))
-    told = await asyncio.gather(*(builder.build(spec, quiet) for _ in range(3)), return_exceptions=True)
-    assert [type(error) for error in told] == [DeployFailed] * 3
+    errors = await asyncio.gather(*(builder.build(spec, quiet) for _ in range(3)), return_exceptions=True)
+    assert [type(error) for error in errors] == [DeployFailed] * 3
 
 
 async def test_cancelling_the_last_waiter_ends_uv_and_its_children_and_leaves_nothing(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ async def test_a_killed_platforms_build_dies_and_the_next_platform_starts_over(t
     assert not left.exists()
 
 
-async def test_while_an_orphan_of_a_killed_build_lives_nobody_builds_beside_it(tmp_path: Path) -> None:
+async def test_while_an_orphan_of_a_killed_build_lives_no_other_build_begins(tmp_path: Path) -> None:
     spec, started = slow_package(tmp_path)
     root = tmp_path / "root"
     with start_platform(root, spec) as platform:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("first", ["platform", "zygote"])
-def test_whoever_is_killed_first_nothing_forked_stays_behind(tmp_path: Path, first: str) -> None:
+def test_no_forked_process_outlives_the_platform_whichever_is_killed_first(tmp_path: Path, first: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.platform_with_zygotes", tmp_path],
         cwd=ROOT,

@@ -68,9 +68,9 @@ def test_from_zero_replicas_a_snapshot_answers_after_a_fork_alone(platform: Plat
     assert [entry.partition(";")[0] for entry in timing.split(", ")] == [
         "queue", "place", "fork", "batch", "exec", "first_batch",
     ]  # fmt: skip
-    told = metrics(platform)
+    exposition = metrics(platform)
     for phase in ("queue", "place", "fork", "first_batch"):
-        assert f'clip_cold_start_seconds_count{{function="shots/where",phase="{phase}"}}' in told
+        assert f'clip_cold_start_seconds_count{{function="shots/where",phase="{phase}"}}' in exposition
     again = platform.post("/fn/shots/where", json={}).headers["server-timing"]
     assert [entry.partition(";")[0] for entry in again.split(", ")] == ["queue", "batch", "exec"]
     assert json.loads(platform.clip("status", "shots/where", "--json").out)["snapshot"] == {
@@ -100,8 +100,10 @@ def test_a_refused_snapshot_says_why_in_the_functions_log_and_in_its_status(
     write_project(tmp_path / "refused", APP, toml)
     platform.deploy(tmp_path / "refused")
     assert platform.post("/fn/refused/threaded", json={}).json() == "served"
-    said = eventually(lambda: (log := platform.clip("logs", "refused/threaded").out) and "no snapshot" in log and log)
-    assert "poller" in said
+    log_text = eventually(
+        lambda: (log := platform.clip("logs", "refused/threaded").out) and "no snapshot" in log and log
+    )
+    assert "poller" in log_text
     state = json.loads(platform.clip("status", "refused/threaded", "--json").out)["snapshot"]
     assert state["state"] == "refused"
     assert "it started 1 threads ('poller')" in state["reason"]

@@ -110,12 +110,12 @@ class Place:
 
 @asynccontextmanager
 async def place(tmp_path: Path, **options: Any) -> AsyncIterator[Place]:
-    made = Place(tmp_path, **options)
-    await made.backend.open()
+    opened = Place(tmp_path, **options)
+    await opened.backend.open()
     try:
-        yield made
+        yield opened
     finally:
-        await made.backend.close()
+        await opened.backend.close()
 
 
 async def look(replica: Replica, recorder: Recorder, what: str = "") -> dict[str, Any]:
@@ -244,7 +244,7 @@ async def test_a_zygote_that_does_not_answer_is_not_waited_for(tmp_path: Path, m
             assert (await look(replica, recorder))["pid"] == replica.details["pid"]
         finally:
             os.kill(zygote.pid, signal.SIGCONT)
-        # The fork that came too late is nobody's replica and does not stay.
+        # The child of the fork that came too late is dropped.
         await here.until(lambda: len(psutil.Process(zygote.pid).children()) <= 2)
 
 
@@ -338,7 +338,7 @@ async def test_another_version_or_another_secret_gets_a_template_of_its_own(
         await here.until(lambda: has_ended(setups[0], 0) and has_ended(setups[1], 0))
 
 
-async def test_a_spare_child_that_is_killed_is_replaced_and_missed_by_nobody(tmp_path: Path) -> None:
+async def test_a_spare_child_that_is_killed_is_replaced_and_costs_no_launch(tmp_path: Path) -> None:
     async with place(tmp_path) as here:
         replica, _ = await here.launch(HEAVY, "app:Look", options={"snapshot": True})
         spare = await here.until_spare()

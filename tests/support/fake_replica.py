@@ -1,4 +1,4 @@
-"""A replica that speaks the wire protocol and does as it is told: by FAKE_MODE at its start, by its payloads later.
+"""A replica that speaks the wire protocol and obeys commands: FAKE_MODE at its start, its payloads later.
 
 Run as a script in the place of `python -m clipper_runtime`, with the staged packages on PYTHONPATH.
 """

@@ -19,13 +19,13 @@ from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId, Repl
 __all__ = ["FAKE_REPLICA", "Recorder", "ask", "invoke", "launch_on", "launch_spec", "process_backend"]
 
 FAKE_REPLICA = (str(Path(__file__).with_name("fake_replica.py")),)
-"""The command of a ProcessBackend whose replicas do as they are told."""
+"""The command of a ProcessBackend whose replicas obey the commands in their payloads."""
 
 _numbers = itertools.count(1)
 
 
 class Recorder:
-    """A listener that keeps what it is told, in order, and lets a test wait for it."""
+    """A listener that records its calls, in order, and lets a test wait for them."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -81,7 +81,7 @@ def launch_on(spec: LaunchSpec) -> Launch:
 
 
 def launch_spec(tmp_path: Path, mode: str = "", **changes: Any) -> LaunchSpec:
-    """A spec with an empty bundle under `tmp_path`; `mode` is what a fake replica is told at its start."""
+    """A spec with an empty bundle under `tmp_path`; `mode` is a fake replica's FAKE_MODE."""
     bundle = tmp_path / "bundle"
     bundle.mkdir(exist_ok=True)
     defaults: dict[str, Any] = {

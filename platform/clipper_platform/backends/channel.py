@@ -1,8 +1,8 @@
 """The platform's end of the wire to one replica, over any stream transport: a Unix socket here, TCP elsewhere.
 
-On the way of every batch, so it is kept lean: a protocol on the transport (no stream reader, no task), frames decoded
-by `wire.FrameReader` without a copy. Frames are written as they come: uvloop's transport keeps what is written in one
-turn of the event loop for its end and hands the kernel all of it at once.
+Every batch passes here, so it is kept small: a protocol on the transport (no stream reader, no task), and frames that
+`wire.FrameReader` decodes without a copy. Frames are written one by one: uvloop's transport collects what is written in
+one turn of the event loop and hands it to the kernel at once.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Buffer = bytes | memoryview
 
 
 class ChannelOwner(Protocol):
-    """Who made the channel: told of the start-up conversation, of log frames and of the end."""
+    """Receives the messages of the start-up, log frames and the end of the channel."""
 
     def on_control(self, message: wire.Hello | wire.Ready | wire.Failed | wire.Log) -> None:
-        """May raise wire.ProtocolError: the message has no place here."""
+        """May raise wire.ProtocolError: the message came out of turn."""
         ...
 
     def on_disconnect(self, violation: str | None) -> None:
-        """Once, the last call: nothing more will come. `violation` says what the replica sent that it must not."""
+        """Called once, as the last call. `violation` says how the replica broke the protocol, if it did."""
         ...
 
 
-class _Nobody:
-    """Listens until the owner of the replica attaches: nothing was asked yet, so no answer can be right."""
+class _NoListener:
+    """Listens until the owner of the replica attaches. No Invoke was sent yet, so every answer is a violation."""
 
     def on_result(self, result: wire.Result, payloads: Sequence[memoryview]) -> None:
         raise wire.ProtocolError("a Result came before any Invoke")
@@ -60,7 +60,7 @@ class WireChannel(asyncio.Protocol):
 
     def __init__(self, owner: ChannelOwner, max_frame_bytes: int = wire.MAX_FRAME_BYTES) -> None:
         self._owner = owner
-        self._listener: ChannelListener = _Nobody()
+        self._listener: ChannelListener = _NoListener()
         self._reader = wire.FrameReader(max_frame_bytes)
         self._transport: asyncio.Transport | None = None
         self._unsent: list[Buffer] = []  # until there is a connection
@@ -68,10 +68,10 @@ class WireChannel(asyncio.Protocol):
         self._violation: str | None = None
         self._closed = False
 
-    # What the owner uses
+    # For the owner
 
     def listen(self, listener: ChannelListener) -> None:
-        """From now on results, chunks and pongs go to `listener`."""
+        """Deliver results, chunks and pongs to `listener` from now on."""
         self._listener = listener
 
     def send(self, message: wire.Message) -> None:
@@ -80,7 +80,7 @@ class WireChannel(asyncio.Protocol):
         self._write([header], len(header))
 
     def close(self) -> None:
-        """Give the connection up at once: nothing more is sent or heard. `on_disconnect` follows."""
+        """Abort the connection: nothing more is sent or delivered. `on_disconnect` follows."""
         self._closed = True
         if self._transport is not None:
             self._transport.abort()
@@ -107,7 +107,7 @@ class WireChannel(asyncio.Protocol):
 
     def _write(self, buffers: list[Buffer], size: int) -> None:
         if self._closed:
-            return  # on_exit has been called, or is about to be
+            return  # on_exit was called, or follows
         if self._transport is None:
             self._unsent += buffers
         elif size <= _JOIN_BYTES:

@@ -1,4 +1,4 @@
-"""Environments: requirements in, something that runs out."""
+"""Environments: a builder turns requirements into something that a backend can run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clipper_platform.types import EnvironmentId
 __all__ = ["BuildProgress", "EnvironmentBuilder"]
 
 BuildProgress = Callable[[str], None]
-"""Called with each line that the build says, from the event loop's thread."""
+"""Called with each line that the build prints, from the event loop's thread."""
 
 
 class EnvironmentBuilder(Protocol):
@@ -19,12 +19,12 @@ class EnvironmentBuilder(Protocol):
     from an id to what it runs."""
 
     def identify(self, spec: EnvironmentSpec) -> EnvironmentId:
-        """The digest of what is asked for: equal specs, equal ids. Raises DeployFailed if the asked-for
-        Python is not on the machine, listing those that are."""
+        """The digest of the spec: equal specs have equal ids. Raises DeployFailed if the requested Python is not on the
+        machine, with a list of those that are."""
         ...
 
     async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> EnvironmentId:
-        """Build it, or return at once if it is there. Concurrent calls for one id share one build. Cancelling
+        """Build it, or return at once if it exists. Concurrent calls for one id share one build. Cancelling
         the last waiter stops the build. Raises DeployFailed with the resolver's explanation."""
         ...
 
@@ -33,5 +33,5 @@ class EnvironmentBuilder(Protocol):
         ...
 
     async def remove(self, environment: EnvironmentId) -> None:
-        """Forget and delete it. Nothing happens if it is not there."""
+        """Delete it. Nothing happens if it does not exist."""
         ...

@@ -52,11 +52,11 @@ class Owner:
 
 def channel(attached: bool = True) -> tuple[WireChannel, FakeTransport, Owner, Recorder]:
     owner, recorder, transport = Owner(), Recorder(), FakeTransport()
-    made = WireChannel(owner)
-    made.connection_made(transport)
+    wired = WireChannel(owner)
+    wired.connection_made(transport)
     if attached:
-        made.listen(recorder)
-    return made, transport, owner, recorder
+        wired.listen(recorder)
+    return wired, transport, owner, recorder
 
 
 def frame(message: wire.Message, *payloads: bytes) -> bytes:
@@ -69,11 +69,11 @@ def result(*payloads: bytes, status: int = 0) -> bytes:
 
 
 async def test_a_frame_is_written_as_it_is_sent_and_whole() -> None:
-    made, transport, _, _ = channel()
-    made.send_invoke(invoke(b"abc", b"d"), [b"abc", b"d"])
-    made.send_ping(7)
-    made.send_cancel([1])
-    made.send_credit(2, 16)
+    wired, transport, _, _ = channel()
+    wired.send_invoke(invoke(b"abc", b"d"), [b"abc", b"d"])
+    wired.send_ping(7)
+    wired.send_cancel([1])
+    wired.send_credit(2, 16)
     assert len(transport.writes) == 4
     sent = transport.sent()
     assert [type(f.message) for f in sent] == [wire.Invoke, wire.Ping, wire.Cancel, wire.Credit]
@@ -81,39 +81,39 @@ async def test_a_frame_is_written_as_it_is_sent_and_whole() -> None:
 
 
 async def test_what_is_sent_before_there_is_a_connection_goes_first() -> None:
-    made, transport = WireChannel(Owner()), FakeTransport()
-    made.send_ping(1)
-    made.connection_made(transport)
-    made.send_ping(2)
+    wired, transport = WireChannel(Owner()), FakeTransport()
+    wired.send_ping(1)
+    wired.connection_made(transport)
+    wired.send_ping(2)
     assert [f.message.nonce for f in transport.sent()] == [1, 2]
 
 
 async def test_a_large_payload_is_handed_to_the_transport_as_it_is() -> None:
-    made, transport, _, _ = channel()
+    wired, transport, _, _ = channel()
     large = bytes(1 << 20)
-    made.send_invoke(invoke(large), [large])
+    wired.send_invoke(invoke(large), [large])
     assert any(part is large for part in transport.writes[0])
 
 
 async def test_writable_follows_the_transport() -> None:
-    made, _, _, _ = channel()
-    assert made.writable
-    made.pause_writing()
-    assert not made.writable
-    made.resume_writing()
-    assert made.writable
-    made.close()
-    assert not made.writable
+    wired, _, _, _ = channel()
+    assert wired.writable
+    wired.pause_writing()
+    assert not wired.writable
+    wired.resume_writing()
+    assert wired.writable
+    wired.close()
+    assert not wired.writable
 
 
 @given(st.lists(st.binary(max_size=40), max_size=5), st.data())
 def test_any_split_of_the_stream_gives_the_same_results(payloads: list[bytes], data: st.DataObject) -> None:
     async def check() -> None:
-        made, _, owner, recorder = channel()
+        wired, _, owner, recorder = channel()
         stream = result(*payloads) + frame(wire.Pong(3, 0, 0.0)) + frame(wire.Chunk(5, 0, "x"), b"chunk")
         cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
         for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-            made.data_received(stream[start:end])
+            wired.data_received(stream[start:end])
         assert recorder.answers.get_nowait()[1] == payloads
         assert recorder.pongs.get_nowait().nonce == 3
         assert recorder.chunks.get_nowait()[1] == b"chunk"
@@ -125,11 +125,11 @@ def test_any_split_of_the_stream_gives_the_same_results(payloads: list[bytes], d
 @given(st.binary(min_size=1, max_size=200))
 def test_garbage_never_raises_into_the_loop_and_only_ever_closes(garbage: bytes) -> None:
     async def check() -> None:
-        made, transport, owner, _ = channel()
-        made.data_received(garbage)
-        made.data_received(garbage)
+        wired, transport, owner, _ = channel()
+        wired.data_received(garbage)
+        wired.data_received(garbage)
         if transport.aborted:
-            made.connection_lost(None)
+            wired.connection_lost(None)
             assert owner.disconnects[0]
 
     asyncio.run(check())
@@ -147,11 +147,11 @@ VIOLATIONS: Sequence[tuple[bytes, str]] = [
 
 @pytest.mark.parametrize(("data", "words"), VIOLATIONS, ids=[words for _, words in VIOLATIONS])
 async def test_a_violation_closes_the_channel_and_says_what_it_was(data: bytes, words: str) -> None:
-    made, transport, owner, recorder = channel()
-    made.data_received(data + result(b"late"))
+    wired, transport, owner, recorder = channel()
+    wired.data_received(data + result(b"late"))
     assert transport.aborted
-    made.data_received(result(b"later"))
-    made.connection_lost(None)
+    wired.data_received(result(b"later"))
+    wired.connection_lost(None)
     assert owner.disconnects[0] is not None
     assert words in owner.disconnects[0]
     assert recorder.events == []
@@ -159,15 +159,15 @@ async def test_a_violation_closes_the_channel_and_says_what_it_was(data: bytes, 
 
 @pytest.mark.parametrize("data", [result(b"x"), frame(wire.Pong(1, 0, 0.0)), frame(wire.Chunk(1, 0, "x"), b"y")])
 async def test_an_answer_before_any_question_is_a_violation(data: bytes) -> None:
-    made, transport, owner, _ = channel(attached=False)
-    made.data_received(data)
+    wired, transport, owner, _ = channel(attached=False)
+    wired.data_received(data)
     assert transport.aborted
-    made.connection_lost(None)
+    wired.connection_lost(None)
     assert "before any" in str(owner.disconnects[0])
 
 
 async def test_start_up_messages_and_log_frames_go_to_the_owner() -> None:
-    made, _, owner, recorder = channel()
+    wired, _, owner, recorder = channel()
     messages: list[wire.Message] = [
         wire.Hello(1, 1, "r", "0", "3.11", 1),
         wire.Ready({}, False, False, 1, {}),
@@ -175,25 +175,25 @@ async def test_start_up_messages_and_log_frames_go_to_the_owner() -> None:
         wire.Log([]),
     ]
     for message in messages:
-        made.data_received(frame(message))
+        wired.data_received(frame(message))
     assert owner.control == messages
     assert recorder.events == []
 
 
 async def test_after_the_end_sends_are_dropped_and_nothing_is_heard() -> None:
-    made, transport, owner, recorder = channel()
-    made.connection_lost(None)
-    made.send_ping(2)
-    made.data_received(result(b"late"))
+    wired, transport, owner, recorder = channel()
+    wired.connection_lost(None)
+    wired.send_ping(2)
+    wired.data_received(result(b"late"))
     assert transport.writes == []
     assert recorder.events == []
     assert owner.disconnects == [None]
-    assert not made.writable
+    assert not wired.writable
 
 
 async def test_what_was_sent_before_the_connection_was_made_goes_out_then() -> None:
-    made, transport = WireChannel(Owner()), FakeTransport()
-    made.send_ping(1)
-    made.connection_made(transport)
+    wired, transport = WireChannel(Owner()), FakeTransport()
+    wired.send_ping(1)
+    wired.connection_made(transport)
     await asyncio.sleep(0)
     assert [f.message for f in transport.sent()] == [wire.Ping(1)]

@@ -46,8 +46,8 @@ def test_a_pipe_is_closed_once_and_never_again_under_its_number(loop: str) -> No
         read, write = os.pipe()
         handed = HandedPipe(os.fdopen(read, "rb", 0), asyncio.get_running_loop())
         number = handed.fileno()
-        made: tuple[Any, Reader] = await asyncio.get_running_loop().connect_read_pipe(Reader, handed)
-        transport, reader = made
+        connected: tuple[Any, Reader] = await asyncio.get_running_loop().connect_read_pipe(Reader, handed)
+        transport, reader = connected
         os.write(write, b"words")
         os.close(write)
         async with asyncio.timeout(5):
@@ -55,7 +55,7 @@ def test_a_pipe_is_closed_once_and_never_again_under_its_number(loop: str) -> No
         assert reader.data == b"words"
         others = under(number)
         handed.close()
-        del transport, reader, made, handed
+        del transport, reader, connected, handed
         gc.collect()
         for other in others:
             os.close(other)  # raises where somebody closed it

@@ -40,7 +40,7 @@ async def test_it_echoes_and_never_answers_from_within_a_send(tmp_path: Path) ->
     assert (await recorder.pongs.get()).nonce == 5
 
 
-async def test_a_crash_loses_what_ran_and_is_told_once_and_last(tmp_path: Path) -> None:
+async def test_a_crash_loses_what_ran_and_is_reported_once_and_last(tmp_path: Path) -> None:
     backend = InMemoryBackend(never)
     replica, recorder = await launched(backend, tmp_path)
     replica.send_invoke(invoke(b"a"), [b"a"])
@@ -58,7 +58,7 @@ async def test_a_crash_loses_what_ran_and_is_told_once_and_last(tmp_path: Path) 
     assert replica.memory_bytes() is None
 
 
-async def test_an_exit_before_attach_is_told_at_attach(tmp_path: Path) -> None:
+async def test_an_exit_before_attach_is_reported_at_attach(tmp_path: Path) -> None:
     replica = await InMemoryBackend().launch(launch_spec(tmp_path))
     replica.crash(Exit("oom", "killed"))
     recorder = Recorder()

@@ -1,4 +1,4 @@
-"""Finding and ending processes by the marker in their environment, and nobody else's."""
+"""Processes are found and ended by the marker in their environment, and no others."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_lines_become_records_with_their_stream_and_level_and_an_unfinished_one_
     assert collected.tail == ["one", "� oops", "two"]
 
 
-def test_beyond_the_rate_lines_are_counted_and_the_count_is_told_when_the_second_is_over() -> None:
+def test_beyond_the_rate_lines_are_counted_and_the_count_is_reported_when_the_second_is_over() -> None:
     collected, records, clock = output()
     for number in range(MAX_LINES_PER_WINDOW + 300):
         collected.feed("stdout", b"%d\n" % number)
@@ -105,7 +105,7 @@ def test_the_rate_also_bounds_bytes_and_the_last_words_are_remembered_all_the_sa
     assert records[-1].message.endswith("lines were dropped: more than the log takes in a second")
 
 
-def test_a_writer_far_over_the_rate_is_made_to_wait_for_the_rest_of_the_second() -> None:
+def test_a_writer_far_over_the_rate_waits_for_the_rest_of_the_second() -> None:
     collected, _, clock = output()
     chunk = b"y" * 65_535 + b"\n"
     pauses = [collected.feed("stdout", chunk) for _ in range(PAUSE_BYTES_PER_WINDOW // len(chunk) + 1)]

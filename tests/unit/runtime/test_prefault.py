@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from clipper_runtime.prefault import MAX_WRITTEN_BYTES, PAGE, Span, better_known
+
 PROGRAM = """
 import ctypes, json, mmap, os, signal, sys
 from clipper_runtime import prefault
@@ -82,3 +84,12 @@ def test_a_child_that_is_gone_has_no_pages(seen: dict[str, Any]) -> None:
 
 def test_memory_that_a_program_allocates_is_examined(seen: dict[str, Any]) -> None:
     assert seen["inside"]
+
+
+def test_a_child_that_was_shutting_down_does_not_replace_what_is_known() -> None:
+    known, more, everything = [Span(0, PAGE)], [Span(0, 2 * PAGE)], [Span(0, MAX_WRITTEN_BYTES)]
+    assert better_known([], known) == known
+    assert better_known(known, more) == more
+    assert better_known(known, []) == known
+    assert better_known(known, everything) == known
+    assert better_known([], everything) == everything

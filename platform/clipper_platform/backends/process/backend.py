@@ -3,9 +3,9 @@
 Each has a process group, a working directory (its bundle), a temporary directory, memory limits and a scrubbed
 environment of its own. None outlives the platform:
 
-1. The runtime ends when its connection does, and asks the kernel for its own death with its parent's.
-2. The guardian kills every process with this instance's marker once the platform is gone, by SIGKILL too.
-3. `open` kills what instances of the same home left that are not alive any more.
+1. The runtime ends when its connection ends, and the kernel kills it when its parent dies.
+2. The guardian kills every process with this instance's marker once the platform is gone, even after SIGKILL.
+3. `open` kills what earlier instances of the same home left behind.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ INSTANCE_ID = re.compile(r"[A-Za-z0-9]{8,64}\Z")
 
 RUNTIME_COMMAND = ("-m", "clipper_runtime")
 """Arguments of the environment's interpreter. Before them goes -P: the bundle must not shadow the runtime."""
-
 
 ZYGOTE_COMMAND = ("-m", "clipper_runtime.zygote")
 FUNCTION_VARIABLES = frozenset({"CLIP_PROJECT", "CLIP_FUNCTION", "CLIP_VERSION"})
@@ -116,7 +115,7 @@ class ProcessBackend:
         self._guardian.start()
 
     async def close(self) -> None:
-        self._runtime = None  # launches are refused from here on
+        self._runtime = None  # from here on launches are refused
         for replica in self._replicas:
             replica.kill()
         await asyncio.gather(*(replica.gone() for replica in tuple(self._replicas)))

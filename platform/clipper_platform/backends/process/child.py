@@ -1,7 +1,7 @@
 """A child process on any event loop: exit by pidfd, output by pipes, and a process group that ends with it.
 
-Not `asyncio.create_subprocess_exec`: it reaps the process before it tells, after which the number of its process
-group may already belong to somebody else. Here the group is killed while its dead leader still holds the number.
+`asyncio.create_subprocess_exec` reaps the process before it reports the end, and then the number of its process group
+may already belong to another group. Here the group is killed while its dead leader still holds the number.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _OOM_SCORE_ADJ = "500"
 
 
 def watch_exit(process: subprocess.Popen[bytes], *, kill_group: bool) -> asyncio.Future[int]:
-    """A future of the exit status (-N: signal N). With `kill_group` the process group, whose leader `process` is,
-    is killed before the process is reaped."""
+    """A future of the exit status (-N: signal N). With `kill_group` the process group that `process` leads is killed
+    before the process is reaped."""
     loop = asyncio.get_running_loop()
     exited: asyncio.Future[int] = loop.create_future()
     descriptor = os.pidfd_open(process.pid)
@@ -58,7 +58,7 @@ class ChildProcess(ABC):
     """A running process, leader of its own session and process group, whose output goes to `output`."""
 
     exited: asyncio.Future[int] | asyncio.Future[int | None]
-    """Its exit status, -N for signal N; None if nobody can know it."""
+    """Its exit status, -N for signal N; None if it cannot be known."""
 
     def __init__(self, pid: int, streams: Sequence[IO[bytes] | None], output: ReplicaOutput) -> None:
         """`streams`: the read ends of its stdout and its stderr."""
@@ -85,12 +85,12 @@ class ChildProcess(ABC):
         self._pipes.append(transport)
 
     def limit(self, memory_bytes: int | None) -> None:
-        """Bound what it may use, from now on and for the processes that it starts, for each of them.
+        """Bound the memory of the process and of each process that it starts from now on.
 
         RLIMIT_DATA bounds private writable memory: heap, anonymous and private mappings. RLIMIT_AS would also count
-        address space that libraries reserve and never touch, many GiB with CUDA or thread arenas. No core dumps: they
-        would hold requests and secrets. And should the machine run out of memory, the kernel is to choose a replica
-        before the platform.
+        address space that libraries reserve and never touch, many GiB with CUDA or thread arenas. Core dumps are off:
+        they would hold requests and secrets. If the machine runs out of memory, the kernel chooses a replica before the
+        platform.
         """
         try:
             resource.prlimit(self.pid, resource.RLIMIT_CORE, (0, 0))
@@ -100,10 +100,10 @@ class ChildProcess(ABC):
                 resource.prlimit(self.pid, resource.RLIMIT_DATA, (bytes_, bytes_))
             Path(f"/proc/{self.pid}/oom_score_adj").write_text(_OOM_SCORE_ADJ)
         except OSError:
-            pass  # it has ended already, which `exited` tells
+            pass  # it has ended already, which `exited` reports
 
     def close(self) -> None:
-        """Stop reading, whoever else still holds the pipes' other ends."""
+        """Stop reading, even if other processes still hold the pipes' other ends."""
         for transport in self._pipes:
             transport.close()
         for pipe in self._streams:
@@ -117,7 +117,7 @@ class ChildProcess(ABC):
 
     @abstractmethod
     def ask_where(self) -> None:
-        """SIGABRT: an interpreter with faulthandler on writes where its threads are, then ends."""
+        """Send SIGABRT: an interpreter with faulthandler writes where its threads are, then ends."""
 
     @abstractmethod
     def kill_group(self) -> None:
@@ -138,7 +138,7 @@ class Child(ChildProcess):
     ) -> Child:
         """Start it; `inherit` is the one descriptor that it gets besides its output. Raises OSError or ValueError.
 
-        Blocks for about a millisecond (vfork until exec), in the loop's thread on purpose: a parent-death signal
+        Blocks for about a millisecond (vfork until exec). It runs in the loop's thread because a parent-death signal
         is tied to the thread that forked.
         """
         process = subprocess.Popen(
@@ -160,7 +160,7 @@ class Child(ChildProcess):
             raise
 
     def ask_where(self) -> None:
-        """SIGABRT: an interpreter with faulthandler on writes where its threads are, then ends."""
+        """Send SIGABRT: an interpreter with faulthandler writes where its threads are, then ends."""
         if not self.exited.done():
             os.kill(self.pid, signal.SIGABRT)
 
@@ -171,11 +171,11 @@ class Child(ChildProcess):
 
 
 class HandedPipe:
-    """The read end of a pipe, taken over from a file object for a transport to own: closed exactly once.
+    """The read end of a pipe, taken over from a file object for a transport to own: it is closed exactly once.
 
     uvloop lets libuv close the descriptor and then closes the object that it was given. A file object would close the
-    same number a second time (and a third one when it is collected), and by then a thread may have opened something
-    else under it.
+    same number a second time (and a third time when it is collected), when a thread may have opened another file under
+    that number.
     """
 
     def __init__(self, pipe: IO[bytes], loop: asyncio.AbstractEventLoop) -> None:
@@ -194,7 +194,7 @@ class HandedPipe:
 
 
 class _Pipe(asyncio.Protocol):
-    """Reads one of the output pipes, slowed down when the output says so."""
+    """Reads one of the output pipes, as fast as the output allows."""
 
     def __init__(self, output: ReplicaOutput, stream: str, on_end: Callable[[], None]) -> None:
         self._output = output
@@ -222,10 +222,10 @@ class _Pipe(asyncio.Protocol):
 
 
 def kill_process_group(leader: int) -> None:
-    """SIGKILL to whoever is in the group. The caller knows that the number still means this group."""
+    """Send SIGKILL to the group. The caller knows that the number still means this group."""
     try:
         os.killpg(leader, signal.SIGKILL)
     except ProcessLookupError:
-        pass  # nobody is left in it
+        pass  # no process is left in it
     except PermissionError:
-        pass  # only processes that became another user's are left; the kernel has killed the others
+        pass  # the kernel has killed all but processes that changed their user

@@ -1,10 +1,10 @@
-"""The guardian: a small process that ends a platform's processes once the platform is gone, however it went.
+"""The guardian: a small process that ends a platform's processes once the platform is gone, for whatever reason.
 
-The platform holds the write end of the guardian's standard input. When the platform dies, by SIGKILL too, the kernel
+The platform holds the write end of the guardian's standard input. When the platform dies, even by SIGKILL, the kernel
 closes that end; the guardian reads the end of file and kills every process whose environment has the platform's
-marker, again and again until none is left. The marker is inherited, so it also finds what user code moved into a
-session of its own, out of reach of a process group. (Not found: a process that was started with an emptied
-environment *and* left its process group.)
+marker, until none is left. The marker is inherited, so it also finds processes that user code moved into a session of
+their own, out of reach of a process group. (Not found: a process that was started with an emptied environment *and*
+left its process group.)
 
 Run as a script (`python -I -S guardian.py --instance ID`) it needs the standard library only. The platform imports
 `kill_marked` for its own sweeps.
@@ -24,7 +24,7 @@ MARKER = "CLIP_PLATFORM_INSTANCE"
 """Environment variable that every process of a platform's replicas has: the id of that run of the platform."""
 
 _PAUSE_S = 0.02
-# A process in the middle of exec shows an empty environment for a moment: once is not enough to be sure.
+# A process in the middle of exec shows an empty environment for a moment, so one empty scan proves nothing.
 _EMPTY_SCANS = 2
 
 
@@ -37,9 +37,9 @@ def marked_processes(entries: frozenset[bytes]) -> Iterator[int]:
 
 
 def kill_marked(entries: frozenset[bytes], timeout_s: float = 10.0) -> int:
-    """Kill all that `marked_processes` finds until there are none; how many were killed.
+    """Kill all that `marked_processes` finds until there are none. Returns how many were killed.
 
-    `entries` must not be empty: every process would fit.
+    Raises ValueError if `entries` is empty, because every process would fit.
     """
     if not entries:
         raise ValueError("nothing to look for")
@@ -53,7 +53,7 @@ def kill_marked(entries: frozenset[bytes], timeout_s: float = 10.0) -> int:
 
 
 def _environment(pid: int) -> set[bytes]:
-    """Empty for a zombie, a kernel thread, another user's process and one that is gone."""
+    """Environment entries; empty for a zombie, a kernel thread, another user's process and one that is gone."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return set(file.read().split(b"\0"))
@@ -62,7 +62,8 @@ def _environment(pid: int) -> set[bytes]:
 
 
 def _kill(pid: int, entries: frozenset[bytes]) -> bool:
-    """Kill `pid` if it still is who it was: the descriptor pins the process, so the second look is at the same one."""
+    """Kill `pid` if it still is the same process: the descriptor pins it, so the second look at its environment is
+    certain."""
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:
@@ -82,7 +83,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 2 or arguments[0] != "--instance" or not arguments[1]:
         sys.stderr.write("usage: guardian.py --instance ID\n")
         return 2
-    # A Ctrl-C in the platform's terminal, or a stop of its whole service, must not end the guardian before its work.
+    # Ctrl-C in the platform's terminal, or a stop of its whole service, must not end the guardian before its work.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     while os.read(0, 4096):

@@ -1,4 +1,4 @@
-"""What the zygotes of an environment import: learnt from its functions' first replicas, kept beside its packages."""
+"""The import manifest of an environment: modules that its functions' first replicas reported and its zygotes import."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from clipper_platform.environments.virtual import VirtualEnvironment
 __all__ = ["MODULES_FILE", "bounded", "identity", "keep", "kept", "reported"]
 
 MODULES_FILE = ".clip-modules.json"
-"""In an environment's directory: what its functions imported so far."""
+"""The file in an environment's directory."""
 
 MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z", re.ASCII)
-MAX_MODULES_CHARS = 120_000  # fits a request with room to spare; scikit-learn with all it loads is 25,000
+MAX_MODULES_CHARS = 120_000  # fits a message to a zygote; scikit-learn with all that it loads has 25,000
 MAX_REPORT_BYTES = 512 * 1024
 
 
 def identity(environment: VirtualEnvironment) -> tuple[int, int]:
-    """Of the build: another one has other files."""
+    """Identifies the build: another build has other files."""
     for path in (environment.path / "pyvenv.cfg", environment.python):
         try:
             stat = path.stat()
@@ -33,7 +33,7 @@ def identity(environment: VirtualEnvironment) -> tuple[int, int]:
 
 
 def keep(environment: VirtualEnvironment, modules: Sequence[str], skipped: Mapping[str, str]) -> None:
-    """Beside the packages, so that it lives and dies with them. Lost, it is learnt again."""
+    """Write the manifest beside the packages. If it is lost, the next replicas report their modules again."""
     path = environment.path / MODULES_FILE
     draft = path.with_suffix(f".{os.getpid()}")
     try:
@@ -44,7 +44,7 @@ def keep(environment: VirtualEnvironment, modules: Sequence[str], skipped: Mappi
 
 
 def kept(environment: VirtualEnvironment) -> tuple[list[str], dict[str, str]]:
-    """(Modules in the order of their import; top-level names that cannot be preloaded, with why.)"""
+    """The modules in the order of their import, and the top-level names that are not preloaded, with the reason."""
     try:
         table = json.loads((environment.path / MODULES_FILE).read_text())
         return bounded(table["modules"]), {str(k): str(v) for k, v in table["skipped"].items()}
@@ -53,7 +53,7 @@ def kept(environment: VirtualEnvironment) -> tuple[list[str], dict[str, str]]:
 
 
 def reported(report: Path) -> list[str]:
-    """The names in a report. User code could have written it: it is bounded, and only names are taken from it."""
+    """The names in a report. User code can write that file, so its size is bounded and only names are taken from it."""
     try:
         if report.stat().st_size > MAX_REPORT_BYTES:
             return []
@@ -64,7 +64,7 @@ def reported(report: Path) -> list[str]:
 
 
 def bounded(names: Sequence[Any]) -> list[str]:
-    """Those that can be names of modules, as many as a request has room for."""
+    """Those that can be names of modules, as many as a message has room for."""
     taken, characters = [], 0
     for name in names:
         if isinstance(name, str) and MODULE_NAME.match(name):

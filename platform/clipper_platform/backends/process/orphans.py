@@ -1,4 +1,4 @@
-"""That no process outlives its platform: a guardian for the time after us, a sweep for what came before us."""
+"""No process outlives its platform: the guardian ends its processes, a sweep at start ends those of earlier ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def marker(instance_id: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRecord:
-    """A run of a platform, as written under `<home>/run/` while it lasts. With its start time a pid is unique."""
+    """A run of a platform, as written under `<home>/run/` while it lasts. A pid with its start time is unique."""
 
     instance: str
     pid: int
@@ -44,7 +44,7 @@ class InstanceRecord:
         return cls(instance_id, os.getpid(), start_time(os.getpid()) or 0, boot_id())
 
     def write(self, directory: Path) -> Path:
-        """Atomically; the file."""
+        """Write it atomically. Returns the file."""
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"instance-{self.instance}.json"
         draft = path.with_suffix(".draft")
@@ -67,10 +67,10 @@ class InstanceRecord:
 
 
 def sweep_abandoned(directory: Path, tmp: Path) -> int:
-    """Kill what the platforms recorded in `directory` that are gone left behind, and remove what their replicas left
-    in `tmp`; how many processes were killed.
+    """Kill the processes of platforms that are recorded in `directory` and gone, and remove their replicas' directories
+    from `tmp`. Returns how many processes were killed.
 
-    What belongs to a platform that still runs is not touched. Blocking; seconds at most.
+    Nothing of a platform that still runs is touched. Blocking; takes seconds at most.
     """
     killed = 0
     for path in sorted(directory.glob("instance-*.json")):
@@ -86,7 +86,7 @@ def sweep_abandoned(directory: Path, tmp: Path) -> int:
 
 
 def tmp_prefix(instance_id: str) -> str:
-    """How the names of an instance's temporary directories begin. Short: sockets' paths end at 108 bytes."""
+    """Prefix of an instance's temporary directories. Short, because the path of a socket has at most 108 bytes."""
     return f"{instance_id[:8]}-"
 
 
@@ -123,7 +123,7 @@ class Guardian:
         self._exited.add_done_callback(lambda future: self._ended(process, future))
 
     async def close(self) -> None:
-        """Let it do its work and end. All replicas should have ended before."""
+        """Let it do its work and end. Call it when all replicas have ended."""
         self._closing = True
         if self._restart is not None:
             self._restart.cancel()

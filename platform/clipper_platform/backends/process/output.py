@@ -1,4 +1,4 @@
-"""What a replica writes to its standard output and error: bytes in, log records out, bounded in length and rate."""
+"""A replica's standard output and error: bytes in, log records out, bounded in length and rate."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ TAIL_LINE_CHARS = 2_000
 WINDOW_S = 1.0
 MAX_LINES_PER_WINDOW = 2_000
 MAX_BYTES_PER_WINDOW = 1024 * 1024
-# Reading costs the platform's event loop: beyond this the pipe is left full until the window ends, which makes the
-# writer wait. At 64 KiB and some 20 µs a read it is about 1% of a core.
+# Reading costs time of the platform's event loop: beyond this, reading stops until the window ends, and the writer
+# waits. At 64 KiB and some 20 µs a read it is about 1% of a core.
 PAUSE_BYTES_PER_WINDOW = 32 * 1024 * 1024
 
 _CUT = b" \xe2\x80\xa6 [cut]"
 
 
 class LineSplitter:
-    """Cuts a byte stream into lines. An overlong line is cut at MAX_LINE_BYTES and says so; of a progress bar, which
-    returns the carriage again and again, the last state is kept."""
+    """Cuts a byte stream into lines. A line over MAX_LINE_BYTES is cut and marked; of a progress bar, which writes
+    carriage returns, the last state is kept."""
 
     def __init__(self) -> None:
         self._partial = b""
@@ -46,12 +46,12 @@ class LineSplitter:
         return whole + self._keep(last)
 
     def flush(self) -> list[bytes]:
-        """The unfinished last line, if any; then it is forgotten."""
+        """Returns the unfinished last line, if any, and drops it."""
         line, self._partial = self._partial, b""
         return [_clean(line)] if line else []
 
     def skip(self, data: bytes) -> None:
-        """Like `feed`, but nobody wants the lines of `data`."""
+        """Take `data` and drop its lines."""
         self._skipping = not data.endswith(b"\n")
         self._partial = b""
 
@@ -75,8 +75,8 @@ def _clean(line: bytes) -> bytes:
 
 
 class ReplicaOutput:
-    """Collects a replica's lines from its pipes and its Log frames, passes on what the rate allows to `emit`, counts
-    the rest, and remembers the last `TAIL_LINES` whatever the rate."""
+    """Collects a replica's lines from its pipes and its Log frames, passes to `emit` what the rate allows, counts the
+    rest, and keeps the last `TAIL_LINES` at any rate."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class ReplicaOutput:
         return list(self._tail)
 
     def feed(self, stream: str, data: bytes) -> float:
-        """Take bytes of `stdout` or `stderr`; seconds for which the pipe should be left alone, mostly 0."""
+        """Take bytes of `stdout` or `stderr`. Returns the seconds for which reading must pause, mostly 0."""
         self._turn()
         self._read += len(data)
         splitter = self._splitters.setdefault(stream, LineSplitter())
@@ -114,7 +114,7 @@ class ReplicaOutput:
         return max(0.0, self._window_at + WINDOW_S - self._clock.monotonic())
 
     def records(self, records: Sequence[LogRecord], dropped: int = 0) -> None:
-        """Take the lines of a Log frame; `dropped` were lost before."""
+        """Take the lines of a Log frame, before which the replica dropped `dropped` lines."""
         self._turn()
         self._dropped += max(0, dropped)
         self._admit(records)
@@ -126,7 +126,7 @@ class ReplicaOutput:
             self._take(stream, splitter.flush())
 
     def close(self) -> None:
-        """Nothing more will come: finish the streams and say what was dropped."""
+        """Finish the streams and report what was dropped."""
         for stream in list(self._splitters):
             self.end(stream)
         self._report()
@@ -151,10 +151,10 @@ class ReplicaOutput:
             self._emit(passed)
 
     def _skip(self, splitter: LineSplitter, data: bytes) -> None:
-        """Over the rate: count the lines without looking at them, but for the last ones."""
+        """Over the rate: count the lines and keep only the last ones."""
         self._dropped += max(1, data.count(b"\n"))
         splitter.skip(data)
-        # What a crash says is in its last lines.
+        # The reason of a crash is in its last lines.
         lines = [line for line in data[-MAX_LINE_BYTES:].split(b"\n") if line]
         self._tail.extend(_clean(line).decode("utf-8", "replace")[:TAIL_LINE_CHARS] for line in lines[-TAIL_LINES:])
 

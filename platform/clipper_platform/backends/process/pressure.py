@@ -1,4 +1,4 @@
-"""Whether the machine is short of memory, as the kernel says it."""
+"""Whether the machine is short of memory, by the kernel's figures."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ _STALLED_PERCENT = 10.0
 
 
 def memory_total(meminfo: str | None = None) -> int:
-    """Bytes; 0 if the kernel does not say."""
+    """Bytes; 0 if the kernel does not tell."""
     return _meminfo(meminfo).get("MemTotal", 0)
 
 
 def memory_pressed(meminfo: str | None = None, pressure: str | None = None) -> bool:
-    """By available memory, or by pressure stall information where the kernel keeps it. Texts for tests."""
+    """Whether available memory is low, or tasks stall on memory where the kernel measures that. The parameters are for
+    tests."""
     facts = _meminfo(meminfo)
     if "MemAvailable" in facts and facts["MemAvailable"] < _LOW_SHARE * facts.get("MemTotal", 0):
         return True

@@ -1,4 +1,4 @@
-"""What /proc says about processes: memory of a tree, identity across pid reuse, the kernel's out-of-memory kills."""
+"""Facts from /proc: memory of a process tree, identity across pid reuse, the kernel's out-of-memory kills."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 def tree_rss(pid: int) -> int | None:
     """Resident bytes of a process and its descendants; None when it is gone.
 
-    Pages that they share count once for each: an upper bound. Proportional shares (smaps_rollup) would be exact, but
+    Shared pages count once for each process: an upper bound. Proportional shares (smaps_rollup) would be exact, but
     the kernel walks every page table for them, which takes milliseconds for each GiB.
     """
     total, found, seen = 0, False, set()
@@ -31,7 +31,7 @@ def tree_rss(pid: int) -> int | None:
 
 
 def start_time(pid: int) -> int | None:
-    """Clock ticks after boot at which the process started: with the pid it names a process for good. None if gone."""
+    """Clock ticks after boot at which the process started; with its pid they identify a process. None if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -50,7 +50,7 @@ def boot_id() -> str:
 
 
 def out_of_memory_kills() -> int:
-    """How many processes the kernel has killed for want of memory since boot, in all cgroups. 0 if it does not say."""
+    """How many processes the kernel has killed for want of memory since boot, in all cgroups. 0 if it does not tell."""
     try:
         text = Path("/proc/vmstat").read_bytes()
     except OSError:

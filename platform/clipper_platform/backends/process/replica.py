@@ -52,19 +52,18 @@ class ProcessReplica:
     ) -> None:
         """Starts a process, unless one was `forked` for it. Raises StartError."""
         loop = asyncio.get_running_loop()
-        spec = launch.spec
-        self._launch, self._spec = launch, spec
+        self._launch, self._spec = launch, launch.spec
         self._plan = plan
         self._output = output
         self._clock = clock
         self._launched_at = clock.monotonic() if forked is None else forked.launched_at
-        self._place_s = None if forked is None else forked.place_s
+        self._forked = forked
         self._channel = WireChannel(self)
         self._listener: ChannelListener | None = None
         self._disconnected: asyncio.Future[None] = loop.create_future()
         self._exit: asyncio.Future[Exit] = loop.create_future()
         self._handshake = Handshake(
-            spec, str(launch.bundle), send=self._channel.send, gone=self._exit, log=lambda: output.tail
+            launch.spec, str(launch.bundle), send=self._channel.send, gone=self._exit, log=lambda: output.tail
         )
         self._ready: wire.Ready | None = None
         self._violation: str | None = None
@@ -79,8 +78,8 @@ class ProcessReplica:
             self._socket, self._child = forked.socket, forked.child
             # A zygote runs the runtime that this platform staged, so the version of its protocol is known.
             self._handshake.start_sent = _send_at_once(self._socket, wire.encode(self._handshake.start_message()))
-        self._child.limit(spec.memory_bytes)
-        self._watching = asyncio.create_task(self._watch(), name=f"replica {spec.replica}")
+        self._child.limit(self._spec.memory_bytes)
+        self._watching = asyncio.create_task(self._watch(), name=f"replica {self._spec.replica}")
         self._watching.add_done_callback(lambda _: on_gone())
 
     # Replica
@@ -183,9 +182,9 @@ class ProcessReplica:
         """The replica's own phases and those before them, which together are the time from the launch to now: the start
         of an interpreter, or the choice of a zygote and the fork, with the conversation."""
         rest = max(0.0, self._clock.monotonic() - self._launched_at - sum(own.values()))
-        if self._place_s is None:
+        if self._forked is None:
             return {"launch": rest, **own}
-        return {"place": self._place_s, "fork": max(0.0, rest - self._place_s), **own}
+        return {"place": self._forked.place_s, "fork": max(0.0, rest - self._forked.place_s), **own}
 
     async def _connect(self) -> None:
         ours, self._socket = self._socket, None

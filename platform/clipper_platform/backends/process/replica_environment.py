@@ -1,4 +1,4 @@
-"""A replica's environment variables: little of the platform's, the project's secrets, what the runtime needs."""
+"""A replica's environment variables: a few of the platform's, the project's secrets, and what the runtime needs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from clipper_platform.backends.process.launch import Launch
 
 __all__ = ["replica_environment"]
 
-# What a replica gets of the platform's environment: where the user is at home, in which language and time zone,
-# whom TLS trusts and through which proxy the network is reached, and which devices and how many threads libraries use.
+# Passed on from the platform's environment: the user's home, language and time zone, the trusted certificates and the
+# proxies, and the devices and numbers of threads that libraries use.
 _PASSED = re.compile(
     r"(HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|LD_LIBRARY_PATH"
     r"|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|(?i:(http|https|all|no)_proxy)"
@@ -33,8 +33,9 @@ def replica_environment(
     tmp: Path,
     url: str | None,
 ) -> dict[str, str]:
-    """`platform` is the platform's own environment, of which little is passed; `runtime` the staged packages; `tmp`
-    a directory of the replica's own. Secrets override what is passed, and the platform's variables override secrets.
+    """`platform`: the platform's own environment, of which a few variables are passed on. `runtime`: the staged
+    packages. `tmp`: a directory of the replica alone. Secrets override what is passed on; the platform's variables
+    override secrets.
     """
     spec, python = launch.spec, launch.environment.python
     passed = {key: value for key, value in platform.items() if _PASSED.match(key)}
@@ -48,9 +49,9 @@ def replica_environment(
         "CLIP_VERSION": str(spec.function.version),
         REPLICA_VARIABLE: spec.replica,
         "PYTHONPATH": search,
-        # Output appears when it is written, also that of Python processes that user code starts.
+        # Output is not buffered, also that of Python processes that user code starts.
         "PYTHONUNBUFFERED": "1",
-        # A crash, and a start-up that takes too long, say where they happened.
+        # A crash, and a start that takes too long, write a traceback.
         "PYTHONFAULTHANDLER": "1",
         "TMPDIR": str(tmp),
         "VIRTUAL_ENV": str(launch.environment.path),

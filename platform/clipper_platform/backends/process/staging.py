@@ -1,7 +1,7 @@
 """The runtime's own code, staged for replicas: one directory per content, to be their PYTHONPATH.
 
-A replica runs in the user's environment, which has neither `clipper` nor `clipper_runtime` installed, and must not
-see the platform's site-packages. So the two packages are copied to `<home>/runtime/<digest>/`.
+A replica runs in the user's environment, where neither `clipper` nor `clipper_runtime` is installed, and must not see
+the platform's site-packages. So the two packages are copied to `<home>/runtime/<digest>/`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def find_packages(names: Mapping[str, frozenset[str]] = PACKAGES) -> dict[str, P
 
 
 def stage(root: Path, packages: Mapping[str, Path] | None = None) -> Path:
-    """Copy the packages to `root/<digest>/` unless they are there; that directory.
+    """Copy the packages to `root/<digest>/` unless they are there. Returns that directory.
 
-    Atomic: a directory with a digest for a name is whole, or it is replaced. Other digests, of earlier versions of
-    the platform or of a copy that a kill interrupted, are removed: a home belongs to one platform at a time.
+    Atomic: a directory named by a digest is complete, or it is replaced. Other directories, of earlier versions of the
+    platform or of an interrupted copy, are removed: a home belongs to one platform at a time.
     """
     packages = find_packages() if packages is None else packages
     files = {f"{name}/{path}": base / path for name, base in packages.items() for path in _files(name, base)}
@@ -52,7 +52,7 @@ def stage(root: Path, packages: Mapping[str, Path] | None = None) -> Path:
 
 
 def _files(package: str, base: Path) -> Iterator[Path]:
-    """Relative paths of a package's files, without bytecode and without what replicas don't need."""
+    """Relative paths of a package's files, without bytecode and without what no replica needs."""
     unwanted = PACKAGES.get(package, frozenset())
     for path in sorted(base.rglob("*")):
         relative = path.relative_to(base)
