@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 from clipper.contract.constants import PLATFORM_FILE
 from clipper_platform.errors import Conflict, InvalidSpec
 
-__all__ = ["home_lock", "prepare_home", "write_platform_file"]
+__all__ = ["home_id", "home_lock", "prepare_home", "write_platform_file"]
 
 
 def prepare_home(home: Path) -> None:
@@ -23,6 +25,19 @@ def prepare_home(home: Path) -> None:
         raise InvalidSpec(f"the home directory {home} cannot be made: {error.strerror}", key="home") from error
     if not os.access(home, os.W_OK | os.X_OK):
         raise InvalidSpec(f"the home directory {home} cannot be written", key="home")
+
+
+def home_id(home: Path) -> str:
+    """The name of this home among the platforms that share a store; random, made at the first start."""
+    path = home / "home_id"
+    with contextlib.suppress(FileNotFoundError):
+        if name := path.read_text().strip():
+            return name
+    name = secrets.token_hex(8)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(name + "\n")
+    fresh.replace(path)
+    return name
 
 
 @contextmanager

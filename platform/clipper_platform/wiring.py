@@ -26,6 +26,7 @@ from clipper_platform.control.versions.deployer import Deployer
 from clipper_platform.control.versions.pinned import PinnedVersions
 from clipper_platform.control.versions.rollout import Rollout
 from clipper_platform.environments.base import EnvironmentBuilder
+from clipper_platform.home import home_id
 from clipper_platform.metrics import Metrics
 from clipper_platform.replicas.base import Target
 from clipper_platform.replicas.replica_sets import ReplicaSets
@@ -84,19 +85,20 @@ async def open_planes(
     await stack.enter_async_context(opened(store))
     artifacts = ArtifactStore(settings.home / "bundles", settings.max_bundle_bytes, clock=clock)
     await stack.enter_async_context(opened(artifacts))
-    registry, keyring = Registry(store, clock), Keyring(store, clock)
+    registry = Registry(store, clock, home=home_id(settings.home))
+    keyring = Keyring(store, clock, registry.watch)
     await registry.load()
     await keyring.load()
     if (said := await keyring.ensure_admin(settings.home / KEY_FILE)) is not None:
         logger.info(said)
-    metrics.store_up.child().read = lambda: float(registry.store_healthy)
+    metrics.store_up.child().read = lambda: float(registry.watch.error is None)
 
     log_store = LogStore(settings.home / "logs", clock)
     stack.push_async_callback(log_store.close)
     events = EventLog(store, log_store, clock)
     stack.push_async_callback(events.close)
     await stack.enter_async_context(
-        background({"store watch": registry.watch(), "log writer": log_store.run(), "event writer": events.run()})
+        background({"store watch": registry.watch.run(), "log writer": log_store.run(), "event writer": events.run()})
     )
 
     environments = concrete.environments

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -36,14 +37,27 @@ def make_durable(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
 @pytest.fixture(params=["memory", "sqlite", "redis"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MetadataStore]:
     """An empty, open store."""
-    made: MetadataStore
+    async with opened(request, tmp_path) as store:
+        yield store
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def shared_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MetadataStore]:
+    """An empty, open store of a kind that several platforms may share."""
+    async with opened(request, tmp_path) as store:
+        yield store
+
+
+@asynccontextmanager
+async def opened(request: pytest.FixtureRequest, directory: Path) -> AsyncIterator[MetadataStore]:
+    store: MetadataStore
     if request.param == "memory":
-        made = MemoryStore()
+        store = MemoryStore()
     elif request.param == "sqlite":
-        made = SqliteStore(tmp_path / "clipper.db")
+        store = SqliteStore(directory / "clipper.db")
     else:
         server: RedisServer = request.getfixturevalue("redis_server")
-        made = RedisStore(server.url, f"test-{uuid.uuid4().hex}:")
-    await made.open()
-    yield made
-    await made.close()
+        store = RedisStore(server.url, f"test-{uuid.uuid4().hex}:")
+    await store.open()
+    yield store
+    await store.close()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace as with_fields
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from clipper_platform.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
-from clipper_platform.store.base import EVENTS_KEPT, Event, Key, MetadataStore, Policy, Project, Route, Version
+from clipper_platform.store.base import EVENTS_KEPT, Changes, Event, Key, MetadataStore, Policy, Project, Route, Version
+from clipper_platform.store.sqlite import SqliteStore
 
 MakeStore = Callable[[], MetadataStore]
 
@@ -46,6 +50,10 @@ def policy(project: str = "digits", function: str = "classify", **changes: Any) 
     return Policy(project=project, function=function, policy=table, digest="sha256:1", applied_at=2.0)
 
 
+def changed(record: Any, **fields: Any) -> Any:
+    return msgspec.structs.replace(record, **fields)
+
+
 async def with_project(store: MetadataStore, *names: str) -> None:
     for name in names or ("digits",):
         await store.put_project(Project(name=name, created_at=1.0))
@@ -74,18 +82,16 @@ async def test_an_empty_store_lists_nothing(store: MetadataStore) -> None:
 
 UNKNOWN_PROJECT: dict[str, Callable[[MetadataStore], Any]] = {
     "get_project": lambda s: s.get_project("nobody"),
-    "delete_project": lambda s: s.delete_project("nobody"),
+    "delete_project": lambda s: s.delete_project(Project(name="nobody", created_at=1.0)),
     "add_version": lambda s: s.add_version(version("nobody")),
     "get_version": lambda s: s.get_version("nobody", 1),
     "list_versions": lambda s: s.list_versions("nobody"),
-    "update_version": lambda s: s.update_version("nobody", 1, state="ready"),
-    "set_route": lambda s: s.set_route(Route(project="nobody", version=1), expected_revision=0),
-    "put_secret": lambda s: s.put_secret("nobody", "TOKEN", "x"),
-    "list_secrets": lambda s: s.list_secrets("nobody"),
+    "update_version": lambda s: s.update_version(version("nobody", number=1, revision=1)),
+    "set_route": lambda s: s.set_route(Route(project="nobody", version=1)),
+    "set_secret": lambda s: s.set_secret("nobody", "TOKEN", "x", expected=None),
     "get_secrets": lambda s: s.get_secrets("nobody"),
-    "delete_secret": lambda s: s.delete_secret("nobody", "TOKEN"),
     "put_policy": lambda s: s.put_policy(policy("nobody")),
-    "delete_policy": lambda s: s.delete_policy("nobody", "f"),
+    "delete_policy": lambda s: s.delete_policy(policy("nobody")),
     "add_event": lambda s: s.add_event(event("nobody")),
     "list_events": lambda s: s.list_events("nobody"),
 }
@@ -138,39 +144,37 @@ async def test_a_version_that_was_never_added_is_not_found(store: MetadataStore,
     with pytest.raises(NotFound, match=f"'digits' has no version {number}"):
         await store.get_version("digits", number)
     with pytest.raises(NotFound, match="has no version"):
-        await store.update_version("digits", number, state="ready")
+        await store.update_version(version(number=number, revision=1))
     with pytest.raises(NotFound, match="has no version"):
-        await store.set_route(Route(project="digits", version=number), expected_revision=0)
+        await store.set_route(Route(project="digits", version=number))
 
 
-async def test_an_update_changes_state_detail_and_schemas_and_nothing_else(store: MetadataStore) -> None:
+async def test_a_version_is_updated_by_compare_and_set(store: MetadataStore) -> None:
     await with_project(store)
-    added = await store.add_version(version())
+    added = await store.add_version(version(builder="home/1"))
+    assert (added.revision, added.builder) == (1, "home/1")
     schemas = {"classify": {"type": "object"}}
-    ready = await store.update_version("digits", 1, state="ready", schemas=schemas)
-    assert (ready.state, ready.detail, ready.schemas) == ("ready", "", schemas)
-    failed = await store.update_version("digits", 1, state="failed", detail="it crashed")
-    assert (failed.state, failed.detail, failed.schemas) == ("failed", "it crashed", schemas)
-    assert await store.get_version("digits", 1) == failed
-    assert (failed.number, failed.manifest, failed.bundle) == (1, added.manifest, added.bundle)
+    ready = await store.update_version(changed(added, state="ready", schemas=schemas))
+    assert ready == changed(added, state="ready", schemas=schemas, revision=2)
+    for stale in (0, 1, 3):
+        with pytest.raises(Conflict, match="version 1 of project 'digits' was changed by someone else"):
+            await store.update_version(changed(ready, state="failed", revision=stale))
+    failed = await store.update_version(changed(ready, state="failed", detail="it crashed"))
+    assert (
+        await store.get_version("digits", 1)
+        == failed
+        == changed(ready, state="failed", detail="it crashed", revision=3)
+    )
 
 
-async def test_a_state_that_is_none_is_refused_and_changes_nothing(store: MetadataStore) -> None:
+async def test_of_ten_updates_of_the_version_that_was_read_one_wins(store: MetadataStore) -> None:
     await with_project(store)
     added = await store.add_version(version())
-    with pytest.raises(ValueError, match="building, ready, failed"):
-        await store.update_version("digits", 1, state="done")
-    assert await store.get_version("digits", 1) == added
-
-
-async def test_updates_of_one_version_at_once_all_take_effect_whole(store: MetadataStore) -> None:
-    await with_project(store)
-    await store.add_version(version())
-    results = await asyncio.gather(
-        *(store.update_version("digits", 1, state="failed", detail=f"try {i}") for i in range(10))
-    )
-    assert sorted(v.detail for v in results) == sorted(f"try {i}" for i in range(10))
-    assert await store.get_version("digits", 1) in results
+    updates = (store.update_version(changed(added, state="failed", detail=f"try {i}")) for i in range(10))
+    results = await asyncio.gather(*updates, return_exceptions=True)
+    winners = [result for result in results if isinstance(result, Version)]
+    assert [type(r) for r in results if not isinstance(r, Version)] == [Conflict] * 9
+    assert winners == [await store.get_version("digits", 1)]
 
 
 async def test_a_manifest_comes_back_as_json_and_shares_nothing_with_the_caller(store: MetadataStore) -> None:
@@ -200,13 +204,13 @@ async def test_a_route_is_set_by_compare_and_set(store: MetadataStore) -> None:
     await store.add_version(version())
     await store.add_version(version())
     assert await store.get_route("digits") is None
-    first = await store.set_route(Route(project="digits", version=1, updated_at=1.0), expected_revision=0)
+    first = await store.set_route(Route(project="digits", version=1, updated_at=1.0))
     assert first == Route(project="digits", version=1, revision=1, updated_at=1.0)
-    second = await store.set_route(Route(project="digits", version=2, previous=1), expected_revision=1)
+    second = await store.set_route(changed(first, version=2, previous=1))
     assert (second.revision, await store.get_route("digits")) == (2, second)
     for stale in (0, 1, 3):
         with pytest.raises(Conflict, match="'digits' was changed by someone else"):
-            await store.set_route(Route(project="digits", version=1), expected_revision=stale)
+            await store.set_route(Route(project="digits", version=1, revision=stale))
     assert await store.list_routes() == [second]
 
 
@@ -214,7 +218,7 @@ async def test_of_twenty_writers_that_saw_the_same_revision_one_wins(store: Meta
     await with_project(store)
     for _ in range(20):
         await store.add_version(version())
-    tries = [store.set_route(Route(project="digits", version=n), expected_revision=0) for n in range(1, 21)]
+    tries = [store.set_route(Route(project="digits", version=n)) for n in range(1, 21)]
     results = await asyncio.gather(*tries, return_exceptions=True)
     winners = [result for result in results if isinstance(result, Route)]
     assert len(winners) == 1
@@ -222,11 +226,35 @@ async def test_of_twenty_writers_that_saw_the_same_revision_one_wins(store: Meta
     assert await store.get_route("digits") == winners[0]
 
 
+async def test_a_write_that_arrived_may_be_repeated_until_another_writer_changes_the_record(
+    store: MetadataStore,
+) -> None:
+    await with_project(store)
+    added = await store.add_version(version(manifest={"tuple": (1, 2)}))
+    ready = changed(added, state="ready", manifest={"tuple": (1, 2)})
+    route, applied = Route(project="digits", version=1, updated_at=1.0), policy()
+    writes: list[Callable[[], Any]] = [
+        lambda: store.update_version(ready),
+        lambda: store.set_route(route),
+        lambda: store.put_key(key()),
+        lambda: store.put_policy(applied),
+    ]
+    stored = [await write() for write in writes]
+    assert [await write() for write in writes] == stored
+    await store.update_version(changed(stored[0], detail="other"))
+    await store.set_route(changed(stored[1], updated_at=2.0))
+    await store.put_key(changed(stored[2], revoked_at=1.0))
+    await store.put_policy(changed(stored[3], applied_at=9.0))
+    for write in writes:
+        with pytest.raises(Conflict):
+            await write()
+
+
 async def test_routes_are_listed_by_project_and_unknown_projects_have_none(store: MetadataStore) -> None:
     await with_project(store, "zoo", "digits", "idle")
     for name in ("zoo", "digits"):
         await store.add_version(version(name))
-        await store.set_route(Route(project=name, version=1), expected_revision=0)
+        await store.set_route(Route(project=name, version=1))
     assert [route.project for route in await store.list_routes()] == ["digits", "zoo"]
     assert await store.get_route("idle") is None
     assert await store.get_route("nobody") is None
@@ -240,13 +268,13 @@ async def test_deleting_a_project_deletes_what_is_under_it_and_only_that(store: 
     await with_project(store, *names)
     for name in names:
         await store.add_version(version(name))
-        await store.set_route(Route(project=name, version=1), expected_revision=0)
-        await store.put_secret(name, "TOKEN", name)
+        await store.set_route(Route(project=name, version=1))
+        await store.set_secret(name, "TOKEN", name, expected=None)
         await store.put_policy(policy(name))
         await store.add_event(event(name))
     await store.put_key(key())
 
-    await store.delete_project("digits")
+    await store.delete_project(Project(name="digits", created_at=1.0))
 
     assert [project.name for project in await store.list_projects()] == ["digit", "digits2"]
     assert [route.project for route in await store.list_routes()] == ["digit", "digits2"]
@@ -254,7 +282,18 @@ async def test_deleting_a_project_deletes_what_is_under_it_and_only_that(store: 
     assert await store.get_route("digits") is None
     assert await store.get_secrets("digits2") == {"TOKEN": "digits2"}
     assert len(await store.list_versions("digit")) == len(await store.list_events("digits2")) == 1
-    assert await store.list_keys() == [key()]
+    assert await store.list_keys() == [key(revision=1)]
+
+
+async def test_a_project_that_was_created_again_is_not_deleted_in_place_of_the_one_that_was_read(
+    store: MetadataStore,
+) -> None:
+    first = await store.put_project(Project(name="digits", created_at=1.0))
+    await store.delete_project(first)
+    again = await store.put_project(Project(name="digits", created_at=2.0))
+    with pytest.raises(Conflict, match="project 'digits' was changed by someone else"):
+        await store.delete_project(first)
+    assert await store.list_projects() == [again]
 
 
 async def test_numbers_are_never_given_out_again_not_even_to_a_project_of_the_same_name(store: MetadataStore) -> None:
@@ -262,7 +301,7 @@ async def test_numbers_are_never_given_out_again_not_even_to_a_project_of_the_sa
     await store.add_version(version())
     await store.add_version(version())
     await store.add_event(event())
-    await store.delete_project("digits")
+    await store.delete_project(Project(name="digits", created_at=1.0))
     await with_project(store)
     assert await store.list_versions("digits") == []
     assert await store.get_secrets("digits") == {}
@@ -277,32 +316,21 @@ async def test_numbers_are_never_given_out_again_not_even_to_a_project_of_the_sa
 
 async def test_keys_are_listed_oldest_first_with_all_they_hold(store: MetadataStore) -> None:
     younger, older = key("key_a", created_at=20.0), key("key_b", created_at=10.0, scopes=("admin",))
-    await store.put_key(younger)
-    await store.put_key(older)
-    assert await store.list_keys() == [older, younger]
+    stored = [await store.put_key(younger), await store.put_key(older)]
+    assert stored == [changed(younger, revision=1), changed(older, revision=1)]
+    assert await store.list_keys() == stored[::-1]
 
 
-async def test_putting_the_same_key_again_is_fine_and_another_under_its_id_a_conflict(store: MetadataStore) -> None:
-    await store.put_key(key())
-    await store.put_key(key())
-    with pytest.raises(Conflict, match="key_1"):
+async def test_a_key_is_revoked_by_compare_and_set_and_nobody_revives_it(store: MetadataStore) -> None:
+    stored = await store.put_key(key())
+    with pytest.raises(Conflict, match="the key 'key_1' was changed by someone else"):
         await store.put_key(key(hash="1" * 64))
-    assert await store.list_keys() == [key()]
-
-
-async def test_revoking_twice_keeps_the_first_time(store: MetadataStore) -> None:
-    await store.put_key(key())
-    revoked = await store.revoke_key("key_1", 50.0)
-    assert revoked.revoked_at == 50.0
-    assert await store.revoke_key("key_1", 60.0) == revoked
+    revoked = await store.put_key(changed(stored, revoked_at=50.0))
+    assert revoked == key(revoked_at=50.0, revision=2)
+    for late in (key(), changed(stored, revoked_at=60.0), stored):
+        with pytest.raises(Conflict):
+            await store.put_key(late)
     assert await store.list_keys() == [revoked]
-    with pytest.raises(Conflict):  # nobody revives it by putting it again
-        await store.put_key(key())
-
-
-async def test_an_unknown_key_is_not_found(store: MetadataStore) -> None:
-    with pytest.raises(NotFound, match="no key 'key_9'"):
-        await store.revoke_key("key_9", 1.0)
 
 
 # Secrets
@@ -310,42 +338,52 @@ async def test_an_unknown_key_is_not_found(store: MetadataStore) -> None:
 
 async def test_secrets_are_set_replaced_listed_by_name_and_deleted(store: MetadataStore) -> None:
     await with_project(store)
-    await store.put_secret("digits", "TOKEN", "one")
-    await store.put_secret("digits", "API", "")
-    await store.put_secret("digits", "TOKEN", "two\n\0three")
-    assert await store.list_secrets("digits") == ["API", "TOKEN"]
-    assert await store.get_secrets("digits") == {"API": "", "TOKEN": "two\n\0three"}
-    await store.delete_secret("digits", "TOKEN")
+    await store.set_secret("digits", "TOKEN", "one", expected=None)
+    await store.set_secret("digits", "API", "", expected=None)
+    await store.set_secret("digits", "TOKEN", "two\n\0three", expected="one")
+    assert list((await store.get_secrets("digits")).items()) == [("API", ""), ("TOKEN", "two\n\0three")]
+    await store.set_secret("digits", "TOKEN", None, expected="two\n\0three")
     assert await store.get_secrets("digits") == {"API": ""}
-    with pytest.raises(NotFound, match="no secret 'TOKEN'"):
-        await store.delete_secret("digits", "TOKEN")
+    await store.set_secret("digits", "API", None, expected="")
+    assert await store.get_secrets("digits") == {}
 
 
-async def test_an_empty_secret_is_deleted_like_any_other(store: MetadataStore) -> None:
+async def test_a_secret_that_another_writer_changed_is_a_conflict_and_a_repeated_write_is_not(
+    store: MetadataStore,
+) -> None:
     await with_project(store)
-    await store.put_secret("digits", "EMPTY", "")
-    await store.delete_secret("digits", "EMPTY")
-    assert await store.list_secrets("digits") == []
+    for _ in range(2):
+        await store.set_secret("digits", "TOKEN", "one", expected=None)
+    stale: list[tuple[str | None, str | None]] = [("two", None), ("two", ""), (None, "two"), ("", None)]
+    for value, expected in stale:
+        with pytest.raises(Conflict, match="the secret 'TOKEN' was changed by someone else"):
+            await store.set_secret("digits", "TOKEN", value, expected=expected)
+    assert await store.get_secrets("digits") == {"TOKEN": "one"}
+    for _ in range(2):
+        await store.set_secret("digits", "TOKEN", None, expected="one")
 
 
 # Policies
 
 
-async def test_policies_are_replaced_listed_and_deleted_by_function(store: MetadataStore) -> None:
+async def test_policies_are_replaced_listed_and_deleted_by_compare_and_set(store: MetadataStore) -> None:
     await with_project(store, "digits", "a")
-    await store.put_policy(policy(function="z"))
-    await store.put_policy(policy(function="b"))
-    await store.put_policy(policy("a", "z"))
-    await store.put_policy(policy(function="z", min_replicas=3))
-    assert await store.list_policies() == [
-        policy("a", "z"),
-        policy(function="b"),
-        policy(function="z", min_replicas=3),
-    ]
-    await store.delete_policy("digits", "z")
-    assert [(p.project, p.function) for p in await store.list_policies()] == [("a", "z"), ("digits", "b")]
+    first = await store.put_policy(policy(function="z"))
+    b = await store.put_policy(policy(function="b"))
+    other = await store.put_policy(policy("a", "z"))
+    second = await store.put_policy(changed(first, policy={"min_replicas": 3}))
+    assert second == changed(policy(function="z", min_replicas=3), policy={"min_replicas": 3}, revision=2)
+    assert await store.list_policies() == [other, b, second]
+    for stale in (policy(function="z"), first):
+        with pytest.raises(Conflict, match="the policy of 'digits/z' was changed by someone else"):
+            await store.put_policy(stale)
+        with pytest.raises(Conflict, match="the policy of 'digits/z' was changed by someone else"):
+            await store.delete_policy(stale)
+    await store.delete_policy(second)
+    assert await store.list_policies() == [other, b]
     with pytest.raises(NotFound, match="'digits/z' has no policy"):
-        await store.delete_policy("digits", "z")
+        await store.delete_policy(second)
+    assert (await store.put_policy(policy(function="z"))).revision == 1
 
 
 # Events
@@ -389,7 +427,7 @@ async def test_text_of_every_script_and_plane_survives(store: MetadataStore) -> 
     await with_project(store)
     await store.add_version(version(detail=words, manifest={words: words}))
     await store.add_event(event(message=words))
-    await store.put_secret("digits", "WORDS", words)
+    await store.set_secret("digits", "WORDS", words, expected=None)
     await store.put_key(key(name=words))
     found = await store.get_version("digits", 1)
     assert (found.detail, found.manifest) == (words, {words: words})
@@ -401,12 +439,12 @@ async def test_text_of_every_script_and_plane_survives(store: MetadataStore) -> 
 async def test_text_that_is_no_unicode_is_refused_and_nothing_of_it_stored(store: MetadataStore) -> None:
     await with_project(store)
     with pytest.raises(InvalidRequest, match="surrogate"):
-        await store.put_secret("digits", "TOKEN", "\ud800")
+        await store.set_secret("digits", "TOKEN", "\ud800", expected=None)
     with pytest.raises(InvalidRequest, match="surrogate"):
         await store.add_version(version(detail="\udfff"))
     with pytest.raises(InvalidRequest, match="surrogate"):
         await store.add_event(event(message="\ud800"))
-    assert await store.list_secrets("digits") == []
+    assert await store.get_secrets("digits") == {}
     assert (await store.add_version(version())).number == 1
     assert (await store.add_event(event())).seq == 1
 
@@ -426,14 +464,118 @@ async def test_callers_that_give_up_leave_the_store_whole(store: MetadataStore) 
     kept = [v.number for v in await store.list_versions("digits")]  # some of the thirty may follow yet
     assert kept == sorted(set(kept), reverse=True)
     assert last.number in kept
-    assert (await store.set_route(Route(project="digits", version=last.number), expected_revision=0)).revision == 1
+    assert (await store.set_route(Route(project="digits", version=last.number))).revision == 1
+
+
+# Several platforms on one store
+
+
+def only(change: Changes, **what: Any) -> Changes:
+    """The same revision, and nothing changed but `what`."""
+    return with_fields(Changes(revision=change.revision), **what)
+
+
+async def test_each_kind_of_write_is_reported_once_to_everyone(shared_store: MetadataStore) -> None:
+    store = shared_store
+    seen = (await store.changes(0)).revision
+    assert await store.changes(seen) == Changes(revision=seen)
+
+    async def reported() -> Changes:
+        nonlocal seen
+        found = await store.changes(seen)
+        assert found.revision > seen
+        seen = found.revision
+        assert await store.changes(seen) == Changes(revision=seen)
+        return found
+
+    digits, keys = {"projects": frozenset({"digits"})}, {"keys": True}
+    project = await store.put_project(Project(name="digits", created_at=1.0))
+    assert (found := await reported()) == only(found, **digits)
+    added = await store.add_version(version())
+    assert (found := await reported()) == only(found, **digits)
+    await store.update_version(changed(added, state="ready"))
+    assert (found := await reported()) == only(found, **digits)
+    route = await store.set_route(Route(project="digits", version=1))
+    assert (found := await reported()) == only(found, **digits)
+    await store.put_key(key())
+    assert (found := await reported()) == only(found, **keys)
+    applied = await store.put_policy(policy())
+    assert (found := await reported()) == only(found, policies=True)
+    await store.delete_policy(applied)
+    assert (found := await reported()) == only(found, policies=True)
+    await with_project(store, "echo")
+    await store.set_route(changed(route, updated_at=3.0))
+    assert (found := await reported()) == only(found, projects=frozenset({"digits", "echo"}))
+    await store.delete_project(project)
+    assert (found := await reported()) == only(found, **digits, policies=True)
+
+
+async def test_what_changes_nothing_that_platforms_remember_is_not_reported(shared_store: MetadataStore) -> None:
+    store = shared_store
+    await with_project(store)
+    before = await store.changes(0)
+    await with_project(store)
+    await store.add_event(event())
+    await store.set_secret("digits", "TOKEN", "x", expected=None)
+    await store.renew_lease("one", 5.0)
+    with pytest.raises(Conflict):
+        await store.put_key(key(revision=3))
+    with pytest.raises(NotFound):
+        await store.set_route(Route(project="digits", version=1))
+    assert await store.changes(before.revision) == Changes(revision=before.revision)
+
+
+async def test_a_store_that_went_back_reports_all_that_it_knows_of(shared_store: MetadataStore) -> None:
+    await with_project(shared_store, "digits", "echo")
+    await shared_store.put_key(key())
+    found = await shared_store.changes(1_000_000)
+    assert found == Changes(revision=found.revision, projects=frozenset({"digits", "echo"}), keys=True)
+    assert 0 < found.revision < 1_000_000
+
+
+async def test_a_waiter_hears_of_a_change_before_its_time_is_over(shared_store: MetadataStore) -> None:
+    # A subscription that is not there yet misses what is published: so write until it is heard.
+    async with asyncio.timeout(20):
+        waiting = asyncio.ensure_future(shared_store.wait_changed(60))
+        number = 0
+        while not waiting.done():
+            number += 1
+            await shared_store.put_key(key(f"key_{number}"))
+            await asyncio.wait([waiting], timeout=0.02)
+    await waiting
+
+
+async def test_a_waiter_that_hears_nothing_returns_after_its_time(store: MetadataStore) -> None:
+    async with asyncio.timeout(5):
+        await store.wait_changed(0.01)
+
+
+async def test_an_instance_is_live_while_its_lease_runs(shared_store: MetadataStore) -> None:
+    await shared_store.renew_lease("one", 0.001)
+    await shared_store.renew_lease("two", 60.0)
+    async with asyncio.timeout(5):
+        while "one" in await shared_store.live_instances():
+            await asyncio.sleep(0.001)
+    assert await shared_store.live_instances() == {"two"}
+    await shared_store.renew_lease("one", 60.0)
+    await shared_store.renew_lease("two", 60.0)
+    assert await shared_store.live_instances() == {"one", "two"}
+
+
+async def test_a_store_for_one_process_reports_no_change_and_no_other_instance(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "clipper.db")
+    await store.open()
+    await with_project(store)
+    await store.renew_lease("one", 60.0)
+    assert await store.changes(0) == Changes(revision=0)
+    assert await store.live_instances() == set()
+    await store.close()
 
 
 # Life
 
 
-async def test_an_open_store_answers_a_ping_and_may_be_closed_twice(store: MetadataStore) -> None:
-    await store.ping()
+async def test_an_open_store_may_be_closed_twice(store: MetadataStore) -> None:
     await store.close()
     await store.close()
 
@@ -443,10 +585,10 @@ async def test_everything_survives_closing_and_opening(make_durable: MakeStore) 
     await store.open()
     await with_project(store)
     added = await store.add_version(version())
-    route = await store.set_route(Route(project="digits", version=1), expected_revision=0)
-    await store.put_secret("digits", "TOKEN", "s3cret")
-    await store.put_policy(policy())
-    await store.put_key(key())
+    route = await store.set_route(Route(project="digits", version=1))
+    await store.set_secret("digits", "TOKEN", "s3cret", expected=None)
+    applied = await store.put_policy(policy())
+    kept = await store.put_key(key())
     logged = await store.add_event(event())
     await store.close()
 
@@ -456,8 +598,8 @@ async def test_everything_survives_closing_and_opening(make_durable: MakeStore) 
         assert await again.list_versions("digits") == [added]
         assert await again.list_routes() == [route]
         assert await again.get_secrets("digits") == {"TOKEN": "s3cret"}
-        assert await again.list_policies() == [policy()]
-        assert await again.list_keys() == [key()]
+        assert await again.list_policies() == [applied]
+        assert await again.list_keys() == [kept]
         assert list(await again.list_events("digits")) == [logged]
         await again.close()
 
@@ -468,9 +610,9 @@ async def test_a_store_that_is_not_open_says_so(make_durable: MakeStore) -> None
         with pytest.raises(StoreUnavailable, match="is not open"):
             await store.list_projects()
         with pytest.raises(StoreUnavailable, match="is not open"):
-            await store.ping()
+            await store.changes(0)
         await store.open()
-        await store.ping()
+        await store.changes(0)
         await store.close()
 
 
@@ -481,9 +623,9 @@ async def test_two_stores_on_the_same_data_see_each_other_and_never_share_a_numb
     added = await asyncio.gather(*(s.add_version(version()) for s in (one, other) * 20))
     assert sorted(v.number for v in added) == list(range(1, 41))
     assert await one.list_versions("digits") == await other.list_versions("digits")
-    await one.set_route(Route(project="digits", version=1), expected_revision=0)
+    await one.set_route(Route(project="digits", version=1))
     with pytest.raises(Conflict):
-        await other.set_route(Route(project="digits", version=2), expected_revision=0)
+        await other.set_route(Route(project="digits", version=2))
     await one.close()
-    await other.delete_project("digits")
+    await other.delete_project(Project(name="digits", created_at=1.0))
     await other.close()

@@ -1,4 +1,4 @@
-"""Whatever is asked of them in whatever order, SQLite and Redis answer as the store in memory does."""
+"""SQLite and Redis answer as the store in memory does, whatever the methods, arguments and order."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ PROJECTS = ("a", "a-b")  # few, so that steps meet: one is the other's beginning
 NAMES = st.sampled_from(PROJECTS)
 FUNCTIONS = st.sampled_from(["f", "g"])
 NUMBERS = st.integers(-1, 4)
+REVISIONS = st.integers(0, 3)
 TIMES = st.integers(0, 3).map(float)
 TEXTS = st.text(max_size=20)
+VALUES = st.sampled_from(["", "one", "two"])
 TABLES = st.dictionaries(TEXTS, st.none() | st.booleans() | st.integers() | TEXTS | st.lists(TEXTS), max_size=3)
 
 
@@ -78,13 +80,15 @@ class StoreMachine(RuleBasedStateMachine):
     def put_project(self, name: str, at: float) -> None:
         self.both(lambda s: s.put_project(Project(name=name, created_at=at)))
 
-    @rule(name=NAMES)
-    def delete_project(self, name: str) -> None:
-        self.both(lambda s: s.delete_project(name))
+    @rule(name=NAMES, at=TIMES)
+    def delete_project(self, name: str, at: float) -> None:
+        """The project of the time that `put_project` mostly gives, or another, which is a conflict."""
+        self.both(lambda s: s.delete_project(Project(name=name, created_at=at)))
 
     @rule(name=NAMES)
     def start_over(self, name: str) -> None:
-        self.delete_project(name)
+        for at in range(4):
+            self.delete_project(name, float(at))
         self.put_project(name, 2.0)
         self.add_version(name, {}, "again")
 
@@ -100,52 +104,53 @@ class StoreMachine(RuleBasedStateMachine):
         number=NUMBERS,
         state=st.sampled_from(["ready", "failed", "building"]),
         detail=TEXTS,
-        schemas=st.none() | TABLES,
+        schemas=TABLES,
+        revision=REVISIONS,
     )
-    def update_version(self, name: str, number: int, state: str, detail: str, schemas: dict[str, Any] | None) -> None:
-        self.both(lambda s: s.update_version(name, number, state=state, detail=detail, schemas=schemas))
+    def update_version(
+        self, name: str, number: int, state: Any, detail: str, schemas: dict[str, Any], revision: int
+    ) -> None:
+        version = Version(
+            project=name, number=number, created_at=1.0, manifest={}, bundle="b", environment="e", detail=detail,
+            state=state, schemas=schemas, revision=revision,
+        )  # fmt: skip
+        self.both(lambda s: s.update_version(version))
 
     @rule(name=NAMES, number=NUMBERS)
     def get_version(self, name: str, number: int) -> None:
         self.both(lambda s: s.get_version(name, number))
 
-    @rule(name=NAMES, number=NUMBERS, expected=st.integers(0, 3), previous=st.none() | NUMBERS)
-    def set_route(self, name: str, number: int, expected: int, previous: int | None) -> None:
-        route = Route(project=name, version=number, previous=previous, updated_at=1.0)
-        self.both(lambda s: s.set_route(route, expected_revision=expected))
+    @rule(name=NAMES, number=NUMBERS, revision=REVISIONS, previous=st.none() | NUMBERS)
+    def set_route(self, name: str, number: int, revision: int, previous: int | None) -> None:
+        route = Route(project=name, version=number, previous=previous, updated_at=1.0, revision=revision)
+        self.both(lambda s: s.set_route(route))
 
     @rule(name=NAMES, number=st.integers(1, 2))
     def move_route(self, name: str, number: int) -> None:
         """The same with the revision that is right, which guessing seldom meets."""
         now = self.runner.run(self.model.get_route(name))
-        route = Route(project=name, version=number, previous=now.version if now else None)
-        self.both(lambda s: s.set_route(route, expected_revision=now.revision if now else 0))
+        previous, revision = (now.version, now.revision) if now else (None, 0)
+        route = Route(project=name, version=number, previous=previous, revision=revision)
+        self.both(lambda s: s.set_route(route))
 
-    @rule(key_id=st.sampled_from(["k1", "k2"]), text=TEXTS, at=TIMES)
-    def put_key(self, key_id: str, text: str, at: float) -> None:
-        self.both(lambda s: s.put_key(Key(id=key_id, name=text, hash="h", scopes=("invoke",), created_at=at)))
+    @rule(key_id=st.sampled_from(["k1", "k2"]), text=TEXTS, at=st.none() | TIMES, revision=REVISIONS)
+    def put_key(self, key_id: str, text: str, at: float | None, revision: int) -> None:
+        key = Key(id=key_id, name=text, hash="h", scopes=("invoke",), created_at=1.0, revoked_at=at, revision=revision)
+        self.both(lambda s: s.put_key(key))
 
-    @rule(key_id=st.sampled_from(["k1", "k2"]), at=TIMES)
-    def revoke_key(self, key_id: str, at: float) -> None:
-        self.both(lambda s: s.revoke_key(key_id, at))
+    @rule(name=NAMES, secret=FUNCTIONS, value=st.none() | VALUES, expected=st.none() | VALUES)
+    def set_secret(self, name: str, secret: str, value: str | None, expected: str | None) -> None:
+        self.both(lambda s: s.set_secret(name, secret, value, expected=expected))
 
-    @rule(name=NAMES, secret=FUNCTIONS, value=TEXTS)
-    def put_secret(self, name: str, secret: str, value: str) -> None:
-        self.both(lambda s: s.put_secret(name, secret, value))
+    @rule(name=NAMES, function=FUNCTIONS, table=TABLES, revision=REVISIONS)
+    def put_policy(self, name: str, function: str, table: dict[str, Any], revision: int) -> None:
+        policy = Policy(project=name, function=function, policy=table, digest="d", applied_at=1.0, revision=revision)
+        self.both(lambda s: s.put_policy(policy))
 
-    @rule(name=NAMES, secret=FUNCTIONS)
-    def delete_secret(self, name: str, secret: str) -> None:
-        self.both(lambda s: s.delete_secret(name, secret))
-
-    @rule(name=NAMES, function=FUNCTIONS, table=TABLES)
-    def put_policy(self, name: str, function: str, table: dict[str, Any]) -> None:
-        self.both(
-            lambda s: s.put_policy(Policy(project=name, function=function, policy=table, digest="d", applied_at=1.0))
-        )
-
-    @rule(name=NAMES, function=FUNCTIONS)
-    def delete_policy(self, name: str, function: str) -> None:
-        self.both(lambda s: s.delete_policy(name, function))
+    @rule(name=NAMES, function=FUNCTIONS, revision=REVISIONS)
+    def delete_policy(self, name: str, function: str, revision: int) -> None:
+        policy = Policy(project=name, function=function, policy={}, digest="", applied_at=1.0, revision=revision)
+        self.both(lambda s: s.delete_policy(policy))
 
     @rule(name=NAMES, message=TEXTS, data=TABLES)
     def add_event(self, name: str, message: str, data: dict[str, Any]) -> None:
@@ -180,9 +185,9 @@ def test_redis_answers_as_the_model(redis_server: RedisServer) -> None:
 
 def test_the_comparison_notices_a_store_that_is_wrong() -> None:
     class Forgetful(MemoryStore):
-        async def delete_project(self, name: str) -> None:
-            await super().delete_project(name)
-            self._last_version.pop(name, None)
+        async def delete_project(self, project: Project) -> None:
+            await super().delete_project(project)
+            self._last_version.pop(project.name, None)
 
     class Machine(StoreMachine):
         make = staticmethod(lambda _: Forgetful())

@@ -513,7 +513,7 @@ async def test_secrets_are_set_listed_by_name_and_deleted_but_never_shown(world:
 async def test_without_the_store_reads_of_memory_answer_and_changes_are_503(world: World) -> None:
     await world.deploy()
     world.gate.plane.store.outage = "connection refused"
-    await world.gate.plane.registry.check_health()
+    await world.gate.plane.registry.watch.poll()
     async with world.client("admin") as client:
         status = await client.get("/api/v1/projects/digits")
         assert (status.status_code, status.json()["events"]) == (200, [])

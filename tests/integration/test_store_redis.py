@@ -64,7 +64,7 @@ async def working_again(store: RedisStore) -> None:
     give_up = time.monotonic() + 10
     while True:
         try:
-            return await store.ping()
+            return await store.changes(0)
         except StoreUnavailable:
             assert time.monotonic() < give_up, "the store does not find the server again"
             await asyncio.sleep(0.02)
@@ -75,10 +75,10 @@ async def test_a_server_that_hangs_is_an_outage_and_works_again_when_it_goes_on(
         await store.put_project(Project(name="digits", created_at=1.0))
         server.freeze()
         try:
-            calls = [store.list_projects(), store.add_version(version()), store.ping(), store.get_route("digits")]
+            calls = [store.list_projects(), store.add_version(version()), store.changes(0), store.get_route("digits")]
             words = await refusal_within(PATIENCE_S, *calls)
             assert all(server.url in message for message in words)
-            await refusal_within(PATIENCE_S, store.ping())
+            await refusal_within(PATIENCE_S, store.changes(0))
         finally:
             server.thaw()
         await working_again(store)
@@ -103,11 +103,11 @@ async def test_a_server_that_dies_is_an_outage_and_works_again_after_a_restart(s
     async with opened(server.url) as store:
         await store.put_project(Project(name="digits", created_at=1.0))
         await store.add_version(version())
-        await store.set_route(Route(project="digits", version=1), expected_revision=0)
+        await store.set_route(Route(project="digits", version=1))
         await store.add_event(Event(project="digits", at=1.0, kind="deploy", message="one"))
 
         server.kill()
-        calls = [store.ping(), store.list_routes(), store.put_project(Project(name="x", created_at=1.0))]
+        calls = [store.changes(0), store.list_routes(), store.put_project(Project(name="x", created_at=1.0))]
         words = await refusal_within(PATIENCE_S, *calls)
         assert all("cannot be reached" in message for message in words)
 
@@ -189,7 +189,7 @@ async def test_a_server_that_is_not_there_is_refused_at_open_by_name(tmp_path: P
     with pytest.raises(StoreUnavailable, match=r"none\.sock cannot be reached"):
         await store.open()
     with pytest.raises(StoreUnavailable, match="is not open"):
-        await store.ping()
+        await store.changes(0)
 
 
 async def test_a_password_is_needed_used_and_never_shown() -> None:
@@ -231,10 +231,10 @@ async def test_a_server_without_memory_is_an_outage_that_says_so(server: RedisSe
         await store.put_project(Project(name="digits", created_at=1.0))
         server.command("CONFIG", "SET", "maxmemory", "1")
         with pytest.raises(StoreUnavailable, match="no memory left"):
-            await store.put_secret("digits", "TOKEN", "x")
+            await store.set_secret("digits", "TOKEN", "x", expected=None)
         assert await store.get_secrets("digits") == {}
         server.command("CONFIG", "SET", "maxmemory", "0")
-        await store.put_secret("digits", "TOKEN", "x")
+        await store.set_secret("digits", "TOKEN", "x", expected=None)
 
 
 async def test_a_user_that_may_too_little_is_told_what_is_missing(server: RedisServer) -> None:
@@ -246,7 +246,7 @@ async def test_a_user_that_may_too_little_is_told_what_is_missing(server: RedisS
 async def test_a_server_that_hides_its_settings_is_fine(server: RedisServer) -> None:
     server.command("ACL", "SETUSER", "default", "-config")
     async with opened(server.url) as store:
-        await store.ping()
+        await store.changes(0)
 
 
 async def test_a_server_that_keeps_nothing_gets_a_warning(
@@ -260,10 +260,10 @@ async def test_a_server_that_keeps_nothing_gets_a_warning(
 
 
 async def test_data_of_a_newer_clipper_is_left_alone(steady: RedisServer) -> None:
-    steady.command("SET", "newer:schema", "2")
+    steady.command("SET", "newer:schema", "3")
     with pytest.raises(StoreUnavailable, match="newer Clipper"):
         await RedisStore(steady.url, "newer:").open()
-    assert b"2" in steady.command("GET", "newer:schema")
+    assert b"3" in steady.command("GET", "newer:schema")
 
 
 async def test_keys_that_hold_something_else_are_an_outage_not_a_crash(steady: RedisServer) -> None:
@@ -285,18 +285,20 @@ async def test_two_prefixes_on_one_server_do_not_meet(steady: RedisServer) -> No
         assert await two.list_projects() == []
 
 
-async def test_deleting_a_project_leaves_its_two_counters_and_nothing_else(server: RedisServer) -> None:
+async def test_deleting_a_project_leaves_its_counters_and_nothing_else(server: RedisServer) -> None:
     async with opened(server.url, "clean:") as store:
         await store.put_project(Project(name="digits", created_at=1.0))
         await store.add_version(version())
-        await store.set_route(Route(project="digits", version=1), expected_revision=0)
-        await store.put_secret("digits", "TOKEN", "x")
+        await store.set_route(Route(project="digits", version=1))
+        await store.set_secret("digits", "TOKEN", "x", expected=None)
         await store.add_event(Event(project="digits", at=1.0, kind="k", message="m"))
-        await store.delete_project("digits")
+        await store.delete_project(Project(name="digits", created_at=1.0))
         left = server.command("KEYS", "*")
     assert sorted(word for word in left.split() if word.startswith(b"clean:")) == [
+        b"clean:changes",
         b"clean:last-event",
         b"clean:last-version",
+        b"clean:revision",
         b"clean:schema",
     ]
 

@@ -81,11 +81,11 @@ async def test_closing_folds_everything_into_the_one_file(store: SqliteStore, pa
 
 
 async def test_a_deleted_secret_leaves_no_bytes_in_the_file(store: SqliteStore, path: Path) -> None:
-    await store.put_secret("digits", "TOKEN", "very-s3cret-value" * 10)
+    await store.set_secret("digits", "TOKEN", "very-s3cret-value" * 10, expected=None)
     await store.close()
     assert b"very-s3cret-value" in content_of(path)
     await store.open()
-    await store.delete_secret("digits", "TOKEN")
+    await store.set_secret("digits", "TOKEN", None, expected="very-s3cret-value" * 10)
     await store.close()
     assert b"very-s3cret-value" not in content_of(path)
 
@@ -101,7 +101,7 @@ async def test_garbage_in_place_of_the_database_is_refused_and_left_as_it_is(pat
         await store.open()
     assert content_of(path) == content
     with pytest.raises(StoreUnavailable, match="is not open"):
-        await store.ping()
+        await store.changes(0)
 
 
 async def test_damage_in_the_middle_is_found_at_open(store: SqliteStore, path: Path) -> None:
@@ -120,7 +120,7 @@ async def test_a_file_replaced_while_it_is_open_is_noticed_before_a_write_is_los
 ) -> None:
     (path.parent / "other").write_bytes(b"garbage" * 1_000)
     os.replace(path.parent / "other", path)
-    for call in (store.ping(), store.list_projects(), store.add_version(version())):
+    for call in (store.changes(0), store.list_projects(), store.add_version(version())):
         with pytest.raises(StoreUnavailable, match=f"{path} was replaced or removed"):
             await call
 
@@ -128,7 +128,7 @@ async def test_a_file_replaced_while_it_is_open_is_noticed_before_a_write_is_los
 async def test_a_file_removed_while_it_is_open_is_noticed(store: SqliteStore, path: Path) -> None:
     os.unlink(path)
     with pytest.raises(StoreUnavailable, match="was replaced or removed"):
-        await store.ping()
+        await store.changes(0)
 
 
 async def test_a_database_of_a_newer_clipper_is_refused_and_left_as_it_is(store: SqliteStore, path: Path) -> None:
@@ -194,7 +194,7 @@ async def test_a_database_locked_by_another_process_is_an_outage_that_ends_with_
     with pytest.raises(StoreUnavailable, match=f"{path} is locked by another process"):
         await store.add_version(version())
     assert len(await store.list_projects()) == 1  # readers don't wait for the writer
-    await store.ping()
+    await store.changes(0)
     other.execute("ROLLBACK")
     other.close()
     assert (await store.add_version(version())).number == 1
@@ -240,15 +240,15 @@ async def test_the_event_loop_goes_on_while_the_database_waits(store: SqliteStor
 
 async def test_a_ping_behind_a_job_that_hangs_is_refused_within_about_a_second(store: SqliteStore) -> None:
     go = threading.Event()
-    hanging = asyncio.ensure_future(store._read(lambda _: go.wait(10)))
+    hanging = asyncio.ensure_future(store._database.read(lambda _: go.wait(10)))
     await asyncio.sleep(0.01)
     started = time.monotonic()
     with pytest.raises(StoreUnavailable, match="did not answer within 1 s"):
-        await store.ping()
+        await store.changes(0)
     assert time.monotonic() - started < 2
     go.set()
     await hanging
-    await store.ping()
+    await store.changes(0)
 
 
 async def test_a_call_cancelled_in_the_middle_leaves_no_transaction_open(store: SqliteStore, path: Path) -> None:
@@ -259,7 +259,7 @@ async def test_a_call_cancelled_in_the_middle_leaves_no_transaction_open(store: 
         entered.set()
         assert go.wait(10)
 
-    call = asyncio.ensure_future(store._write(job))
+    call = asyncio.ensure_future(store._database.write(job))
     await asyncio.to_thread(entered.wait, 10)
     queued = asyncio.ensure_future(store.add_version(version()))
     await asyncio.sleep(0)
@@ -279,7 +279,7 @@ async def test_no_thread_is_left_after_closing(path: Path) -> None:
     store = SqliteStore(path)
     for _ in range(3):
         await store.open()
-        await store.ping()
+        await store.changes(0)
         await store.close()
     give_up = time.monotonic() + 5
     while any(thread.name.startswith("sqlite") for thread in threading.enumerate()):
@@ -336,5 +336,5 @@ async def test_what_a_killed_process_was_told_is_stored_survives(path: Path) -> 
     assert kept == list(range(len(kept), 0, -1))
     assert len(kept) >= len(told) >= 25
     assert (await store.add_version(version())).number == len(kept) + 1
-    await store.set_route(Route(project="digits", version=1), expected_revision=0)
+    await store.set_route(Route(project="digits", version=1))
     await store.close()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
+from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.errors import StoreUnavailable
 from clipper_platform.store import records
-from clipper_platform.store.base import EVENTS_KEPT, Event, Key, Policy, Project, Route, Version
+from clipper_platform.store.base import EVENTS_KEPT, Changes, Event, Key, Policy, Project, Route, Version
 
 __all__ = ["MemoryStore"]
 
@@ -29,13 +30,19 @@ class _Stored:
 
 
 class MemoryStore:
-    """Lives as long as the object. For one event loop: no method awaits, so each is atomic.
+    """Lives as long as the object. For one event loop: no method that writes awaits, so each is atomic. Platforms that
+    hold the same object share it as they would share a Redis server.
 
-    `outage`, when not empty, makes every method raise StoreUnavailable with these words, as a store that went away.
+    `outage`, when not empty, makes every method raise StoreUnavailable with this message, like a store that went away.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
         self.outage = ""
+        self._clock = clock or SystemClock()
+        self._revision = 0
+        self._changed: dict[str, int] = {}  # project, or "/keys" or "/policies" -> revision of its last change
+        self._published = asyncio.Event()
+        self._leases: dict[str, float] = {}  # instance -> when its lease ends
         self._projects: dict[str, _Stored] = {}
         self._keys: dict[str, Key] = {}
         # Outlive the project: numbers are never given out again.
@@ -52,8 +59,39 @@ class MemoryStore:
     async def close(self) -> None:
         pass
 
-    async def ping(self) -> None:
+    async def changes(self, since: int) -> Changes:
         self._check()
+        after = since if since <= self._revision else 0
+        changed = {what for what, revision in self._changed.items() if revision > after}
+        return Changes(
+            revision=self._revision,
+            projects=frozenset(changed - {"/keys", "/policies"}),
+            keys="/keys" in changed,
+            policies="/policies" in changed,
+        )
+
+    async def wait_changed(self, timeout_s: float) -> None:
+        published = self._published
+        try:
+            async with asyncio.timeout(timeout_s):
+                await published.wait()
+        except TimeoutError:
+            pass
+
+    def _bump(self, what: str) -> None:
+        self._revision += 1
+        self._changed[what] = self._revision
+        published, self._published = self._published, asyncio.Event()
+        published.set()
+
+    async def renew_lease(self, instance: str, ttl_s: float) -> None:
+        self._check()
+        self._leases[instance] = self._clock.monotonic() + ttl_s
+
+    async def live_instances(self) -> set[str]:
+        self._check()
+        now = self._clock.monotonic()
+        return {instance for instance, ends in self._leases.items() if ends > now}
 
     def _check(self) -> None:
         if self.outage:
@@ -70,7 +108,10 @@ class MemoryStore:
 
     async def put_project(self, project: Project) -> Project:
         self._check()
-        return self._projects.setdefault(project.name, _Stored(records.storable(project))).project
+        if project.name not in self._projects:
+            self._projects[project.name] = _Stored(records.storable(project))
+            self._bump(project.name)
+        return self._projects[project.name].project
 
     async def get_project(self, name: str) -> Project:
         return self._under(name).project
@@ -79,9 +120,12 @@ class MemoryStore:
         self._check()
         return [self._projects[name].project for name in sorted(self._projects)]
 
-    async def delete_project(self, name: str) -> None:
-        self._under(name)
-        del self._projects[name]
+    async def delete_project(self, project: Project) -> None:
+        if self._under(project.name).project != project:
+            raise records.changed(project)
+        del self._projects[project.name]
+        self._bump(project.name)
+        self._bump("/policies")
 
     # Versions
 
@@ -90,6 +134,7 @@ class MemoryStore:
         number = self._last_version[version.project] + 1
         versions[number] = records.storable(records.numbered(version, number))
         self._last_version[version.project] = number
+        self._bump(version.project)
         return records.storable(versions[number])
 
     async def get_version(self, project: str, number: int) -> Version:
@@ -102,12 +147,11 @@ class MemoryStore:
         versions = self._under(project).versions
         return [records.storable(versions[number]) for number in sorted(versions, reverse=True)]
 
-    async def update_version(
-        self, project: str, number: int, *, state: str, detail: str = "", schemas: dict[str, Any] | None = None
-    ) -> Version:
-        old = await self.get_version(project, number)
-        new = records.revised(old, state=state, detail=detail, schemas=schemas)
-        self._projects[project].versions[number] = new
+    async def update_version(self, version: Version) -> Version:
+        old = await self.get_version(version.project, version.number)
+        new = records.successor(version, old)
+        self._projects[version.project].versions[version.number] = new
+        self._bump(version.project)
         return records.storable(new)
 
     # Routes
@@ -121,65 +165,62 @@ class MemoryStore:
         self._check()
         return [stored.route for _, stored in sorted(self._projects.items()) if stored.route]
 
-    async def set_route(self, route: Route, *, expected_revision: int) -> Route:
+    async def set_route(self, route: Route) -> Route:
         stored = self._under(route.project)
         if route.version not in stored.versions:
             raise records.no_version(route.project, route.version)
-        if (stored.route.revision if stored.route else 0) != expected_revision:
-            raise records.lost_race(route.project)
-        stored.route = records.routed(route, expected_revision)
+        stored.route = records.successor(route, stored.route)
+        self._bump(route.project)
         return stored.route
 
     # Keys
 
-    async def put_key(self, key: Key) -> None:
+    async def put_key(self, key: Key) -> Key:
         self._check()
-        if self._keys.setdefault(key.id, records.storable(key)) != key:
-            raise records.key_taken(key.id)
+        self._keys[key.id] = records.successor(key, self._keys.get(key.id))
+        self._bump("/keys")
+        return self._keys[key.id]
 
     async def list_keys(self) -> list[Key]:
         self._check()
         return sorted(self._keys.values(), key=lambda key: (key.created_at, key.id))
 
-    async def revoke_key(self, key_id: str, at: float) -> Key:
-        self._check()
-        if key_id not in self._keys:
-            raise records.no_key(key_id)
-        self._keys[key_id] = records.revoked(self._keys[key_id], at)
-        return self._keys[key_id]
-
     # Secrets
 
-    async def put_secret(self, project: str, name: str, value: str) -> None:
-        try:
-            (name + value).encode()
-        except UnicodeEncodeError as error:
-            raise records.not_unicode(error) from error
-        self._under(project).secrets[name] = value
-
-    async def list_secrets(self, project: str) -> list[str]:
-        return sorted(self._under(project).secrets)
+    async def set_secret(self, project: str, name: str, value: str | None, *, expected: str | None) -> None:
+        secrets = self._under(project).secrets
+        if not records.next_secret(name, value, expected=expected, stored=secrets.get(name)):
+            return
+        if value is None:
+            del secrets[name]
+        else:
+            secrets[name] = value
 
     async def get_secrets(self, project: str) -> dict[str, str]:
-        return dict(self._under(project).secrets)
-
-    async def delete_secret(self, project: str, name: str) -> None:
-        if self._under(project).secrets.pop(name, None) is None:
-            raise records.no_secret(project, name)
+        return dict(sorted(self._under(project).secrets.items()))
 
     # Policies
 
-    async def put_policy(self, policy: Policy) -> None:
-        self._under(policy.project).policies[policy.function] = records.storable(policy)
+    async def put_policy(self, policy: Policy) -> Policy:
+        policies = self._under(policy.project).policies
+        new = policies[policy.function] = records.successor(policy, policies.get(policy.function))
+        self._bump("/policies")
+        return records.storable(new)
 
     async def list_policies(self) -> list[Policy]:
         self._check()
         kept = [policy for stored in self._projects.values() for policy in stored.policies.values()]
         return [records.storable(policy) for policy in sorted(kept, key=lambda p: (p.project, p.function))]
 
-    async def delete_policy(self, project: str, function: str) -> None:
-        if self._under(project).policies.pop(function, None) is None:
-            raise records.no_policy(project, function)
+    async def delete_policy(self, policy: Policy) -> None:
+        policies = self._under(policy.project).policies
+        stored = policies.get(policy.function)
+        if stored is None:
+            raise records.no_policy(policy.project, policy.function)
+        if stored.revision != policy.revision:
+            raise records.changed(policy)
+        del policies[policy.function]
+        self._bump("/policies")
 
     # Events
 

@@ -1,7 +1,9 @@
-"""Projects, versions and routes: the truth in memory, loaded from the store at start and written through to it.
+"""Projects, versions and routes: held in memory, loaded from the store at start, written to the store first.
 
-Serving reads memory only, so it does not notice when the store is away; whatever has to be written or read from the
-store then raises StoreUnavailable.
+Serving reads memory only, so it goes on while the store is away; what has to be written or read from the store then
+raises StoreUnavailable. What the store holds counts: each write is a compare-and-set on the record that memory has,
+after a write of unknown outcome the stored record is read again, and what another platform changed is noticed by
+`StoreWatch` and followed.
 """
 
 from __future__ import annotations
@@ -10,31 +12,33 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from clipper.contract.manifest import Manifest
 from clipper.contract.spec import FunctionSpec, SpecError
 from clipper_platform.clock import Clock
+from clipper_platform.control.builds import Builds
+from clipper_platform.control.store_watch import StoreWatch
 from clipper_platform.errors import ClipperError, Conflict, InternalError, NotFound, StoreUnavailable
-from clipper_platform.store.base import Event, MetadataStore, Project, Route, Version
+from clipper_platform.store.base import Changes, Event, MetadataStore, Project, Route, Version
 
-__all__ = ["Current", "Registry"]
+__all__ = ["Current", "Registry", "parse_manifest"]
 
 logger = logging.getLogger(__name__)
 
-PING_PERIOD_S: Final = 1.0
-# A ping answers within about a second or raises; this ends one that does neither.
-PING_TIMEOUT_S: Final = 3.0
+T = TypeVar("T")
+
 LOADED_AT_ONCE: Final = 64  # projects
 MAX_SECRETS: Final = 256  # per project: they all travel in one process environment
-INTERRUPTED: Final = "the platform ended while this version was being deployed"
+# Before each repetition of a write whose answer was lost: bridges a restart of the store and keeps no caller for long.
+REPEAT_PAUSES_S: Final = (0.1, 0.5, 2.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Current:
-    """The version that answers a project's functions now: what is needed of it, as there are thousands."""
+    """The version that answers a project's functions, with only what is needed of it, as there are thousands."""
 
     route: Route
     manifest: Manifest
@@ -51,114 +55,67 @@ class Current:
 
 
 class Registry:
-    """See the module. Methods that raise StoreUnavailable say so by being `async`."""
+    """See the module. Methods that raise StoreUnavailable say so by being `async`. `home` is that of `Builds`."""
 
-    def __init__(self, store: MetadataStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: MetadataStore,
+        clock: Clock,
+        *,
+        home: str = "",
+        repeat_pauses_s: Sequence[float] = REPEAT_PAUSES_S,
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._repeat_pauses_s = repeat_pauses_s
         self._projects: dict[str, Project] = {}
         self._current: dict[str, Current] = {}
-        self._revisions: dict[str, int] = {}  # of the stored route, which a write of unknown outcome may have moved
+        self._routes: dict[str, Route] = {}  # as stored, also where their version cannot be brought back
         self._bundles: dict[str, tuple[str, ...]] = {}  # project -> those of its versions
-        self._doubtful: set[str] = set()  # projects whose stored route may differ: a write's outcome is unknown
-        self._unsaved: dict[tuple[str, int], str] = {}  # (project, version) -> why it failed, not yet stored
-        self._store_error: str | None = None
-        self._on_recovery: list[Callable[[], Awaitable[None]]] = []
+        self._builds = Builds(store, clock, home)
+        self._doubtful: dict[str, None] = {}  # projects to read again, in this order
+        self._trouble = ""
         self._on_route: list[Callable[[str], None]] = []
-
-    # The store's health
+        self._on_foreign_change: list[Callable[[str], None]] = []
+        self.watch = StoreWatch(store)
+        self.watch.on_poll(self._polled)
 
     @property
     def store(self) -> MetadataStore:
         return self._store
 
-    @property
-    def store_error(self) -> str | None:
-        """Why the store cannot be reached, or None while it can."""
-        return self._store_error
-
-    @property
-    def store_healthy(self) -> bool:
-        return self._store_error is None
-
-    def check_store(self) -> None:
-        """Raise StoreUnavailable at once if the store is known to be away."""
-        if self._store_error is not None:
-            raise StoreUnavailable(
-                f"the metadata store cannot be reached ({self._store_error}); functions go on answering, "
-                "changes have to wait",
-                retry_after_s=5.0,
-            )
-
-    def on_recovery(self, callback: Callable[[], Awaitable[None]]) -> None:
-        """Have `callback` called each time that the store is back."""
-        self._on_recovery.append(callback)
-
     def on_route(self, callback: Callable[[str], None]) -> None:
         """Have `callback(project)` called, before anything else happens, when another version becomes the current."""
         self._on_route.append(callback)
 
-    async def watch(self, period_s: float = PING_PERIOD_S) -> None:
-        """Ping the store for ever; health changes are logged once."""
-        while True:
-            try:
-                await self.check_health()
-            except Exception:
-                logger.exception("a round of the store's health check failed")
-            await asyncio.sleep(period_s)
-
-    async def check_health(self) -> None:
-        """One ping, and what follows from its answer."""
-        try:
-            async with asyncio.timeout(PING_TIMEOUT_S):
-                await self._store.ping()
-        except (StoreUnavailable, TimeoutError) as error:
-            reason = str(error) or f"no answer within {PING_TIMEOUT_S:g} s"
-            if self._store_error is None:
-                logger.error(
-                    "the store cannot be reached; serving goes on, changes are refused: %s",
-                    reason,
-                    extra={"store": self._store.url},
-                )
-            self._store_error = reason
-            return
-        if self._store_error is not None:
-            logger.warning("the store answers again", extra={"store": self._store.url})
-            self._store_error = None
-            for callback in self._on_recovery:
-                try:
-                    await callback()
-                except ClipperError as error:
-                    logger.warning("catching up with the store failed: %s", error)
-        await self._settle_doubts()
+    def on_foreign_change(self, callback: Callable[[str], None]) -> None:
+        """Have `callback(project)` called when the store holds another route or project than memory: written by
+        another platform, or by a write of this one whose answer was lost. `catch_up` reads it."""
+        self._on_foreign_change.append(callback)
 
     # Loading
 
     async def load(self) -> None:
         """Read projects, routes and routed versions. Raises StoreUnavailable.
 
-        Versions that an earlier platform left in the middle of a deploy are marked failed.
+        Versions whose builder is gone are marked failed.
         """
-        projects = {p.name: p for p in await self._store.list_projects()}
-        routes = {route.project: route for route in await self._store.list_routes()}
-        current: dict[str, Current] = {}
-        bundles: dict[str, tuple[str, ...]] = {}
-        names = list(projects)
+        await self.watch.begin()
+        self._projects = {project.name: project for project in await self._store.list_projects()}
+        self._routes = {route.project: route for route in await self._store.list_routes()}
+        self._current, self._bundles = {}, {}
+        names = list(self._projects)
         for first in range(0, len(names), LOADED_AT_ONCE):
             some = names[first : first + LOADED_AT_ONCE]
             # Together, as what takes the time is the way to the store and back.
             for name, versions in zip(
                 some, await asyncio.gather(*(self._store.list_versions(name) for name in some)), strict=True
             ):
-                bundles[name] = tuple({version.bundle for version in versions})
-                for version in versions:
-                    if version.state == "building":
-                        await self._store.update_version(name, version.number, state="failed", detail=INTERRUPTED)
-                route = routes.get(name)
+                self._note_versions(name, versions)
+                route = self._routes.get(name)
                 if route is not None and (found := self._load_current(route, versions)) is not None:
-                    current[name] = found
-        self._projects, self._current, self._bundles = projects, current, bundles
-        self._revisions = {name: route.revision for name, route in routes.items()}
+                    self._current[name] = found
+        await self._builds.poll()
 
     def _load_current(self, route: Route, versions: Sequence[Version]) -> Current | None:
         try:
@@ -179,6 +136,95 @@ class Registry:
             )
             return None
         return Current(route=route, manifest=manifest, published=msgspec.json.encode(version.schemas))
+
+    # What other platforms change
+
+    async def _polled(self, changes: Changes) -> None:
+        """Read again what changed, and write what could not be written. Projects that could not be read are read at
+        the next poll, in turn, so that one broken record does not keep the others waiting."""
+        self._doubtful |= dict.fromkeys(sorted(changes.projects))
+        try:
+            await self._builds.poll()
+            for name in list(self._doubtful):
+                del self._doubtful[name]
+                try:
+                    await self._read_again(name)
+                except ClipperError:
+                    self._doubtful[name] = None
+                    raise
+        except ClipperError as error:
+            if str(error) != self._trouble:
+                logger.warning("catching up with the store failed: %s", error)
+            self._trouble = str(error)
+        else:
+            self._trouble = ""
+
+    async def _read_again(self, name: str) -> None:
+        try:
+            project = await self._store.get_project(name)
+            versions = await self._store.list_versions(name)
+            route = await self._store.get_route(name)
+        except NotFound:
+            if name in self._projects:
+                self._changed_elsewhere(name)
+            return
+        known = self._projects.setdefault(name, project)
+        self._note_versions(name, versions)
+        if known != project or route != self._routes.get(name):
+            self._changed_elsewhere(name)
+
+    def _changed_elsewhere(self, project: str) -> None:
+        for callback in self._on_foreign_change:
+            callback(project)
+
+    async def catch_up(self, name: str) -> Current | None:
+        """Read the project and its route again; the next write is based on them. Nothing else may change the project
+        meanwhile.
+
+        Returns the version that the route leads to, which counts as current only after `adopt`; the current one if that
+        version cannot be brought back; None without a route. Raises NotFound for a project that was deleted.
+        """
+        project = await self._store.get_project(name)
+        route = await self._store.get_route(name)
+        version = await self._store.get_version(name, route.version) if route is not None else None
+        self._projects[name] = project
+        if route is None or version is None:
+            self._routes.pop(name, None)
+            self._current.pop(name, None)
+            return None
+        self._routes[name] = route
+        return self._load_current(route, [version]) or self._current.get(name)
+
+    def adopt(self, current: Current) -> None:
+        """Let this version be the current one, as its stored route says."""
+        project = current.route.project
+        self._routes[project] = current.route
+        self._current[project] = current
+        for callback in self._on_route:
+            callback(project)
+
+    def forget(self, project: str) -> None:
+        """The store holds it no more."""
+        self._projects.pop(project, None)
+        self._current.pop(project, None)
+        self._routes.pop(project, None)
+        self._bundles.pop(project, None)
+        self._builds.forget(project)
+
+    def _note_versions(self, project: str, versions: Sequence[Version]) -> None:
+        self._bundles[project] = tuple({version.bundle for version in versions})
+        self._builds.note(project, versions)
+
+    async def _repeated(self, write: Callable[[], Awaitable[T]]) -> T:
+        """A compare-and-set, repeated from the same base while its answer is lost: the store accepts it again if it
+        arrived, and refuses it if another writer was first. Raises StoreUnavailable where the outcome stays unknown."""
+        for pause_s in self._repeat_pauses_s:
+            try:
+                return await write()
+            except StoreUnavailable as error:
+                logger.warning("a write to the store is repeated: %s", error)
+            await asyncio.sleep(pause_s)
+        return await write()
 
     # Projects
 
@@ -203,18 +249,16 @@ class Registry:
 
     async def delete_project(self, name: str) -> None:
         """Forget the project and all that is under it, in the store first. Raises NotFound."""
-        self.project(name)
-        self.check_store()
+        project = self.project(name)
+        self.watch.check()
         try:
-            await self._store.delete_project(name)
+            await self._store.delete_project(project)
         except NotFound:
             pass  # an earlier delete got through although its answer was lost
-        self._projects.pop(name, None)
-        self._current.pop(name, None)
-        self._revisions.pop(name, None)
-        self._bundles.pop(name, None)
-        self._doubtful.discard(name)
-        self._unsaved = {k: v for k, v in self._unsaved.items() if k[0] != name}
+        except (Conflict, StoreUnavailable):
+            self._doubtful[name] = None
+            raise
+        self.forget(name)
 
     # Routes
 
@@ -224,51 +268,54 @@ class Registry:
     def routed(self) -> list[Current]:
         return [self._current[name] for name in sorted(self._current)]
 
-    async def set_route(self, version: Version, previous: int | None) -> Current:
-        """Store the route to `version`, then remember it. Raises Conflict if another writer was first.
+    async def set_route(self, version: Version) -> Current:
+        """Store the route to `version`, then let it be the current one.
 
-        When the store fails half-way the write may or may not have been made: what memory says stands, and is
-        written again once the store is back.
+        Raises Conflict if another platform changed the route since memory followed it; theirs stays, and is followed.
+        Raises StoreUnavailable if it is not known whether the route was stored: the stored route is followed then,
+        as soon as it can be read.
         """
         project = version.project
         manifest = Manifest.from_dict(version.manifest)
-        wanted = Route(project=project, version=version.number, previous=previous, updated_at=self._clock.time())
+        base, before = self._routes.get(project), self._current.get(project)
+        self._builds.finished(project, version.number)
+        wanted = Route(
+            project=project,
+            version=version.number,
+            previous=before.route.version if before else None,
+            revision=base.revision if base else 0,
+            updated_at=self._clock.time(),
+        )
         try:
-            route = await self._store.set_route(wanted, expected_revision=self._revisions.get(project, 0))
-        except StoreUnavailable:
-            self._doubtful.add(project)
-            raise
+            route = await self._repeated(lambda: self._store.set_route(wanted))
+        except StoreUnavailable as error:
+            self._doubtful[project] = None
+            raise StoreUnavailable(
+                f"whether version {version.number} of {project!r} answers will be known when the store is back: {error}"
+            ) from error
         except Conflict:
-            stored = await self._store.get_route(project)
-            self._revisions[project] = stored.revision if stored else 0
+            self._changed_elsewhere(project)
             raise Conflict(
                 f"the route of {project!r} was changed by someone else meanwhile; look at `clip versions {project}` "
                 "and try again"
             ) from None
-        self._revisions[project] = route.revision
-        published = msgspec.json.encode(version.schemas)
-        self._current[project] = Current(route=route, manifest=manifest, published=published)
-        for callback in self._on_route:
-            callback(project)
-        return self._current[project]
+        current = Current(route=route, manifest=manifest, published=msgspec.json.encode(version.schemas))
+        self.adopt(current)
+        return current
 
     # Versions
 
     async def add_version(self, manifest: Manifest, environment: str) -> Version:
-        """Record a version in state `building`, under the project's next number."""
-        await self.ensure_project(manifest.project)
+        """Record a version in state `building`, under the project's next number, as built by this instance."""
+        project = manifest.project
+        await self.ensure_project(project)
         # Before it is stored: of a write of unknown outcome the bundle must not be taken away.
-        self._bundles[manifest.project] = tuple({*self._bundles.get(manifest.project, ()), manifest.bundle})
-        return await self._store.add_version(
-            Version(
-                project=manifest.project,
-                number=0,
-                created_at=self._clock.time(),
-                manifest=manifest.to_dict(),
-                bundle=manifest.bundle,
-                environment=environment,
-            )
-        )
+        self._bundles[project] = tuple({*self._bundles.get(project, ()), manifest.bundle})
+        try:
+            return await self._builds.add(manifest, environment)
+        except StoreUnavailable:
+            self._doubtful[project] = None  # a version that was added all the same has no builder
+            raise
 
     def bundles(self) -> set[str]:
         """Those that any version refers to, of whatever state."""
@@ -285,62 +332,41 @@ class Registry:
         return await self._store.get_version(project, number)
 
     async def mark_ready(self, project: str, number: int, schemas: dict[str, Any]) -> Version:
-        return await self._store.update_version(project, number, state="ready", schemas=schemas)
+        """Raises Conflict if another platform took this instance for gone and marked the version failed."""
+        ready = msgspec.structs.replace(self._builds.own(project, number), state="ready", schemas=schemas)
+        ready = await self._repeated(lambda: self._store.update_version(ready))
+        self._builds.ready(ready)
+        return ready
 
     async def mark_failed(self, project: str, number: int, detail: str) -> None:
-        """Never raises StoreUnavailable: what cannot be stored now is stored when the store is back."""
-        try:
-            await self._store.update_version(project, number, state="failed", detail=detail)
-        except NotFound:
-            pass  # deleted meanwhile
-        except StoreUnavailable:
-            self._unsaved[project, number] = detail
-        else:
-            self._unsaved.pop((project, number), None)
-
-    async def _settle_doubts(self) -> None:
-        """Write what could not be written: failed versions, and routes that a lost write may have moved."""
-        try:
-            for project in sorted(self._doubtful):
-                await self._settle_route(project)
-                self._doubtful.discard(project)
-            for (project, number), detail in list(self._unsaved.items()):
-                await self.mark_failed(project, number, detail)
-        except ClipperError as error:
-            logger.warning("the store could not be brought up to date yet: %s", error)
-
-    async def _settle_route(self, project: str) -> None:
-        stored = await self._store.get_route(project)
-        mine = self._current.get(project)
-        if stored is None:
-            return
-        self._revisions[project] = stored.revision
-        if mine is None or stored.version == mine.route.version:
-            return
-        wanted = mine.route
-        again = Route(project=project, version=wanted.version, previous=wanted.previous, updated_at=wanted.updated_at)
-        route = await self._store.set_route(again, expected_revision=stored.revision)
-        self._revisions[project] = route.revision
+        """See `Builds.fail`."""
+        await self._builds.fail(project, number, detail)
 
     # Secrets and events, which only the store holds
 
     async def put_secret(self, project: str, name: str, value: str) -> None:
+        """Raises Conflict if there are too many, or someone else changes the same one at the same time."""
         await self.ensure_project(project)
-        known = await self._store.list_secrets(project)
+        known = await self._store.get_secrets(project)
         if name not in known and len(known) >= MAX_SECRETS:
             raise Conflict(f"{project!r} already has {MAX_SECRETS} secrets; delete one first")
-        await self._store.put_secret(project, name, value)
+        await self._store.set_secret(project, name, value, expected=known.get(name))
 
     async def list_secrets(self, project: str) -> list[str]:
+        """Their names, in order."""
         self.project(project)
-        return sorted(await self._store.list_secrets(project))
+        return list(await self._store.get_secrets(project))
 
     async def secrets(self, project: str) -> dict[str, str]:
         return await self._store.get_secrets(project)
 
     async def delete_secret(self, project: str, name: str) -> None:
+        """Raises NotFound, Conflict."""
         self.project(project)
-        await self._store.delete_secret(project, name)
+        known = await self._store.get_secrets(project)
+        if name not in known:
+            raise NotFound(f"project {project!r} has no secret {name!r}")
+        await self._store.set_secret(project, name, None, expected=known[name])
 
     async def add_event(self, event: Event) -> Event:
         return await self._store.add_event(event)

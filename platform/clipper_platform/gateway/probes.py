@@ -76,7 +76,7 @@ class Probes:
     async def readyz(self, call: Call) -> Response:
         state = self._s.lifecycle.state
         degraded = []
-        if not self._s.registry.store_healthy:
+        if self._s.registry.watch.error is not None:
             # Only the store's kind: anyone may ask, and its address is nobody's business.
             kind = self._s.registry.store.url.partition(":")[0]
             degraded.append(f"store: {kind} cannot be reached; functions answer, changes are refused")

@@ -1,17 +1,24 @@
 """Metadata: what the platform must still know after a restart. Records, and the Protocol that stores implement.
 
-Nothing here is on the way of a request: routes, keys and policies are held in memory by `control.registry` and
-written through. Every method may raise `StoreUnavailable`; a method that names something unknown raises `NotFound`,
-one that loses a race raises `Conflict`, one given text that is not Unicode (a lone surrogate) raises `InvalidRequest`.
+No request needs the store: `control` holds routes, keys and policies in memory, writes each change to the store first,
+and reads again what another platform changed. Every method may raise `StoreUnavailable`; a method that names something
+unknown raises `NotFound`, one that loses a race raises `Conflict`, one given text that is not Unicode (a lone
+surrogate) raises `InvalidRequest`.
 
-Each method is atomic, whoever else writes at the same time. One that ends in `StoreUnavailable` or is cancelled may
-have taken effect or not, or take effect a moment later, but never in part. What a method returns is what is
-stored: JSON values, so a tuple in a manifest comes back as a list.
+Each method is atomic, also against the writes of other processes. One that ends in `StoreUnavailable` or is cancelled
+may have taken effect or not, or take effect a moment later, but never in part. A method returns what is stored: JSON
+values, so a tuple in a manifest comes back as a list.
+
+Records change by compare-and-set. A record carries the `revision` under which it was read, 0 if it is new; a write
+stores it with `revision + 1` and raises `Conflict` unless the store holds that revision (no record, for 0). A write
+whose answer was lost may be repeated: where the store holds the very record that the write would store, the write
+succeeds again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -20,6 +27,7 @@ from clipper.contract.constants import Scope
 
 __all__ = [
     "EVENTS_KEPT",
+    "Changes",
     "Event",
     "Key",
     "MetadataStore",
@@ -37,12 +45,14 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class Project(_Record, frozen=True):
+    """Immutable; a project that is deleted and created again has another `created_at`."""
+
     name: str
     created_at: float  # Unix seconds
 
 
 class Version(_Record, frozen=True):
-    """Immutable once added, but for `state` and `detail`."""
+    """Immutable once added, but for `state`, `detail` and `schemas`."""
 
     project: str
     number: int  # 1, 2, 3…: allocated by the store, never reused
@@ -53,10 +63,12 @@ class Version(_Record, frozen=True):
     schemas: dict[str, Any] = {}  # function name -> JSON Schema, as its replica published it
     state: Literal["building", "ready", "failed"] = "building"
     detail: str = ""  # why it failed, in a line
+    builder: str = ""  # the platform instance that deploys it: while it is `building`, only that instance changes it
+    revision: int = 0
 
 
 class Route(_Record, frozen=True):
-    """Which version answers a project's functions. `revision` grows with each change, for compare-and-set."""
+    """Which version answers a project's functions."""
 
     project: str
     version: int
@@ -74,11 +86,12 @@ class Key(_Record, frozen=True):
     scopes: tuple[Scope, ...]
     created_at: float
     revoked_at: float | None = None
+    revision: int = 0
 
 
 class Policy(_Record, frozen=True):
     """An autoscaling policy applied live to a function; `digest` is that of the file it came from, `declared` that of
-    the policy which the function was deployed with at that time."""
+    the policy which the function was deployed with at that time, `route` the revision of the project's route then."""
 
     project: str
     function: str
@@ -86,6 +99,8 @@ class Policy(_Record, frozen=True):
     digest: str
     applied_at: float
     declared: str = ""
+    route: int = 0
+    revision: int = 0
 
 
 class Event(_Record, frozen=True):
@@ -99,6 +114,16 @@ class Event(_Record, frozen=True):
     version: int | None = None
     data: dict[str, Any] = {}
     seq: int = 0  # given by the store, growing within a project
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What was written after a revision of the whole store: by any process, the one that asks included."""
+
+    revision: int  # of the store, now
+    projects: frozenset[str] = frozenset()  # whose record, versions or route changed
+    keys: bool = False
+    policies: bool = False
 
 
 class MetadataStore(Protocol):
@@ -117,12 +142,26 @@ class MetadataStore(Protocol):
         """Finish what runs and disconnect; twice is fine, and `open` may follow."""
         ...
 
-    async def ping(self) -> None:
-        """Return if the store answers within about a second, else raise StoreUnavailable."""
+    # Several platforms on one store. A store for one process (SQLite) reports no change and knows no other instance.
+    async def changes(self, since: int) -> Changes:
+        """What changed after revision `since`. Cheap where nothing did; answers within about a second, or raises
+        StoreUnavailable, so it serves as a health check as well. A store that lost data goes back to an earlier
+        revision; all changes that it remembers are reported then."""
         ...
 
+    async def wait_changed(self, timeout_s: float) -> None:
+        """Return when some process writes what `changes` reports, at the latest after `timeout_s`. A hint: one that
+        gets lost is made up for by asking `changes` after each timeout."""
+        ...
+
+    async def renew_lease(self, instance: str, ttl_s: float) -> None:
+        """Count `instance` among the live ones for `ttl_s` seconds of the store's clock."""
+        ...
+
+    async def live_instances(self) -> set[str]: ...
+
     # Projects. Deleting one deletes everything under it, but its version numbers are never given out again, nor the
-    # numbers of its events. Whatever names a project that does not exist raises NotFound, but for get_route.
+    # numbers of its events. Every method that names a project raises NotFound where there is none, but for get_route.
     async def put_project(self, project: Project) -> Project:
         """Create it unless it exists; the stored record either way."""
         ...
@@ -132,7 +171,9 @@ class MetadataStore(Protocol):
         """By name."""
         ...
 
-    async def delete_project(self, name: str) -> None: ...
+    async def delete_project(self, project: Project) -> None:
+        """Conflict if the store holds another project of this name."""
+        ...
 
     # Versions
     async def add_version(self, version: Version) -> Version:
@@ -144,10 +185,8 @@ class MetadataStore(Protocol):
         """Newest first."""
         ...
 
-    async def update_version(
-        self, project: str, number: int, *, state: str, detail: str = "", schemas: dict[str, Any] | None = None
-    ) -> Version:
-        """Replace state and detail, and the schemas unless None. ValueError for a state that is none."""
+    async def update_version(self, version: Version) -> Version:
+        """Compare-and-set."""
         ...
 
     # Routes
@@ -156,41 +195,41 @@ class MetadataStore(Protocol):
         """By project."""
         ...
 
-    async def set_route(self, route: Route, *, expected_revision: int) -> Route:
-        """Compare-and-set: stored with revision `expected_revision + 1`, or Conflict if another writer was first.
-        `expected_revision` is 0 where there is no route yet. NotFound if the version does not exist."""
+    async def set_route(self, route: Route) -> Route:
+        """Compare-and-set. NotFound if the version does not exist."""
         ...
 
     # Keys
-    async def put_key(self, key: Key) -> None:
-        """Conflict if another key has this id; the same key again is fine."""
+    async def put_key(self, key: Key) -> Key:
+        """Compare-and-set."""
         ...
 
     async def list_keys(self) -> list[Key]:
         """Oldest first, revoked ones too."""
         ...
 
-    async def revoke_key(self, key_id: str, at: float) -> Key:
-        """The revoked key. A key revoked before keeps the time of the first."""
+    # Secrets: environment variables of a project's replicas. They are kept in clear, not encrypted: who can read the
+    # database file (mode 0600) or connect to Redis can read them.
+    async def set_secret(self, project: str, name: str, value: str | None, *, expected: str | None) -> None:
+        """Compare-and-set on the value; None is no secret. Repeating a write is fine here too."""
         ...
 
-    # Secrets: environment variables of a project's replicas. They are kept in clear, not encrypted: whoever reads the
-    # database file (mode 0600) or connects to Redis reads them.
-    async def put_secret(self, project: str, name: str, value: str) -> None: ...
-    async def list_secrets(self, project: str) -> list[str]:
-        """Their names, in order."""
+    async def get_secrets(self, project: str) -> dict[str, str]:
+        """By name, in order."""
         ...
-
-    async def get_secrets(self, project: str) -> dict[str, str]: ...
-    async def delete_secret(self, project: str, name: str) -> None: ...
 
     # Policies
-    async def put_policy(self, policy: Policy) -> None: ...
+    async def put_policy(self, policy: Policy) -> Policy:
+        """Compare-and-set."""
+        ...
+
     async def list_policies(self) -> list[Policy]:
         """By project and function."""
         ...
 
-    async def delete_policy(self, project: str, function: str) -> None: ...
+    async def delete_policy(self, policy: Policy) -> None:
+        """Conflict if the store holds another revision of it, NotFound if none."""
+        ...
 
     # Events: the newest EVENTS_KEPT of each project are kept
     async def add_event(self, event: Event) -> Event: ...

@@ -1,8 +1,8 @@
-"""What the three stores share: records to and from JSON, the changes made to them, and the words of refusals."""
+"""What the stores share: records to and from JSON, compare-and-set, and the messages of refusals."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import TypeVar
 
 import msgspec
 
@@ -10,28 +10,26 @@ from clipper_platform.errors import Conflict, InvalidRequest, NotFound, StoreUna
 from clipper_platform.store.base import EVENTS_KEPT, Event, Key, Policy, Project, Route, Version
 
 __all__ = [
+    "changed",
+    "changed_secret",
     "decode",
     "encode",
     "event_window",
-    "key_taken",
-    "lost_race",
-    "no_key",
+    "next_secret",
     "no_policy",
     "no_project",
-    "no_secret",
     "no_version",
     "not_unicode",
     "numbered",
-    "revised",
-    "revoked",
-    "routed",
     "storable",
+    "successor",
     "text",
 ]
 
 R = TypeVar("R", Project, Version, Route, Key, Policy, Event)
+Revised = TypeVar("Revised", Version, Route, Key, Policy)
 
-STATES: tuple[str, ...] = get_args(get_type_hints(Version)["state"])
+_MEANWHILE = "was changed by someone else meanwhile: look and try again"
 
 # Numbers above fit neither SQLite's integers nor Redis' stream ids; no version or event will ever have one.
 MAX_NUMBER = 2**63 - 1
@@ -48,12 +46,16 @@ def encode(record: Project | Version | Route | Key | Policy | Event) -> bytes:
 def decode(kind: type[R], data: bytes, where: str) -> R:
     """The reverse of `encode`. Raises StoreUnavailable, naming the store, for what no Clipper wrote."""
     try:
-        return msgspec.json.decode(data, type=kind)
+        record = msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
         raise StoreUnavailable(
             f"the store at {where} holds a {kind.__name__.lower()} that cannot be read ({error}): "
             "it was changed by something else; restore it from a backup"
         ) from error
+    if getattr(record, "revision", None) == 0:
+        # Stored by a Clipper whose versions, keys and policies had no revision: 0 would mean that it is not stored.
+        return msgspec.structs.replace(record, revision=1)
+    return record
 
 
 def storable(record: R) -> R:
@@ -62,27 +64,33 @@ def storable(record: R) -> R:
 
 
 def numbered(version: Version, number: int) -> Version:
-    return msgspec.structs.replace(version, number=number)
+    """The version as it is added under this number."""
+    return msgspec.structs.replace(version, number=number, revision=1)
 
 
-def revised(version: Version, *, state: str, detail: str, schemas: dict[str, Any] | None) -> Version:
-    """The version after `update_version`. Raises ValueError for a state that is none."""
-    if state not in STATES:
-        raise ValueError(f"state = {state!r} is not allowed: it must be one of {', '.join(STATES)}")
-    changes: dict[str, Any] = {"state": state, "detail": detail}
-    if schemas is not None:
-        changes["schemas"] = schemas
-    return storable(msgspec.structs.replace(version, **changes))
+def successor(record: Revised, stored: Revised | None) -> Revised:
+    """What a compare-and-set of `record` stores in place of `stored`; `stored` itself where the same write arrived
+    before. Raises Conflict where another writer was first."""
+    new = storable(msgspec.structs.replace(record, revision=record.revision + 1))
+    if stored is not None and stored == new:
+        return stored
+    if (stored.revision if stored is not None else 0) != record.revision:
+        raise changed(record)
+    return new
 
 
-def routed(route: Route, expected_revision: int) -> Route:
-    """The route as `set_route` stores it."""
-    return msgspec.structs.replace(route, revision=expected_revision + 1)
-
-
-def revoked(key: Key, at: float) -> Key:
-    """The key after `revoke_key`: the first revocation counts."""
-    return key if key.revoked_at is not None else msgspec.structs.replace(key, revoked_at=at)
+def next_secret(name: str, value: str | None, *, expected: str | None, stored: str | None) -> bool:
+    """Whether a compare-and-set of a secret has to be carried out: not if it arrived before. Raises Conflict where
+    another writer was first, InvalidRequest for text that UTF-8 cannot carry."""
+    try:
+        (name + (value or "")).encode()
+    except UnicodeEncodeError as error:
+        raise not_unicode(error) from error
+    if stored == value:
+        return False
+    if stored != expected:
+        raise changed_secret(name)
+    return True
 
 
 def event_window(after: int, limit: int) -> tuple[int, int]:
@@ -103,24 +111,28 @@ def no_version(project: str, number: int) -> NotFound:
     return NotFound(f"project {project!r} has no version {number}")
 
 
-def no_key(key_id: str) -> NotFound:
-    return NotFound(f"there is no key {key_id!r}")
-
-
-def no_secret(project: str, name: str) -> NotFound:
-    return NotFound(f"project {project!r} has no secret {name!r}")
-
-
 def no_policy(project: str, function: str) -> NotFound:
     return NotFound(f"function '{project}/{function}' has no policy")
 
 
-def key_taken(key_id: str) -> Conflict:
-    return Conflict(f"another key has the id {key_id!r}")
+def changed(record: Project | Version | Route | Key | Policy) -> Conflict:
+    """Another writer was first."""
+    match record:
+        case Project(name=name):
+            what = f"project {name!r}"
+        case Version(project=project, number=number):
+            what = f"version {number} of project {project!r}"
+        case Route(project=project):
+            what = f"the route of project {project!r}"
+        case Key(id=id):
+            what = f"the key {id!r}"
+        case Policy(project=project, function=function):
+            what = f"the policy of '{project}/{function}'"
+    return Conflict(f"{what} {_MEANWHILE}")
 
 
-def lost_race(project: str) -> Conflict:
-    return Conflict(f"the route of project {project!r} was changed by someone else meanwhile: look and try again")
+def changed_secret(name: str) -> Conflict:
+    return Conflict(f"the secret {name!r} {_MEANWHILE}")
 
 
 def not_unicode(error: UnicodeEncodeError) -> InvalidRequest:

@@ -1,13 +1,14 @@
-"""Metadata in Redis: for a platform whose state must not live on its own disk.
+"""Metadata in Redis: for a platform whose state must not live on its own disk, and for platforms that share it.
 
-Every method is one script on the server (or a compare-and-swap of one field), bounded in time, and never repeated by
-itself: a lost answer is a StoreUnavailable, after which the write may have happened or not. The next call connects
+Every method is one script on the server, or a read and a compare-and-set. It is bounded in time and does not repeat a
+write: a lost answer is a StoreUnavailable, after which the write may have happened or not. The next call connects
 again, so the store works as soon as the server is back. Secrets are in Redis in clear.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Self
@@ -18,10 +19,17 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from clipper_platform.errors import Conflict, StoreUnavailable
+from clipper_platform.errors import ClipperError, StoreUnavailable
 from clipper_platform.store import records, redis_scripts
-from clipper_platform.store.base import EVENTS_KEPT, Event, Key, Policy, Project, Route, Version
-from clipper_platform.store.redis_keys import DEFAULT_PREFIX, RedisKeys
+from clipper_platform.store.base import EVENTS_KEPT, Changes, Event, Key, Policy, Project, Route, Version
+from clipper_platform.store.redis_keys import (
+    DEFAULT_PREFIX,
+    KEYS_CHANGE,
+    POLICIES_CHANGE,
+    RedisKeys,
+    changed_project,
+    project_change,
+)
 from clipper_platform.store.redis_server import SCHEMA, check_schema, check_server, risks, translate
 from clipper_platform.store.redis_url import checked, shown
 
@@ -37,6 +45,10 @@ PING_TIMEOUT_S = 1.0
 
 MAX_CONNECTIONS = 8  # of this process: control calls are few, the data plane never asks the store
 SWAP_ATTEMPTS = 64  # each failed one means that another writer's succeeded
+LISTEN_S = 5.0  # for how long a read of the subscription waits, and a lost one is left alone
+
+# What a method needs to exist: the hash, the field, and the refusal where it is missing.
+Need = tuple[str, str, ClipperError]
 
 
 class RedisStore:
@@ -52,6 +64,8 @@ class RedisStore:
         self._keys = RedisKeys(prefix)
         self._client: Redis | None = None
         self._asking: set[asyncio.Task[Any]] = set()
+        self._published = asyncio.Event()
+        self._listener: asyncio.Task[None] | None = None
 
     @classmethod
     def from_url(cls, url: str, prefix: str = DEFAULT_PREFIX) -> Self:
@@ -92,15 +106,16 @@ class RedisStore:
         client, self._client = self._client, None
         if client is None:
             return
+        listener, self._listener = self._listener, None
+        while listener is not None and not listener.done():
+            listener.cancel()  # more than once: the library loses a cancellation that meets its connecting
+            await asyncio.wait([listener], timeout=0.1)
         if self._asking:
             await asyncio.wait(self._asking)  # each is bounded by OP_TIMEOUT_S
         try:
             await client.aclose()
         except (RedisError, OSError) as error:  # nothing is lost: every answered write is on the server
             logger.info("closing the connections to %s: %s", self.url, error)
-
-    async def ping(self) -> None:
-        await self._ask("PING", timeout_s=PING_TIMEOUT_S)
 
     async def _snapshots(self) -> str | None:
         """The server's `save` setting, or None: managed servers hide it."""
@@ -140,26 +155,93 @@ class RedisStore:
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             raise translate(error, self.url) from error
 
+    async def _read(self, key: str, field: str, *needs: Need) -> bytes | None:
+        """A field of a hash, None if it is not there. Raises the refusal of the first need that is missing."""
+        found = await self._script(
+            redis_scripts.READ_FIELD, [key, *(n[0] for n in needs)], field, *(n[1] for n in needs)
+        )
+        if isinstance(found, int):
+            raise needs[found - 1][2]
+        stored: bytes | None = found
+        return stored
+
     async def _swap(
-        self, key: str, field: str, change: Callable[[bytes | None], records.R], attempts: int = SWAP_ATTEMPTS
-    ) -> records.R:
-        """Replace a field's record by what `change` makes of it; again if another writer was first."""
-        for _ in range(attempts):
-            old = await self._ask("HGET", key, field)
-            new = change(old)
-            if await self._script(redis_scripts.SWAP_FIELD, [key], field, old, records.encode(new)):
+        self, key: str, field: str, old: bytes | None, new: bytes | None, change: str, *needs: Need
+    ) -> bool:
+        """Replace a field's value (None: no value), unless it is another one by now; whether it was replaced."""
+        outcome = await self._script(
+            redis_scripts.SWAP_FIELD,
+            [key, self._keys.revision, self._keys.changes, *(n[0] for n in needs)],
+            field, _optional(old), _optional(new), change, *(n[1] for n in needs),
+        )  # fmt: skip
+        if outcome > redis_scripts.SWAPPED:
+            raise needs[outcome - 1][2]
+        return bool(outcome == redis_scripts.SWAPPED)
+
+    async def _put(self, record: records.Revised, key: str, field: str, change: str, *needs: Need) -> records.Revised:
+        """Compare-and-set of a record."""
+        for _ in range(SWAP_ATTEMPTS):
+            old = await self._read(key, field, *needs)
+            stored = None if old is None else records.decode(type(record), old, self.url)
+            new = records.successor(record, stored)
+            if new is stored or await self._swap(key, field, old, records.encode(new), change, *needs):
                 return new
-        raise Conflict(f"{field!r} in the store at {self.url} changes all the time: try again")
+        raise records.changed(record)
+
+    def _project(self, project: str) -> Need:
+        return self._keys.projects, project, records.no_project(project)
 
     async def _records(self, kind: type[records.R], key: str) -> Iterator[records.R]:
         return (records.decode(kind, record, self.url) for record in await self._ask("HVALS", key))
+
+    # What other platforms on this server do
+
+    async def changes(self, since: int) -> Changes:
+        keys = self._keys.revision, self._keys.changes
+        revision, found = await self._ask("EVAL", redis_scripts.CHANGES, 2, *keys, since, timeout_s=PING_TIMEOUT_S)
+        members = [records.text(member) for member in found]
+        return Changes(
+            revision=revision,
+            projects=frozenset(name for member in members if (name := changed_project(member)) is not None),
+            keys=KEYS_CHANGE in members,
+            policies=POLICIES_CHANGE in members,
+        )
+
+    async def wait_changed(self, timeout_s: float) -> None:
+        if self._listener is None and self._client is not None:
+            self._listener = asyncio.create_task(self._listen(self._client), name="published changes")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._published.wait()
+        self._published.clear()
+
+    async def _listen(self, client: Redis) -> None:
+        """Note what is published, until closed. Where that fails `wait_changed` waits for its whole time."""
+        while self._client is client:
+            try:
+                async with client.pubsub(ignore_subscribe_messages=True) as subscription:
+                    await subscription.subscribe(self._keys.revision)
+                    while True:
+                        if await subscription.get_message(timeout=LISTEN_S) is not None:
+                            self._published.set()
+            except (RedisError, OSError) as error:
+                logger.debug("no changes are published by %s: %s", self.url, error)
+            await asyncio.sleep(LISTEN_S)
+
+    async def renew_lease(self, instance: str, ttl_s: float) -> None:
+        await self._script(redis_scripts.RENEW_LEASE, [self._keys.instances], instance, int(ttl_s * 1000))
+
+    async def live_instances(self) -> set[str]:
+        found = await self._script(redis_scripts.LIVE_INSTANCES, [self._keys.instances])
+        return {records.text(instance) for instance in found}
 
     # Projects
 
     async def put_project(self, project: Project) -> Project:
         record = records.encode(project)
-        stored = await self._script(redis_scripts.PUT_IF_ABSENT, [self._keys.projects], project.name, record)
-        return records.decode(Project, stored, self.url)
+        keys = [self._keys.projects, self._keys.revision, self._keys.changes]
+        values = (project.name, record, project_change(project.name))
+        return records.decode(Project, await self._script(redis_scripts.PUT_PROJECT, keys, *values), self.url)
 
     async def get_project(self, name: str) -> Project:
         record = await self._ask("HGET", self._keys.projects, name)
@@ -170,54 +252,52 @@ class RedisStore:
     async def list_projects(self) -> list[Project]:
         return sorted(await self._records(Project, self._keys.projects), key=lambda project: project.name)
 
-    async def delete_project(self, name: str) -> None:
-        keys = self._keys
-        gone = await self._script(
+    async def delete_project(self, project: Project) -> None:
+        keys, name = self._keys, project.name
+        under = [keys.versions(name), keys.secrets(name), keys.events(name)]
+        outcome = await self._script(
             redis_scripts.DELETE_PROJECT,
-            [keys.projects, keys.routes, keys.policies, keys.versions(name), keys.secrets(name), keys.events(name)],
-            name,
-            keys.policy_field(name, ""),
-        )
-        if gone is None:
+            [keys.projects, keys.routes, keys.policies, *under, keys.revision, keys.changes],
+            name, records.encode(project), keys.policy_field(name, ""), project_change(name), POLICIES_CHANGE,
+        )  # fmt: skip
+        if outcome is None:
             raise records.no_project(name)
+        if outcome == redis_scripts.LOST_RACE:
+            raise records.changed(project)
 
     # Versions
 
     async def add_version(self, version: Version) -> Version:
         stored = records.storable(records.numbered(version, 0))
         keys = [self._keys.projects, self._keys.versions(version.project), self._keys.last_version]
-        number = await self._script(redis_scripts.ADD_VERSION, keys, version.project, records.encode(stored))
+        keys += [self._keys.revision, self._keys.changes]
+        values = (version.project, records.encode(stored), project_change(version.project))
+        number = await self._script(redis_scripts.ADD_VERSION, keys, *values)
         if number is None:
             raise records.no_project(version.project)
         return records.numbered(stored, number)
 
     async def get_version(self, project: str, number: int) -> Version:
-        keys = [self._keys.projects, self._keys.versions(project)]
-        record = await self._script(redis_scripts.GET_VERSION, keys, project, str(number))
-        if record == redis_scripts.NO_PROJECT:
-            raise records.no_project(project)
-        return self._version(project, number, record)
+        record = await self._read(self._keys.versions(project), str(number), self._project(project))
+        return self._decoded_version(project, number, record)
 
     async def list_versions(self, project: str) -> list[Version]:
         found = await self._hash(project, self._keys.versions(project))
-        versions = [self._version(project, int(number), record) for number, record in found]
+        versions = [self._decoded_version(project, int(number), record) for number, record in found]
         return sorted(versions, key=lambda version: version.number, reverse=True)
 
-    async def update_version(
-        self, project: str, number: int, *, state: str, detail: str = "", schemas: dict[str, Any] | None = None
-    ) -> Version:
-        await self.get_version(project, number)  # says which of the two is unknown
+    async def update_version(self, version: Version) -> Version:
+        project, number = version.project, version.number
+        needs = self._project(project), self._version(project, number)
+        return await self._put(version, self._keys.versions(project), str(number), project_change(project), *needs)
 
-        def change(record: bytes | None) -> Version:
-            old = self._version(project, number, record)
-            return records.revised(old, state=state, detail=detail, schemas=schemas)
+    def _version(self, project: str, number: int) -> Need:
+        return self._keys.versions(project), str(number), records.no_version(project, number)
 
-        return await self._swap(self._keys.versions(project), str(number), change)
-
-    def _version(self, project: str, number: int, record: bytes | None) -> Version:
+    def _decoded_version(self, project: str, number: int, record: bytes | None) -> Version:
         if record is None:
             raise records.no_version(project, number)
-        return records.numbered(records.decode(Version, record, self.url), number)
+        return msgspec.structs.replace(records.decode(Version, record, self.url), number=number)
 
     # Routes
 
@@ -228,66 +308,51 @@ class RedisStore:
     async def list_routes(self) -> list[Route]:
         return sorted(await self._records(Route, self._keys.routes), key=lambda route: route.project)
 
-    async def set_route(self, route: Route, *, expected_revision: int) -> Route:
-        new = records.routed(route, expected_revision)
-        keys = [self._keys.projects, self._keys.versions(route.project), self._keys.routes]
-        values = (route.project, str(route.version), str(expected_revision), records.encode(new))
-        said = await self._script(redis_scripts.SET_ROUTE, keys, *values)
-        if said == redis_scripts.NO_PROJECT:
-            raise records.no_project(route.project)
-        if said == redis_scripts.NO_VERSION:
-            raise records.no_version(route.project, route.version)
-        if said == redis_scripts.LOST_RACE:
-            raise records.lost_race(route.project)
-        return new
+    async def set_route(self, route: Route) -> Route:
+        needs = self._project(route.project), self._version(route.project, route.version)
+        return await self._put(route, self._keys.routes, route.project, project_change(route.project), *needs)
 
     # Keys
 
-    async def put_key(self, key: Key) -> None:
-        record = records.encode(key)
-        stored = await self._script(redis_scripts.PUT_IF_ABSENT, [self._keys.api_keys], key.id, record)
-        if records.decode(Key, stored, self.url) != key:
-            raise records.key_taken(key.id)
+    async def put_key(self, key: Key) -> Key:
+        return await self._put(key, self._keys.api_keys, key.id, KEYS_CHANGE)
 
     async def list_keys(self) -> list[Key]:
         return sorted(await self._records(Key, self._keys.api_keys), key=lambda key: (key.created_at, key.id))
 
-    async def revoke_key(self, key_id: str, at: float) -> Key:
-        def change(record: bytes | None) -> Key:
-            if record is None:
-                raise records.no_key(key_id)
-            return records.revoked(records.decode(Key, record, self.url), at)
-
-        return await self._swap(self._keys.api_keys, key_id, change)
-
     # Secrets
 
-    async def put_secret(self, project: str, name: str, value: str) -> None:
-        await self._put(project, self._keys.secrets(project), name, value)
-
-    async def list_secrets(self, project: str) -> list[str]:
-        return list(await self.get_secrets(project))
+    async def set_secret(self, project: str, name: str, value: str | None, *, expected: str | None) -> None:
+        key, need = self._keys.secrets(project), self._project(project)
+        old = await self._read(key, name, need)
+        stored = None if old is None else old.decode()
+        if not records.next_secret(name, value, expected=expected, stored=stored):
+            return
+        if not await self._swap(key, name, old, None if value is None else value.encode(), "", need):
+            raise records.changed_secret(name)
 
     async def get_secrets(self, project: str) -> dict[str, str]:
         found = await self._hash(project, self._keys.secrets(project))
         return dict(sorted((name.decode(), value.decode()) for name, value in found))
 
-    async def delete_secret(self, project: str, name: str) -> None:
-        if not await self._delete(project, self._keys.secrets(project), name):
-            raise records.no_secret(project, name)
-
     # Policies
 
-    async def put_policy(self, policy: Policy) -> None:
+    async def put_policy(self, policy: Policy) -> Policy:
         field = self._keys.policy_field(policy.project, policy.function)
-        await self._put(policy.project, self._keys.policies, field, records.encode(policy))
+        return await self._put(policy, self._keys.policies, field, POLICIES_CHANGE, self._project(policy.project))
 
     async def list_policies(self) -> list[Policy]:
         return sorted(await self._records(Policy, self._keys.policies), key=lambda p: (p.project, p.function))
 
-    async def delete_policy(self, project: str, function: str) -> None:
-        if not await self._delete(project, self._keys.policies, self._keys.policy_field(project, function)):
-            raise records.no_policy(project, function)
+    async def delete_policy(self, policy: Policy) -> None:
+        key, field = self._keys.policies, self._keys.policy_field(policy.project, policy.function)
+        need = self._project(policy.project)
+        old = await self._read(key, field, need)
+        if old is None:
+            raise records.no_policy(policy.project, policy.function)
+        current = records.decode(Policy, old, self.url).revision == policy.revision
+        if not current or not await self._swap(key, field, old, None, POLICIES_CHANGE, need):
+            raise records.changed(policy)
 
     # Events
 
@@ -325,13 +390,7 @@ class RedisStore:
             raise records.no_project(project)
         return zip(flat[::2], flat[1::2], strict=True)
 
-    async def _put(self, project: str, key: str, field: str, value: str | bytes) -> None:
-        keys = [self._keys.projects, key]
-        if await self._script(redis_scripts.PUT_FIELD, keys, project, field, value) is None:
-            raise records.no_project(project)
 
-    async def _delete(self, project: str, key: str, field: str) -> bool:
-        gone = await self._script(redis_scripts.DELETE_FIELD, [self._keys.projects, key], project, field)
-        if gone is None:
-            raise records.no_project(project)
-        return bool(gone)
+def _optional(value: bytes | None) -> bytes:
+    """A value or its absence, as SWAP_FIELD takes them."""
+    return b"" if value is None else b"=" + value

@@ -14,10 +14,13 @@ With the prefix `clip:` (configurable, so that platforms can share a server):
 | `clip:policies` | hash | `project/function` → the policy's record |
 | `clip:events:{project}` | stream | entry `SEQ-0`, field `event` → the event's record, whose own seq does not count |
 | `clip:last-event` | hash | project → the seq given out last; outlives the project |
+| `clip:revision` | string | how many changes there were; also the channel on which each one is published |
+| `clip:changes` | sorted set | `project:NAME`, `keys`, `policies` → revision of its last change; outlives the project |
+| `clip:instances` | sorted set | platform instance → when its lease ends, in the server's milliseconds |
 | `clip:result:{project/function@N}:{digest}` | string | a cached result, in MessagePack; expires with its lifetime |
 
-Records are JSON. A number that Redis allocates stands in the field or entry id, not in the JSON beside it. Nothing but
-results expires, and the server must not evict the rest (`maxmemory-policy noeviction` or `volatile-ttl`).
+Records are JSON. A number that Redis allocates stands in the field or entry id, not in the JSON beside it. Only results
+expire, and the server must not evict the rest (`maxmemory-policy noeviction` or `volatile-ttl`).
 """
 
 from __future__ import annotations
@@ -26,14 +29,28 @@ from dataclasses import dataclass
 
 from clipper_platform.errors import InvalidRequest
 
-__all__ = ["DEFAULT_PREFIX", "RedisKeys"]
+__all__ = ["DEFAULT_PREFIX", "KEYS_CHANGE", "POLICIES_CHANGE", "RedisKeys", "changed_project", "project_change"]
 
 DEFAULT_PREFIX = "clip:"
+
+# Members of `clip:changes`.
+KEYS_CHANGE = "keys"
+POLICIES_CHANGE = "policies"
+_PROJECT_CHANGE = "project:"
+
+
+def project_change(project: str) -> str:
+    return _PROJECT_CHANGE + project
+
+
+def changed_project(member: str) -> str | None:
+    """The reverse of `project_change`; None for a change of something else."""
+    return member.removeprefix(_PROJECT_CHANGE) if member.startswith(_PROJECT_CHANGE) else None
 
 
 @dataclass(frozen=True, slots=True)
 class RedisKeys:
-    """The keys under one prefix. Raises InvalidRequest for a prefix that would read badly in redis-cli."""
+    """The keys under one prefix. Raises InvalidRequest for a prefix that redis-cli would not show as it is."""
 
     prefix: str = DEFAULT_PREFIX
 
@@ -85,6 +102,18 @@ class RedisKeys:
     @property
     def last_event(self) -> str:
         return f"{self.prefix}last-event"
+
+    @property
+    def revision(self) -> str:
+        return f"{self.prefix}revision"
+
+    @property
+    def changes(self) -> str:
+        return f"{self.prefix}changes"
+
+    @property
+    def instances(self) -> str:
+        return f"{self.prefix}instances"
 
     def result(self, owner: str, digest: bytes) -> str:
         """A cached result of the version `owner`."""

@@ -1,7 +1,6 @@
-"""What the Redis store asks of the server, as Lua scripts: each runs alone there, so each method is atomic.
+"""What the Redis store asks of the server, as Lua scripts: the server runs one at a time, so each is atomic.
 
-A script answers false (None here) where what it needs first is missing, before it has changed anything; the caller
-knows which refusal that means. Where two things may be missing it answers a word of its own.
+A script that needs a project returns false (None in Python) before it has changed anything if there is none.
 """
 
 from __future__ import annotations
@@ -9,77 +8,119 @@ from __future__ import annotations
 __all__ = [
     "ADD_EVENT",
     "ADD_VERSION",
+    "CHANGES",
     "CLAIM_SCHEMA",
-    "DELETE_FIELD",
     "DELETE_PROJECT",
-    "GET_VERSION",
     "LATER_EVENTS",
     "LIST_HASH",
+    "LIVE_INSTANCES",
     "LOST_RACE",
     "NEWEST_EVENTS",
-    "NO_PROJECT",
-    "NO_VERSION",
-    "PUT_FIELD",
-    "PUT_IF_ABSENT",
-    "SET_ROUTE",
+    "PUT_PROJECT",
+    "READ_FIELD",
+    "RENEW_LEASE",
+    "SWAPPED",
     "SWAP_FIELD",
 ]
 
-# The words; records are JSON objects, so none of them can be mistaken for one.
-NO_PROJECT = b"no-project"
-NO_VERSION = b"no-version"
-LOST_RACE = b"lost-race"
+# Answers of SWAP_FIELD and DELETE_PROJECT.
+SWAPPED = 0
+LOST_RACE = -1
 
 _NEEDS_PROJECT = "if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return false end\n"
 
-# KEYS: schema. ARGV: the layout's version. → the version of what is stored.
-CLAIM_SCHEMA = "redis.call('SET', KEYS[1], ARGV[1], 'NX') return redis.call('GET', KEYS[1])"
+# Counts a change and publishes it. A user of the server may lack the right to publish: the platforms poll as well.
+_CHANGE = """
+local function changed(what, revision_key, changes_key)
+  local revision = redis.call('INCR', revision_key)
+  redis.call('ZADD', changes_key, revision, what)
+  redis.pcall('PUBLISH', revision_key, revision)
+end
+"""
 
-# KEYS: a hash. ARGV: field, record. → the record stored now.
-PUT_IF_ABSENT = "redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) return redis.call('HGET', KEYS[1], ARGV[1])"
+# KEYS: schema. ARGV: the layout's version. → the version of what was stored, raised to this one if it was older
+CLAIM_SCHEMA = """
+local found = redis.call('GET', KEYS[1])
+if not found or string.match(found, '^%d+$') and tonumber(found) < tonumber(ARGV[1]) then
+  redis.call('SET', KEYS[1], ARGV[1])
+end
+return redis.call('GET', KEYS[1])
+"""
+
+# KEYS: revision, changes. ARGV: a revision. → the revision now, and what changed after that one; where the store went
+# back, all that it knows
+CHANGES = """
+local now = tonumber(redis.call('GET', KEYS[1]) or 0)
+local since = tonumber(ARGV[1])
+if since == now then return {now, {}} end
+return {now, redis.call('ZRANGEBYSCORE', KEYS[2], since < now and '(' .. ARGV[1] or '-inf', '+inf')}
+"""
+
+_NOW_MS = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
+
+# KEYS: instances. ARGV: instance, milliseconds
+RENEW_LEASE = (
+    _NOW_MS
+    + """
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+return 1
+"""
+)
+
+# KEYS: instances. → those whose lease has not ended
+LIVE_INSTANCES = _NOW_MS + "return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%.0f', now), '+inf')"
+
+# KEYS: projects, revision, changes. ARGV: project, record, the change. → the record stored now
+PUT_PROJECT = (
+    _CHANGE
+    + """
+if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 1 then changed(ARGV[3], KEYS[2], KEYS[3]) end
+return redis.call('HGET', KEYS[1], ARGV[1])
+"""
+)
 
 # KEYS: projects, a hash of the project. ARGV: project. → field, value, field, value, …
 LIST_HASH = _NEEDS_PROJECT + "return redis.call('HGETALL', KEYS[2])"
 
-# KEYS: projects, a hash. ARGV: project, field, value. → 1
-PUT_FIELD = _NEEDS_PROJECT + "redis.call('HSET', KEYS[2], ARGV[2], ARGV[3]) return 1"
-
-# KEYS: projects, a hash. ARGV: project, field. → how many were there, 0 or 1
-DELETE_FIELD = _NEEDS_PROJECT + "return redis.call('HDEL', KEYS[2], ARGV[2])"
-
-# KEYS: a hash. ARGV: field, the record expected, the new one. → 1, or false if it is another one by now
-SWAP_FIELD = """
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return false end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-return 1
+# KEYS: a hash, then hashes of what must exist. ARGV: field, then a field of each of those hashes.
+# → the value, false without one, or which of what must exist is missing, from 1
+READ_FIELD = """
+for i = 2, #KEYS do
+  if redis.call('HEXISTS', KEYS[i], ARGV[i]) == 0 then return i - 1 end
+end
+return redis.call('HGET', KEYS[1], ARGV[1])
 """
 
-# KEYS: projects, versions, last-version. ARGV: project, record. → the number
-ADD_VERSION = (
-    _NEEDS_PROJECT
+# KEYS: a hash, revision, changes, then hashes of what must exist. ARGV: field, the value expected, the new one, the
+# change ('' for none), then a field of each of those hashes. A value is '=' and its bytes; '' is no value.
+# → SWAPPED, LOST_RACE, or which of what must exist is missing, from 1
+SWAP_FIELD = (
+    _CHANGE
     + """
-local number = redis.call('HINCRBY', KEYS[3], ARGV[1], 1)
-redis.call('HSET', KEYS[2], number, ARGV[2])
-return number
+for i = 4, #KEYS do
+  if redis.call('HEXISTS', KEYS[i], ARGV[i + 1]) == 0 then return i - 3 end
+end
+local old = redis.call('HGET', KEYS[1], ARGV[1])
+if (old and '=' .. old or '') ~= ARGV[2] then return -1 end
+if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[1])
+else redis.call('HSET', KEYS[1], ARGV[1], string.sub(ARGV[3], 2)) end
+if ARGV[4] ~= '' then changed(ARGV[4], KEYS[2], KEYS[3]) end
+return 0
 """
 )
 
-# KEYS: projects, versions. ARGV: project, number. → the record, false without it, or NO_PROJECT
-GET_VERSION = """
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 'no-project' end
-return redis.call('HGET', KEYS[2], ARGV[2])
+# KEYS: projects, versions, last-version, revision, changes. ARGV: project, record, the change. → the number
+ADD_VERSION = (
+    _CHANGE
+    + _NEEDS_PROJECT
+    + """
+local number = redis.call('HINCRBY', KEYS[3], ARGV[1], 1)
+redis.call('HSET', KEYS[2], number, ARGV[2])
+changed(ARGV[3], KEYS[4], KEYS[5])
+return number
 """
-
-# KEYS: projects, versions, routes. ARGV: project, version, expected revision, record. → a word
-SET_ROUTE = """
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 'no-project' end
-if redis.call('HEXISTS', KEYS[2], ARGV[2]) == 0 then return 'no-version' end
-local old = redis.call('HGET', KEYS[3], ARGV[1])
-local revision = old and cjson.decode(old)['revision'] or 0
-if revision ~= tonumber(ARGV[3]) then return 'lost-race' end
-redis.call('HSET', KEYS[3], ARGV[1], ARGV[4])
-return 'set'
-"""
+)
 
 # KEYS: projects, events, last-event. ARGV: project, record, how many to keep. → the seq
 ADD_EVENT = (
@@ -97,16 +138,21 @@ LATER_EVENTS = _NEEDS_PROJECT + "return redis.call('XRANGE', KEYS[2], ARGV[2], '
 # KEYS: projects, events. ARGV: project, at most. → stream entries, newest first
 NEWEST_EVENTS = _NEEDS_PROJECT + "return redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', ARGV[2])"
 
-# KEYS: projects, routes, policies, versions, secrets, events. ARGV: project, what its policies' fields start with. → 1
+# KEYS: projects, routes, policies, versions, secrets, events, revision, changes. ARGV: project, its record, what the
+# fields of its policies start with, the changes of the project and of policies. → SWAPPED, LOST_RACE
 DELETE_PROJECT = (
-    _NEEDS_PROJECT
+    _CHANGE
+    + _NEEDS_PROJECT
     + """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return -1 end
 for _, field in ipairs(redis.call('HKEYS', KEYS[3])) do
-  if string.sub(field, 1, #ARGV[2]) == ARGV[2] then redis.call('HDEL', KEYS[3], field) end
+  if string.sub(field, 1, #ARGV[3]) == ARGV[3] then redis.call('HDEL', KEYS[3], field) end
 end
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[2], ARGV[1])
 redis.call('DEL', KEYS[4], KEYS[5], KEYS[6])
-return 1
+changed(ARGV[4], KEYS[7], KEYS[8])
+changed(ARGV[5], KEYS[7], KEYS[8])
+return 0
 """
 )

@@ -21,7 +21,9 @@ from clipper_platform.errors import StoreUnavailable
 
 __all__ = ["SCHEMA", "check_schema", "check_server", "risks", "translate"]
 
-SCHEMA = 1  # the layout that `keys` describes
+# The layout that `redis_keys` describes. 2 has the same keys as 1 and records with revisions, which a Clipper of 1
+# would drop again.
+SCHEMA = 2
 
 # Streams came with 5.0; nothing older than 6 is maintained anywhere.
 MINIMUM_VERSION = (6, 0)

@@ -12,6 +12,7 @@ from clipper.contract.deploys import DeploySpec
 from clipper.contract.manifest import Manifest
 from clipper.contract.spec import EnvironmentSpec, FunctionSpec
 from clipper.contract.wire import LogRecord
+from clipper_platform.clock import Clock
 from clipper_platform.control.access.keyring import Keyring
 from clipper_platform.control.events import EventLog
 from clipper_platform.control.function_facts import FunctionStatus, ReplicaStatus
@@ -23,7 +24,7 @@ from clipper_platform.control.versions.rollout import Rollout
 from clipper_platform.core.canary import Answers
 from clipper_platform.core.scaling import Sample
 from clipper_platform.environments.base import BuildProgress
-from clipper_platform.errors import DeployFailed, NotFound
+from clipper_platform.errors import DeployFailed, NotFound, StoreUnavailable
 from clipper_platform.replicas.base import Progress, Target
 from clipper_platform.serving.call import Answer
 from clipper_platform.types import EnvironmentId, FunctionId
@@ -73,31 +74,35 @@ class Gates:
 class GatedStore(MemoryStore):
     """A store whose writes take their time, so that a cancellation can meet them."""
 
-    def __init__(self, gates: Gates) -> None:
-        super().__init__()
+    def __init__(self, gates: Gates, clock: Clock) -> None:
+        super().__init__(clock)
         self.gates = gates
         self.lose_answer_of: set[str] = set()  # methods that do their work and then lose the connection
+        self.lose_answers: list[str] = []  # the same, once for each entry, and the store answers the next call
 
     async def _done(self, name: str) -> None:
         await self.gates.passing(name)
         if name in self.lose_answer_of:
             self.outage = "connection lost"
             self._check()
+        if name in self.lose_answers:
+            self.lose_answers.remove(name)
+            raise StoreUnavailable("connection lost")
 
     async def add_version(self, version: Any) -> Any:
-        made = await super().add_version(version)
+        stored = await super().add_version(version)
         await self._done("add_version")
-        return made
+        return stored
 
-    async def update_version(self, project: str, number: int, **changes: Any) -> Any:
-        made = await super().update_version(project, number, **changes)
+    async def update_version(self, version: Any) -> Any:
+        stored = await super().update_version(version)
         await self._done("update_version")
-        return made
+        return stored
 
-    async def set_route(self, route: Any, *, expected_revision: int) -> Any:
-        made = await super().set_route(route, expected_revision=expected_revision)
+    async def set_route(self, route: Any) -> Any:
+        stored = await super().set_route(route)
         await self._done("set_route")
-        return made
+        return stored
 
 
 class FakeArtifacts:
@@ -369,6 +374,10 @@ class Plane:
         """Another platform on the same store and files, as after a restart."""
         return make_plane(self.root, store=self.store, gates=self.gates, artifacts=self.artifacts)
 
+    def beside(self) -> Plane:
+        """Another platform on the same store, with a home of its own, while this one runs."""
+        return make_plane(self.root / "other", store=self.store, home="other")
+
 
 def make_plane(
     root: Path,
@@ -376,11 +385,12 @@ def make_plane(
     store: GatedStore | None = None,
     gates: Gates | None = None,
     artifacts: Any = None,
+    home: str = "home",
 ) -> Plane:
     gates = gates or Gates()
     clock = FakeClock()
-    store = store or GatedStore(gates)
-    registry = Registry(store, clock)
+    store = store or GatedStore(gates, clock)
+    registry = Registry(store, clock, home=home, repeat_pauses_s=(0.0, 0.0))
     logs = LogStore(root / "logs", clock)
     events = EventLog(store, logs, clock)
     artifacts = artifacts or FakeArtifacts(gates)
@@ -415,7 +425,7 @@ def make_plane(
         gates=gates,
         clock=clock,
         registry=registry,
-        keyring=Keyring(store, clock),
+        keyring=Keyring(store, clock, registry.watch),
         logs=logs,
         events=events,
         artifacts=artifacts,

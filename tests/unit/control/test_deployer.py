@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from clipper_platform.errors import (
@@ -193,7 +194,7 @@ async def test_the_next_deploy_may_begin_as_soon_as_done_was_told(plane: Plane) 
 
 async def test_a_deploy_is_refused_while_the_store_is_known_to_be_away(plane: Plane) -> None:
     plane.store.outage = "gone"
-    await plane.registry.check_health()
+    await plane.registry.watch.poll()
     with pytest.raises(StoreUnavailable):
         plane.deployer.submit("digits", manifest())
 
@@ -284,28 +285,75 @@ async def test_losing_the_store_at_a_write_fails_the_deploy_and_leaves_the_old_r
     await untouched(plane)
 
 
-async def test_a_route_write_whose_answer_was_lost_is_put_right_when_the_store_is_back(plane: Plane) -> None:
+async def test_a_write_whose_answer_is_lost_once_is_repeated_and_the_deploy_goes_on(plane: Plane) -> None:
+    await plane.deployed()
+    plane.store.lose_answers = ["update_version", "set_route"]
+    assert await plane.deployed(latency_slo_s=1.0) == 2
+    assert plane.store.lose_answers == []
+    route = await plane.store.get_route("digits")
+    assert route is not None
+    assert (route.version, route.previous, route.revision) == (2, 1, 2)
+
+
+async def test_a_route_whose_write_arrived_although_its_answer_was_lost_is_followed_when_the_store_is_back(
+    plane: Plane,
+) -> None:
     await plane.deployed()
     plane.store.lose_answer_of = {"set_route"}
-    made = await finished(plane, latency_slo_s=1.0)
-    assert made.state == "failed"
+    deployment = await finished(plane, latency_slo_s=1.0)
+    assert (deployment.state, deployment.error.code) == ("failed", "store_unavailable")
+    assert "whether version 2 of 'digits' answers will be known" in deployment.error.message
+    await untouched(plane)
     plane.store.outage, plane.store.lose_answer_of = "", set()
-    route = await plane.store.get_route("digits")
-    assert route is not None
-    assert route.version == 2, "the write went through although its answer was lost"
-    await plane.registry.check_health()
-    route = await plane.store.get_route("digits")
-    assert route is not None
-    assert (route.version, route.previous) == (1, None)
-    assert (await plane.store.get_version("digits", 2)).state == "failed"
+    await plane.registry.watch.poll()
+    await plane.settle()
+    assert (plane.serving.routes, plane.serving.versions("digits")) == ({"digits": 2}, {2})
+    assert (await plane.store.get_version("digits", 2)).state == "ready"
+    await plane.events.flush()
+    assert "version 2 answers: the stored route leads to it" in [
+        e.message for e in await plane.registry.events("digits")
+    ]
     assert await plane.deployed(latency_slo_s=2.0) == 3
+
+
+async def test_a_route_that_did_not_arrive_before_the_store_went_away_stays_as_it_was(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await plane.deployed()
+
+    async def away(route: Any) -> Any:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(plane.store, "set_route", away)
+    assert (await finished(plane, latency_slo_s=1.0)).state == "failed"
+    monkeypatch.undo()
+    await plane.registry.watch.poll()
+    await untouched(plane)
+    assert await plane.deployed(latency_slo_s=1.0) == 3
+
+
+async def test_after_a_write_of_unknown_outcome_the_route_that_another_platform_wrote_counts(plane: Plane) -> None:
+    await plane.deployed()
+    await plane.deployed(latency_slo_s=1.0)
+    await plane.settle()
+    plane.store.lose_answer_of = {"set_route"}
+    assert (await finished(plane, latency_slo_s=2.0)).state == "failed"
+    plane.store.outage, plane.store.lose_answer_of = "", set()
+    stored = await plane.store.get_route("digits")
+    assert stored is not None
+    assert stored.version == 3
+    theirs = await plane.store.set_route(msgspec.structs.replace(stored, version=1, previous=3))
+    await plane.registry.watch.poll()
+    await plane.settle()
+    assert await plane.store.get_route("digits") == theirs
+    assert (plane.serving.routes, plane.serving.versions("digits")) == ({"digits": 1}, {1})
 
 
 async def test_a_route_that_someone_else_moved_is_a_conflict_once_and_works_then(plane: Plane) -> None:
     await plane.deployed()
     route = await plane.store.get_route("digits")
     assert route is not None
-    await plane.store.set_route(route, expected_revision=route.revision)
+    await plane.store.set_route(route)
     made = await finished(plane, latency_slo_s=1.0)
     assert (made.state, made.error.code) == ("failed", "conflict")
     await untouched(plane)
@@ -504,7 +552,9 @@ async def test_a_rollback_goes_on_when_its_caller_goes_away(plane: Plane) -> Non
     assert plane.serving.routes == {"digits": 1}
 
 
-async def test_a_rollback_that_loses_the_store_at_the_flip_leaves_the_route(plane: Plane) -> None:
+async def test_a_rollback_that_loses_the_store_at_the_flip_leaves_the_route_until_what_is_stored_is_known(
+    plane: Plane,
+) -> None:
     await plane.deployed()
     await plane.deployed(latency_slo_s=1.0)
     await plane.settle()
@@ -513,10 +563,9 @@ async def test_a_rollback_that_loses_the_store_at_the_flip_leaves_the_route(plan
         await plane.deployer.rollback("digits")
     assert (plane.serving.routes, plane.serving.versions("digits")) == ({"digits": 2}, {2})
     plane.store.outage, plane.store.lose_answer_of = "", set()
-    await plane.registry.check_health()
-    route = await plane.store.get_route("digits")
-    assert route is not None
-    assert route.version == 2
+    await plane.registry.watch.poll()
+    await plane.settle()
+    assert (plane.serving.routes, plane.serving.versions("digits")) == ({"digits": 1}, {1})
 
 
 # Delete
@@ -638,6 +687,19 @@ async def test_a_deploy_takes_over_from_a_restore_that_still_tries(plane: Plane)
     await again.settle()
     assert (again.serving.routes, again.serving.versions("digits")) == ({"digits": 2}, {2})
     await again.deployer.close()
+
+
+async def test_a_platform_that_starts_beside_another_leaves_the_version_that_the_other_deploys(plane: Plane) -> None:
+    await plane.deployed()
+    plane.gates.hold("start classify")
+    deployment = plane.deployer.submit("digits", manifest(latency_slo_s=1.0))
+    await plane.gates.reached("start classify")
+    other = plane.beside()
+    await other.registry.load()
+    plane.gates.open("start classify")
+    await deployment.wait()
+    assert deployment.state == "succeeded"
+    assert (await plane.store.get_version("digits", 2)).state == "ready"
 
 
 async def test_a_restart_in_the_middle_of_a_deploy_marks_its_version_failed(plane: Plane) -> None:

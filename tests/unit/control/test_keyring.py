@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper_platform.control.access.keyring import Keyring, grants
+from clipper_platform.control.store_watch import StoreWatch
 from clipper_platform.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
 from clipper_platform.store.base import Key
 from tests.support.memory_store import MemoryStore
@@ -18,6 +19,10 @@ def key(*scopes: str) -> Key:
     return Key(id="key_1", name="k", hash="0", scopes=scopes, created_at=0.0)  # type: ignore[arg-type]  # from a table
 
 
+def keyring_on(store: MemoryStore) -> Keyring:
+    return Keyring(store, FakeClock(), StoreWatch(store))
+
+
 @pytest.fixture
 def store() -> MemoryStore:
     return MemoryStore()
@@ -25,7 +30,7 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 def keyring(store: MemoryStore) -> Keyring:
-    return Keyring(store, FakeClock())
+    return keyring_on(store)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +54,7 @@ async def test_a_new_key_is_found_by_its_secret_and_only_its_hash_is_stored(
 
 async def test_keys_survive_a_restart(keyring: Keyring, store: MemoryStore) -> None:
     made, secret = await keyring.create("ci", ("invoke",))
-    again = Keyring(store, FakeClock())
+    again = keyring_on(store)
     assert again.find(secret) is None
     await again.load()
     assert again.find(secret) == made
@@ -62,7 +67,7 @@ async def test_a_revoked_key_is_refused_at_once_and_after_a_restart(keyring: Key
     assert revoked.revoked_at == 1000.0
     assert keyring.find(secret) is None
     assert await keyring.revoke(made.id) == revoked
-    again = Keyring(store, FakeClock())
+    again = keyring_on(store)
     await again.load()
     assert again.find(secret) is None
     assert [k.revoked_at for k in again.list() if k.id == made.id] == [1000.0]
@@ -115,7 +120,7 @@ async def test_without_the_store_nothing_changes_and_known_keys_still_work(
 
 @given(st.text(alphabet=st.characters(), max_size=200))
 def test_no_text_makes_the_look_up_fail(text: str) -> None:
-    assert Keyring(MemoryStore(), FakeClock()).find(text) is None
+    assert keyring_on(MemoryStore()).find(text) is None
 
 
 # The admin key's file
@@ -123,7 +128,7 @@ def test_no_text_makes_the_look_up_fail(text: str) -> None:
 
 async def test_the_first_start_makes_the_admin_key_for_its_owner_only(keyring: Keyring, tmp_path: Path) -> None:
     path = tmp_path / "home" / "api_key"
-    assert "made the admin key" in str(await keyring.ensure_admin(path))
+    assert "created the admin key" in str(await keyring.ensure_admin(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     found = keyring.find(path.read_text().strip())
     assert found is not None
@@ -135,7 +140,7 @@ async def test_the_next_start_finds_it_again(keyring: Keyring, store: MemoryStor
     path = tmp_path / "api_key"
     await keyring.ensure_admin(path)
     before = path.read_text()
-    again = Keyring(store, FakeClock())
+    again = keyring_on(store)
     await again.load()
     assert await again.ensure_admin(path) is None
     assert path.read_text() == before
@@ -156,7 +161,7 @@ async def test_the_file_of_another_store_is_registered_with_this_one(keyring: Ke
     path = tmp_path / "api_key"
     await keyring.ensure_admin(path)
     secret = path.read_text().strip()
-    other = Keyring(MemoryStore(), FakeClock())
+    other = keyring_on(MemoryStore())
     assert "did not know" in str(await other.ensure_admin(path))
     assert path.read_text().strip() == secret
     assert other.find(secret) is not None

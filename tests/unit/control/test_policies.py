@@ -109,7 +109,7 @@ async def test_a_policy_without_its_function_ends(plane: Plane) -> None:
 async def test_a_policy_that_the_store_lost_already_ends_too(plane: Plane) -> None:
     await plane.deployed()
     policies = await applied(plane, min_replicas=3)
-    await plane.store.delete_policy("digits", "classify")
+    await plane.store.delete_policy(*await plane.store.list_policies())
     await plane.deployed(max_replicas=5)
     ended: list[tuple[str, str]] = []
     watching = asyncio.create_task(policies.watch(lambda *names: ended.append(names), period_s=0))
@@ -149,9 +149,10 @@ async def test_one_that_ends_while_it_is_stored_is_forgotten(plane: Plane, monke
     policies = await applied(plane)
     put_policy = plane.store.put_policy
 
-    async def slowly(record: Policy) -> None:
-        await put_policy(record)
+    async def slowly(record: Policy) -> Policy:
+        stored = await put_policy(record)
         await plane.deployed(max_replicas=5)
+        return stored
 
     monkeypatch.setattr(plane.store, "put_policy", slowly)
     await policies.apply("digits", "classify", {"min_replicas": 3})
@@ -197,7 +198,7 @@ async def test_nothing_changes_while_the_store_is_away(plane: Plane) -> None:
 async def test_a_withdrawal_whose_answer_was_lost_can_be_repeated(plane: Plane) -> None:
     await plane.deployed()
     policies = await applied(plane, min_replicas=3)
-    await plane.store.delete_policy("digits", "classify")
+    await plane.store.delete_policy(*await plane.store.list_policies())
     assert (await policies.withdraw("digits", "classify")).applied is None
 
 

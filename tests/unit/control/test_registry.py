@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import pytest
 
@@ -30,7 +29,7 @@ async def registry(store: MemoryStore) -> Registry:
 async def routed(registry: Registry, project: str = "digits", bundle: str = BUNDLE) -> int:
     version = await registry.add_version(Manifest.from_dict(manifest(project, bundle=bundle)), "env")
     ready = await registry.mark_ready(project, version.number, {})
-    await registry.set_route(ready, None)
+    await registry.set_route(ready)
     return version.number
 
 
@@ -49,65 +48,14 @@ async def test_what_was_written_is_loaded_by_the_next_platform(registry: Registr
 async def test_reads_of_memory_go_on_while_the_store_is_away(registry: Registry, store: MemoryStore) -> None:
     await routed(registry)
     store.outage = "gone"
-    await registry.check_health()
+    await registry.watch.poll()
     assert registry.current("digits") is not None
     assert registry.project("digits").name == "digits"
     assert [c.route.version for c in registry.routed()] == [1]
     with pytest.raises(StoreUnavailable):
         await registry.versions("digits")
     with pytest.raises(StoreUnavailable, match="functions go on answering"):
-        registry.check_store()
-
-
-async def test_losing_and_regaining_the_store_is_logged_once_each(
-    registry: Registry, store: MemoryStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING)
-    store.outage = "gone"
-    for _ in range(3):
-        await registry.check_health()
-    assert not registry.store_healthy
-    assert registry.store_error == "gone"
-    store.outage = ""
-    for _ in range(3):
-        await registry.check_health()
-    assert registry.store_healthy
-    assert [r.levelname for r in caplog.records] == ["ERROR", "WARNING"]
-
-
-async def test_those_who_asked_are_told_when_the_store_is_back(registry: Registry, store: MemoryStore) -> None:
-    told: list[bool] = []
-
-    async def back() -> None:
-        told.append(registry.store_healthy)
-
-    registry.on_recovery(back)
-    await registry.check_health()
-    store.outage = "gone"
-    await registry.check_health()
-    store.outage = ""
-    await registry.check_health()
-    assert told == [True]
-
-
-async def test_a_round_that_meets_a_defect_does_not_end_the_watch(
-    registry: Registry, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    rounds = asyncio.Queue[int]()
-
-    async def broken() -> None:
-        rounds.put_nowait(1)
-        raise RuntimeError("defect")
-
-    monkeypatch.setattr(store, "ping", broken)
-    watching = asyncio.create_task(registry.watch(period_s=0))
-    async with asyncio.timeout(5):
-        await rounds.get()
-        await rounds.get()
-    watching.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await watching
-    assert "defect" in caplog.text
+        registry.watch.check()
 
 
 async def test_a_failed_version_that_could_not_be_stored_is_stored_later(
@@ -117,7 +65,7 @@ async def test_a_failed_version_that_could_not_be_stored_is_stored_later(
     store.outage = "gone"
     await registry.mark_failed("digits", version.number, "it broke")
     store.outage = ""
-    await registry.check_health()
+    await registry.watch.poll()
     stored = await store.get_version("digits", version.number)
     assert (stored.state, stored.detail) == ("failed", "it broke")
 
@@ -132,7 +80,7 @@ async def test_a_route_to_what_cannot_be_read_is_left_out_and_told(
     broken = await store.get_version("letters", 1)
     broken.manifest["functions"] = "nonsense"
     await store.add_version(broken)
-    await store.set_route(Route(project="letters", version=2), expected_revision=route.revision)
+    await store.set_route(Route(project="letters", version=2, revision=route.revision))
     again = Registry(store, FakeClock())
     await again.load()
     assert [c.route.project for c in again.routed()] == ["digits"]

@@ -244,7 +244,7 @@ async def test_readiness_follows_the_platforms_life(gate: Gate) -> None:
 
 async def test_a_lost_store_is_named_by_readiness_which_stays_positive(gate: Gate) -> None:
     gate.plane.store.outage = "connection to secret-host refused"
-    await gate.plane.registry.check_health()
+    await gate.plane.registry.watch.poll()
     async with gate.client(None) as client:
         answer = await client.get("/readyz")
     assert (answer.status_code, answer.json()["ready"]) == (200, True)

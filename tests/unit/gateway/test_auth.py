@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from clipper_platform.control.access.keyring import Keyring
+from clipper_platform.control.store_watch import StoreWatch
 from clipper_platform.errors import Forbidden, Unauthenticated
 from clipper_platform.gateway.auth import Access
 from tests.support.memory_store import MemoryStore
@@ -13,7 +14,8 @@ SCOPES = ("invoke", "deploy", "admin")
 
 @pytest.fixture
 async def secrets() -> tuple[Keyring, dict[str, str]]:
-    keyring = Keyring(MemoryStore(), FakeClock())
+    store = MemoryStore()
+    keyring = Keyring(store, FakeClock(), StoreWatch(store))
     return keyring, {scope: (await keyring.create(scope, (scope,)))[1] for scope in SCOPES}
 
 

@@ -104,7 +104,7 @@ def test_every_key_begins_with_the_prefix_and_no_two_are_the_same() -> None:
     one_argument = (keys.versions, keys.secrets, keys.events)
     made = [key(project) for key in one_argument for project in ("a", "b", "a:b")]
     made += [getattr(keys, name) for name, part in inspect.getmembers(RedisKeys) if isinstance(part, property)]
-    assert len(made) == len(set(made)) == 9 + 7
+    assert len(made) == len(set(made)) == 9 + 10
     assert all(key.startswith("here:") for key in made)
     assert RedisKeys().projects == "clip:projects"
 
@@ -152,9 +152,9 @@ def test_a_server_that_may_lose_the_data_gets_a_warning(change: dict[str, Any], 
 
 
 def test_data_of_a_newer_clipper_or_of_something_else_is_refused() -> None:
-    redis_server.check_schema(b"1", "redis://db", "clip:schema")
+    redis_server.check_schema(b"2", "redis://db", "clip:schema")
     with pytest.raises(StoreUnavailable, match=r"newer Clipper.*upgrade"):
-        redis_server.check_schema(b"2", "redis://db", "clip:schema")
+        redis_server.check_schema(b"3", "redis://db", "clip:schema")
     with pytest.raises(StoreUnavailable, match="another key prefix"):
         redis_server.check_schema(b"{}", "redis://db", "clip:schema")
 
@@ -238,10 +238,10 @@ def test_a_record_that_no_clipper_wrote_is_an_outage_that_names_the_store(data: 
 
 
 def test_a_key_is_stored_with_its_hash_and_nothing_more() -> None:
-    key = Key(id="key_1", name="n", hash="ab", scopes=("admin",), created_at=1.0)
+    key = Key(id="key_1", name="n", hash="ab", scopes=("admin",), created_at=1.0, revision=1)
     assert decode(Key, encode(key), "x") == key
     assert encode(key) == (
-        b'{"id":"key_1","name":"n","hash":"ab","scopes":["admin"],"created_at":1.0,"revoked_at":null}'
+        b'{"id":"key_1","name":"n","hash":"ab","scopes":["admin"],"created_at":1.0,"revoked_at":null,"revision":1}'
     )
 
 
@@ -253,7 +253,7 @@ async def test_the_store_in_memory_can_play_an_outage() -> None:
     await store.put_project(Project(name="p", created_at=1.0))
     assert isinstance(store, MemoryStore)
     store.outage = "Redis went away"
-    calls = [store.ping(), store.list_projects(), store.get_project("p"), store.list_keys(), store.get_route("p")]
+    calls = [store.changes(0), store.list_projects(), store.get_project("p"), store.list_keys(), store.get_route("p")]
     for call in calls:
         with pytest.raises(StoreUnavailable, match="Redis went away"):
             await call

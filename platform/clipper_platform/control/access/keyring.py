@@ -1,11 +1,12 @@
-"""API keys: made here, kept as SHA-256 hashes, looked up in memory on every request.
+"""API keys: created here, kept as SHA-256 hashes, looked up in memory on every request.
 
-A key is `clip_` and 32 random bytes in URL-safe base64. With 256 random bits a plain hash is enough: there is nothing
-to guess, so nothing that a slow hash would protect.
+A key is `clip_` and 32 random bytes in URL-safe base64. With 256 random bits a plain hash is enough: nobody can guess
+the key, so a slow hash would protect nothing. Keys that another platform creates or revokes are read again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
@@ -14,10 +15,13 @@ import stat
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from clipper.contract.constants import SCOPES, Scope
 from clipper_platform.clock import Clock
-from clipper_platform.errors import Conflict, InvalidRequest, NotFound
-from clipper_platform.store.base import Key, MetadataStore
+from clipper_platform.control.store_watch import StoreWatch
+from clipper_platform.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
+from clipper_platform.store.base import Changes, Key, MetadataStore
 
 __all__ = ["Keyring", "grants"]
 
@@ -46,22 +50,39 @@ def _digest(secret: str) -> str:
 
 
 class Keyring:
-    """The live keys by hash, and all keys by id."""
+    """The live keys by hash, and all keys by id. `watch` reports what other platforms change."""
 
-    def __init__(self, store: MetadataStore, clock: Clock) -> None:
+    def __init__(self, store: MetadataStore, clock: Clock, watch: StoreWatch) -> None:
         self._store = store
         self._clock = clock
         self._live: dict[str, Key] = {}
         self._keys: dict[str, Key] = {}
+        self._lock = asyncio.Lock()  # a key that is being stored must not be missing in what is read meanwhile
+        self._stale = False  # whether the stored keys may differ
+        watch.on_poll(self._polled)
 
     async def load(self) -> None:
         """Read all keys. Raises StoreUnavailable."""
+        async with self._lock:
+            await self._read()
+
+    async def _read(self) -> None:
+        self._stale = True
         keys = await self._store.list_keys()
         self._keys = {key.id: key for key in keys}
         self._live = {key.hash: key for key in keys if key.revoked_at is None}
+        self._stale = False
+
+    async def _polled(self, changes: Changes) -> None:
+        if changes.keys or self._stale:
+            try:
+                await self.load()
+            except StoreUnavailable as error:
+                logger.warning("keys that changed could not be read yet: %s", error)
 
     def find(self, secret: str) -> Key | None:
-        """The live key with this secret. About a microsecond; sees a revocation at once."""
+        """The live key with this secret. About a microsecond; sees a revocation at once, one by another platform within
+        a second."""
         return self._live.get(_digest(secret))
 
     def list(self) -> list[Key]:
@@ -80,21 +101,21 @@ class Keyring:
         return await self._add(name, secret, checked), secret
 
     async def revoke(self, key_id: str) -> Key:
-        """Refused from now on. Raises NotFound, Conflict for the last admin key, StoreUnavailable."""
-        key = self._keys.get(key_id)
-        if key is None:
-            raise NotFound(f"there is no key {key_id!r}")
-        if key.revoked_at is not None:
-            return key
-        if not any(grants(other, "admin") for other in self._live.values() if other.id != key_id):
-            raise Conflict("this is the last key with scope admin: create another one before you revoke it")
-        revoked = await self._store.revoke_key(key_id, self._clock.time())
-        self._keys[key_id] = revoked
-        self._live.pop(key.hash, None)
-        return revoked
+        """Refuse the key from now on. Raises NotFound, Conflict for the last admin key or if another platform changed
+        the key at the same time, StoreUnavailable."""
+        async with self._lock:
+            await self._read()  # the last admin key is known to the store alone
+            key = self._keys.get(key_id)
+            if key is None:
+                raise NotFound(f"there is no key {key_id!r}")
+            if key.revoked_at is not None:
+                return key
+            if not any(grants(other, "admin") for other in self._live.values() if other.id != key_id):
+                raise Conflict("this is the last key with scope admin: create another one before you revoke it")
+            return await self._put(msgspec.structs.replace(key, revoked_at=self._clock.time()))
 
     async def ensure_admin(self, path: Path) -> str | None:
-        """Make sure that `path` holds the secret of a live admin key; what was done, in words, or None.
+        """Make sure that `path` holds the secret of a live admin key. Returns what was done, as a sentence, or None.
 
         A file whose key the store does not know (another store, or one that was lost) is registered again. A file
         that is lost, or whose key was revoked, is replaced by a new key.
@@ -113,8 +134,8 @@ class Keyring:
         _write_secret(path, fresh)
         await self._add("admin", fresh, ("admin",))
         if had_admin:
-            return f"made a new admin key, as {path} was missing or held none; the earlier one is still valid"
-        return f"made the admin key; it is in {path}"
+            return f"created a new admin key, as {path} was missing or held none; the earlier one is still valid"
+        return f"created the admin key; it is in {path}"
 
     async def _add(self, name: str, secret: str, scopes: tuple[Scope, ...]) -> Key:
         key = Key(
@@ -124,17 +145,28 @@ class Keyring:
             scopes=scopes,
             created_at=self._clock.time(),
         )
-        await self._store.put_key(key)
-        self._keys[key.id] = key
-        self._live[key.hash] = key
-        return key
+        async with self._lock:
+            return await self._put(key)
+
+    async def _put(self, key: Key) -> Key:
+        try:
+            stored = await self._store.put_key(key)
+        except (Conflict, StoreUnavailable):
+            self._stale = True
+            raise
+        self._keys[stored.id] = stored
+        if stored.revoked_at is None:
+            self._live[stored.hash] = stored
+        else:
+            self._live.pop(stored.hash, None)
+        return stored
 
 
 def _check_scopes(scopes: tuple[str, ...]) -> tuple[Scope, ...]:
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
-        said = f"scope {unknown[0]!r} is not known" if unknown else "scopes is empty"
-        raise InvalidRequest(f"{said}: use one or more of {', '.join(SCOPES)}", key="scopes")
+        reason = f"scope {unknown[0]!r} is not known" if unknown else "scopes is empty"
+        raise InvalidRequest(f"{reason}: use one or more of {', '.join(SCOPES)}", key="scopes")
     return tuple(scope for scope in SCOPES if scope in scopes)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
@@ -24,9 +24,11 @@ from clipper_platform.control.registry import Current, Registry, parse_manifest
 from clipper_platform.control.tasks import TaskSet, uninterrupted
 from clipper_platform.control.versions.bundle_gc import BundleGarbageCollector
 from clipper_platform.control.versions.canary import Canary
+from clipper_platform.control.versions.claims import Claims
 from clipper_platform.control.versions.deploy_request import read_deploy
 from clipper_platform.control.versions.deployment import Deployment, DeployProblem, Forward, Phase
 from clipper_platform.control.versions.deployments import Deployments
+from clipper_platform.control.versions.follow import Follower
 from clipper_platform.control.versions.restore import RETRY_S, Restorer
 from clipper_platform.control.versions.rollout import Rollout
 from clipper_platform.control.versions.smoke import smoke
@@ -78,15 +80,26 @@ class Deployer:
         self._clock = clock
         self._rollout = rollout
         self._tasks = TaskSet()
+        self._claims = Claims(self._tasks)
         self._restorer = Restorer(rollout, replicas, router, events, self._tasks, retry_s=restore_retry_s)
         self._deployments = Deployments(clock)
         self._collector = BundleGarbageCollector(artifacts, self._wanted_bundles, self._tasks)
         self._working: dict[str, asyncio.Task[Current]] = {}  # deployment -> its steps, while they may be cancelled
-        self._busy: dict[str, str] = {}  # project -> what is being done to it, in words
         self._draining: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._canaries: dict[str, Canary] = {}
         self._kept = Standby(self._retire)
-        self._closed = False
+        self._follower = Follower(
+            registry,
+            rollout,
+            self._claims,
+            events,
+            self._tasks,
+            switch=self._switch,
+            drop=self._drop,
+            reuse=self._reuse,
+            retry_s=restore_retry_s,
+        )
+        registry.on_foreign_change(self._follower.ask)
 
     # Deploying
 
@@ -97,7 +110,7 @@ class Deployer:
         Unavailable.
         """
         manifest, force = read_deploy(project, body)
-        self._registry.check_store()
+        self._registry.watch.check()
         if not self._artifacts.has(manifest.bundle):
             raise Conflict(
                 f"the bundle {manifest.bundle} is not on the platform: upload it with "
@@ -106,11 +119,11 @@ class Deployer:
             )
         current = self._registry.current(project)
         if current is not None and current.manifest == manifest and not force and not self._failed(current):
-            self._check_free(project)
+            self._claims.check_free(project)
             return self._unchanged(current)
         if len(self._working) >= MAX_RUNNING:
             raise Unavailable(f"{MAX_RUNNING} deploys are running already; try again soon", retry_after_s=5.0)
-        self._claim(project, "a deploy")
+        self._claims.claim(project, "a deploy")
         deployment = self._deployments.begin(manifest, current)
         steps = asyncio.create_task(self._deploy(deployment, manifest), name=f"deploy {project}")
         self._working[deployment.id] = steps
@@ -171,7 +184,7 @@ class Deployer:
 
     def _succeed(self, deployment: Deployment, current: Current) -> None:
         project, number = deployment.project, current.route.version
-        self._busy.pop(project, None)
+        self._claims.release(project)
         self._events.record(project, "deploy", f"version {number} answers", version=number)
         logger.info("version %d answers", number, extra={"project": project})
         deployment.finish("succeeded", f"version {number} answers")
@@ -184,7 +197,7 @@ class Deployer:
                 await self._registry.mark_failed(deployment.project, deployment.version, (said.splitlines() or [""])[0])
             except Exception:
                 logger.exception("a failed version could not be marked", extra={"project": deployment.project})
-        self._busy.pop(deployment.project, None)
+        self._claims.release(deployment.project)
         deployment.error = problem
         self._events.record(deployment.project, "deploy_failed", f"deploy {said}", version=deployment.version)
         logger.warning("deploy did not succeed: %s", said, extra={"project": deployment.project})
@@ -229,7 +242,7 @@ class Deployer:
                 await uninterrupted(self._replicas.stop(manifest.project, version))
                 raise
         except BaseException:
-            if recreate and before is not None and not self._closed:
+            if recreate and before is not None and not self._claims.closed:
                 self._restorer.begin(before)  # stopped for one that did not take over
             raise
 
@@ -281,23 +294,27 @@ class Deployer:
         deployment.emit("phase_done", f"{phase} done", phase=phase, data={"seconds": seconds, **facts})
 
     async def _flip(self, version: Version) -> Current:
-        """Make `version`, whose replicas are ready, the one that answers. The old one is kept warm for as long as the
-        new one's deploy said, then drains."""
-        project = version.project
-        before = self._registry.current(project)
-        current = await self._registry.set_route(version, before.route.version if before else None)
-        self._router.set_route(project, version.number)
-        self._restorer.settled(project)
-        self._kept.release(project, version.number)
-        self._kept.end(project)
-        if before is not None and before.route.version != version.number:
-            self._replace(before, current.manifest.deploy.keep_previous_s)
+        """Make `version`, whose replicas are ready, the one that answers."""
+        before = self._registry.current(version.project)
+        current = await self._registry.set_route(version)
+        self._switch(before, current)
         return current
+
+    def _switch(self, before: Current | None, current: Current) -> None:
+        """Let the dispatcher follow the route. The old version is kept warm for as long as the new one's deploy said,
+        then drains."""
+        project, number = current.route.project, current.route.version
+        self._router.set_route(project, number)
+        self._restorer.settled(project)
+        self._kept.release(project, number)
+        self._kept.end(project)
+        if before is not None and before.route.version != number:
+            self._replace(before, current.manifest.deploy.keep_previous_s)
 
     def _replace(self, before: Current, keep_s: float) -> None:
         project, number = before.route.project, before.route.version
         runs = number in self._replicas.versions(project) and project not in self._restorer
-        if keep_s and runs and not self._closed:
+        if keep_s and runs and not self._claims.closed:
             self._kept.keep(project, number, keep_s)
         else:
             self._retire(project, number)
@@ -315,32 +332,6 @@ class Deployer:
         self._draining[project, version] = task
         task.add_done_callback(lambda _: self._draining.pop((project, version), None))
 
-    # One change at a time
-
-    def _check_free(self, project: str) -> None:
-        if self._closed:
-            raise Unavailable("the platform is shutting down", retry_after_s=5.0)
-        if (what := self._busy.get(project)) is not None:
-            raise Conflict(f"{what} of {project!r} is running; wait for it or cancel it")
-
-    def _claim(self, project: str, what: str) -> None:
-        self._check_free(project)
-        self._busy[project] = what
-
-    async def _exclusively(self, project: str, what: str, work: Coroutine[Any, Any, T]) -> T:
-        """Do `work` as the project's one change. It goes on when the caller goes away."""
-        try:
-            self._claim(project, what)
-        except ClipperError:
-            work.close()
-            raise
-        task = self._tasks.start(work, f"{what} of {project}", awaited=True)
-        task.add_done_callback(lambda _: self._busy.pop(project, None))
-        await asyncio.wait([task])
-        if task.cancelled():
-            raise Unavailable("the platform is shutting down", retry_after_s=5.0)
-        return task.result()
-
     # Rollback and delete
 
     async def rollback(self, project: str, number: int | None = None) -> Current:
@@ -349,7 +340,7 @@ class Deployer:
         Raises NotFound, Conflict, DeployFailed, StoreUnavailable.
         """
         self._registry.project(project)
-        self._registry.check_store()
+        self._registry.watch.check()
         current = self._registry.current(project)
         if number is None:
             number = current.route.previous if current else None
@@ -361,14 +352,13 @@ class Deployer:
         if version.state != "ready":
             why = f": {version.detail}" if version.detail else ""
             raise Conflict(f"version {number} of {project!r} never became ready{why}")
-        return await self._exclusively(project, "a rollback", self._roll_back(version))
+        return await self._claims.exclusively(project, "a rollback", self._roll_back(version))
 
     async def _roll_back(self, version: Version) -> Current:
         project, number = version.project, version.number
         manifest = parse_manifest(version)
-        self._kept.release(project, number)
+        await self._reuse(project, number)
         prepared = await self._rollout.prepare(manifest, lambda _: None)
-        await self.drained(project, number)
         before = self._registry.current(project)
         await self._rollout.start(manifest, number, prepared, like=before.route.version if before else None)
         try:
@@ -380,6 +370,11 @@ class Deployer:
         self._events.record(project, "rollback", f"rolled back to version {number}", version=number)
         logger.info("rolled back to version %d", number, extra={"project": project})
         return current
+
+    async def _reuse(self, project: str, number: int) -> None:
+        """A version that was replaced is started again: it is not ended any more, and a drain that began ends first."""
+        self._kept.release(project, number)
+        await self.drained(project, number)
 
     async def restart(self, project: str, function: str | None = None) -> Current:
         """Replace the replicas of the version that answers, or of one function of it, one after the other; one that
@@ -394,7 +389,7 @@ class Deployer:
         names = [spec.name for spec in current.manifest.functions if function in (None, spec.name)]
         if not names:
             raise NotFound(f"project {project!r} has no function {function!r}")
-        return await self._exclusively(project, "a restart", self._restart(current, names))
+        return await self._claims.exclusively(project, "a restart", self._restart(current, names))
 
     async def _restart(self, current: Current, functions: list[str]) -> Current:
         project, number = current.route.project, current.route.version
@@ -419,10 +414,15 @@ class Deployer:
     async def delete(self, project: str) -> None:
         """Drain and forget a project. Raises NotFound, Conflict, StoreUnavailable."""
         self._registry.project(project)
-        await self._exclusively(project, "a delete", self._delete(project))
+        await self._claims.exclusively(project, "a delete", self._delete(project))
 
     async def _delete(self, project: str) -> None:
         await self._registry.delete_project(project)
+        await self._drop(project)
+        logger.info("deleted", extra={"project": project})
+
+    async def _drop(self, project: str) -> None:
+        """End all that runs of a project that the store holds no more."""
         self._router.drop_route(project)
         self._restorer.settled(project)
         self._kept.forget(project)
@@ -434,7 +434,6 @@ class Deployer:
                 logger.error("a deleted version did not stop cleanly", exc_info=outcome, extra={"project": project})
         await self._logs.delete(project)
         self._collector.ask()
-        logger.info("deleted", extra={"project": project})
 
     # Restart and shutdown
 
@@ -453,7 +452,7 @@ class Deployer:
 
     async def close(self) -> None:
         """Cancel what can be cancelled, let a flip that has begun end, and accept nothing more."""
-        self._closed = True
+        self._claims.closed = True
         self._kept.close()
         for steps in list(self._working.values()):
             steps.cancel()

@@ -108,7 +108,7 @@ class Views:
         registry = self._services.registry
         summary = self.summary(name)
         events: Sequence[Event] = ()
-        degraded = registry.store_error or ""
+        degraded = registry.watch.error or ""
         if not degraded:
             try:
                 events = await registry.events(name, limit=EVENTS_IN_STATUS)

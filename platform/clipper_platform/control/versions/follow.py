@@ -1,0 +1,119 @@
+"""Follows stored routes that differ from memory: another platform changed them, or a write of this one whose answer was
+lost. What is stored counts: its version is brought up here, and takes over when it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from clipper_platform.control.events import EventLog
+from clipper_platform.control.registry import Current, Registry
+from clipper_platform.control.tasks import TaskSet
+from clipper_platform.control.versions.claims import Claims
+from clipper_platform.control.versions.rollout import Rollout
+from clipper_platform.errors import ClipperError, NotFound
+
+__all__ = ["Follower"]
+
+logger = logging.getLogger(__name__)
+
+RETRY_MAX_S: Final = 60.0
+
+
+class Follower:
+    """One change of a project at a time, after a deploy or any other change of this platform.
+
+    `switch(before, current)` lets a version with ready replicas answer, without an await; `drop(project)` ends what
+    runs of a project that is gone; `reuse(project, version)` keeps that version from being ended meanwhile.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        rollout: Rollout,
+        claims: Claims,
+        events: EventLog,
+        tasks: TaskSet,
+        *,
+        switch: Callable[[Current | None, Current], None],
+        drop: Callable[[str], Awaitable[None]],
+        reuse: Callable[[str, int], Awaitable[None]],
+        retry_s: float,
+    ) -> None:
+        self._registry = registry
+        self._rollout = rollout
+        self._claims = claims
+        self._events = events
+        self._tasks = tasks
+        self._switch = switch
+        self._drop = drop
+        self._reuse = reuse
+        self._retry_s = retry_s
+        self._asked: dict[str, asyncio.Event] = {}  # projects that are followed now -> asked again meanwhile
+
+    def ask(self, project: str) -> None:
+        """Look at the project's stored route soon, and follow it."""
+        if (again := self._asked.get(project)) is not None:
+            again.set()
+            return
+        self._asked[project] = asyncio.Event()
+        task = self._tasks.start(self._run(project), f"follow {project}")
+        task.add_done_callback(lambda _: self._asked.pop(project, None))
+
+    async def _run(self, project: str) -> None:
+        again, delay_s, trouble = self._asked[project], self._retry_s, ""
+        while True:
+            again.clear()
+            await self._claims.wait_free(project)
+            if self._claims.closed:
+                return
+            self._claims.claim(project, "a change by another platform")
+            try:
+                await self._follow(project)
+            except Exception as error:
+                if str(error) != trouble:
+                    trouble = str(error)
+                    defect = None if isinstance(error, ClipperError) else error
+                    logger.error(
+                        "the stored route cannot be followed: %s", error, exc_info=defect, extra={"project": project}
+                    )
+                    self._events.record(project, "restore", f"the stored route cannot be followed: {error}")
+            else:
+                delay_s, trouble = self._retry_s, ""
+                if not again.is_set():
+                    return
+            finally:
+                self._claims.release(project)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await again.wait()
+            delay_s = min(delay_s * 2, RETRY_MAX_S)
+
+    async def _follow(self, project: str) -> None:
+        before = self._registry.current(project)
+        try:
+            current = await self._registry.catch_up(project)
+        except NotFound:
+            self._registry.forget(project)
+            await self._drop(project)
+            logger.info("deleted by another platform", extra={"project": project})
+            return
+        if current is None:
+            await self._drop(project)
+        elif before is not None and before.route.version == current.route.version:
+            self._registry.adopt(current)
+        else:
+            await self._bring_up(before, current)
+
+    async def _bring_up(self, before: Current | None, current: Current) -> None:
+        project, number = current.route.project, current.route.version
+        await self._reuse(project, number)
+        prepared = await self._rollout.prepare(current.manifest, lambda _: None)
+        await self._rollout.start(current.manifest, number, prepared, like=before.route.version if before else None)
+        self._registry.adopt(current)
+        self._switch(before, current)
+        self._events.record(project, "route", f"version {number} answers: the stored route leads to it", version=number)
+        logger.info("version %d answers: the stored route leads to it", number, extra={"project": project})
