@@ -34,22 +34,27 @@ def source_files(package: str) -> dict[str, Path]:
     return found
 
 
-def strings(file: Path) -> Iterator[tuple[str, int]]:
-    """Each string literal of a source file with its line; docstrings and other bare strings are left out."""
+def strings(file: Path, *, compared: bool = True) -> Iterator[tuple[str, int]]:
+    """Each string literal of a source file with its line; docstrings and other bare strings are left out.
+
+    compared: also literals inside a comparison, which recognise a name and import nothing.
+    """
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    left_out = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    if not compared:
+        left_out |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.Compare) for part in ast.walk(node)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in left_out:
             yield node.value, node.lineno
 
 
 def named_modules(packages: Sequence[str]) -> list[NamedModule]:
-    """Every string that is the name of a module inside one of the packages."""
+    """Every string that is the name of a module inside one of the packages, except in comparisons."""
     files = {module: file for package in packages for module, file in source_files(package).items()}
     return [
         NamedModule(module, text, line)
         for module, file in files.items()
-        for text, line in strings(file)
+        for text, line in strings(file, compared=False)
         if "." in text and text in files
     ]
 
