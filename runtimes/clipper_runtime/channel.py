@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from clipper.contract.wire import MAX_FRAME_BYTES, FrameReader, read_invoke
+from clipper.contract.frames import FrameReader, read_invoke
+from clipper.contract.wire import MAX_FRAME_BYTES
 
 __all__ = ["JOIN_BYTES", "Channel", "ChannelClosed", "connect"]
 

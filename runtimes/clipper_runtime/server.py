@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Never
 
+from clipper.contract.frames import Frame
 from clipper.contract.spec import FunctionSpec
 from clipper.contract.version import VERSION
 from clipper.contract.wire import (
@@ -26,7 +27,6 @@ from clipper.contract.wire import (
     Credit,
     Drain,
     Failed,
-    Frame,
     Hello,
     Invoke,
     Ping,

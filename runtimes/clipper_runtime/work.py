@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from operator import attrgetter
 
-from clipper.contract.wire import Invoke, Outcome, split_body
+from clipper.contract.frames import split_body
+from clipper.contract.wire import Invoke, Outcome
 
 __all__ = ["Answer", "Work"]
 

@@ -20,6 +20,7 @@ import uvloop
 from uvicorn.server import ServerState
 
 from clipper.contract import wire
+from clipper.contract.frames import FrameReader
 from clipper_platform.backends.base import ChannelListener, Exit, LaunchSpec
 from clipper_platform.backends.channel import WireChannel
 from clipper_platform.clock import SystemClock
@@ -89,7 +90,7 @@ class Wired:
         """Results for every Invoke written since the last call, as one read of the socket."""
         replies = []
         written, self.sink.written = self.sink.written, []
-        for frame in wire.FrameReader().feed(b"".join(written)):
+        for frame in FrameReader().feed(b"".join(written)):
             outcomes = [wire.Outcome(i.id, 0, "application/json", len(model.ANSWER)) for i in frame.message.items]
             result = wire.Result(frame.message.batch, outcomes, 0.0001)
             replies.append(wire.encode(result, len(outcomes) * len(model.ANSWER)) + model.ANSWER * len(outcomes))

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from clipper.contract import wire
+from clipper.contract.frames import FrameReader
 from clipper.contract.spec import FunctionSpec
 from tests.benchmarks import model
 
@@ -92,7 +93,7 @@ class Subject:
         self.case = case
         self._channel = channel
         self._process = process
-        self._reader = wire.FrameReader()
+        self._reader = FrameReader()
         self._cold = bytearray(COLD_BYTES) if case.cold else bytearray()
         spec = FunctionSpec.parse("f", f"app:{case.function}", case.options).to_dict()
         self._receive(wire.Hello)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from clipper.contract import wire
+from clipper.contract.frames import FrameReader
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "infra" / "docs" / "wire-protocol.md"
@@ -29,7 +30,7 @@ def test_a_message_is_encoded_to_exactly_these_bytes(vector: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda v: v["name"])
 def test_these_bytes_are_read_as_the_message(vector: dict[str, Any]) -> None:
-    (frame,) = wire.FrameReader().feed(bytes.fromhex(vector["frame"]))
+    (frame,) = FrameReader().feed(bytes.fromhex(vector["frame"]))
     assert type(frame.message).__name__ == vector["message"]
     assert frame.message == message_of(vector)
     assert frame.body.hex() == vector["body"]

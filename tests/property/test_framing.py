@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clipper.contract import wire
+from clipper.contract.frames import FrameReader, read_invoke, split_body
 from tests.support.frames import frame_of
 
 INTEGERS = st.integers(-(2**63), 2**64 - 1)
@@ -60,7 +61,7 @@ def messages(draw: st.DrawFn) -> tuple[Any, list[bytes]]:
             return draw(BARE), []
 
 
-def read(reader: wire.FrameReader, pieces: list[bytes]) -> list[tuple[Any, bytes]]:
+def read(reader: FrameReader, pieces: list[bytes]) -> list[tuple[Any, bytes]]:
     return [(f.message, bytes(f.body)) for piece in pieces for f in reader.feed(piece)]
 
 
@@ -72,7 +73,7 @@ def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
 @given(st.lists(messages(), max_size=5), st.lists(st.integers(0, 10_000), max_size=20))
 def test_any_split_of_the_stream_gives_the_same_messages(sent: list[tuple[Any, list[bytes]]], cuts: list[int]) -> None:
     data = b"".join(frame_of(message, payloads) for message, payloads in sent)
-    reader = wire.FrameReader()
+    reader = FrameReader()
     assert read(reader, pieces_of(data, cuts)) == [(message, b"".join(payloads)) for message, payloads in sent]
     assert reader.pending == 0
 
@@ -81,13 +82,13 @@ def test_any_split_of_the_stream_gives_the_same_messages(sent: list[tuple[Any, l
 def test_byte_by_byte_is_a_split_too(sent: tuple[Any, list[bytes]]) -> None:
     message, payloads = sent
     data = frame_of(message, payloads)
-    assert read(wire.FrameReader(), [data[i : i + 1] for i in range(len(data))]) == [(message, b"".join(payloads))]
+    assert read(FrameReader(), [data[i : i + 1] for i in range(len(data))]) == [(message, b"".join(payloads))]
 
 
 @given(messages(), st.lists(st.integers(0, 10_000), max_size=3))
 def test_frames_outlive_the_buffer_they_were_read_into(sent: tuple[Any, list[bytes]], cuts: list[int]) -> None:
     message, payloads = sent
-    reader, got = wire.FrameReader(), []
+    reader, got = FrameReader(), []
     for piece in pieces_of(frame_of(message, payloads), cuts):
         buffer = bytearray(piece)
         got += reader.feed(memoryview(buffer))
@@ -98,20 +99,20 @@ def test_frames_outlive_the_buffer_they_were_read_into(sent: tuple[Any, list[byt
 @given(messages())
 def test_payloads_are_the_exact_partition_of_the_body(sent: tuple[Any, list[bytes]]) -> None:
     message, payloads = sent
-    (got,) = wire.FrameReader().feed(frame_of(message, payloads))
+    (got,) = FrameReader().feed(frame_of(message, payloads))
     if isinstance(message, wire.Invoke | wire.Result):
         parts = message.items if isinstance(message, wire.Invoke) else message.outcomes
         lengths = [part.length for part in parts]
-        assert [bytes(p) for p in wire.split_body(got.body, lengths)] == payloads
+        assert [bytes(p) for p in split_body(got.body, lengths)] == payloads
         with pytest.raises(wire.ProtocolError):
-            wire.split_body(got.body, [*lengths, 1])
+            split_body(got.body, [*lengths, 1])
         with pytest.raises(wire.ProtocolError):
-            wire.split_body(got.body, [*lengths, -1, 1])
+            split_body(got.body, [*lengths, -1, 1])
 
 
 def check_survives(data: bytes, limit: int) -> None:
     """Frames, or a ProtocolError that stays; nothing else, and no more memory than the bytes given."""
-    reader = wire.FrameReader(max_frame_bytes=limit)
+    reader = FrameReader(max_frame_bytes=limit)
     errors: list[wire.ProtocolError] = []
     for n in range(0, len(data), 7):
         try:
@@ -150,13 +151,13 @@ def test_a_header_nested_without_end_is_a_protocol_error() -> None:
     header = b"\x91" * 500_000
     data = (5 + len(header)).to_bytes(4, "big") + b"\x02" + len(header).to_bytes(4, "big") + header
     with pytest.raises(wire.ProtocolError):
-        wire.FrameReader().feed(data)
+        FrameReader().feed(data)
 
 
 @given(st.integers(0, 40), st.integers(1, 5000))
 def test_a_body_that_came_in_pieces_is_aligned_and_the_frames_own(padding: int, size: int) -> None:
     data = frame_of(wire.Chunk(1, 0, "x" * padding), [bytes(size)])
-    reader = wire.FrameReader()
+    reader = FrameReader()
     reader.feed(data[:5])
     (got,) = reader.feed(data[5:])
     assert ctypes.addressof(ctypes.c_char.from_buffer(got.body)) % 16 == 0
@@ -166,7 +167,7 @@ def test_an_announced_size_costs_no_memory_before_its_bytes_come() -> None:
     prefix = (100_000_000).to_bytes(4, "big") + b"\x05" + (10).to_bytes(4, "big")
     tracemalloc.start()
     try:
-        reader = wire.FrameReader()
+        reader = FrameReader()
         reader.feed(prefix + b"x" * 1000)
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -187,7 +188,7 @@ def test_an_announced_size_costs_no_memory_before_its_bytes_come() -> None:
 )
 def test_each_violation_is_named(data: bytes, part: str) -> None:
     with pytest.raises(wire.ProtocolError, match=part):
-        wire.FrameReader(max_frame_bytes=1000).feed(data)
+        FrameReader(max_frame_bytes=1000).feed(data)
 
 
 @given(BARE, st.lists(PLAIN, min_size=1, max_size=3))
@@ -196,7 +197,7 @@ def test_fields_appended_by_a_later_version_are_ignored(message: Any, surplus: l
     header = msgspec.msgpack.encode(fields)
     kind = next(kind for kind, cls in wire.KINDS.items() if cls is type(message))
     data = (5 + len(header)).to_bytes(4, "big") + bytes([kind]) + len(header).to_bytes(4, "big") + header
-    (got,) = wire.FrameReader().feed(data)
+    (got,) = FrameReader().feed(data)
     assert got.message == message
 
 
@@ -213,13 +214,13 @@ def test_a_frame_that_the_length_field_cannot_say_is_not_sent() -> None:
 @given(st.binary(max_size=40), st.integers(0, 60))
 def test_only_one_whole_invoke_within_the_limits_is_read_without_a_reader(extra: bytes, cut: int) -> None:
     data = frame_of(wire.Invoke(7, [wire.Item(0, "r", "", "", 0.0, 2)]), [b"{}"])
-    found = wire.read_invoke(memoryview(data), len(data), wire.MAX_FRAME_BYTES)
+    found = read_invoke(memoryview(data), len(data), wire.MAX_FRAME_BYTES)
     assert found is not None
     assert (found[0].batch, data[found[1] :]) == (7, b"{}")
-    assert wire.read_invoke(memoryview(data), len(data), len(data) - 5) is None
+    assert read_invoke(memoryview(data), len(data), len(data) - 5) is None
     if extra:
-        assert wire.read_invoke(memoryview(data + extra), len(data + extra), wire.MAX_FRAME_BYTES) is None
+        assert read_invoke(memoryview(data + extra), len(data + extra), wire.MAX_FRAME_BYTES) is None
     part = data[: min(cut, len(data) - 1)]
-    assert wire.read_invoke(memoryview(part), len(part), wire.MAX_FRAME_BYTES) is None
+    assert read_invoke(memoryview(part), len(part), wire.MAX_FRAME_BYTES) is None
     other = frame_of(wire.Ping(1))
-    assert wire.read_invoke(memoryview(other), len(other), wire.MAX_FRAME_BYTES) is None
+    assert read_invoke(memoryview(other), len(other), wire.MAX_FRAME_BYTES) is None

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from clipper.contract import wire
+from clipper.contract.frames import Frame, FrameReader, split_body
 from clipper_runtime.aio import AsyncEngine, Loop
 from clipper_runtime.channel import Channel
 from clipper_runtime.codec import Codec
@@ -79,8 +80,8 @@ class ServedEngine:
         self._kind = engine
         self._concurrency = concurrency
         self._before = before
-        self._reader = wire.FrameReader()
-        self._frames: list[wire.Frame] = []
+        self._reader = FrameReader()
+        self._frames: list[Frame] = []
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -146,7 +147,7 @@ class ServedEngine:
         self.send(*invoke_of(*payloads, **fields))
         return self.outcomes(len(payloads))
 
-    def receive(self, kind: type[Any] | tuple[type[Any], ...]) -> wire.Frame:
+    def receive(self, kind: type[Any] | tuple[type[Any], ...]) -> Frame:
         """The next frame, which must be of such a kind; log lines before it are kept in `logs`."""
         while True:
             while not self._frames:
@@ -164,7 +165,7 @@ class ServedEngine:
         found: dict[int, Any] = {}
         while len(found) < count:
             frame = self.receive(wire.Result)
-            parts = wire.split_body(frame.body, [outcome.length for outcome in frame.message.outcomes])
+            parts = split_body(frame.body, [outcome.length for outcome in frame.message.outcomes])
             for outcome, part in zip(frame.message.outcomes, parts, strict=True):
                 assert outcome.id not in found, f"item {outcome.id} was answered twice"
                 found[outcome.id] = json.loads(bytes(part)) if outcome.length else outcome

@@ -14,6 +14,7 @@ import sys
 import time
 
 from clipper.contract import wire
+from clipper.contract.frames import Frame, FrameReader, split_body
 
 MODE = os.environ.get("FAKE_MODE", "")
 HELLO = wire.Hello(1, 1, "fake", "0", sys.version.split()[0], os.getpid())
@@ -40,18 +41,18 @@ def main() -> None:
 
 
 def serve(channel: socket.socket) -> None:
-    reader = wire.FrameReader()
+    reader = FrameReader()
     while data := channel.recv(1 << 18):
         for frame in reader.feed(data):
             answer(channel, frame)
 
 
-def answer(channel: socket.socket, frame: wire.Frame) -> None:
+def answer(channel: socket.socket, frame: Frame) -> None:
     message = frame.message
     if isinstance(message, wire.Start):
         start(channel, message)
     elif isinstance(message, wire.Invoke):
-        payloads = wire.split_body(frame.body, [item.length for item in message.items])
+        payloads = split_body(frame.body, [item.length for item in message.items])
         bodies = [obey(channel, bytes(payload)) for payload in payloads]
         outcomes = [
             wire.Outcome(item.id, 0, item.content_type, len(body))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clipper.contract import wire
+from clipper.contract.frames import Frame, FrameReader, split_body
 from clipper.contract.spec import FunctionSpec
 from tests.support.frames import frame_of
 
@@ -45,8 +46,8 @@ class RuntimeProcess:
         self.ready: wire.Ready  # set by whoever waits for it
         self.hello: wire.Hello
         self.logs: list[wire.LogRecord] = []
-        self._reader = wire.FrameReader()
-        self._frames: list[wire.Frame] = []
+        self._reader = FrameReader()
+        self._frames: list[Frame] = []
         self._ids = 0
 
     def start(self, entrypoint: str = "app:f", *, max_frame_bytes: int = wire.MAX_FRAME_BYTES, **options: Any) -> None:
@@ -77,7 +78,7 @@ class RuntimeProcess:
         self.send(wire.Invoke(batch, items), bodies)
         return ids
 
-    def next_frame(self) -> wire.Frame:
+    def next_frame(self) -> Frame:
         """Raises EOFError at the end of the stream, TimeoutError when nothing comes."""
         while not self._frames:
             try:
@@ -89,7 +90,7 @@ class RuntimeProcess:
             self._frames += self._reader.feed(data)
         return self._frames.pop(0)
 
-    def receive_frame(self, kind: type[Any]) -> wire.Frame:
+    def receive_frame(self, kind: type[Any]) -> Frame:
         """The next frame, which must be of this kind; log lines before it are kept in `logs`."""
         while True:
             frame = self.next_frame()
@@ -112,7 +113,7 @@ class RuntimeProcess:
         while len(found) < count:
             frame = self.receive_frame(wire.Result)
             outcomes = frame.message.outcomes
-            parts = wire.split_body(frame.body, [o.length for o in outcomes])
+            parts = split_body(frame.body, [o.length for o in outcomes])
             for outcome, part in zip(outcomes, parts, strict=True):
                 assert outcome.id not in found, f"item {outcome.id} was answered twice"
                 found[outcome.id] = (outcome, bytes(part))

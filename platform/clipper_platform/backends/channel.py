@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from clipper.contract import wire
+from clipper.contract.frames import FrameReader, split_body
 from clipper_platform.backends.base import ChannelListener, Exit
 
 __all__ = ["ChannelOwner", "WireChannel"]
@@ -61,7 +62,7 @@ class WireChannel(asyncio.Protocol):
     def __init__(self, owner: ChannelOwner, max_frame_bytes: int = wire.MAX_FRAME_BYTES) -> None:
         self._owner = owner
         self._listener: ChannelListener = _NoListener()
-        self._reader = wire.FrameReader(max_frame_bytes)
+        self._reader = FrameReader(max_frame_bytes)
         self._transport: asyncio.Transport | None = None
         self._unsent: list[Buffer] = []  # until there is a connection
         self._paused = False
@@ -148,7 +149,7 @@ class WireChannel(asyncio.Protocol):
             raise wire.ProtocolError(f"a replica must not send {kind.__name__}")
 
     def _on_result(self, result: wire.Result, body: memoryview) -> None:
-        payloads = wire.split_body(body, [outcome.length for outcome in result.outcomes])
+        payloads = split_body(body, [outcome.length for outcome in result.outcomes])
         for outcome in result.outcomes:
             if outcome.status not in _STATUSES:
                 raise wire.ProtocolError(f"{outcome.status} is not the status of an outcome")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper.contract import wire
+from clipper.contract.frames import Frame, FrameReader
 from clipper_platform.backends.channel import HIGH_WATER_BYTES, WireChannel
 from tests.support.frames import frame_of
 from tests.support.replicas import Recorder, invoke
@@ -34,8 +35,8 @@ class FakeTransport(asyncio.Transport):
     def abort(self) -> None:
         self.aborted = True
 
-    def sent(self) -> list[wire.Frame]:
-        return wire.FrameReader().feed(b"".join(bytes(part) for write in self.writes for part in write))
+    def sent(self) -> list[Frame]:
+        return FrameReader().feed(b"".join(bytes(part) for write in self.writes for part in write))
 
 
 class Owner:

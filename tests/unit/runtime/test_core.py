@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipper.contract.wire import FrameReader, Invoke, Item, Log, Outcome, Status
+from clipper.contract.frames import FrameReader
+from clipper.contract.wire import Invoke, Item, Log, Outcome, Status
 from clipper_runtime.codec import Codec
 from clipper_runtime.core import ExecutionCore, complete, split_guilty
 from clipper_runtime.loader import Program

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipper.contract.wire import FrameReader, Log, LogRecord
+from clipper.contract.frames import FrameReader
+from clipper.contract.wire import Log, LogRecord
 from clipper_runtime.logs import (
     MAX_LINE_CHARACTERS,
     REQUEST_ID,
