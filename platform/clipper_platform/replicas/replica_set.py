@@ -70,15 +70,14 @@ class ReplicaSet:
     def want(self, count: int) -> None:
         self._handle(pooling.Want(count))
 
-    async def wait_ready(self, count: int, on_change: Callable[[int], None], *, fail_fast: bool) -> None:
+    async def wait_ready(self, count: int, on_change: Callable[[int], None]) -> None:
         """Return once `count` replicas are ready; `on_change` gets the ready count meanwhile.
 
-        Raises StartError: with `fail_fast` that of the first replica that does not start, else that of the last one
-        when the set gives up.
+        Raises the StartError of the first replica that does not start, and one where the set gave up otherwise.
         """
         while (ready := self.state.count(ReplicaState.READY)) < count:
             on_change(ready)
-            if self.start_error is not None and (fail_fast or self.state.failed):
+            if self.start_error is not None:
                 raise self.start_error
             if self.state.failed:
                 raise StartError("setup", self.state.failed)

@@ -124,7 +124,7 @@ class ReplicaSets:
 
         started.held += 1
         try:
-            await started.wait_ready(count, report, fail_fast=True)
+            await started.wait_ready(count, report)
         except StartError as error:
             await self._end(started, timeout_s=1)
             raise start_failed(target, error) from error

@@ -1,4 +1,4 @@
-"""What an invocation counts for in a batch, where a function names the parameter that makes it big."""
+"""The weight of an invocation in a batch, where the function names the parameter that makes an invocation big."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["weigh_by"]
 
 def weigh_by(key: str) -> Callable[[str, bytes | memoryview], int]:
     """A function of (content type, body) that gives the weight: the named argument's length, or the number that it
-    is; at least 1. Only this argument is decoded, the others are skipped over. What cannot be read weighs 1: the
-    replica will say what is wrong with it.
+    is; at least 1. Only this argument is decoded, the others are skipped. A body that cannot be read weighs 1: the
+    replica reports what is wrong with it.
     """
     shape = msgspec.defstruct("Sized", [("value", Any, None)], rename={"value": key})
     decode_json = msgspec.json.Decoder(shape).decode

@@ -71,7 +71,7 @@ class Batcher:
             if idle is not None:
                 queue.pop_suspect()
                 return Assignment(idle, [suspect], suspect.weight, [], solo=True)
-            # A busy function has no idle replica, ever: the least loaded one gets nothing new until it is.
+            # A busy function never has an idle replica: the least loaded one gets nothing new until it is idle.
             reserved = min(self._endpoints.values(), key=lambda e: e.load, default=None)
         head = queue.peek()
         if head is None:

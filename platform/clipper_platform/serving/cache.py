@@ -1,9 +1,9 @@
-"""The result cache on the way of a request: hits answer at once, identical misses share one flight.
+"""The result cache on the way of a request: hits are answered at once, identical misses share one flight.
 
-A flight is an invocation of its own that no caller owns; those who asked for it follow it. A caller that goes away
-only leaves: the flight goes on for the others, whoever was first, and is cancelled with the last one. Its deadline is
-the latest of its followers'. Only plain successes are kept: neither errors nor default outputs. Where platforms share
-a Redis store, a miss asks there before it takes a replica's time (`SharedResults`).
+A flight has an invocation of its own, its leader, that no caller owns; the callers' invocations follow it. A caller
+that goes away leaves the flight, which goes on for the others and is cancelled with the last one. The leader's deadline
+is the latest of its followers'. Only plain successes are kept: neither errors nor default outputs. Where platforms
+share a Redis store, a miss looks there before it takes a replica's time (`SharedResults`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ logger = logging.getLogger(__name__)
 
 
 class SharedResults(Protocol):
-    """A second tier that several platforms use together. It never raises and never takes long."""
+    """A second tier that several platforms share. It never raises and never takes long."""
 
     @property
     def resting(self) -> bool:
-        """It failed lately: asking it would be in vain."""
+        """It failed a moment ago and is not used for a while."""
         ...
 
     async def get(self, owner: str, digest: bytes) -> tuple[bytes, str] | None:
@@ -48,7 +48,7 @@ class CachedResult:
 
 
 class Flight:
-    """One execution that several callers wait for. `lookup`: it asks the shared tier before it goes to a replica."""
+    """One execution that several callers wait for. `lookup`: the look-up in the shared tier that comes before it."""
 
     __slots__ = ("followers", "key", "leader", "lookup")
 
@@ -97,7 +97,7 @@ class InvocationCache:
         return True
 
     def hit(self, queue: OwningQueue, key: bytes, arrived: float, now: float) -> CachedResult | None:
-        """What is kept under the key, counted as the answer to an invocation. After None, `follow` must come."""
+        """The result kept under the key, counted as the answer to an invocation. After None, call `follow`."""
         entry = self.results.get(key, now)
         if entry is None or entry.value is None:
             return None
@@ -107,17 +107,17 @@ class InvocationCache:
         return entry.value
 
     def follow(self, invocation: Invocation, key: bytes) -> bool:
-        """Let it wait for the flight of its key, which begins with it if there is none. Refuses as
-        `FunctionQueue.offer` does."""
+        """Let it follow the flight of its key, which begins with it if there is none. Refuses as `FunctionQueue.offer`
+        does."""
         invocation.cache_key = key
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._take_off(key, invocation)
+            flight = self._begin_flight(key, invocation)
             if flight is None:
                 return False
-            self._note(invocation, "miss")
+            self._count_miss(invocation, "miss")
         else:
-            self._note(invocation, "collapsed")
+            self._count_miss(invocation, "collapsed")
             flight.leader.deadline = max(flight.leader.deadline, invocation.deadline)
         invocation.state = State.FOLLOWING
         invocation.flight = flight
@@ -125,12 +125,12 @@ class InvocationCache:
         self._wheel.add(invocation, early=invocation.queue.spec.default_output is not None)
         return True
 
-    def _note(self, invocation: Invocation, result: str) -> None:
+    def _count_miss(self, invocation: Invocation, result: str) -> None:
         invocation.cache_status = result
         invocation.queue.metrics.missed(result)
         invocation.queue.cache_misses += 1
 
-    def _take_off(self, key: bytes, first: Invocation) -> Flight | None:
+    def _begin_flight(self, key: bytes, first: Invocation) -> Flight | None:
         """A new flight, or None where its queue is full."""
         leader = Invocation(
             first.queue,
@@ -140,10 +140,10 @@ class InvocationCache:
             body=first.body,
             arrived=first.arrived,
             deadline=first.deadline,
-            on_done=self._land,
+            on_done=self._leader_done,
         )
         leader.cache_key = key
-        leader.flight = leader  # marks it as nobody's own
+        leader.flight = leader  # marks that no caller owns it
         flight = Flight(key, leader)
         if self._shared is not None and not self._shared.resting:
             flight.lookup = asyncio.get_running_loop().create_task(self._look_up(flight, self._shared))
@@ -153,7 +153,7 @@ class InvocationCache:
         return flight
 
     async def _look_up(self, flight: Flight, shared: SharedResults) -> None:
-        """Ask the shared tier; a miss goes on to the queue. Cancelled when the last follower leaves."""
+        """Look in the shared tier; a miss goes on to the queue. Cancelled when the last follower leaves."""
         leader = flight.leader
         queue = leader.queue
         found = await shared.get(queue.name, flight.key)
@@ -170,13 +170,13 @@ class InvocationCache:
         except ClipperError as refusal:
             self._end(flight, refusal, fresh=False)
 
-    def _land(self, leader: Invocation) -> None:
+    def _leader_done(self, leader: Invocation) -> None:
         flight = self._flights.get(leader.cache_key) if leader.cache_key is not None else None
         if flight is not None and flight.leader is leader:
             self._end(flight, leader.error, fresh=True)
 
     def _end(self, flight: Flight, error: ClipperError | None, *, fresh: bool) -> None:
-        """Give every follower the answer; `fresh`: it comes from a replica, so that the shared tier wants it too."""
+        """Give every follower the answer. `fresh`: it comes from a replica, so it goes to the shared tier too."""
         del self._flights[flight.key]
         leader = flight.leader
         leader.state = State.DONE
@@ -185,7 +185,7 @@ class InvocationCache:
             self._keep(leader.queue, flight.key, result, fresh=fresh)
         for follower in list(flight.followers):
             if follower.state is not State.FOLLOWING:
-                continue  # another follower's answer made it leave
+                continue  # it left while another follower was answered
             follower.payload, follower.content_type_out = leader.payload, leader.content_type_out
             follower.default_reason = leader.default_reason
             follower.dispatched, follower.exec_s = leader.dispatched, leader.exec_s
@@ -194,7 +194,7 @@ class InvocationCache:
     def _keep(self, queue: OwningQueue, key: bytes, result: CachedResult, *, fresh: bool) -> None:
         ttl = queue.spec.cache_ttl_s
         if ttl is None or queue.closed:
-            return  # a version on its way out keeps nothing: its entries were dropped already
+            return  # a version that ends keeps nothing: its entries were dropped already
         now = self._clock.monotonic()
         size = len(result.payload) + len(result.content_type)
         self.results.put(key, result, size, ttl_s=ttl, now=now, owner=queue.name)
@@ -214,7 +214,7 @@ class InvocationCache:
         invocation.on_done(invocation)
 
     def leave(self, invocation: Invocation, error: ClipperError) -> None:
-        """A follower that waits no longer; the flight of the last one is cancelled."""
+        """Answer a follower that waits no longer with the error; the flight of the last one is cancelled."""
         flight: Flight = invocation.flight
         flight.followers.discard(invocation)
         queue = invocation.queue
@@ -241,7 +241,7 @@ class InvocationCache:
             self.leave(invocation, DeadlineExceeded("no answer within the deadline"))
 
     def drop(self, queue: OwningQueue) -> None:
-        """Forget all results of a version that is gone."""
+        """Forget all results of a version that ends."""
         self.results.drop_owner(queue.name)
         if self._shared is not None and queue.spec.cache_ttl_s is not None:
             self._shared.drop(queue.name)

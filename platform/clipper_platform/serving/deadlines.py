@@ -16,18 +16,18 @@ TICKS_PER_S = 100
 
 
 class Timed(Protocol):
-    """What can be on the wheel, once. Hashed by identity."""
+    """An entry of the wheel; it is on it at most once. Hashed by identity."""
 
     deadline: float  # monotonic seconds
-    bucket: int  # the wheel's own; 0 when not on it
+    bucket: int  # set by the wheel; 0 when not on it
 
 
 class DeadlineWheel:
-    """Calls `expire(timed, limit)` at each deadline, at most one tick (10 ms) late, or, where the answer must be in
-    time (`early`), at most one tick early. What has a deadline below `limit` (in ticks; one more where early) is due.
+    """Calls `expire(timed, limit)` at each deadline, at most one tick (10 ms) late or, where the answer must be in time
+    (`early`), at most one tick early. Deadlines below `limit` (in ticks; one more where early) are due then.
 
-    Adding and removing are a dict and a set operation: a `call_later` for each costs several times that, and leaves
-    its cancelled handle behind. A queue is on it once for all that it holds, by the earliest of their deadlines.
+    Adding and removing are a dict and a set operation: a `call_later` for each costs several times that, and leaves its
+    cancelled handle behind. A queue is on the wheel once for all its invocations, by the earliest deadline.
     """
 
     __slots__ = ("_buckets", "_clock", "_expire", "_handle", "_loop", "_order")
@@ -41,7 +41,7 @@ class DeadlineWheel:
         self._handle: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        """How many wait for their deadline."""
+        """Entries with a finite deadline."""
         return sum(timed.deadline < math.inf for bucket in self._buckets.values() for timed in bucket)
 
     def add(self, timed: Timed, *, early: bool = False) -> None:
@@ -79,7 +79,7 @@ class DeadlineWheel:
         """Expire every bucket that is due, then arm the timer for the next one."""
         now = math.floor(self._clock.monotonic() * TICKS_PER_S + 1e-6)
         while self._order and self._order[0] <= now:
-            # An empty bucket stays until its time comes: it holds nothing, and there is one per 10 ms at most.
+            # An empty bucket stays until its time comes: it costs little, and there is at most one per 10 ms.
             for timed in self._buckets.pop(heappop(self._order)):
                 timed.bucket = 0
                 self._expire(timed, now)

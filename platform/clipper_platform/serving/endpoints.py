@@ -143,6 +143,7 @@ class Endpoints:
         if invocation.state is State.QUEUED:
             self._owner.unqueue(invocation)  # its replica was lost, but the hedge answered
             self._owner.running += 1
+            invocation.state = State.RUNNING
         elif invocation.state is not State.RUNNING:
             return
         elif invocation.endpoint is not endpoint:

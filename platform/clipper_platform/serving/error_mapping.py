@@ -1,4 +1,4 @@
-"""What a replica says of an item, in the platform's taxonomy of errors."""
+"""A replica's outcome of an item as an error of the platform's taxonomy."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class FunctionMetrics:
 
     __slots__ = (
         "_batch_duration", "_batch_size", "_begun", "_by_status", "_duration", "_hits", "_metrics", "_ok",
-        "_queue_duration", "_refused", "answered", "labels",
+        "_queue_duration", "_refused", "labels",
     )  # fmt: skip
 
     _ok: Counter
@@ -37,7 +37,6 @@ class FunctionMetrics:
         self._hits: Counter | None = None
         self._by_status: dict[int, Counter] = {}
         self._refused: dict[str, Counter] = {}
-        self.answered = 0
 
     def begin(self) -> None:
         """A replica is ready, or an invocation was answered without one."""
@@ -100,8 +99,7 @@ class FunctionMetrics:
         return answered, sum(n for status, n in by_status if status >= 500)
 
     def succeeded(self, durations_s: Sequence[float]) -> None:
-        """Invocations that callers made and that replicas answered, by what they took."""
-        self.answered += len(durations_s)
+        """Replicas answered invocations of callers, in so many seconds each."""
         self._ok.value += len(durations_s)
         self._duration.observe_all(durations_s)
 
@@ -110,11 +108,10 @@ class FunctionMetrics:
         self._metrics.cache_requests.child(self.labels[0], result).inc()
 
     def hit(self, duration_s: float) -> None:
-        """An invocation that the cache answered."""
+        """The cache answered an invocation."""
         if self._hits is None:
             self.begin()
             self._hits = self._metrics.cache_requests.child(self.labels[0], "hit")
-        self.answered += 1
         self._ok.value += 1.0
         self._hits.value += 1.0
         self._duration.observe(duration_s)
@@ -122,7 +119,6 @@ class FunctionMetrics:
     def finished(self, duration_s: float, error: ClipperError | None) -> None:
         """One invocation that a caller made was answered."""
         self.begin()
-        self.answered += 1
         self._duration.observe(duration_s)
         if error is None:
             self._ok.value += 1

@@ -14,8 +14,8 @@ __all__ = ["Hedging"]
 
 
 class Hedging:
-    """For one function with `hedge_after`: a batch that takes longer than that quantile of recent latencies is also
-    sent to an idle replica, and the first answer counts."""
+    """For one function with `hedge_after`: a batch that takes longer than this quantile of recent latencies is sent to
+    an idle replica as well, and the first answer counts."""
 
     __slots__ = ("_endpoints", "_loop", "_metrics", "_rng", "quantile")
 

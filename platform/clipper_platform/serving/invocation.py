@@ -107,8 +107,8 @@ class Invocation:
     state: State
     weight: int
     bucket: int  # of the deadline wheel; 0 when not on it
-    attempts: int  # replicas lost under it
-    blamed: int  # replicas lost while it was what they were running
+    attempts: int  # replicas that were lost while they had it
+    blamed: int  # replicas that crashed or hung while they ran it
     chunks: int  # sent to the sink so far; a stream that began is not retried
     item: int  # id on the wire while RUNNING
     endpoint: Any  # the replica it runs on
@@ -153,11 +153,6 @@ class Invocation:
         self.payload = b""
         self.content_type_out = self.default_reason = self.cache_status = ""
         self.endpoint = self.cold = self.error = self.cache_key = self.flight = self.hedge = None
-
-    @property
-    def solo(self) -> bool:
-        """It was in a batch that ended a replica: it runs alone from now on, so that it alone is to blame."""
-        return self.blamed > 0
 
     def __repr__(self) -> str:
         return f"<Invocation {self.request_id} of {self.queue.target.id} {self.state.name}>"

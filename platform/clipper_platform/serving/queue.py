@@ -11,28 +11,28 @@ from clipper_platform.serving.invocation import Invocation, State
 
 __all__ = ["InvocationQueue"]
 
-# In place of a deque in which nothing was put yet: an empty one takes 760 bytes, and most queues of most functions are
-# empty. It keeps nothing itself.
+# Stands for a deque that is still empty: a real one takes 760 bytes, and most queues of most functions are empty. With
+# maxlen 0 it never holds anything.
 _NONE: deque[Invocation] = deque(maxlen=0)
 
 
 class InvocationQueue:
-    """Invocations that wait, by deadline. A removed invocation stays in place as a husk (its state is not QUEUED) and
-    is passed over; husks are swept once they outnumber the living, so that memory follows the live count.
+    """Invocations that wait, by deadline. A removed invocation stays in place as a tombstone (its state is not QUEUED)
+    and is skipped. Tombstones are swept once they outnumber the live entries, so that memory follows the live count.
 
-    Deadlines mostly grow with arrival, and then a deque is a sorted list for free. Those that come with an earlier
-    deadline than the youngest go to a heap. Both are sorted, so the next one is the smaller of their heads. Suspects,
-    which must run alone, wait in a queue of their own and go first.
+    Deadlines mostly grow with arrival, and then a deque is a sorted list for free. An invocation with an earlier
+    deadline than the latest in the deque goes to a heap. Both are sorted, so the next one is the smaller of their
+    heads. Suspects, which must run alone, wait in a queue of their own and go first.
     """
 
-    __slots__ = ("_heap", "_husks", "_seq", "_steady", "_suspects", "live", "weight")
+    __slots__ = ("_heap", "_seq", "_steady", "_suspects", "_tombstones", "live", "weight")
 
     def __init__(self) -> None:
         self._steady = _NONE
         self._heap: list[tuple[float, int, Invocation]] = []
         self._suspects = _NONE
         self._seq = 0
-        self._husks = 0
+        self._tombstones = 0
         self.live = 0
         self.weight = 0  # of all that wait, in items
 
@@ -41,7 +41,7 @@ class InvocationQueue:
 
     @property
     def held(self) -> int:
-        """Entries in memory, husks included."""
+        """Entries in memory, tombstones included."""
         return len(self._steady) + len(self._heap) + len(self._suspects)
 
     def push(self, invocation: Invocation) -> None:
@@ -68,25 +68,25 @@ class InvocationQueue:
         invocation.state = State.NEW
         self.live -= 1
         self.weight -= invocation.weight
-        self._husks += 1
+        self._tombstones += 1
         if not self.live:
             self.rest()
-        elif self._husks > 64 and self._husks > self.live:
+        elif self._tombstones > 64 and self._tombstones > self.live:
             self._sweep()
 
     def rest(self) -> None:
-        """Keep nothing while nothing waits: no husks, which hold their requests' bodies, and no room for others."""
+        """Free everything while nothing waits: tombstones, which hold their requests' bodies, and spare room."""
         if not self.live:
             self._steady = self._suspects = _NONE
             self._heap = []
-            self._husks = 0
+            self._tombstones = 0
 
     def _sweep(self) -> None:
         self._steady = deque(i for i in self._steady if i.state is State.QUEUED)
         self._suspects = deque(i for i in self._suspects if i.state is State.QUEUED)
         self._heap = [entry for entry in self._heap if entry[2].state is State.QUEUED]
         heapify(self._heap)
-        self._husks = 0
+        self._tombstones = 0
 
     def suspect(self) -> Invocation | None:
         """The next invocation that must run alone, left in the queue."""
@@ -94,62 +94,46 @@ class InvocationQueue:
             if self._suspects[0].state is State.QUEUED:
                 return self._suspects[0]
             self._suspects.popleft()
-            self._husks -= 1
+            self._tombstones -= 1
         return None
 
     def pop_suspect(self) -> Invocation:
-        """Take what `suspect` showed."""
-        return self._taken(self._suspects.popleft())
-
-    @property
-    def waiting(self) -> int:
-        """Those that may share a batch."""
-        return self.live - sum(i.state is State.QUEUED for i in self._suspects) if self._suspects else self.live
+        """Take out what `suspect` returned."""
+        invocation = self._suspects.popleft()
+        invocation.state = State.NEW
+        self.live -= 1
+        self.weight -= invocation.weight
+        return invocation
 
     def peek(self) -> Invocation | None:
-        """The one with the earliest deadline, suspects aside."""
-        self._skip_husks()
+        """The invocation with the earliest deadline, suspects aside, left in the queue."""
+        self._skip_tombstones()
         if not self._heap:
             return self._steady[0] if self._steady else None
         if not self._steady or self._heap[0][0] < self._steady[0].deadline:
             return self._heap[0][2]
         return self._steady[0]
 
-    def pop(self) -> Invocation | None:
-        """Take what `peek` shows."""
-        head = self.peek()
-        if head is None:
-            return None
-        if self._steady and self._steady[0] is head:
-            self._steady.popleft()
-        else:
-            heappop(self._heap)
-        return self._taken(head)
-
     def take(
         self, limit: int, room: int, latest: float, max_bytes: int
     ) -> tuple[list[Invocation], int, list[Invocation]]:
-        """The next batch, suspects aside, and its weight: at most `room` invocations, of at most `limit` in weight and
-        `max_bytes` in all unless a single one is larger. Third, those found before them whose deadline is not after
-        `latest`, taken out too.
+        """Take the next batch out, suspects aside: (its invocations, their weight, late ones).
+
+        The batch has at most `room` invocations, of at most `limit` in weight and `max_bytes` in all unless a single
+        one is larger. Late are those found before them whose deadline is not after `latest`.
         """
         items: list[Invocation] = []
         late: list[Invocation] = []
         steady, heap, queued, new = self._steady, self._heap, State.QUEUED, State.NEW
         weight = size = dropped = 0
         while len(items) < room:
-            if heap:
-                head = self.peek()
-                if head is None:
-                    break
-            elif steady:
-                head = steady[0]
-                if head.state is not queued:
-                    steady.popleft()
-                    self._husks -= 1
-                    continue
-            else:
+            head = steady[0] if steady and not heap else self.peek()
+            if head is None:
                 break
+            if head.state is not queued:  # a tombstone, which `peek` would have skipped
+                steady.popleft()
+                self._tombstones -= 1
+                continue
             if head.deadline <= latest:
                 dropped += head.weight
                 late.append(head)
@@ -169,10 +153,10 @@ class InvocationQueue:
         return items, weight, late
 
     def due(self, before: int, *, ordered: bool) -> tuple[list[Invocation], float]:
-        """Those whose deadline is earlier than `before`, in ticks of the wheel, left in place; and the earliest
+        """Invocations whose deadline is earlier than `before`, in ticks of the wheel, left in place; and the earliest
         deadline of the others in seconds (inf).
 
-        `ordered` False looks at all of them: deadlines moved since they came.
+        `ordered=False` looks at all of them, for deadlines that were moved since the invocations came.
         """
         found: list[Invocation] = []
         earliest = inf
@@ -192,17 +176,11 @@ class InvocationQueue:
                     break
         return found, earliest
 
-    def _taken(self, invocation: Invocation) -> Invocation:
-        invocation.state = State.NEW
-        self.live -= 1
-        self.weight -= invocation.weight
-        return invocation
-
-    def _skip_husks(self) -> None:
+    def _skip_tombstones(self) -> None:
         queued = State.QUEUED
         while self._steady and self._steady[0].state is not queued:
             self._steady.popleft()
-            self._husks -= 1
+            self._tombstones -= 1
         while self._heap and self._heap[0][2].state is not queued:
             heappop(self._heap)
-            self._husks -= 1
+            self._tombstones -= 1

@@ -1,4 +1,4 @@
-"""What becomes of an invocation whose replica was lost under it."""
+"""Whether an invocation whose replica was lost is tried again."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from clipper_platform.serving.invocation import Invocation
 
 __all__ = ["error_after_loss"]
 
-QUARANTINE_AFTER = 2  # replicas that an invocation may end before it is given up
+QUARANTINE_AFTER = 2  # an invocation that ended so many replicas is not tried again
 
 
 def error_after_loss(invocation: Invocation, exit: Exit, *, max_retries: int, closed: str) -> ClipperError | None:
-    """The error that it ends with, or None: it is tried elsewhere. `closed`: why nothing new is begun, if so.
+    """The error that the invocation ends with, or None to try it again. `closed`: why nothing new is begun, if so.
 
-    Items of one batch that ended a replica are all suspect; each runs alone from then on, so that the innocent get
+    All items of a batch that ended a replica are suspects. Each runs alone from then on, so that innocent ones get
     their answers and the one that ends a second replica is known.
     """
     if invocation.blamed >= QUARANTINE_AFTER:

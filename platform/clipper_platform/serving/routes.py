@@ -1,7 +1,7 @@
-"""Where the paths that callers write lead to: queues by `project/function` and `project/function@version`.
+"""The queue that each path leads to: `project/function` and `project/function@version`.
 
-A platform has thousands of projects and changes one at a time, so that a change looks at what belongs to its project
-and leaves everything else where it is. None of the methods awaits: callers see a project before a change or after it.
+A platform has thousands of projects and changes one at a time, so a change looks only at what belongs to its project.
+None of the methods awaits: callers see a project before a change or after it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ QueueT = TypeVar("QueueT")
 
 
 class _Project(Generic[QueueT]):
-    """What is known of one project; `current`: the version that callers get who name none."""
+    """One project. `current`: the version that a path without a version leads to."""
 
     __slots__ = ("current", "queues", "weights")
 
@@ -29,12 +29,12 @@ class _Project(Generic[QueueT]):
 
 
 class Routes(Generic[QueueT]):
-    """The queues, and which of them a path leads to. A project without a current version is not there for callers,
-    whatever runs of it."""
+    """The queues, and which of them a path leads to. Without a current version no path leads to a project, whatever
+    runs of it."""
 
     def __init__(self) -> None:
         self.queues: dict[FunctionId, QueueT] = {}
-        # The hot look-up: one object for good, changed in place, so that its readers may keep it.
+        # The hot look-up: always the same object, changed in place, so that its readers may keep it.
         self.routed: dict[str, QueueT] = {}
         self.splits: dict[str, Split[QueueT]] = {}  # paths that several queues share, which are not in `routed`
         self._projects: dict[str, _Project[QueueT]] = {}
@@ -42,27 +42,19 @@ class Routes(Generic[QueueT]):
     # Queues
 
     def add(self, id: FunctionId, queue: QueueT) -> None:
-        """From now on the queue is that of `id`, and callers get it where the route says so."""
+        """Make it the queue of `id`, to which paths lead as the route says."""
         project = self._project(id.project)
         self.queues[id] = project.queues[id] = queue
-        self._lead(project, id)
+        self._update(project, id)
 
     def remove(self, id: FunctionId) -> None:
-        """It is not there any more. Nothing happens where none is."""
+        """Remove the queue of `id`, if there is one."""
         project = self._projects.get(id.project)
         if project is None or self.queues.pop(id, None) is None:
             return
         del project.queues[id]
-        self._lead(project, id)
+        self._update(project, id)
         self._tidy(id.project, project)
-
-    def versions(self, project: str) -> set[int]:
-        """Those that have queues."""
-        return {id.version for id in self._queues_of(project)}
-
-    def has(self, project: str, function: str) -> bool:
-        """Whether any version of the function has a queue."""
-        return any(id.function == function for id in self._queues_of(project))
 
     def of(self, project: str, version: int) -> dict[str, QueueT]:
         """The queues of a version, by function."""
@@ -75,36 +67,36 @@ class Routes(Generic[QueueT]):
     # Routes
 
     def current(self, project: str) -> int | None:
-        """The version that callers get who name none; None where the project is not there for them."""
+        """The version that a path without a version leads to; None where no path leads to the project."""
         found = self._projects.get(project)
         return None if found is None else found.current
 
     def set_route(self, project: str, version: int) -> None:
-        """From now on the project's functions are those of this version, all at once, and of no other."""
+        """Lead the project's paths to this version, all at once."""
         self._change(project, version, {})
 
     def set_weights(self, project: str, weights: Mapping[int, int]) -> None:
         """Let versions share the calls of the project by percent, until the next call or `set_route`; {} ends it.
 
-        A function that only one of them has is answered as by the route alone.
+        A function that only one of them has is routed as without weights.
         """
         self._change(project, self.current(project), weights)
 
     def drop_route(self, project: str) -> None:
-        """The project is not there any more for callers."""
+        """Let no path lead to the project."""
         self._change(project, None, {})
 
     def _change(self, name: str, current: int | None, weights: Mapping[int, int]) -> None:
         project = self._project(name)
         project.current, project.weights = current, dict(weights)
         for id in project.queues:
-            self._lead(project, id)
+            self._update(project, id)
         self._tidy(name, project)
 
-    # Where paths lead
+    # Paths
 
-    def _lead(self, project: _Project[QueueT], id: FunctionId) -> None:
-        """Have the two paths of a function version lead to where they should now."""
+    def _update(self, project: _Project[QueueT], id: FunctionId) -> None:
+        """Update the two paths of a function version."""
         pinned, path = str(id), id.path
         self.splits.pop(path, None)
         if project.current is None:

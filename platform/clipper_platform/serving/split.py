@@ -1,4 +1,4 @@
-"""Calls dealt out among versions by percent."""
+"""Shares of calls among versions, by percent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Split(Generic[T]):
-    """Smooth weighted round robin, as nginx deals out requests: exact over every 100 calls, and even within them.
+    """Smooth weighted round robin, as in nginx: exact over every 100 calls, and even within them.
 
     With the weights 90 and 10 every tenth call goes to the second, never two in a row.
     """

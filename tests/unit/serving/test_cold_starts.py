@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from clipper.contract import wire
-from clipper_platform.backends.base import LaunchSpec, SnapshotState
+from clipper_platform.backends.base import LaunchSpec
 from clipper_platform.gateway.http.answer import common_lines
 from clipper_platform.metrics import Metrics
 from tests.support.memory_backend import InMemoryBackend, echo
@@ -100,15 +100,3 @@ async def test_a_start_that_nobody_waited_for_has_no_first_batch_among_its_phase
         await h.deploy(target())
         await h.call(timeout_s=60.0).wait()
         assert set(observed(h.metrics)) == set(START_S)
-
-
-async def test_the_state_of_a_snapshot_is_told_only_of_functions_that_ask_for_one() -> None:
-    backend = InMemoryBackend()
-    async with harness(backend) as h:
-        for name, asked in (("f", True), ("g", False)):
-            made = target(name, version=1 if asked else 2, snapshot=asked)
-            backend.snapshots[made.id] = SnapshotState("refused", "it started 1 threads", 12.0)
-            await h.deploy(made)
-            status = h.facts.status(made.id)
-            assert status is not None
-            assert status.snapshot == (backend.snapshots[made.id] if asked else None)

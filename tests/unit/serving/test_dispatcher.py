@@ -12,7 +12,7 @@ from clipper.contract import wire
 from clipper_platform.backends.base import Exit, StartError
 from clipper_platform.core import caching
 from clipper_platform.core.pooling import ReplicaState
-from clipper_platform.errors import DeployFailed, NotFound, QueueFull, Unavailable
+from clipper_platform.errors import NotFound, QueueFull, Unavailable
 from clipper_platform.replicas.replica_set import ReplicaSet
 from tests.support.memory_backend import InMemoryBackend, echo
 from tests.support.serving import ManualClock, harness, target
@@ -215,18 +215,6 @@ async def test_a_lost_replica_costs_its_invocations_nothing_but_time() -> None:
         assert h.metrics.retries.child("p/f", "1").value == 2
 
 
-async def test_without_retries_a_lost_replica_is_a_lost_invocation() -> None:
-    gate = Gate()
-    backend = InMemoryBackend(gate, ready=UNBATCHED)
-    async with harness(backend) as h:
-        await h.deploy(target(max_retries=0))
-        call = h.call()
-        await turns()
-        backend.replicas[0].crash()
-        assert (await call.wait()).code == "replica_lost"
-        gate.open.set()
-
-
 async def poisoned(invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
     if any(bytes(p) == b"poison" for p in payloads):
         raise RuntimeError("segmentation fault")
@@ -396,16 +384,6 @@ async def test_a_drain_answers_what_was_admitted_and_admits_nothing_more() -> No
         assert [c.code for c in calls] == ["ok"] * 4
 
 
-async def test_a_replica_that_does_not_start_fails_the_deploy_with_its_log_and_a_hint() -> None:
-    error = StartError("import", "No module named 'torch'", error_type="ModuleNotFoundError", log=["line 1"])
-    async with harness(InMemoryBackend(start_error=lambda _: error)) as h:
-        with pytest.raises(DeployFailed) as failure:
-            await h.deploy(target())
-        assert failure.value.details["log"] == ["line 1"]
-        assert "requirements" in failure.value.details["hint"]
-        assert h.replica_sets.versions("p") == set()
-
-
 async def test_series_go_with_their_version_and_those_over_all_versions_with_the_last() -> None:
     async with harness(InMemoryBackend()) as h:
         for version in (1, 2):
@@ -424,21 +402,6 @@ async def test_series_go_with_their_version_and_those_over_all_versions_with_the
         await h.replica_sets.stop("p", 2)
         assert told("p/f") == set()
         assert told("q/f")
-
-
-async def test_a_cancelled_deploy_leaves_nothing_behind() -> None:
-    async def never(_: object) -> None:
-        await asyncio.Event().wait()
-
-    backend = InMemoryBackend(before_ready=never)
-    async with harness(backend) as h:
-        starting = asyncio.create_task(h.deploy(target()))
-        await turns()
-        starting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await starting
-        assert h.replica_sets.versions("p") == set()
-        assert backend.alive == []
 
 
 class Breakable:
@@ -511,17 +474,6 @@ async def test_an_impatient_caller_does_not_cost_a_slow_replica_its_life() -> No
         gate.open.set()
 
 
-async def test_a_status_counts_what_the_cache_answered() -> None:
-    async with harness() as h:
-        made = await h.deploy(target(cache_ttl_s=60))
-        for _ in range(20):
-            await h.call(body=b"same").wait()
-        status = h.facts.status(made.id)
-        assert status is not None
-        assert (status.cache_hits, status.cache_misses) == (19, 1)
-        assert status.rate_per_s > 1
-
-
 async def test_a_hung_replica_is_replaced() -> None:
     backend = InMemoryBackend(ready=UNBATCHED)
     async with harness(backend) as h:
@@ -584,21 +536,6 @@ async def test_a_streams_chunks_reach_the_sink_before_its_end_and_credit_goes_ba
         assert backend.replicas[0].credits == [(call.invocation.item, 1)]
         end.set()
         assert (await call.wait()).code == "ok"
-
-
-async def test_a_stream_that_began_is_not_started_again_elsewhere() -> None:
-    async def stream(invoke: wire.Invoke, _: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
-        backend.replicas[0].emit_chunk(wire.Chunk(invoke.items[0].id, 0, "application/json"), b"1")
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    backend = InMemoryBackend(stream, ready=STREAMING)
-    async with harness(backend) as h:
-        await h.deploy(target())
-        call = h.call(sink=Sink())
-        await turns()
-        backend.replicas[0].crash()
-        assert (await call.wait()).code == "replica_lost"
 
 
 async def test_recycling_after_max_invocations_drops_nothing() -> None:

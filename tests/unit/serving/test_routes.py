@@ -24,7 +24,6 @@ F1, F2, G1 = FunctionId("p", "f", 1), FunctionId("p", "f", 2), FunctionId("p", "
 def test_a_project_without_a_route_is_not_there_for_callers_whatever_runs_of_it() -> None:
     routes = routes_of(F1, G1)
     assert routes.routed == {}
-    assert routes.versions("p") == {1}
     assert routes.of("p", 1) == {"f": "p/f@1", "g": "p/g@1"}
     assert routes.current("p") is None
 
@@ -133,7 +132,8 @@ def test_a_change_of_one_project_looks_at_no_other() -> None:
     routes.add(F2, "second")
     routes.set_route("p", 1)
     routes.set_weights("p", {1: 50, 2: 50})
-    assert routes.versions("p") == {1, 2}
+    assert routes.of("p", 1)
+    assert routes.of("p", 2)
     assert routes.of("p", 1) == {"f": "first"}
     routes.remove(F2)
     routes.drop_route("p")

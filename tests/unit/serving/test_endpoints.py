@@ -1,0 +1,288 @@
+"""The ready replicas of a function: outcomes, retries, streams, and what serving reports about a replica."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from clipper.contract import wire
+from clipper_platform.backends.base import Exit
+from clipper_platform.serving.endpoint import UNUSUAL
+from tests.unit.serving.queue_world import CONCURRENT, FakeReplica, QueueWorld
+
+pytestmark = pytest.mark.virtual_time
+
+
+def world(**options: object) -> QueueWorld:
+    return QueueWorld(asyncio.get_running_loop(), **options)
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+
+    def chunk(self, payload: bytes, content_type: str) -> None:
+        self.chunks.append(payload)
+
+
+# Outcomes
+
+
+async def test_each_item_gets_its_own_outcome_and_unknown_ids_are_ignored() -> None:
+    w = world(max_batch_size=4)
+    replica, endpoint = w.replica()
+    good, bad = w.submit(b"good", b"bad")
+    w.pump()
+    invoke, _ = replica.batches.pop()
+    first, second = (item.id for item in invoke.items)
+    outcomes = [
+        wire.Outcome(second, wire.Status.FUNCTION_ERROR, error_type="ValueError", message="no"),
+        wire.Outcome(999, wire.Status.OK),
+        wire.Outcome(first, wire.Status.OK, "text/plain", 2),
+        wire.Outcome(first, wire.Status.OK, "text/plain", 5),
+    ]
+    endpoint.on_result(wire.Result(invoke.batch, outcomes, 0.5), [memoryview(b) for b in (b"", b"?", b"ok", b"twice")])
+    assert (bytes(good.payload), good.content_type_out, good.exec_s) == (b"ok", "text/plain", 0.5)
+    assert str(bad.error) == "ValueError: no"
+    assert len(w.done) == 2
+    assert (endpoint.load, endpoint.answered, endpoint.batches) == (0, 2, {})
+
+
+async def test_a_result_in_parts_ends_its_batch_with_the_last_part() -> None:
+    w = world(max_batch_size=2)
+    replica, endpoint = w.replica()
+    w.submit(b"a", b"b")
+    w.pump()
+    invoke, _ = replica.batches.pop()
+    for item, left in zip(invoke.items, (1, 0), strict=True):
+        outcome = wire.Outcome(item.id, wire.Status.OK)
+        endpoint.on_result(wire.Result(invoke.batch, [outcome]), [memoryview(b"")])
+        assert (len(endpoint.batches), endpoint.load) == (left, left)
+
+
+async def test_what_a_replica_passes_over_in_time_runs_again() -> None:
+    w = world()
+    replica, endpoint = w.replica()
+    (invocation,) = w.submit(b"a")
+    w.pump()
+    w.answer(replica, endpoint, wire.Status.CANCELLED)
+    assert (w.done, w.queue.waiting.live, w.queue.running) == ([], 1, 0)
+    w.pump()
+    w.answer(replica, endpoint)
+    assert bytes(invocation.payload) == b"a"
+
+
+# Feedback
+
+
+async def test_the_first_answers_of_a_replica_are_reported_once() -> None:
+    w = world(max_batch_size=1)
+    replica, endpoint = w.replica()
+    for _ in range(2):
+        w.submit(b"a")
+        w.pump()
+        w.answer(replica, endpoint)
+    assert w.served_replicas == ["r1"]
+
+
+async def test_a_replica_that_answered_its_most_is_recycled_once_and_gets_nothing_new() -> None:
+    w = world(max_batch_size=1, max_invocations=2)
+    replica, endpoint = w.replica()
+    w.submit(b"a", b"b")
+    w.pump()
+    w.answer(replica, endpoint)
+    assert w.recycled == []
+    w.answer(replica, endpoint)
+    assert w.recycled == ["r1"]
+    w.submit(b"c")
+    w.pump()
+    assert (replica.batches, w.queue.waiting.live) == ([], 1)
+
+
+async def test_a_closing_replica_finishes_what_it_has_and_gets_nothing_new() -> None:
+    w = world(max_batch_size=1)
+    replica, endpoint = w.replica()
+    w.submit(b"a")
+    w.pump()
+    w.queue.endpoints.endpoint_closing("r1")
+    w.queue.endpoints.endpoint_closing("unknown")
+    w.submit(b"b")
+    w.pump()
+    w.answer(replica, endpoint)
+    assert w.codes() == ["ok"]
+    assert w.queue.waiting.live == 1
+
+
+# Lost replicas
+
+
+@pytest.mark.parametrize(("at_fault", "blamed"), [(True, 1), (False, 0)])
+async def test_what_a_lost_replica_ran_is_tried_again_and_what_waited_behind_it_is_no_retry(
+    at_fault: bool, blamed: int
+) -> None:
+    w = world(max_batch_size=1)
+    w.replica()
+    running, behind = w.submit(b"a", b"b")
+    w.pump()
+    w.gone(at_fault=at_fault)
+    assert ((running.attempts, running.blamed), (behind.attempts, behind.blamed)) == ((1, blamed), (0, 0))
+    assert w.served_replicas == (["r1"] if at_fault else [])
+    assert w.metrics.retries.child("p/f", "1").value == 2
+    replica, endpoint = w.replica("r2")
+    w.pump()
+    while replica.batches:
+        w.answer(replica, endpoint)
+        w.pump()
+    assert w.codes() == ["ok", "ok"]
+    w.check_idle()
+
+
+async def test_an_idle_replica_that_is_lost_is_not_reported_as_one_that_served() -> None:
+    w = world()
+    w.replica()
+    w.gone()
+    w.gone()
+    assert (w.served_replicas, w.queue.endpoints.by_id) == ([], {})
+
+
+async def test_without_retries_a_lost_replica_is_an_error() -> None:
+    w = world(max_retries=0)
+    w.replica()
+    w.submit(b"a")
+    w.pump()
+    w.gone(at_fault=False)
+    assert w.codes() == ["replica_lost"]
+
+
+async def test_an_invocation_that_ended_two_replicas_is_quarantined() -> None:
+    w = world(max_retries=5)
+    w.submit(b"poison")
+    for name in ("r1", "r2"):
+        w.replica(name)
+        w.pump()
+        w.gone(name)
+    assert w.codes() == ["quarantined"]
+    assert w.metrics.quarantined.child("p/f", "1").value == 1
+
+
+async def test_what_ran_on_a_lost_replica_ends_with_a_closed_queue() -> None:
+    w = world()
+    w.replica()
+    w.submit(b"a")
+    w.pump()
+    w.queue.close("p/f@1 is not running")
+    w.queue.endpoints.endpoint_gone("r1", Exit("killed", "killed by the platform"), at_fault=False)
+    assert w.codes() == ["unavailable"]
+
+
+# Streams
+
+
+async def test_chunks_go_to_the_sink_credit_goes_to_the_replica_and_a_stream_that_began_is_not_retried() -> None:
+    w = world(max_ongoing_requests=8)
+    replica, endpoint = w.replica(ready=CONCURRENT)
+    sink = Sink()
+    invocation = w.invocation(sink=sink)
+    w.queue.submit(invocation)
+    w.pump()
+    endpoint.on_chunk(wire.Chunk(invocation.item, 0, "application/json"), memoryview(b"1"))
+    endpoint.on_chunk(wire.Chunk(999, 0, "application/json"), memoryview(b"2"))
+    assert (sink.chunks, invocation.chunks) == ([b"1"], 1)
+    endpoint.credit(invocation, 3)
+    assert replica.credits == [(invocation.item, 3)]
+    w.gone(at_fault=False)
+    assert w.codes() == ["replica_lost"]
+
+
+# Hedging
+
+
+async def hedged(w: QueueWorld) -> tuple[FakeReplica, FakeReplica]:
+    """A slow replica, and one with a second copy of what it runs."""
+    (slow, slow_endpoint), (quick, quick_endpoint) = w.replica("r1"), w.replica("r2")
+    w.queue.endpoints.endpoint_closing("r2")
+    for _ in range(50):
+        w.submit(b"quick")
+        w.pump()
+        w.clock.now += 0.01
+        w.answer(slow, slow_endpoint)
+    w.done.clear()
+    w.submit(b"hedged")
+    w.pump()
+    quick_endpoint.draining = False
+    assert slow.batches
+    await asyncio.sleep(1)
+    assert quick.batches
+    return slow, quick
+
+
+@pytest.mark.parametrize("first", ["the replica", "the second copy"])
+async def test_the_first_answer_of_two_copies_counts_and_the_other_copy_is_cancelled(first: str) -> None:
+    w = world(max_batch_size=1, hedge_after=0.9)
+    slow, quick = await hedged(w)
+    assert w.metrics.hedges.child("p/f", "1").value == 1
+    endpoints = w.queue.endpoints.by_id
+    if first == "the replica":
+        w.answer(slow, endpoints["r1"])
+        w.answer(quick, endpoints["r2"])
+        assert (len(slow.cancelled), len(quick.cancelled)) == (0, 1)
+    else:
+        w.answer(quick, endpoints["r2"])
+        w.answer(slow, endpoints["r1"])
+        assert slow.cancelled
+    assert w.codes() == ["ok"]
+    w.check_idle()
+
+
+async def test_the_second_copy_answers_for_a_replica_that_was_lost_meanwhile() -> None:
+    w = world(max_batch_size=1, hedge_after=0.9)
+    _, quick = await hedged(w)
+    w.gone("r1", at_fault=False)
+    assert w.queue.waiting.live == 1
+    w.answer(quick, w.queue.endpoints.by_id["r2"])
+    assert w.codes() == ["ok"]
+    w.check_idle()
+
+
+# Stuck
+
+
+async def test_a_replica_is_stuck_only_past_its_deadline_and_far_past_the_usual() -> None:
+    w = world(max_batch_size=1, timeout_s=60)
+    replica, endpoint = w.replica()
+    w.submit(b"a")
+    w.pump()
+    w.clock.now += 0.1
+    w.answer(replica, endpoint)  # a call takes 0.1 s
+    w.submit(b"b", timeout_s=1.0)
+    w.pump()
+    usual_s = endpoint.controller.expected(1)
+    assert usual_s is not None
+    stuck = w.queue.endpoints.stuck
+    w.clock.now += 1.5
+    assert not stuck("r1", 1.0), "its caller's deadline passed, but not by the grace"
+    w.clock.now += usual_s * UNUSUAL
+    assert stuck("r1", 1.0)
+    assert not stuck("r1", 10.0)
+    assert not stuck("unknown", 1.0)
+
+
+async def test_a_replica_in_its_first_call_gets_the_functions_own_time_unless_another_knows_better() -> None:
+    w = world(max_batch_size=1, timeout_s=60)
+    w.replica("r1")
+    w.submit(b"hangs", timeout_s=1.0)
+    w.pump()
+    w.clock.now += 30.0
+    assert not w.queue.endpoints.stuck("r1", 1.0)
+    other, endpoint = w.replica("r2")
+    w.submit(b"quick", timeout_s=60.0)
+    w.pump()
+    while not other.batches:
+        w.submit(b"quick", timeout_s=60.0)
+        w.pump()
+    w.clock.now += 0.1
+    w.answer(other, endpoint)
+    assert w.queue.endpoints.stuck("r1", 1.0)
+    w.gone("r2", at_fault=False)
+    assert w.queue.endpoints.stuck("r1", 1.0), "what was seen once stays known"
