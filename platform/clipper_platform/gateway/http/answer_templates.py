@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
 from clipper_platform.gateway.errors import render
 from clipper_platform.gateway.http.answer import CACHE_STATUS, batch_timing, header_lines
+from clipper_platform.gateway.http.uvicorn_parts import STATUS_LINE
 from clipper_platform.serving.cache import CachedResult
 from clipper_platform.serving.invocation import Invocation, OwningQueue
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.config import Config
 
 from clipper_platform.errors import ClipperError, RequestTimeout
 from clipper_platform.gateway.errors import render
@@ -18,10 +18,7 @@ from clipper_platform.gateway.http.answer import header_lines
 from clipper_platform.gateway.http.answer_templates import AnswerTemplates
 from clipper_platform.gateway.http.cycle import FastCycle
 from clipper_platform.gateway.http.request_id import new_request_id
-
-if TYPE_CHECKING:
-    from uvicorn.config import Config
-    from uvicorn.server import ServerState
+from clipper_platform.gateway.http.uvicorn_parts import STATUS_LINE, HttpToolsProtocol, ServerState
 
 __all__ = ["Connection"]
 

@@ -11,14 +11,12 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-from uvicorn.server import ServerState
-
 from clipper_platform.errors import ClipperError, InternalError
 from clipper_platform.gateway.errors import render
 from clipper_platform.gateway.http.answer import Answer, answer_of, header_lines
 from clipper_platform.gateway.http.answer_templates import AnswerTemplates
 from clipper_platform.gateway.http.request_head import RequestHead
+from clipper_platform.gateway.http.uvicorn_parts import STATUS_LINE, ServerState
 from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.serving.invocation import Invocation, OwningQueue
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import httptools
+from uvicorn.config import Config
 
 from clipper_platform.core import caching
 from clipper_platform.errors import ClipperError, HeadersTooLarge, PayloadTooLarge
@@ -29,12 +30,9 @@ from clipper_platform.gateway.http.invoke_service import InvokeService
 from clipper_platform.gateway.http.known_heads import KnownHead, KnownHeads
 from clipper_platform.gateway.http.plain_request import PlainRequest, plain_request
 from clipper_platform.gateway.http.request_id import new_request_id, request_id
+from clipper_platform.gateway.http.uvicorn_parts import ServerState
 from clipper_platform.serving.cache import CachedResult
 from clipper_platform.serving.invocation import OwningQueue
-
-if TYPE_CHECKING:
-    from uvicorn.config import Config
-    from uvicorn.server import ServerState
 
 __all__ = ["FastPathOptions", "FastPathProtocol", "fast_protocol"]
 

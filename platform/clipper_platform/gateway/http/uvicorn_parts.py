@@ -1,0 +1,38 @@
+"""The parts of uvicorn that are no public interface, which the gateway overrides, calls or replaces.
+
+They may change with any release. So pyproject.toml admits only the releases of `TESTED_SERIES`, and
+`tests/unit/gateway/http/test_uvicorn_parts.py` fails when one of `PRIVATE_PARTS` differs from what was tested.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+__all__ = ["PRIVATE_PARTS", "STATUS_LINE", "TESTED_SERIES", "HttpToolsProtocol", "ServerState"]
+
+TESTED_SERIES: Final = ("0.53", "0.54")
+
+_PROTOCOL: Final = "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol."
+_OVERRIDDEN: Final = (
+    *("__init__", "_start_asgi_task", "connection_lost", "data_received", "on_body", "on_header"),
+    *("on_headers_complete", "on_message_begin", "on_message_complete", "on_response_complete", "resume_writing"),
+    "timeout_keep_alive_handler",
+)
+# Called by our methods, or by uvicorn with the state that our methods keep.
+_INHERITED: Final = (
+    *("_unset_keepalive_if_required", "_unsupported_upgrade_warning", "connection_made", "eof_received", "on_url"),
+    *("pause_writing", "send_400_response", "shutdown"),
+)
+
+PRIVATE_PARTS: Final = (
+    *(_PROTOCOL + name for name in (*_OVERRIDDEN, *_INHERITED)),
+    # `FastCycle` stands in its place: `disconnected`, `keep_alive`, `message_event`, `response_complete`.
+    "uvicorn.protocols.http.httptools_impl:RequestResponseCycle",
+    "uvicorn.protocols.http.flow_control:FlowControl",
+    "uvicorn.server:ServerState",
+    "uvicorn.server:Server.capture_signals",  # overridden in `http_server.Server`
+)
+"""As `pkgutil.resolve_name` takes them."""
