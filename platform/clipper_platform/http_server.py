@@ -15,7 +15,7 @@ from clipper_platform.gateway.http.invoke_endpoint import invoke_routes
 from clipper_platform.gateway.http.invoke_service import InvokeService
 from clipper_platform.gateway.lifecycle import Lifecycle
 from clipper_platform.gateway.origin_policy import OriginPolicy
-from clipper_platform.gateway.services import Services
+from clipper_platform.gateway.services import PlatformFacts, Services
 from clipper_platform.metrics import Metrics
 from clipper_platform.settings import BACKLOG, Settings
 from clipper_platform.wiring import Planes
@@ -37,7 +37,7 @@ def make_server(
     settings: Settings,
     planes: Planes,
     *,
-    policy: OriginPolicy,
+    origin_policy: OriginPolicy,
     lifecycle: Lifecycle,
     clock: Clock,
     metrics: Metrics,
@@ -45,7 +45,7 @@ def make_server(
     started_at: float,
 ) -> Server:
     """The server of all routes, not serving yet. `started_at` in Unix seconds."""
-    access = Access(planes.keyring, open_invoke=policy.loopback)
+    access = Access(planes.keyring, open_invoke=origin_policy.loopback)
     invoke = InvokeService(
         planes.dispatcher,
         clock=clock,
@@ -58,7 +58,7 @@ def make_server(
         registry=planes.registry,
         keyring=planes.keyring,
         access=access,
-        policy=policy,
+        origin_policy=origin_policy,
         deployer=planes.deployer,
         logs=planes.logs,
         artifacts=planes.artifacts,
@@ -69,6 +69,16 @@ def make_server(
         clock=clock,
         metrics_slices=metrics.slices,
         metrics_type=metrics.content_type,
+        platform=_facts(settings, planes, version, started_at),
+        extra_routes=invoke_routes(invoke, body_timeout_s=settings.body_timeout_s),
+    )
+    server = Server(_config(settings, services, invoke))
+    metrics.connections.child().read = lambda: float(len(server.server_state.connections))
+    return server
+
+
+def _facts(settings: Settings, planes: Planes, version: str, started_at: float) -> PlatformFacts:
+    return PlatformFacts(
         version=version,
         backend=planes.backend.name,
         home=str(settings.home),
@@ -76,27 +86,25 @@ def make_server(
         max_body_bytes=settings.max_body_bytes,
         max_bundle_bytes=settings.max_bundle_bytes,
         pythons=planes.environments.pythons,
-        extra_routes=invoke_routes(invoke, body_timeout_s=settings.body_timeout_s),
     )
+
+
+def _config(settings: Settings, services: Services, invoke: InvokeService) -> uvicorn.Config:
     options = FastPathOptions(
         service=invoke,
-        host_allowed=services.policy.allows_host,
+        host_allowed=services.origin_policy.allows_host,
         body_timeout_s=settings.body_timeout_s,
         enabled=settings.fast_path,
     )
-    server = Server(
-        uvicorn.Config(
-            build_app(services),
-            http=fast_protocol(options),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
-            backlog=BACKLOG,
-        )
+    return uvicorn.Config(
+        build_app(services),
+        http=fast_protocol(options),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
+        backlog=BACKLOG,
     )
-    metrics.connections.child().read = lambda: float(len(server.server_state.connections))
-    return server

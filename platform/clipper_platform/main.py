@@ -122,7 +122,7 @@ class Platform:
         return make_server(
             self.settings,
             planes,
-            policy=policy,
+            origin_policy=policy,
             lifecycle=lifecycle,
             clock=self.clock,
             metrics=metrics,

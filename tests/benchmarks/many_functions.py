@@ -146,8 +146,8 @@ async def measure(home: Path, functions: int) -> None:
         async with watch.step("opening the planes"):
             planes = await open_planes(stack, settings, concrete, clock=clock, metrics=metrics)
         server = make_server(
-            settings, planes, policy=OriginPolicy("127.0.0.1"), lifecycle=lifecycle, clock=clock, metrics=metrics,
-            version="0", started_at=clock.time(),
+            settings, planes, origin_policy=OriginPolicy("127.0.0.1"), lifecycle=lifecycle, clock=clock,
+            metrics=metrics, version="0", started_at=clock.time(),
         )  # fmt: skip
         tune()  # while the routes are being restored, as in the platform
         async with watch.step("restoring every route"):

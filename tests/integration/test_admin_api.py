@@ -17,7 +17,7 @@ import uvicorn
 from clipper.contract.wire import LogRecord
 from clipper_platform.errors import DeployFailed
 from clipper_platform.gateway.app import build_app
-from clipper_platform.gateway.control_api import admin as admin_module
+from clipper_platform.gateway.control_api import logs as log_routes
 from clipper_platform.store.artifacts import ArtifactStore
 from clipper_platform.types import FunctionId
 from tests.support.bundles import digest_of, packed
@@ -409,7 +409,7 @@ async def test_logs_are_lines_with_all_that_is_known(world: World) -> None:
 
 
 async def test_followed_logs_are_live_beat_and_free_their_place(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin_module, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(log_routes, "HEARTBEAT_S", 0.01)
     await world.deploy()
     say(world, "old")
     stream_of = world.gate.plane.logs._stream("digits", "classify")

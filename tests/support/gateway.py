@@ -16,7 +16,7 @@ from starlette.requests import Request
 from clipper_platform.gateway.http.fast_path import FastPathOptions, fast_protocol
 from clipper_platform.gateway.http.invoke_endpoint import invoke_routes
 from clipper_platform.gateway.http.invoke_service import InvokeService
-from clipper_platform.gateway.middleware import Edge
+from clipper_platform.gateway.middleware import RequestMiddleware
 from clipper_platform.gateway.origin_policy import OriginPolicy
 from tests.support.memory_backend import InMemoryBackend
 from tests.support.serving import Harness, harness
@@ -63,7 +63,7 @@ async def gateway(
         policy = OriginPolicy("127.0.0.1")
         app = Starlette(
             routes=invoke_routes(service, body_timeout_s=body_timeout_s),
-            middleware=[Middleware(Edge, policy=policy, clock=h.clock)],
+            middleware=[Middleware(RequestMiddleware, origin_policy=policy, clock=h.clock)],
             exception_handlers={HTTPException: _raise},
         )
         app.router.redirect_slashes = False

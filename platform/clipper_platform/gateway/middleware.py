@@ -15,7 +15,7 @@ from clipper_platform.gateway.errors import render
 from clipper_platform.gateway.http.request_id import request_id
 from clipper_platform.gateway.origin_policy import OriginPolicy
 
-__all__ = ["Edge"]
+__all__ = ["RequestMiddleware"]
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("clipper_platform.access")
@@ -26,27 +26,27 @@ _QUIET_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _MAX_LOGGED_PATH: Final = 500
 
 
-class Edge:
+class RequestMiddleware:
     """Puts `request_id` into the scope's state; handlers find it as `request.state.request_id`."""
 
-    def __init__(self, app: ASGIApp, *, policy: OriginPolicy, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp, *, origin_policy: OriginPolicy, clock: Clock) -> None:
         self._app = app
-        self._policy = policy
+        self._origin_policy = origin_policy
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await _Exchange(self._app, self._policy, self._clock, scope, send).run(receive)
+        await _Exchange(self._app, self._origin_policy, self._clock, scope, send).run(receive)
 
 
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, app: ASGIApp, policy: OriginPolicy, clock: Clock, scope: Scope, send: Send) -> None:
+    def __init__(self, app: ASGIApp, origin_policy: OriginPolicy, clock: Clock, scope: Scope, send: Send) -> None:
         self._app = app
-        self._policy = policy
+        self._origin_policy = origin_policy
         self._clock = clock
         self._scope = scope
         self._send = send
@@ -61,7 +61,7 @@ class _Exchange:
     async def run(self, receive: Receive) -> None:
         self._scope.setdefault("state", {})["request_id"] = self._id
         try:
-            if not await self._answered_at_the_edge():
+            if not await self._refused_or_preflight():
                 await self._app(self._scope, receive, self._sender)
         except Exception as error:  # noqa: BLE001 - the one place where errors are told; render logs what is unknown
             await self._tell(error)
@@ -71,19 +71,19 @@ class _Exchange:
         finally:
             self._log(self._clock.monotonic() - self._began)
 
-    async def _answered_at_the_edge(self) -> bool:
+    async def _refused_or_preflight(self) -> bool:
         """Host, origin, preflight. Raises Forbidden."""
         hosts = self._headers.getlist("host")
         if len(hosts) > 1:
             raise Forbidden("more than one Host header")
         host = hosts[0] if hosts else None
-        self._policy.check_host(host)
+        self._origin_policy.check_host(host)
         origin = self._headers.get("origin")
-        if self._policy.check_origin(origin, self._headers.get("sec-fetch-site"), host) and origin is not None:
-            self._extra += self._policy.cors_headers(origin)
+        if self._origin_policy.check_origin(origin, self._headers.get("sec-fetch-site"), host) and origin is not None:
+            self._extra += self._origin_policy.cors_headers(origin)
             if self._scope["method"] == "OPTIONS" and "access-control-request-method" in self._headers:
                 private = "access-control-request-private-network" in self._headers
-                headers = self._policy.preflight_headers(private)
+                headers = self._origin_policy.preflight_headers(private)
                 await self._sender({"type": "http.response.start", "status": 204, "headers": headers})
                 await self._sender({"type": "http.response.body", "body": b""})
                 return True

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from clipper.contract.media_types import JSON
 from clipper_platform.errors import Unavailable
-from clipper_platform.gateway.control_api.endpoints import Call, Endpoint
+from clipper_platform.gateway.control_api.endpoints import ApiRequest, Endpoint
 from clipper_platform.gateway.services import Services
 
 __all__ = ["Health", "Probes", "Readiness"]
@@ -36,44 +36,31 @@ class Probes:
 
     def endpoints(self) -> list[Endpoint]:
         return [
+            Endpoint("GET", "/healthz", self.healthz, "Whether the process is alive", scope=None, response=Health),
             Endpoint(
-                method="GET",
-                path="/healthz",
-                handler=self.healthz,
-                summary="Whether the process is alive",
+                "GET",
+                "/readyz",
+                self.readyz,
+                "Whether requests should be sent here",
                 scope=None,
-                gives=Health,
+                response=Readiness,
+                other_statuses={Unavailable.status: "Starting, or draining"},
             ),
             Endpoint(
-                method="GET",
-                path="/readyz",
-                handler=self.readyz,
-                summary="Whether requests should be sent here",
-                scope=None,
-                gives=Readiness,
-                also={Unavailable.status: "Starting, or draining"},
-            ),
-            Endpoint(
-                method="GET",
-                path="/metrics",
-                handler=self.metrics,
-                summary="Prometheus metrics; on a bind that is not loopback any key is asked for",
+                "GET",
+                "/metrics",
+                self.metrics,
+                "Prometheus metrics; on a bind that is not loopback any key is asked for",
                 scope=None,
                 media_type="text/plain",
             ),
-            Endpoint(
-                method="GET",
-                path="/openapi.json",
-                handler=self.openapi,
-                summary="This description",
-                scope=None,
-            ),
+            Endpoint("GET", "/openapi.json", self.openapi, "This description", scope=None),
         ]
 
-    async def healthz(self, call: Call) -> Health:
+    async def healthz(self, request: ApiRequest) -> Health:
         return Health(ok=True)
 
-    async def readyz(self, call: Call) -> Response:
+    async def readyz(self, request: ApiRequest) -> Response:
         state = self._s.lifecycle.state
         degraded = []
         if self._s.registry.watch.error is not None:
@@ -84,14 +71,14 @@ class Probes:
         status = 200 if body.ready else Unavailable.status
         return Response(msgspec.json.encode(body), status, media_type=JSON)
 
-    async def metrics(self, call: Call) -> Response:
+    async def metrics(self, request: ApiRequest) -> Response:
         # Labels name projects, which are nobody's business without a key; the rule is that of invocations.
-        self._s.access.authorize_invoke(call.request.headers.get("authorization"), public=False)
+        self._s.access.authorize_invoke(request.http.headers.get("authorization"), public=False)
         parts = []
         for part in self._s.metrics_slices():
             parts.append(part)
             await asyncio.sleep(0)
         return Response(b"".join(parts), headers={"content-type": self._s.metrics_type})
 
-    async def openapi(self, call: Call) -> Response:
+    async def openapi(self, request: ApiRequest) -> Response:
         return Response(msgspec.json.encode(self.description), media_type=JSON)

@@ -22,17 +22,31 @@ from clipper_platform.gateway.auth import Access
 from clipper_platform.gateway.lifecycle import Lifecycle
 from clipper_platform.gateway.origin_policy import OriginPolicy
 
-__all__ = ["Services"]
+__all__ = ["PlatformFacts", "Services"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformFacts:
+    """What does not change while the platform runs. Sizes in bytes."""
+
+    version: str
+    backend: str
+    home: str
+    started_at: float  # Unix seconds
+    max_body_bytes: int
+    max_bundle_bytes: int
+    pythons: Callable[[], Sequence[str]] = tuple
+    """Interpreters that an environment may ask for; called in a thread, as it may look at the disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """`access.open_invoke` is `policy.loopback` unless someone wants it stricter. Sizes in bytes."""
+    """`access.open_invoke` is `origin_policy.loopback`, unless a caller wants it stricter."""
 
     registry: Registry
     keyring: Keyring
     access: Access
-    policy: OriginPolicy
+    origin_policy: OriginPolicy
     deployer: Deployer
     logs: LogStore
     artifacts: Artifacts
@@ -45,16 +59,7 @@ class Services:
     """The exposition in pieces; others have a turn after each."""
 
     metrics_type: str
-
-    version: str
-    backend: str
-    home: str
-    started_at: float  # Unix seconds
-    max_body_bytes: int
-    max_bundle_bytes: int
-    pythons: Callable[[], Sequence[str]] = tuple
-    """Interpreters that an environment may ask for; called in a thread, as it may look at the disk."""
-
+    platform: PlatformFacts
     extra_routes: Sequence[BaseRoute] = ()
     """Tried before the gateway's own: those of invocations."""
 

@@ -10,10 +10,11 @@ import httpx
 
 from clipper_platform.control.scaling.autoscaler import Autoscaler
 from clipper_platform.control.scaling.policies import Policies
-from clipper_platform.gateway.app import Services, build_app
+from clipper_platform.gateway.app import build_app
 from clipper_platform.gateway.auth import Access
 from clipper_platform.gateway.lifecycle import Lifecycle
 from clipper_platform.gateway.origin_policy import OriginPolicy
+from clipper_platform.gateway.services import PlatformFacts, Services
 from tests.unit.control.doubles import Plane, make_plane
 
 
@@ -43,15 +44,15 @@ async def make_gate(root: Path, *, bind: str = "127.0.0.1", cors: tuple[str, ...
     plane = make_plane(root, artifacts=artifacts)
     await plane.registry.load()
     keys = {scope: (await plane.keyring.create(scope, (scope,)))[1] for scope in ("invoke", "deploy", "admin")}
-    policy = OriginPolicy(bind, cors)
+    origin_policy = OriginPolicy(bind, cors)
     lifecycle = Lifecycle()
     lifecycle.ready()
     policies = Policies(plane.registry, plane.store, plane.clock)
     services = Services(
         registry=plane.registry,
         keyring=plane.keyring,
-        access=Access(plane.keyring, open_invoke=policy.loopback),
-        policy=policy,
+        access=Access(plane.keyring, open_invoke=origin_policy.loopback),
+        origin_policy=origin_policy,
         deployer=plane.deployer,
         logs=plane.logs,
         artifacts=plane.artifacts,
@@ -68,12 +69,14 @@ async def make_gate(root: Path, *, bind: str = "127.0.0.1", cors: tuple[str, ...
         clock=plane.clock,
         metrics_slices=lambda: [b"clip_up 1\n", b"clip_down 0\n"],
         metrics_type="text/plain; version=0.0.4; charset=utf-8",
-        version="0.1.0",
-        backend="process",
-        home=str(root),
-        started_at=1.0,
-        max_body_bytes=1000,
-        max_bundle_bytes=10_000,
-        pythons=lambda: ["3.11.7"],
+        platform=PlatformFacts(
+            version="0.1.0",
+            backend="process",
+            home=str(root),
+            started_at=1.0,
+            max_body_bytes=1000,
+            max_bundle_bytes=10_000,
+            pythons=lambda: ["3.11.7"],
+        ),
     )
     return Gate(plane=plane, services=services, keys=keys)

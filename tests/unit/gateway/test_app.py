@@ -15,7 +15,7 @@ from starlette.routing import Route
 from clipper_platform.errors import QueueFull
 from clipper_platform.gateway.app import build_app
 from clipper_platform.gateway.auth import Access
-from clipper_platform.gateway.control_api.admin import Admin
+from clipper_platform.gateway.control_api.api import control_endpoints
 from clipper_platform.gateway.probes import Probes
 from tests.unit.control.doubles import manifest
 from tests.unit.gateway.gate import Gate, make_gate
@@ -24,7 +24,7 @@ DOCS = Path(__file__).parents[3] / "infra" / "docs" / "control-api.md"
 
 
 def table(gate: Gate) -> list[Any]:
-    return [*Probes(gate.services).endpoints(), *Admin(gate.services).endpoints()]
+    return [*Probes(gate.services).endpoints(), *control_endpoints(gate.services)]
 
 
 def fill(path: str) -> str:
@@ -194,7 +194,7 @@ async def test_every_endpoint_asks_for_the_scope_of_its_row_and_says_nothing_wit
         for held in (None, *scopes):
             async with gate.client(held) as client:
                 answer = await client.request(
-                    endpoint.method, fill(endpoint.path), content=b"x" if endpoint.takes else b""
+                    endpoint.method, fill(endpoint.path), content=b"x" if endpoint.body else b""
                 )
             where = (endpoint.method, endpoint.path, held)
             if held is None:
@@ -311,7 +311,7 @@ def test_the_contract_and_the_table_name_the_same_calls(tmp_path: Path) -> None:
         for method, path in re.findall(r"^\| `(GET|HEAD|PUT|POST|DELETE) /api/v1(/[^` ]*)`", DOCS.read_text(), re.M)
     }
     services: Any = None
-    assert {(e.method, e.path) for e in Admin(services).endpoints()} == written
+    assert {(e.method, e.path) for e in control_endpoints(services)} == written
 
 
 async def test_a_deployed_projects_status_fits_its_description(gate: Gate) -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from clipper_platform.gateway.control_api import admin
+from clipper_platform.gateway.control_api.projects import SLICE
 from clipper_platform.store.base import Project
 from tests.unit.gateway.gate import Gate
 
@@ -15,7 +15,7 @@ async def test_others_have_a_turn_while_many_projects_are_listed_and_one_that_go
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = gate.plane.registry
-    names = [f"p{number:04}" for number in range(admin._SLICE + 2)]
+    names = [f"p{number:04}" for number in range(SLICE + 2)]
     for name in names:
         await registry.ensure_project(name)
     projects, turns = registry.projects, list[str]()

@@ -1,11 +1,11 @@
-"""Endpoints as a table: each row becomes a route and a part of `/openapi.json`. Reading and checking of requests."""
+"""Endpoints as rows of a table, each a route and a part of `/openapi.json`; reading and checking of requests."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -25,7 +25,7 @@ from clipper_platform.errors import (
 from clipper_platform.gateway.auth import Access
 from clipper_platform.store.base import Key
 
-__all__ = ["MAX_JSON_BYTES", "Call", "Endpoint", "Query", "Raw", "read_body", "routes"]
+__all__ = ["MAX_JSON_BYTES", "ApiRequest", "Endpoint", "Query", "Raw", "read_body", "routes"]
 
 T = TypeVar("T")
 
@@ -69,10 +69,10 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """A request that was authenticated and whose parts were checked."""
+class ApiRequest:
+    """A request that is authenticated and whose parts are checked. `http`: the request as Starlette has it."""
 
-    request: Request
+    http: Request
     params: Mapping[str, str]
     query: Mapping[str, Any]
     body: Any
@@ -81,61 +81,62 @@ class Call:
     @property
     def base_url(self) -> str:
         """The platform's address as this client writes it, without a slash at the end."""
-        return str(self.request.base_url).rstrip("/")
+        return str(self.http.base_url).rstrip("/")
 
     @property
-    def asking(self) -> Key:
-        """The key, where the endpoint asks for one."""
+    def caller(self) -> Key:
+        """The key, at an endpoint that needs one."""
         if self.key is None:
             raise Unauthenticated("a key is needed")
         return self.key
 
 
-Handler = Callable[[Call], Awaitable[Any]]
+Handler = Callable[[ApiRequest], Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Endpoint:
-    """`scope`: what the key must allow; "any": any key; None: open. `takes`: the type of the JSON body, or `Raw`.
+    """`scope`: what the key must allow; "any": any key; None: no key is needed.
 
-    `documents`: the body's shape for people, where `takes` is `Raw`. `gives`: the type of the JSON answer; None where
-    the handler returns a Response of type `media_type`.
+    `body`: the type of the JSON body, or `Raw`, for which `body_schema` is what `/openapi.json` shows. `response`: the
+    type of the JSON response; None where the handler returns a Response of the type `media_type`.
     """
 
     method: str
     path: str
     handler: Handler
     summary: str
+    _: KW_ONLY
     scope: Scope | Literal["any"] | None = "deploy"
-    takes: type[Any] | None = None
-    documents: type[Any] | None = None
-    gives: type[Any] | None = None
-    status: int = 200
-    also: Mapping[int, str] = field(default_factory=dict)  # further answers, with what they mean
+    body: type[Any] | None = None
+    body_schema: type[Any] | None = None
+    body_media_type: str = JSON
+    response: type[Any] | None = None
     media_type: str = JSON
-    body_type: str = JSON
+    status: int = 200
+    other_statuses: Mapping[int, str] = field(default_factory=dict)  # status -> what it means
     query: tuple[Query, ...] = ()
     streams: bool = False
 
-    async def answer(self, request: Request, access: Access) -> Response:
+    async def answer(self, http: Request, access: Access) -> Response:
         """Authenticate, check, handle, encode."""
-        authorization = request.headers.get("authorization")
+        authorization = http.headers.get("authorization")
         key: Key | None = None
         if self.scope == "any":
             key = access.identify(authorization)
         elif self.scope is not None:
             key = access.require(authorization, self.scope)
-        call = Call(
-            request=request,
-            params=request.path_params,
-            query={q.name: q.parse(request.query_params.get(q.name)) for q in self.query},
-            body=None if self.takes is None else await read_body(request, self.takes),
+        request = ApiRequest(
+            http=http,
+            params=http.path_params,
+            query={q.name: q.parse(http.query_params.get(q.name)) for q in self.query},
+            body=None if self.body is None else await read_body(http, self.body),
             key=key,
         )
-        outcome = await self.handler(call)
-        if isinstance(outcome, Response):
-            return outcome
-        return Response(msgspec.json.encode(outcome), self.status, media_type=JSON)
+        response = await self.handler(request)
+        if isinstance(response, Response):
+            return response
+        return Response(msgspec.json.encode(response), self.status, media_type=JSON)
 
 
 async def read_body(request: Request, type: type[T]) -> T:

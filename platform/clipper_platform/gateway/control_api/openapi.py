@@ -1,4 +1,4 @@
-"""`/openapi.json`: generated from the table of endpoints and their shapes; `/fn` is written by hand."""
+"""`/openapi.json`: generated from the endpoints and their schemas; the part about `/fn` is written here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipper.contract.media_types import ANY_IMAGE, EVENT_STREAM, JSON, MSGPACK,
 from clipper_platform import errors
 from clipper_platform.errors import ClipperError
 from clipper_platform.gateway.control_api.endpoints import Endpoint
-from clipper_platform.gateway.control_api.schemas import ErrorBody
+from clipper_platform.gateway.control_api.schemas.errors import ErrorBody
 
 __all__ = ["describe"]
 
@@ -46,17 +46,29 @@ _BODY_TYPES: Final = (
 )
 
 
+def _path_parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+_FUNCTION_PARAMETERS: Final = [_path_parameter("project"), _path_parameter("function")]
+_INVOKE_HEADERS: Final = [
+    {"name": "X-Request-Id", "in": "header", "schema": {"type": "string", "maxLength": 128}},
+    {"name": "X-Clip-Timeout-Ms", "in": "header", "schema": {"type": "integer", "minimum": 1}},
+    {"name": "traceparent", "in": "header", "schema": {"type": "string"}},
+]
+
+
 def describe(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     """An OpenAPI 3.1 document."""
-    mentioned = (t for e in endpoints for t in (e.documents or e.takes, e.gives) if t is not None)
-    types: set[type[Any]] = {t for t in mentioned if issubclass(t, msgspec.Struct)} | {ErrorBody}
+    types_of_rows = (t for e in endpoints for t in (e.body_schema or e.body, e.response) if t is not None)
+    types: set[type[Any]] = {t for t in types_of_rows if issubclass(t, msgspec.Struct)} | {ErrorBody}
     ordered = sorted(types, key=lambda t: t.__name__)
-    shapes, components = msgspec.json.schema_components(ordered, ref_template=_REF)
-    schemas = dict(zip(ordered, shapes, strict=True))
+    references, components = msgspec.json.schema_components(ordered, ref_template=_REF)
+    schemas = dict(zip(ordered, references, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, schemas)
-    paths |= _invoke_paths(schemas[ErrorBody])
+    paths |= _function_paths(schemas[ErrorBody])
     return {
         "openapi": "3.1.0",
         "info": {
@@ -74,14 +86,14 @@ def describe(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
-    made: dict[str, Any] = {
+    operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "operationId": _operation_id(endpoint.method, endpoint.path),
         "security": [] if endpoint.scope is None else [{"key": []}],
         "responses": _responses(endpoint, schemas),
     }
     if endpoint.scope is not None:
-        made["description"] = f"Scope: {endpoint.scope}."
+        operation["description"] = f"Scope: {endpoint.scope}."
     parameters = [_path_parameter(name) for name in _PARAMETER.findall(endpoint.path)]
     for query in endpoint.query:
         schema: dict[str, Any] = {"type": query.kind}
@@ -89,22 +101,22 @@ def _operation(endpoint: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
             schema["default"] = query.default
         parameters.append({"name": query.name, "in": "query", "description": query.description, "schema": schema})
     if parameters:
-        made["parameters"] = parameters
-    body = endpoint.documents or endpoint.takes
+        operation["parameters"] = parameters
+    body = endpoint.body_schema or endpoint.body
     if body is not None:
-        made["requestBody"] = {"required": True, "content": {endpoint.body_type: {"schema": schemas[body]}}}
-    elif endpoint.body_type != JSON:
-        made["requestBody"] = {"required": True, "content": {endpoint.body_type: {}}}
-    return made
+        operation["requestBody"] = {"required": True, "content": {endpoint.body_media_type: {"schema": schemas[body]}}}
+    elif endpoint.body_media_type != JSON:
+        operation["requestBody"] = {"required": True, "content": {endpoint.body_media_type: {}}}
+    return operation
 
 
 def _responses(endpoint: Endpoint, schemas: dict[Any, Any]) -> dict[str, Any]:
-    content = {endpoint.media_type: {"schema": schemas.get(endpoint.gives, _ANY)}}
+    content = {endpoint.media_type: {"schema": schemas.get(endpoint.response, _ANY)}}
     answer: dict[str, Any] = {"description": endpoint.summary}
     if endpoint.method != "HEAD":
         answer["content"] = content
     responses = {str(endpoint.status): answer}
-    for status, meaning in endpoint.also.items():
+    for status, meaning in endpoint.other_statuses.items():
         responses[str(status)] = {**answer, "description": meaning}
     responses["default"] = _error(schemas[ErrorBody], "An error")
     return responses
@@ -119,49 +131,41 @@ def _operation_id(method: str, path: str) -> str:
     return "_".join([method.lower(), *words])
 
 
-def _path_parameter(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-
-
-def _invoke_paths(error: Any) -> dict[str, Any]:
+def _function_paths(error: Any) -> dict[str, Any]:
     """The functions' own routes, whose bodies each function's schema describes."""
-    parameters = [_path_parameter("project"), _path_parameter("function")]
-    by_status: dict[str, Any] = {}
-    for cls in _INVOKE_ERRORS:
-        by_status.setdefault(str(cls.status), _error(error, cls.code))
-    headers = [
-        {"name": "X-Request-Id", "in": "header", "schema": {"type": "string", "maxLength": 128}},
-        {"name": "X-Clip-Timeout-Ms", "in": "header", "schema": {"type": "integer", "minimum": 1}},
-        {"name": "traceparent", "in": "header", "schema": {"type": "string"}},
-    ]
     return {
-        "/fn/{project}/{function}": {
-            "post": {
-                "summary": "Call a function; `function@version` calls one version",
-                "description": "Open on a loopback bind and for public functions, else scope: invoke.",
-                "operationId": "invoke",
-                "security": [{}, {"key": []}],
-                "parameters": [*parameters, *headers],
-                "requestBody": {"required": True, "content": {kind: {} for kind in _BODY_TYPES}},
-                "responses": {
-                    "200": {
-                        "description": "What it returned; a generator's items with `Accept: text/event-stream`",
-                        "content": {JSON: {}, MSGPACK: {}, EVENT_STREAM: {}},
-                    },
-                    **by_status,
-                },
-            }
-        },
-        "/fn/{project}/{function}/schema": {
-            "get": {
-                "summary": "A function's JSON Schema",
-                "operationId": "get_function_schema",
-                "security": [{}, {"key": []}],
-                "parameters": parameters,
-                "responses": {
-                    "200": {"description": "The schema", "content": {JSON: {}}},
-                    "default": _error(error, "An error"),
-                },
-            }
+        "/fn/{project}/{function}": {"post": _invoke_operation(error)},
+        "/fn/{project}/{function}/schema": {"get": _schema_operation(error)},
+    }
+
+
+def _invoke_operation(error: Any) -> dict[str, Any]:
+    refusals: dict[str, Any] = {}
+    for cls in _INVOKE_ERRORS:
+        refusals.setdefault(str(cls.status), _error(error, cls.code))
+    result = {
+        "description": f"What it returned; a generator's items with `Accept: {EVENT_STREAM}`",
+        "content": {JSON: {}, MSGPACK: {}, EVENT_STREAM: {}},
+    }
+    return {
+        "summary": "Call a function; `function@version` calls one version",
+        "description": "Open on a loopback bind and for public functions, else scope: invoke.",
+        "operationId": "invoke",
+        "security": [{}, {"key": []}],
+        "parameters": [*_FUNCTION_PARAMETERS, *_INVOKE_HEADERS],
+        "requestBody": {"required": True, "content": {kind: {} for kind in _BODY_TYPES}},
+        "responses": {"200": result, **refusals},
+    }
+
+
+def _schema_operation(error: Any) -> dict[str, Any]:
+    return {
+        "summary": "A function's JSON Schema",
+        "operationId": "get_function_schema",
+        "security": [{}, {"key": []}],
+        "parameters": _FUNCTION_PARAMETERS,
+        "responses": {
+            "200": {"description": "The schema", "content": {JSON: {}}},
+            "default": _error(error, "An error"),
         },
     }

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from clipper.contract.constants import API_ROOT
 from clipper_platform.control.scaling.policies import Effective
 from clipper_platform.core.explaining import Explanation
 from clipper_platform.core.scaling import Decision, NoData
 from clipper_platform.errors import NotFound
-from clipper_platform.gateway.control_api import policy_schemas as policy_models
-from clipper_platform.gateway.control_api.endpoints import Call, Endpoint
+from clipper_platform.gateway.control_api.endpoints import ApiRequest, Endpoint
+from clipper_platform.gateway.control_api.schemas.policies import (
+    DecisionInfo,
+    DecisionList,
+    PolicyInfo,
+    PolicyRequest,
+    ScalingChange,
+)
 from clipper_platform.gateway.services import Services
 from clipper_platform.types import FunctionId
 
 __all__ = ["PolicyRoutes"]
 
-_FUNCTION: Final = "/api/v1/projects/{project}/functions/{function}"
 # Fields of a decision that have a place of their own in the answer.
 _SHOWN_APART: Final = frozenset({"at", "wanted", "before", "rule", "next_at", "schedules"})
 
@@ -25,51 +31,43 @@ class PolicyRoutes:
         self._s = services
 
     def endpoints(self) -> list[Endpoint]:
+        policy = f"{API_ROOT}/projects/{{project}}/functions/{{function}}/policy"
+        decisions = f"{API_ROOT}/projects/{{project}}/functions/{{function}}/decisions"
         return [
             Endpoint(
-                method="GET",
-                path=f"{_FUNCTION}/policy",
-                handler=self.get,
-                summary="The autoscaling policy that counts, and where it came from",
-                gives=policy_models.PolicyInfo,
+                "GET",
+                policy,
+                self.get,
+                "The autoscaling policy that counts, and where it came from",
+                response=PolicyInfo,
             ),
             Endpoint(
-                method="PUT",
-                path=f"{_FUNCTION}/policy",
-                handler=self.put,
-                summary="Apply a policy now; it stays until a version declares another one than today's",
-                takes=policy_models.PolicyRequest,
-                gives=policy_models.PolicyInfo,
+                "PUT",
+                policy,
+                self.put,
+                "Apply a policy now; it stays until a version declares another one than today's",
+                body=PolicyRequest,
+                response=PolicyInfo,
             ),
+            Endpoint("DELETE", policy, self.delete, "Return to the policy that was deployed", response=PolicyInfo),
             Endpoint(
-                method="DELETE",
-                path=f"{_FUNCTION}/policy",
-                handler=self.delete,
-                summary="Return to the policy that was deployed",
-                gives=policy_models.PolicyInfo,
-            ),
-            Endpoint(
-                method="GET",
-                path=f"{_FUNCTION}/decisions",
-                handler=self.decisions,
-                summary="Why the function has the replicas that it has",
-                gives=policy_models.DecisionList,
+                "GET", decisions, self.decisions, "Why the function has the replicas that it has", response=DecisionList
             ),
         ]
 
-    async def get(self, call: Call) -> policy_models.PolicyInfo:
-        return _policy(call, self._s.policies.effective(call.params["project"], call.params["function"]))
+    async def get(self, request: ApiRequest) -> PolicyInfo:
+        return _policy(request, self._s.policies.effective(request.params["project"], request.params["function"]))
 
-    async def put(self, call: Call) -> policy_models.PolicyInfo:
-        project, function = call.params["project"], call.params["function"]
-        applied = await self._s.policies.apply(project, function, call.body.policy, call.body.digest)
-        return _policy(call, applied)
+    async def put(self, request: ApiRequest) -> PolicyInfo:
+        project, function = request.params["project"], request.params["function"]
+        applied = await self._s.policies.apply(project, function, request.body.policy, request.body.digest)
+        return _policy(request, applied)
 
-    async def delete(self, call: Call) -> policy_models.PolicyInfo:
-        return _policy(call, await self._s.policies.withdraw(call.params["project"], call.params["function"]))
+    async def delete(self, request: ApiRequest) -> PolicyInfo:
+        return _policy(request, await self._s.policies.withdraw(request.params["project"], request.params["function"]))
 
-    async def decisions(self, call: Call) -> policy_models.DecisionList:
-        project, function = call.params["project"], call.params["function"]
+    async def decisions(self, request: ApiRequest) -> DecisionList:
+        project, function = request.params["project"], request.params["function"]
         counts = self._s.policies.effective(project, function)
         current = self._s.registry.current(project)
         version = current.route.version if current is not None else 0
@@ -82,7 +80,7 @@ class PolicyRoutes:
             latest, no_data = _decision(outlook.latest, outlook.explanation, wall), ""
         elif isinstance(outlook.latest, NoData):
             no_data = outlook.latest.reason
-        return policy_models.DecisionList(
+        return DecisionList(
             function=f"{project}/{function}",
             version=version,
             source="applied" if counts.applied else "deployed",
@@ -90,18 +88,16 @@ class PolicyRoutes:
             latest=latest,
             no_data=no_data,
             changes=[
-                policy_models.ScalingChange(
-                    at=made.at + wall, before=made.before, wanted=made.wanted, rule=made.rule, why=why
-                )
+                ScalingChange(at=made.at + wall, before=made.before, wanted=made.wanted, rule=made.rule, why=why)
                 for made, why in outlook.changes
             ],
         )
 
 
-def _policy(call: Call, counts: Effective) -> policy_models.PolicyInfo:
+def _policy(request: ApiRequest, counts: Effective) -> PolicyInfo:
     applied = counts.applied
-    return policy_models.PolicyInfo(
-        function=f"{call.params['project']}/{call.params['function']}",
+    return PolicyInfo(
+        function=f"{request.params['project']}/{request.params['function']}",
         source="applied" if applied else "deployed",
         policy=counts.policy.to_dict(),
         deployed=counts.deployed.to_dict(),
@@ -110,9 +106,9 @@ def _policy(call: Call, counts: Effective) -> policy_models.PolicyInfo:
     )
 
 
-def _decision(made: Decision, told: Explanation, wall: float) -> policy_models.DecisionInfo:
+def _decision(made: Decision, told: Explanation, wall: float) -> DecisionInfo:
     inputs: dict[str, Any] = {k: v for k, v in made._asdict().items() if k not in _SHOWN_APART}
-    return policy_models.DecisionInfo(
+    return DecisionInfo(
         at=made.at + wall,
         before=made.before,
         wanted=made.wanted,

@@ -11,7 +11,22 @@ from clipper_platform.control.function_facts import FunctionStatus
 from clipper_platform.control.registry import Current
 from clipper_platform.control.versions.deployment import DeployEvent, Deployment
 from clipper_platform.errors import StoreUnavailable
-from clipper_platform.gateway.control_api import schemas as models
+from clipper_platform.gateway.control_api.schemas.deployments import DeployedFunction, DeploymentInfo, ProblemInfo
+from clipper_platform.gateway.control_api.schemas.functions import (
+    CacheInfo,
+    FunctionInfo,
+    LatencyInfo,
+    ReplicaInfo,
+    SnapshotInfo,
+)
+from clipper_platform.gateway.control_api.schemas.projects import (
+    CanaryInfo,
+    EventInfo,
+    FunctionSummary,
+    ProjectStatus,
+    ProjectSummary,
+    VersionInfo,
+)
 from clipper_platform.gateway.services import Services
 from clipper_platform.store.base import Event, Version
 from clipper_platform.types import FunctionId
@@ -21,8 +36,8 @@ __all__ = ["Views", "event", "version"]
 EVENTS_IN_STATUS = 20
 
 
-def event(record: Event) -> models.EventInfo:
-    return models.EventInfo(
+def event(record: Event) -> EventInfo:
+    return EventInfo(
         seq=record.seq,
         at=record.at,
         kind=record.kind,
@@ -33,8 +48,8 @@ def event(record: Event) -> models.EventInfo:
     )
 
 
-def version(record: Version, current: int | None) -> models.VersionInfo:
-    return models.VersionInfo(
+def version(record: Version, current: int | None) -> VersionInfo:
+    return VersionInfo(
         number=record.number,
         created_at=record.created_at,
         state=record.state,
@@ -58,19 +73,19 @@ class Views:
 
     # Deployments
 
-    def deployment(self, made: Deployment) -> models.DeploymentInfo:
+    def deployment(self, made: Deployment) -> DeploymentInfo:
         problem = made.error
-        return models.DeploymentInfo(
+        return DeploymentInfo(
             id=made.id,
             project=made.project,
             state=made.state,
             version=made.version,
             previous=made.previous,
             functions=[
-                models.DeployedFunction(name=name, url=self.url(made.project, name), schema=made.schemas.get(name, {}))
+                DeployedFunction(name=name, url=self.url(made.project, name), schema=made.schemas.get(name, {}))
                 for name in made.function_names
             ],
-            error=None if problem is None else models.ProblemInfo(**msgspec.structs.asdict(problem)),
+            error=None if problem is None else ProblemInfo(**msgspec.structs.asdict(problem)),
         )
 
     def deploy_event(self, made: Deployment, told: DeployEvent) -> DeployEvent:
@@ -81,11 +96,11 @@ class Views:
 
     # Projects
 
-    def summary(self, name: str) -> models.ProjectSummary:
+    def summary(self, name: str) -> ProjectSummary:
         current = self._services.registry.current(name)
         project = self._services.registry.project(name)
         functions = [] if current is None else [self._function_summary(current, s) for s in current.manifest.functions]
-        return models.ProjectSummary(
+        return ProjectSummary(
             name=name,
             version=current.route.version if current else None,
             previous=current.route.previous if current else None,
@@ -93,9 +108,9 @@ class Views:
             functions=functions,
         )
 
-    def _function_summary(self, current: Current, spec: FunctionSpec) -> models.FunctionSummary:
+    def _function_summary(self, current: Current, spec: FunctionSpec) -> FunctionSummary:
         status = self._status(current, spec)
-        return models.FunctionSummary(
+        return FunctionSummary(
             name=spec.name,
             url=self.url(current.route.project, spec.name),
             state=status.state,
@@ -103,7 +118,7 @@ class Views:
             replicas_wanted=status.replicas_wanted,
         )
 
-    async def status(self, name: str) -> models.ProjectStatus:
+    async def status(self, name: str) -> ProjectStatus:
         """Answers also while the store is away: that is when people look."""
         registry = self._services.registry
         summary = self.summary(name)
@@ -115,7 +130,7 @@ class Views:
             except StoreUnavailable as error:
                 degraded = str(error)
         current = registry.current(name)
-        return models.ProjectStatus(
+        return ProjectStatus(
             name=name,
             url=f"{self._base}/fn/{name}",
             version=summary.version,
@@ -127,11 +142,11 @@ class Views:
             canary=self._canary(name),
         )
 
-    def _canary(self, project: str) -> models.CanaryInfo | None:
+    def _canary(self, project: str) -> CanaryInfo | None:
         canary = self._services.deployer.canary(project)
         if canary is None or not canary.step:
             return None
-        return models.CanaryInfo(
+        return CanaryInfo(
             deployment=canary.deployment,
             version=canary.new,
             share=canary.share,
@@ -143,9 +158,9 @@ class Views:
             functions=canary.functions,
         )
 
-    def function(self, current: Current, spec: FunctionSpec) -> models.FunctionInfo:
+    def function(self, current: Current, spec: FunctionSpec) -> FunctionInfo:
         status = self._status(current, spec)
-        return models.FunctionInfo(
+        return FunctionInfo(
             name=spec.name,
             url=self.url(current.route.project, spec.name),
             version=current.route.version,
@@ -158,9 +173,9 @@ class Views:
             replicas_ready=status.replicas_ready,
             replicas_wanted=status.replicas_wanted,
             replicas=_replicas(status),
-            latency=None if status.p50_s is None else models.LatencyInfo(p50_s=status.p50_s, p99_s=status.p99_s),
+            latency=None if status.p50_s is None else LatencyInfo(p50_s=status.p50_s, p99_s=status.p99_s),
             rate_per_s=status.rate_per_s,
-            cache=models.CacheInfo(hits=status.cache_hits, misses=status.cache_misses, bytes=status.cache_bytes),
+            cache=CacheInfo(hits=status.cache_hits, misses=status.cache_misses, bytes=status.cache_bytes),
             snapshot=_snapshot(status),
         )
 
@@ -170,9 +185,9 @@ class Views:
         return self._services.facts.status(id) or _absent(id, self._services.deployer.trouble(project))
 
 
-def _replicas(status: FunctionStatus) -> list[models.ReplicaInfo]:
+def _replicas(status: FunctionStatus) -> list[ReplicaInfo]:
     return [
-        models.ReplicaInfo(
+        ReplicaInfo(
             id=r.id,
             state=r.state,
             pid=r.details.get("pid"),
@@ -187,9 +202,9 @@ def _replicas(status: FunctionStatus) -> list[models.ReplicaInfo]:
     ]
 
 
-def _snapshot(status: FunctionStatus) -> models.SnapshotInfo | None:
+def _snapshot(status: FunctionStatus) -> SnapshotInfo | None:
     found = status.snapshot
-    return None if found is None else models.SnapshotInfo(found.state, found.reason, found.retry_s)
+    return None if found is None else SnapshotInfo(found.state, found.reason, found.retry_s)
 
 
 def _absent(id: FunctionId, trouble: str) -> FunctionStatus:

@@ -1,22 +1,22 @@
-"""The shapes of the control API about autoscaling."""
+"""Autoscaling policies and decisions."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from clipper_platform.gateway.control_api.schema_base import Answer, Asked
+from clipper_platform.gateway.control_api.schemas.base import RequestBody, ResponseBody
 
 __all__ = ["DecisionInfo", "DecisionList", "PolicyInfo", "PolicyRequest", "ScalingChange"]
 
 
-class PolicyRequest(Asked, frozen=True):
+class PolicyRequest(RequestBody, frozen=True):
     """`policy`: keys as in a policy file. `digest`: of that file, for people."""
 
     policy: dict[str, Any]
     digest: str = ""
 
 
-class PolicyInfo(Answer, frozen=True):
+class PolicyInfo(ResponseBody, frozen=True):
     """`policy` is the one that counts: every key with its value. `digest` and `applied_at` of an applied one."""
 
     function: str
@@ -27,7 +27,7 @@ class PolicyInfo(Answer, frozen=True):
     applied_at: float | None
 
 
-class DecisionInfo(Answer, frozen=True):
+class DecisionInfo(ResponseBody, frozen=True):
     """`rule` had the last word; `steps` lead from the demand to the number; `change` says what would change it."""
 
     at: float
@@ -41,7 +41,7 @@ class DecisionInfo(Answer, frozen=True):
     schedules: list[str]
 
 
-class ScalingChange(Answer, frozen=True):
+class ScalingChange(ResponseBody, frozen=True):
     at: float
     before: int
     wanted: int
@@ -49,7 +49,7 @@ class ScalingChange(Answer, frozen=True):
     why: str
 
 
-class DecisionList(Answer, frozen=True):
+class DecisionList(ResponseBody, frozen=True):
     """`latest` None: nothing can be decided, for the reason in `no_data`. `changes`: newest first, the last 10."""
 
     function: str

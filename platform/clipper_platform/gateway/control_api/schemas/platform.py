@@ -1,0 +1,37 @@
+"""The platform and its bundles."""
+
+from __future__ import annotations
+
+from clipper_platform.gateway.control_api.schemas.base import ResponseBody
+
+__all__ = ["BundleStored", "Info", "Limits", "OwnKey"]
+
+
+class Limits(ResponseBody, frozen=True):
+    max_body_bytes: int
+    max_bundle_bytes: int
+
+
+class OwnKey(ResponseBody, frozen=True):
+    id: str
+    name: str
+    scopes: list[str]
+
+
+class Info(ResponseBody, frozen=True):
+    """`key`: the one that asked."""
+
+    version: str
+    url: str
+    backend: str
+    store: str
+    home: str
+    started_at: float
+    pythons: list[str]
+    limits: Limits
+    key: OwnKey
+
+
+class BundleStored(ResponseBody, frozen=True):
+    digest: str
+    bytes: int
