@@ -46,14 +46,7 @@ def make_server(
 ) -> Server:
     """The server of all routes, not serving yet. `started_at` in Unix seconds."""
     access = Access(planes.keyring, open_invoke=origin_policy.loopback)
-    invoke = InvokeService(
-        planes.dispatcher,
-        clock=clock,
-        authorize=access.authorize_invoke,
-        open_invoke=access.open_invoke,
-        max_body_bytes=settings.max_body_bytes,
-        wake=planes.pins.wake,
-    )
+    invoke = _invoke_service(settings, planes, access, clock)
     services = Services(
         registry=planes.registry,
         keyring=planes.keyring,
@@ -75,6 +68,17 @@ def make_server(
     server = Server(_config(settings, services, invoke))
     metrics.connections.child().read = lambda: float(len(server.server_state.connections))
     return server
+
+
+def _invoke_service(settings: Settings, planes: Planes, access: Access, clock: Clock) -> InvokeService:
+    return InvokeService(
+        planes.dispatcher,
+        clock=clock,
+        authorize=access.authorize_invoke,
+        open_invoke=access.open_invoke,
+        max_body_bytes=settings.max_body_bytes,
+        wake=planes.pins.wake,
+    )
 
 
 def _facts(settings: Settings, planes: Planes, version: str, started_at: float) -> PlatformFacts:
