@@ -1,10 +1,4 @@
-"""What a forked child does to become a replica: all that is possible before its assignment, then the rest.
-
-A child that is forked ahead of time, while no launch waits, also does what a start would do later: it copies pages
-(see prefault.py) and rehearses a start. The rehearsal takes the processor time of the first answer from 5.6 to 4.3 ms
-with a snapshot and from 6.5 to 6.3 ms with a warm zygote (`python -m tests.benchmarks.cold_start`, two cores, medians
-of 40 rounds interleaved with a variant without it).
-"""
+"""What a forked child does to become a replica: all that is possible before its assignment, then the rest."""
 
 from __future__ import annotations
 
@@ -19,17 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Never
 
 from clipper.contract.constants import REPLICA_VARIABLE
-from clipper.contract.spec import FunctionSpec
 from clipper.contract.zygote import decode_assignment
 from clipper_runtime.__main__ import run_replica
-from clipper_runtime.codec import Codec
 from clipper_runtime.fork_safety import open_descriptors
 from clipper_runtime.forking import Control, ForkedChild
 from clipper_runtime.prefault import prefault
-from clipper_runtime.schema import read_signature
 from clipper_runtime.server import Prepared
 
-__all__ = ["ReplicaEntry", "rehearse", "run_forked_child"]
+__all__ = ["ReplicaEntry", "run_forked_child"]
 
 _ENTRY: Final = f"{REPLICA_VARIABLE}=".encode()
 
@@ -64,7 +55,7 @@ def run_forked_child(child: ForkedChild, entry: ReplicaEntry, prepared: Prepared
 
 
 def _settle_in(child: ForkedChild) -> None:
-    """Become a process of its own. A child that no launch waits for yet also prepares what would be slow later."""
+    """Become a process of its own. A child that no launch waits for yet also copies pages that a start writes to."""
     os.setsid()
     os.dup2(child.out, 1)
     os.dup2(child.err, 2)
@@ -75,7 +66,6 @@ def _settle_in(child: ForkedChild) -> None:
     _reseed()
     if child.written is not None:
         prefault(child.written)
-        rehearse()
 
 
 def _take_assignment(line: socket.socket, entry: ReplicaEntry) -> None:
@@ -124,14 +114,3 @@ def _reseed() -> None:
         setattr(loaded["tempfile"], "tempdir", None)  # noqa: B010 - the type of a looked-up module has no attributes
     if "multiprocessing.process" in loaded:
         loaded["multiprocessing.process"].current_process().authkey = os.urandom(32)
-
-
-def rehearse() -> None:
-    """Run what each start runs, on a function of our own. It builds what is built on first use; a child that is forked
-    ahead of time also gets its own copies of the pages that this writes to."""
-
-    def example(values: list[float], name: str = "") -> dict[str, int]:
-        return {name: len(values)}
-
-    FunctionSpec.from_dict(FunctionSpec.parse("example", "app:example", {}).to_dict())
-    Codec(read_signature(example, batched=False, streaming=False, doc=""), batched=False).schema()

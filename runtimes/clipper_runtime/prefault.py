@@ -3,12 +3,12 @@
 After a fork the first write to each page costs a fault and a copy. The start and the first prediction of a scikit-learn
 classifier meet 800 of them. The zygote finds the pages that an earlier child wrote to, and the next child copies those
 before it is needed. Then about thirty faults are left.
-That takes the processor time of the first answer from 6.1 to 4.1 ms with a snapshot and from 10.7 to 10.5 ms with a
-warm zygote (`python -m tests.benchmarks.cold_start`, two cores, medians of 40 rounds interleaved with a variant that
-copies none).
+That takes the processor time of the first answer from 6.6 to 4.7 ms with a snapshot and from 11.6 to 7.5 ms with a warm
+zygote (`python -m tests.benchmarks.cold_start`, two busy cores, medians of 40 rounds interleaved with a variant that
+copies none); its p50 from 19 to 16 ms and from 32 to 18 ms.
 
-Mapping the pages of shared libraries ahead as well left nine faults of thirty and saved no time (4.3 ms either way, and
-6.2 ms with a warm zygote): the kernel maps sixteen pages at a fault.
+Two further steps were measured the same way and left out, because each saved under 5%: to map the pages of shared
+libraries (the kernel maps sixteen at a fault), and to run a start on a function of our own.
 """
 
 from __future__ import annotations

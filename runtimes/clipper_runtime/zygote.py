@@ -24,7 +24,7 @@ from clipper.contract.zygote import Preload, Prepare, Ready, Refused, Request, d
 from clipper_runtime import aio as _aio  # noqa: F401 - imported once here, for the children that run coroutines
 from clipper_runtime.__main__ import prepare_process
 from clipper_runtime.fork_safety import fork_obstacle, open_descriptors
-from clipper_runtime.forked_child import ReplicaEntry, rehearse, run_forked_child
+from clipper_runtime.forked_child import ReplicaEntry, run_forked_child
 from clipper_runtime.forking import Control, ForkServer
 from clipper_runtime.loader import LoadError, Phases, load, set_up
 from clipper_runtime.server import Prepared
@@ -82,7 +82,6 @@ def _become(request: Request) -> tuple[Prepared | None, Ready | Refused]:
                 return None, refusal
         case _:
             return None, Refused(f"{type(request).__name__} is no first request", lasting=True)
-    rehearse()
     gc.collect()
     # The collector writes into each object that it looks at: frozen objects stay shared with the children.
     gc.freeze()

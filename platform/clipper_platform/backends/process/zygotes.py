@@ -2,9 +2,9 @@
 
 A child comes with its channel, its output and a line for its assignment. One spare child is kept, forked ahead of time:
 a launch then writes the assignment to a process that waits for just that, and needs nothing of the zygote.
-The spare child takes the processor time of the first answer from 12.7 to 4.1 ms with a snapshot and from 18.8 to
-10.5 ms with a warm zygote (`python -m tests.benchmarks.cold_start`, two cores, scikit-learn, medians of 40 rounds
-interleaved with a variant that keeps none).
+The spare child takes the processor time of the first answer from 14.2 to 4.7 ms with a snapshot and from 20.3 to 7.5 ms
+with a warm zygote (`python -m tests.benchmarks.cold_start`, two busy cores, medians of 40 rounds interleaved with a
+variant that keeps none); its p50 from 45 to 16 ms and from 54 to 18 ms.
 """
 
 from __future__ import annotations
