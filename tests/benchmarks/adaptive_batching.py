@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import random
 
-from clipper_platform.core.batching import BUDGET_FRACTION, PolicyName, make_controller
+from clipper.contract.spec import BatchPolicy
+from clipper_platform.core.batching import BUDGET_FRACTION, make_controller
 from tests.support.batch_simulation import (
     CAP,
     MAIN,
@@ -24,7 +25,7 @@ from tests.support.batch_simulation import (
 )
 
 
-def highest_rate(policy: PolicyName, model: Model, horizon_s: float) -> float:
+def highest_rate(policy: BatchPolicy, model: Model, horizon_s: float) -> float:
     """The highest Poisson rate at which the p99 stay keeps the objective once the size has settled; to 2%."""
     low, high = 0.0, 1 / model.b_s
     while high - low > 0.02 * high:
@@ -50,7 +51,7 @@ def print_models(quick: bool) -> None:
     print("## The highest rate with p99 inside the objective (Poisson arrivals, one replica)\n")
     print("| model (ms) | objective | unbatched, saturated | policy | highest rate | ratio | p99 there | mean size |")
     print("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |")
-    policies: tuple[PolicyName, ...] = ("none", "aimd", "latency_model")
+    policies: tuple[BatchPolicy, ...] = ("none", "aimd", "latency_model")
     for model in models:
         for policy in policies:
             rate = highest_rate(policy, model, horizon_s)
@@ -66,7 +67,7 @@ def print_loads(quick: bool) -> None:
     print("\n## 5 ms + 0.05 ms·n, objective 20 ms: p50 and p99 stay from second 5 on, by load\n")
     print("| rate | times unbatched | policy | p50 | p99 | mean size | limit | limit settled after |")
     print("| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
-    policies: tuple[PolicyName, ...] = ("aimd", "latency_model")
+    policies: tuple[BatchPolicy, ...] = ("aimd", "latency_model")
     for rate in (100.0, 1000.0, 3960.0, 8000.0) if not quick else (3960.0, 8000.0):
         for policy in policies:
             trace = MAIN.run(policy, rate, 12)

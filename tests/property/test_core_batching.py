@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipper_platform.core.batching import Dispatch, Policy, PolicyName, WaitUntil, make_controller, plan
+from clipper.contract.spec import BatchPolicy
+from clipper_platform.core.batching import Dispatch, Policy, WaitUntil, make_controller, plan
 from tests.support.batch_simulation import simulate
 
 policies = st.builds(
@@ -66,7 +67,7 @@ def test_a_plan_is_within_its_bounds_and_keeps_its_word(
     slo=st.none() | st.floats(1e-6, 1e4),
 )
 def test_a_controller_survives_whatever_it_observes(
-    name: PolicyName, observations: list[tuple[float, float, bool | None]], max_batch_size: int, slo: float | None
+    name: BatchPolicy, observations: list[tuple[float, float, bool | None]], max_batch_size: int, slo: float | None
 ) -> None:
     controller = make_controller(name, max_batch_size, slo)
     for size, duration, full in observations:
@@ -87,7 +88,7 @@ def test_a_controller_survives_whatever_it_observes(
     wait_s=st.sampled_from([0.0, 0.002, 0.05]),
 )
 def test_every_item_is_answered_once_in_order_and_the_replica_runs_one_batch_at_a_time(
-    seed: int, name: PolicyName, costs: tuple[float, float], depth: int, wait_s: float
+    seed: int, name: BatchPolicy, costs: tuple[float, float], depth: int, wait_s: float
 ) -> None:
     rng, now, arrivals = random.Random(seed), 0.0, []
     for _ in range(300):

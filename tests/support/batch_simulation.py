@@ -12,15 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from clipper_platform.core.batching import (
-    BUDGET_FRACTION,
-    Dispatch,
-    Policy,
-    PolicyName,
-    SizeController,
-    make_controller,
-    plan,
-)
+from clipper.contract.spec import BatchPolicy
+from clipper_platform.core.batching import BUDGET_FRACTION, Dispatch, Policy, SizeController, make_controller, plan
 
 __all__ = [
     "CAP",
@@ -221,7 +214,7 @@ class Model:
         """The size whose run takes the whole budget."""
         return (self.slo_s * BUDGET_FRACTION - self.a_s) / self.b_s
 
-    def run(self, policy: PolicyName, rate_per_s: float, horizon_s: float, *, patience_s: float = math.inf) -> Trace:
+    def run(self, policy: BatchPolicy, rate_per_s: float, horizon_s: float, *, patience_s: float = math.inf) -> Trace:
         arrivals = poisson(rate_per_s, horizon_s, random.Random(1))
         controller = make_controller(policy, CAP, self.slo_s)
         return simulate(controller, linear(self.a_s, self.b_s), arrivals, patience_s=patience_s)

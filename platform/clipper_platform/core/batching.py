@@ -15,8 +15,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
+from clipper.contract.spec import BatchPolicy
 from clipper_platform.core.fitting import DurationFit
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "Dispatch",
     "LatencyModel",
     "Policy",
-    "PolicyName",
     "Single",
     "SizeController",
     "Static",
@@ -33,8 +33,6 @@ __all__ = [
     "make_controller",
     "plan",
 ]
-
-PolicyName = Literal["aimd", "latency_model", "static", "none"]
 
 
 def _at_least(low: int, key: str, value: float) -> None:
@@ -286,7 +284,7 @@ class LatencyModel:
         return self._fit.costs()
 
 
-def make_controller(policy_name: PolicyName, max_batch_size: int, latency_slo_s: float | None) -> SizeController:
+def make_controller(policy_name: BatchPolicy, max_batch_size: int, latency_slo_s: float | None) -> SizeController:
     """The controller that `batch_policy` names. Without an objective, every batch keeps it.
 
     Raises ValueError for an unknown name, a size below 1 or an objective that is not above 0.

@@ -24,7 +24,7 @@ _NAMES = [
 def never(cron: str) -> str:
     """Why a well-formed expression of five fields never comes true; "" for one that does.
 
-    With a day of the month and a day of the week, either is enough, as in every cron: such a one always comes true.
+    With both a day of the month and a day of the week, either suffices, as in every cron: it always comes true.
     """
     _, _, days, months, weekdays = cron.split()
     if days.startswith("*") or not weekdays.startswith("*"):

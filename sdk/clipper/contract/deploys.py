@@ -41,17 +41,17 @@ class DeploySpec:
         values = checked(table, _DEPLOY_RULES, where, also=("steps", "smoke"))
         if steps is not None:
             values["steps"] = steps
-        made = cls(**values, smoke=smoke)
+        spec = cls(**values, smoke=smoke)
         for key in values:
-            if key in _CANARY_KEYS and made.strategy != "canary":
+            if key in _CANARY_KEYS and spec.strategy != "canary":
                 raise SpecError(f'{key} needs strategy = "canary"', where=where, key=key)
-        if made.strategy == "recreate" and values.get("keep_previous_s"):
+        if spec.strategy == "recreate" and values.get("keep_previous_s"):
             raise SpecError(
                 'keep_previous_s has no meaning with strategy = "recreate": the old version is stopped first',
                 where=where,
                 key="keep_previous_s",
             )
-        return made
+        return spec
 
     def to_dict(self) -> dict[str, Any]:
         """The keys that differ from their defaults, in the form that `parse` takes."""

@@ -1,4 +1,4 @@
-"""What an environment declares: the interpreter and the packages that functions run with."""
+"""The options of an environment: the interpreter and the packages that functions run with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class EnvironmentSpec:
     """Python version ("3.11", or None for the platform's own) and requirement lines as pip reads them.
 
     `exclude` names packages that are left out even where a requirement depends on them: a package that carries a
-    model's weights may ask for a framework of several gigabytes that the function has no use for. `warm_pool_size`
+    model's weights may require a framework of several gigabytes that the function does not need. `warm_pool_size`
     processes with the environment's modules loaded wait to become replicas (None: as the platform's setting says); it
     is no part of what is installed.
     """
@@ -39,7 +39,7 @@ class EnvironmentSpec:
 
     @classmethod
     def parse(cls, table: object, *, where: str = "[environment]") -> Self:
-        """Raises SpecError. `requirements` must be a list here: a file's name is resolved by whoever reads files."""
+        """Raises SpecError. `requirements` must be a list: the caller has read a requirements file already."""
         if not isinstance(table, Mapping):
             raise SpecError("environment must be a table", where=where, key="environment")
         for key in table:

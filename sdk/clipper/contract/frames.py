@@ -50,14 +50,14 @@ class FrameReader:
     """Bytes in, frames out; any split of the same bytes gives the same frames.
 
     Memory: at most one incomplete frame is held, and a frame's announced size is checked before room is made for it.
-    After a ProtocolError the reader is spent: it raises the same error again.
+    After a ProtocolError the reader raises the same error again.
     """
 
     __slots__ = ("_buffer", "_error", "_filled", "_need", "_padding", "max_frame_bytes")
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self.max_frame_bytes = max_frame_bytes
-        # The incomplete frame behind some padding. It grows with the bytes that arrive, so a liar's length costs no
+        # The incomplete frame behind some padding. It grows with the bytes that arrive, so a false length costs no
         # memory; realloc moves pages, not bytes, and this is several times faster than joining pieces at the end.
         self._buffer = bytearray()
         self._padding = 0
@@ -83,7 +83,7 @@ class FrameReader:
                 length, kind, header = PREFIX.unpack_from(data, 0)
                 if length + LENGTH_BYTES == size:
                     self._check(length, kind, header)
-                    # Nearly always: one frame, whole.
+                    # The usual case: exactly one whole frame.
                     return [_decode(data if isinstance(data, bytes) else bytes(data), kind, header)]
             return list(self._feed(data))
         except ProtocolError as error:
@@ -97,7 +97,7 @@ class FrameReader:
         position, end = 0, len(view)
         while position < end:
             if self._filled == 0:
-                # Fast way: whole frames straight out of `data`.
+                # Whole frames are decoded from `data` without a copy.
                 while end - position >= PREFIX_BYTES:
                     total = self._total(view, position)
                     if end - position < total:
@@ -119,7 +119,7 @@ class FrameReader:
         self._filled += taken
         if not self._need and self._filled == PREFIX_BYTES:
             self._need = self._total(self._buffer, 0)
-            # Memory of any size begins at a multiple of 16: with so much in front, so does the body.
+            # The allocator aligns memory to 16 bytes; with this padding in front, the body is aligned too.
             header = int.from_bytes(self._buffer[-4:], "big")
             self._padding = -(PREFIX_BYTES + header) % _ALIGNMENT
             self._buffer = bytearray(self._padding) + self._buffer

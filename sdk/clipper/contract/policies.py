@@ -1,4 +1,4 @@
-"""What an autoscaling policy declares, and the schedules in it."""
+"""The autoscaling policy and its schedules: their options, checked."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ class Schedule:
         _check_cron(values["cron"], where)
         if "timezone" in values:
             _check_timezone(values["timezone"], where)
-        made = cls(**values)
-        if made.max_replicas is not None and made.min_replicas > made.max_replicas:
+        schedule = cls(**values)
+        if schedule.max_replicas is not None and schedule.min_replicas > schedule.max_replicas:
             raise SpecError(
-                f"min_replicas = {made.min_replicas} is above max_replicas = {made.max_replicas}",
+                f"min_replicas = {schedule.min_replicas} is above max_replicas = {schedule.max_replicas}",
                 where=where,
                 key="min_replicas",
             )
-        return made
+        return schedule
 
 
-# What a field of a cron expression may say: its name, its range, and the names of its values from the lowest on.
+# The fields of a cron expression: name, lowest and highest value, and the names of the values from the lowest on.
 _CRON_FIELDS = (
     ("minute", 0, 59, ""),
     ("hour", 0, 23, ""),
@@ -158,9 +158,9 @@ class AutoscalingPolicy:
             raise SpecError("schedule must be an array of tables: [[schedule]]", where=where, key="schedule")
         values = checked(table, POLICY_RULES, where, also=("schedule",))
         parsed = tuple(Schedule.parse(s, where=f"{where} [[schedule]] {i + 1}") for i, s in enumerate(schedules))
-        made = cls(**values, schedule=parsed)
-        made._check_contradictions(where)
-        return made
+        policy = cls(**values, schedule=parsed)
+        policy._check_contradictions(where)
+        return policy
 
     def to_dict(self) -> dict[str, Any]:
         """Every key, in the form that `parse` takes; a schedule only where there is one."""

@@ -1,4 +1,4 @@
-"""How declarations are checked: names, ranges, values that JSON can carry, and the refusal of what does not fit.
+"""Checks of options: names, ranges, values that JSON can carry, and the errors that refuse the others.
 
 Standard library only: every replica imports this module.
 """
@@ -43,7 +43,7 @@ class SpecError(ValueError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known name that `word` most likely meant, or None when nothing is near."""
+    """The known name that is most like `word`, or None when none is close."""
     import difflib  # costs a few milliseconds and is needed only for a refusal
 
     found = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
@@ -136,7 +136,7 @@ def checked(
     return values
 
 
-# Deeper than any answer that people write into a settings file; bounds the recursion below.
+# Deeper than any value that people write into a settings file; bounds the recursion below.
 _MAX_JSON_DEPTH = 32
 
 

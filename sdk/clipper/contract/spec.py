@@ -1,4 +1,4 @@
-"""What a function, an environment and a project declare: frozen values, parsed and validated at the edge.
+"""The options of a function: frozen values, parsed and validated at the edge.
 
 The same keys serve `@clipper.function(...)`, `[functions.NAME]` of `clip.toml` and the deploy manifest. A refusal
 (`SpecError`) names the key, the value and what is allowed; an unknown key gets the nearest right name.
@@ -72,7 +72,7 @@ class FunctionSpec:
     name: str
     entrypoint: str  # "module:Name", relative to the bundle
     max_batch_size: int = 1  # above 1, every parameter is a list
-    batch_wait_timeout_s: float = 0.0  # how long the oldest invocation may wait for company
+    batch_wait_timeout_s: float = 0.0  # how long the oldest invocation may wait for others to join its batch
     batch_policy: BatchPolicy | None = None  # None: "aimd" with latency_slo_s and batches, else "static"
     batch_size_key: str | None = None  # a parameter whose length is the invocation's weight in a batch
     on_batch_error: OnBatchError = "bisect"
@@ -139,15 +139,15 @@ class FunctionSpec:
         default_output = json_value(table.pop("default_output", None), where)
         table = {k: v for k, v in table.items() if v is not None or k not in _OPTIONAL}
         values = checked(table, _FUNCTION_RULES, where, also=cls.option_names())
-        made = cls(
+        spec = cls(
             name=name,
             entrypoint=entrypoint,
             default_output=default_output,
             autoscaling=AutoscalingPolicy.parse({**policy_table, **short}, where=where),
             **values,
         )
-        made._check_contradictions(where)
-        return made
+        spec._check_contradictions(where)
+        return spec
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], *, where: str) -> None:
@@ -252,8 +252,7 @@ _OPTIONAL = frozenset(f.name for f in fields(FunctionSpec) if f.default is None)
 
 
 def option_limits() -> dict[str, str]:
-    """What each key with a checked range accepts, in words: function keys, then the policy's, a schedule's,
-    an environment's."""
+    """What each key with a checked range accepts, in words: of a function, a policy, a schedule, an environment."""
     return {
         key: rule.words()
         for key, rule in {**_FUNCTION_RULES, **POLICY_RULES, **SCHEDULE_RULES, **ENVIRONMENT_RULES}.items()

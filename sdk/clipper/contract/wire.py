@@ -62,7 +62,7 @@ MIN_LENGTH: Final = PREFIX_BYTES - LENGTH_BYTES
 
 
 class ProtocolError(Exception):
-    """The peer sent bytes that are not this protocol."""
+    """The peer violated the protocol."""
 
 
 class Status(IntEnum):
@@ -84,7 +84,7 @@ class _Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Hello(_Message, frozen=True):
-    """replica → platform, first: who speaks. `token` repeats what the launcher was given (empty over a socketpair)."""
+    """replica → platform, first: identifies the runtime. `token` is the launcher's (empty over a socketpair)."""
 
     protocol_min: int
     protocol_max: int
@@ -192,7 +192,7 @@ class Credit(_Message, frozen=True):
 
 
 class Cancel(_Message, frozen=True):
-    """platform → replica: nobody waits for these items any more. They are still answered, as CANCELLED or as done."""
+    """platform → replica: the callers of these items are gone. They are still answered, as CANCELLED or as done."""
 
     ids: list[int]
 

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from clipper.contract.spec import BatchPolicy
 from clipper_platform.core.batching import (
     BUDGET_FRACTION,
     NEVER,
@@ -14,7 +15,6 @@ from clipper_platform.core.batching import (
     Dispatch,
     LatencyModel,
     Policy,
-    PolicyName,
     SizeController,
     WaitUntil,
     make_controller,
@@ -35,7 +35,7 @@ from tests.support.batch_simulation import (
 
 POLICY = Policy(max_batch_size=64, limit=8, lead_s=0.001)
 WAITING = Policy(max_batch_size=64, limit=8, wait_timeout_s=0.005, lead_s=0.001)
-ADAPTIVE: list[PolicyName] = ["aimd", "latency_model"]
+ADAPTIVE: list[BatchPolicy] = ["aimd", "latency_model"]
 
 
 # plan -----------------------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_aimd_backs_off_by_ten_percent_and_then_grows_by_one_again() -> None:
 
 
 @pytest.mark.parametrize("policy", ADAPTIVE)
-def test_small_batches_under_low_load_do_not_let_the_limit_grow_without_bound(policy: PolicyName) -> None:
+def test_small_batches_under_low_load_do_not_let_the_limit_grow_without_bound(policy: BatchPolicy) -> None:
     controller = make_controller(policy, CAP, 0.02)
     rng = random.Random(2)
     for _ in range(5000):
@@ -158,7 +158,7 @@ def test_a_batch_that_was_full_when_it_left_counts_though_the_limit_has_grown_si
 
 
 @pytest.mark.parametrize("policy", ADAPTIVE)
-def test_the_limit_settles_where_a_batch_takes_the_budget(policy: PolicyName) -> None:
+def test_the_limit_settles_where_a_batch_takes_the_budget(policy: BatchPolicy) -> None:
     controller = make_controller(policy, CAP, 0.02)
     feed(controller, lambda n: 0.005 + 0.00005 * n, 200)
     assert controller.limit == pytest.approx(MAIN.best_size, rel=0.15)
@@ -166,14 +166,14 @@ def test_the_limit_settles_where_a_batch_takes_the_budget(policy: PolicyName) ->
 
 
 @pytest.mark.parametrize("policy", ADAPTIVE)
-def test_an_expensive_item_is_left_alone(policy: PolicyName) -> None:
+def test_an_expensive_item_is_left_alone(policy: BatchPolicy) -> None:
     controller = make_controller(policy, CAP, 0.02)
     feed(controller, lambda n: 0.0001 + 0.008 * n, 200)
     assert controller.limit <= 2
 
 
 @pytest.mark.parametrize("policy", ADAPTIVE)
-def test_where_no_size_meets_the_objective_batches_stay_efficient(policy: PolicyName) -> None:
+def test_where_no_size_meets_the_objective_batches_stay_efficient(policy: BatchPolicy) -> None:
     # a = 25 ms of a 9 ms budget: half of a/b = 50 items keeps a third of the peak throughput, size 1 a hundredth.
     controller = make_controller(policy, CAP, 0.02)
     feed(controller, lambda n: 0.025 + 0.00025 * n, 200)
@@ -181,7 +181,7 @@ def test_where_no_size_meets_the_objective_batches_stay_efficient(policy: Policy
 
 
 @pytest.mark.parametrize("policy", ADAPTIVE)
-def test_a_limit_held_down_by_a_wrong_slope_is_tried_again(policy: PolicyName) -> None:
+def test_a_limit_held_down_by_a_wrong_slope_is_tried_again(policy: BatchPolicy) -> None:
     controller = make_controller(policy, CAP, 0.02)
     feed(controller, lambda n: 0.020 * n, 100)
     assert controller.limit == 1
@@ -190,7 +190,7 @@ def test_a_limit_held_down_by_a_wrong_slope_is_tried_again(policy: PolicyName) -
 
 
 @pytest.mark.parametrize("policy", ADAPTIVE)
-def test_single_stalls_do_not_move_the_limit_far(policy: PolicyName) -> None:
+def test_single_stalls_do_not_move_the_limit_far(policy: BatchPolicy) -> None:
     controller, rng, lowest = make_controller(policy, CAP, 0.02), random.Random(5), CAP
     for i in range(2000):
         stall = 0.3 if rng.random() < 0.01 else 0.0
@@ -200,14 +200,14 @@ def test_single_stalls_do_not_move_the_limit_far(policy: PolicyName) -> None:
 
 
 @pytest.mark.parametrize("policy", ADAPTIVE)
-def test_without_an_objective_the_limit_is_the_hard_cap_once_load_asks_for_it(policy: PolicyName) -> None:
+def test_without_an_objective_the_limit_is_the_hard_cap_once_load_asks_for_it(policy: BatchPolicy) -> None:
     controller = make_controller(policy, 100, None)
     feed(controller, lambda n: 0.5 + 0.1 * n, 60)
     assert controller.limit == 100
 
 
 @pytest.mark.parametrize(("policy", "limit"), [("static", 32), ("none", 1)])
-def test_fixed_policies_keep_their_limit_and_learn_durations(policy: PolicyName, limit: int) -> None:
+def test_fixed_policies_keep_their_limit_and_learn_durations(policy: BatchPolicy, limit: int) -> None:
     controller = make_controller(policy, 32, 0.02)
     assert controller.expected(1) is None
     for _ in range(50):
@@ -226,7 +226,7 @@ def test_items_that_run_one_after_another_are_followed_by_an_average_of_what_one
 
 
 @pytest.mark.parametrize("policy", [*ADAPTIVE, "static", "none"])
-def test_before_the_first_batch_nothing_is_expected(policy: PolicyName) -> None:
+def test_before_the_first_batch_nothing_is_expected(policy: BatchPolicy) -> None:
     controller = make_controller(policy, 8, 0.02)
     assert controller.expected(4) is None
     assert controller.costs() is None
@@ -247,7 +247,7 @@ def test_before_the_first_batch_nothing_is_expected(policy: PolicyName) -> None:
     ],
 )
 def test_a_controller_that_cannot_be_is_refused_by_the_name_of_its_key(
-    policy: PolicyName, size: int, slo: float, key: str
+    policy: BatchPolicy, size: int, slo: float, key: str
 ) -> None:
     with pytest.raises(ValueError, match=key):
         make_controller(policy, size, slo)
@@ -334,7 +334,7 @@ def test_the_latency_model_shrinks_step_by_step() -> None:
 @pytest.mark.parametrize("policy", ADAPTIVE)
 @pytest.mark.parametrize("times", [20, 38])
 def test_twenty_times_the_throughput_of_no_batching_with_p99_inside_the_objective(
-    policy: PolicyName, times: int
+    policy: BatchPolicy, times: int
 ) -> None:
     rate = times * MAIN.unbatched_per_s
     trace = MAIN.run(policy, rate, 9)
@@ -350,13 +350,13 @@ def test_without_batching_the_same_load_is_hopeless() -> None:
 
 
 @pytest.mark.parametrize("policy", ADAPTIVE)
-def test_the_size_converges_within_five_seconds(policy: PolicyName) -> None:
+def test_the_size_converges_within_five_seconds(policy: BatchPolicy) -> None:
     trace = MAIN.run(policy, 8000, 10)
     assert settled_at(trace, MAIN.best_size) < 5.0
 
 
 @pytest.mark.parametrize("policy", ADAPTIVE)
-def test_a_model_that_slows_five_times_keeps_its_throughput_and_recovers(policy: PolicyName) -> None:
+def test_a_model_that_slows_five_times_keeps_its_throughput_and_recovers(policy: BatchPolicy) -> None:
     controller = make_controller(policy, CAP, MAIN.slo_s)
     cost = linear(MAIN.a_s, MAIN.b_s, slow=(4, 9))
     trace = simulate(controller, cost, poisson(1000, 14, random.Random(1)), patience_s=1.0)
@@ -366,7 +366,7 @@ def test_a_model_that_slows_five_times_keeps_its_throughput_and_recovers(policy:
 
 
 @pytest.mark.parametrize("policy", ADAPTIVE)
-def test_the_size_shrinks_within_seconds_when_items_become_five_times_as_dear(policy: PolicyName) -> None:
+def test_the_size_shrinks_within_seconds_when_items_become_five_times_as_dear(policy: BatchPolicy) -> None:
     # 2 ms + 0.05 ms -> 0.25 ms per item, budget 9 ms: 140 items before, 28 after.
     controller = make_controller(policy, CAP, 0.02)
     cost = slope_slows(0.002, 0.00005, slow=(4, 9))
@@ -383,7 +383,7 @@ def test_the_papers_rule_alone_falls_into_the_spiral_that_ours_avoids() -> None:
 
 
 @pytest.mark.parametrize("policy", ADAPTIVE)
-def test_noise_and_stalls_leave_most_of_the_throughput(policy: PolicyName) -> None:
+def test_noise_and_stalls_leave_most_of_the_throughput(policy: BatchPolicy) -> None:
     rng = random.Random(1)
     cost = noisy(linear(MAIN.a_s, MAIN.b_s), rng, sigma=0.15)
     trace = simulate(make_controller(policy, CAP, MAIN.slo_s), cost, poisson(3960, 10, rng), patience_s=1.0)
