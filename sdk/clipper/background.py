@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for work that goes on while the caller does something else."""
+"""An event loop in a thread of its own, for coroutines that run while the caller does something else."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BackgroundLoop:
             started.set_result(asyncio.get_running_loop())
             await self._stop.wait()
 
-        # A daemon: a call that nobody waits for must not keep the program alive.
+        # A daemon thread, so that a call without a waiter does not keep the program alive.
         self._thread = threading.Thread(target=asyncio.run, args=(main(),), name="clipper-calls", daemon=True)
         self._thread.start()
         return started.result()

@@ -38,7 +38,7 @@ class _Shape:
 
 
 class Invoker:
-    """Calls one function. `wrapped` is its code where the caller has it; without, the platform's schema is asked."""
+    """Calls one function. `wrapped` is its code, if the caller has it; otherwise its schema is fetched."""
 
     def __init__(
         self,
@@ -136,17 +136,17 @@ class Invoker:
     # In the background
 
     def spawn(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
-        """A call that goes on by itself."""
+        """Start a call in the background."""
         if self._shape is not None:
-            self._shape.bind(args, kwargs)  # a wrong argument is told here, not at `get`
+            self._shape.bind(args, kwargs)  # a wrong argument raises here, not at `get`
         return Call(self.client.submit(self.acall(args, kwargs)), str(self.address))
 
 
 class Call(Generic[T]):
-    """An invocation in the background; of a streaming function, its value is the list of items.
+    """An invocation in the background; the value of a streaming function is the list of its items.
 
-    It is held by this process: the request is open while the call runs, and ends, cancelled, with the process. Keep
-    the Call to learn the outcome.
+    This process holds it: the request stays open while the call runs, and the end of the process cancels it. Keep the
+    Call to read the outcome.
     """
 
     def __init__(self, future: Future[T], address: str) -> None:
@@ -155,11 +155,11 @@ class Call(Generic[T]):
         self.get: _Get[T] = _Get(future, address)
 
     def done(self) -> bool:
-        """Whether it has ended: with a value, an error, or cancelled."""
+        """Whether it has a value or an error, or was cancelled."""
         return self._future.done()
 
     def cancel(self) -> bool:
-        """End the call and, by closing its connection, the invocation. False when it had ended before."""
+        """Cancel the call and, by closing its connection, the invocation. False when it had ended before."""
         return self._future.cancel()
 
     def __repr__(self) -> str:
@@ -187,7 +187,7 @@ class _Get(Generic[T]):
         try:
             done, _ = await asyncio.wait([inner], timeout=timeout)
         finally:
-            # The wrapper must not carry the end of this wait to the call, nor complain about an unread outcome.
+            # The end of this wait must not cancel the call, and an error that nobody reads must not be logged.
             inner.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         if not done:
             raise TimeoutError(f"{self._address} has not answered within {timeout:g} s")
@@ -200,9 +200,9 @@ class _Get(Generic[T]):
 
 
 class RemoteCall(collections.abc.Coroutine[Any, Any, Any]):
-    """What `.remote.aio(...)` gives: await it for the value, or iterate over it for a streaming function's items.
+    """The result of `.remote.aio(...)`: await it for the value, or iterate over it for a streaming function's items.
 
-    A real coroutine to asyncio, so that `create_task` and task groups take it. Nothing is sent before it is awaited.
+    It is a coroutine to asyncio, so that `create_task` and task groups take it. Nothing is sent before it is awaited.
     """
 
     def __init__(self, invoker: Invoker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -245,7 +245,7 @@ def _outcome(future: Future[Any], return_exceptions: bool) -> Any:
         raise errors.CallCancelled("the client was closed before the call ended") from None
     except BaseException as error:
         if not future.done():
-            future.cancel()  # this wait was interrupted (Ctrl-C), not the call
+            future.cancel()  # Ctrl-C interrupted this wait; the call still runs
             raise
         if return_exceptions and isinstance(error, Exception):
             return error
@@ -279,7 +279,7 @@ def _typed(items: Iterator[Any], annotation: Any) -> Iterator[Any]:
 
 
 def _remote_shape(schema: Mapping[str, Any], name: str) -> _Shape:
-    """From the platform's schema: its properties stand in the order of the function's parameters."""
+    """From the platform's schema, whose properties have the order of the function's parameters."""
     parameters = schema.get("parameters", schema)
     properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
     names = list(properties) if isinstance(properties, Mapping) else []
@@ -298,7 +298,7 @@ def _remote_shape(schema: Mapping[str, Any], name: str) -> _Shape:
 def _local_shape(wrapped: Any, batched: bool) -> _Shape:
     """From the caller's own code: its signature, generator or not, its return annotation."""
     is_class = isinstance(wrapped, type)
-    target = wrapped.__call__ if is_class else wrapped  # of a class: the method, unbound, with `self` first
+    target = wrapped.__call__ if is_class else wrapped  # the method of a class is unbound: `self` comes first
     signature = inspect.signature(target)
     if is_class:
         first, *_ = signature.parameters or [""]
@@ -336,5 +336,5 @@ def _by_name(bound: inspect.BoundArguments, name: str) -> dict[str, Any]:
 def _return_annotation(target: Callable[..., Any]) -> Any:
     try:
         return typing.get_type_hints(target).get("return", Any)
-    except Exception:  # noqa: BLE001 - an annotation may hold anything; without it the value comes back untyped
+    except Exception:  # noqa: BLE001 - evaluating an annotation may raise anything; without it the value is untyped
         return Any

@@ -1,4 +1,4 @@
-"""Invokes functions of a platform: arguments out, values back, blocking or awaited."""
+"""Invokes functions of a platform, blocking or awaited."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Client:
         return self._background.submit(work)
 
     def close(self) -> None:
-        """End what runs in the background and close the blocking connections; a loop's own close with the loop."""
+        """Cancel background calls and close the blocking connections; those of an event loop close with the loop."""
         self._background.close()
         self._connection.close()
 
@@ -120,7 +120,7 @@ class Client:
             connection = AsyncConnection(self.location, retry=self._retry)
             keeper = _close_with_the_loop(connection)
             self._of_loop[loop] = connection, keeper
-        # Started, the generator is known to the loop, whose end (`asyncio.run`, `shutdown_asyncgens`) closes it.
+        # Once started, the generator is closed by the loop at its end (`asyncio.run`, `shutdown_asyncgens`).
         await anext(keeper)
         return connection
 
@@ -170,15 +170,15 @@ def _value(answer: Answer) -> Any:
 
 
 def shared_client(location: Location | None = None) -> Client:
-    """The client that functions use by themselves: one per platform, key and process, so that connections are kept.
+    """The client of functions that were given none: one per platform, key and process, so that connections are reused.
 
-    Looked up at each call, so that a platform that moved (another `CLIP_URL`, another port) is found.
+    The platform is looked up at each call, so that a change of `CLIP_URL` or of its port takes effect.
     """
     location = location or find_platform()
     return _client_of(location.url, location.api_key, os.getpid())
 
 
-# A pool of connections is a thing of the process: a forked child must not write into its parent's sockets.
+# The process id is a key because a forked child must not write into its parent's sockets.
 @functools.cache
 def _client_of(url: str, api_key: str | None, _pid: int) -> Client:
     client = Client(url, api_key)

@@ -1,4 +1,4 @@
-"""A function by value, for `clipper.deploy`: written here by cloudpickle, read only inside a replica."""
+"""Functions pickled by value for `clipper.deploy`. cloudpickle writes them here; only a replica reads them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _local_modules_by_value() -> Iterator[None]:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-# Where code lives that requirements, or Python itself, bring into the replica.
+# Directories of the standard library and of installed packages, which the replica has too.
 _HOMES: Final = tuple(
     Path(path).resolve()
     for name, path in sysconfig.get_paths().items()
@@ -83,6 +83,6 @@ def _is_installed(module: ModuleType | None) -> bool:
         return True
     file = getattr(module, "__file__", None)
     if not isinstance(file, str):
-        return True  # built in, or a namespace: nothing to send
+        return True  # a built-in module or a namespace package: there is no code to send
     path = Path(file).resolve()
     return not _PACKAGE_DIRECTORIES.isdisjoint(path.parts) or any(path.is_relative_to(home) for home in _HOMES)

@@ -50,10 +50,10 @@ def decode_json(data: bytes | str) -> Any:
 
 
 def as_type(value: Any, annotation: Any) -> Any:
-    """`value` as what the local annotation says, or unchanged where it does not fit.
+    """`value` converted to the local annotation, or unchanged where it does not fit.
 
-    The annotation is that of the caller's own code, the value that of the deployed version: they may differ, and an
-    answer that exists is worth more than a refusal.
+    The annotation is from the caller's code, the value from the deployed version. They may differ; a value of another
+    type is more useful than an error.
     """
     if annotation in _PLAIN:
         return value
@@ -73,7 +73,7 @@ def _convert_custom(wanted: Any, value: Any) -> Any:
 
 
 def _encode_custom(value: Any) -> Any:
-    # An array can exist only where numpy was imported already.
+    # An array exists only where numpy is imported already.
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         if isinstance(value, numpy.ndarray):
@@ -98,7 +98,7 @@ def _decode_extension(code: int, data: memoryview) -> Any:
     if code != NPY_EXTENSION:
         raise ValueError(f"unknown MessagePack extension {code}")
     try:
-        import numpy  # only for whoever receives an array: neither the CLI nor most clients need it
+        import numpy  # imported only where an array is received: the CLI and most clients need none
     except ImportError:
         raise UnexpectedAnswer("the answer holds a numpy array; install numpy to receive it") from None
     return numpy.lib.format.read_array(io.BytesIO(data), allow_pickle=False)

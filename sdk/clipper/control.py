@@ -1,4 +1,4 @@
-"""The control API (`infra/docs/control-api.md`), one method per call: what `clip` and `clipper.deploy` are made of."""
+"""The control API (`infra/docs/control-api.md`), one method per call. `clip` and `clipper.deploy` use it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = ["Answer", "ControlClient"]
 # Large enough that a call per piece costs nothing, small enough that progress moves.
 _UPLOAD_PIECE_BYTES: Final = 256 * 1024
 
-# A build may be silent for long; a stream that brought nothing for this long is opened again, which costs one request.
+# A build may print nothing for minutes: a stream without an event for this long is opened again, for one request.
 EVENT_SILENCE_S: Final = 60.0
 
-# How often an event stream is opened again without having brought an event, and the first pause between.
+# How often an event stream without a new event is opened again, and the first pause.
 _MAX_RECONNECTS: Final = 6
 _RECONNECT_DELAY_S: Final = 0.2
 
@@ -51,7 +51,7 @@ class ControlClient:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.location = find_platform(url, api_key)
-        self.on_retry: OnRetry | None = None  # told of each failed try that is followed by another
+        self.on_retry: OnRetry | None = None  # called for each failed try that is followed by another
         self.timeout_s = timeout_s
         self._retry = retry
         self._sleep = sleep
@@ -65,7 +65,7 @@ class ControlClient:
 
     @cached_property
     def _connection(self) -> Connection:
-        """For what streams, and for platforms elsewhere; made when first needed, as it takes long to load."""
+        """For streams, uploads and platforms on other machines; made when needed, as loading httpx takes 60 ms."""
         from clipper.transport import Connection
 
         return Connection(self.location, retry=self._retry, sleep=self._sleep, on_retry=self._retried)
@@ -137,7 +137,7 @@ class ControlClient:
         return self._get(f"{API_ROOT}/deployments/{_segment(id)}")
 
     def deployment_events(self, id: str, after: int = 0) -> Iterator[dict[str, Any]]:
-        """Events with a number above `after`, live, until `done`. A broken stream is taken up where it broke."""
+        """Events with a number above `after`, live, until `done`. A broken stream goes on where it broke."""
         failures = 0
         while True:
             try:
@@ -150,7 +150,7 @@ class ControlClient:
                         return
                 broken: errors.ClipperError = errors.ConnectionLost("the stream of events ended before the deployment")
             except errors.DeadlineExceeded:
-                continue  # silence, not failure: a long build
+                continue  # a long build without events is no failure
             except (errors.ConnectionLost, errors.PlatformUnreachable) as error:
                 broken = error
             failures += 1
@@ -159,7 +159,7 @@ class ControlClient:
             self._sleep(_RECONNECT_DELAY_S * 2 ** (failures - 1))
 
     def cancel_deployment(self, id: str) -> dict[str, Any]:
-        """End it; what callers see stays as it was."""
+        """Cancel it; callers keep the version that they had."""
         return self._send("DELETE", f"{API_ROOT}/deployments/{_segment(id)}")
 
     # Projects and versions
@@ -189,20 +189,12 @@ class ControlClient:
         )
 
     def restart(self, name: str, function: str | None = None) -> dict[str, Any]:
-        """Replace the replicas, of one function or of all; how they do then. Raises NotFound, Conflict."""
+        """Replace the replicas of one function or of all; their state after that. Raises NotFound, Conflict."""
         path = f"{API_ROOT}/projects/{_segment(name)}/restart"
         return self._send("POST", path, {"function": function}, timeout_s=self.timeout_s + 300.0)
 
-    def events(self, name: str, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
-        path = f"{API_ROOT}/projects/{_segment(name)}/events"
-        return _list(self._get(path, {"after": after, "limit": limit}), "events")
-
-    def config(self, name: str) -> dict[str, Any]:
-        """The routed version's environment and effective options."""
-        return self._get(f"{API_ROOT}/projects/{_segment(name)}/config")
-
     def policy(self, project: str, function: str) -> dict[str, Any]:
-        """The autoscaling policy that counts, and whether it was deployed or applied."""
+        """The autoscaling policy in effect, and whether it was deployed or applied."""
         return self._get(f"{_function(project, function)}/policy")
 
     def put_policy(self, project: str, function: str, policy: Mapping[str, Any], digest: str = "") -> dict[str, Any]:
@@ -235,7 +227,7 @@ class ControlClient:
         if follow:
             params["follow"] = 1
         path = f"{API_ROOT}/projects/{_segment(project)}/functions/{_segment(function)}/logs"
-        # Heartbeats come several times a minute, so silence beyond this is a connection that is gone.
+        # Heartbeats come several times a minute, so a longer silence means that the connection is lost.
         yield from self._lines(path, params, read_timeout_s=max(self.timeout_s, EVENT_SILENCE_S))
 
     # Keys and secrets
@@ -271,7 +263,7 @@ class ControlClient:
         accept: str | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
-        """One invocation of "project/function[@version]" with a body as it is; the answer as it came."""
+        """One invocation of "project/function[@version]" with an encoded body; the answer is not decoded."""
         return self._whole(
             Request(
                 method="POST",
@@ -305,7 +297,7 @@ class ControlClient:
         """The JSON Schema of "project/function[@version]"."""
         return self._get(f"{FunctionAddress.parse(path).url_path}/schema")
 
-    # How
+    # Requests
 
     def _whole(self, request: Request) -> Answer:
         return (self._direct or self._connection).send(request)
@@ -344,7 +336,7 @@ def _function(project: str, function: str) -> str:
 
 
 def _segment(text: str) -> str:
-    """`text` as one segment of a path. Raises InvalidRequest for what a path would resolve away."""
+    """`text` as one segment of a path. Raises InvalidRequest for "", "." and "..", which a path drops."""
     if text in ("", ".", ".."):
         raise errors.InvalidRequest(f"{text!r} is not a name")
     return quote(text, safe=":@")

@@ -1,4 +1,4 @@
-"""From a project, or from a function in a notebook, to something that answers."""
+"""Deploys a project directory, or a function from a notebook."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar, Unpack
 
@@ -28,9 +29,9 @@ R = TypeVar("R")
 OnEvent = Callable[[Mapping[str, Any]], None]
 """Takes events of the form that `infra/docs/control-api.md` describes.
 
-Phases `bundle` and `upload` are this side's own and come before the platform's. Their `phase_done` carry {"digest",
+Phases `bundle` and `upload` run in the client, before the platform's. Their `phase_done` carry {"digest",
 "files", "bytes", "uncompressed_bytes", "seconds"} and {"reused", "bytes", "seconds"}; `progress` of `upload` carries
-{"sent", "total"}. `accepted` stands between them and the platform's, with {"deployment"}.
+{"sent", "total"}. `accepted` comes between them and the platform's, with {"deployment"}.
 """
 
 # States of a deployment after its last event.
@@ -39,7 +40,7 @@ _ENDED: Final = (*_ENDED_WELL, "failed", "cancelled")
 
 
 def deploy_project(project: Project, control: ControlClient, on_event: OnEvent, force: bool = False) -> dict[str, Any]:
-    """Bundle, upload, deploy, wait until callers get the new version; gives the deployment.
+    """Bundle, upload, deploy, wait until callers get the new version; the finished deployment.
 
     Raises DeployFailed with the phase, the exception and the last lines of the log; Conflict while another deployment
     of the project runs; SpecError for what cannot be bundled. Interrupted, it cancels the deployment.
@@ -67,11 +68,11 @@ def deploy(
     on_event: OnEvent | None = None,
     **options: Unpack[FunctionOptions],
 ) -> Function[P, R]:
-    """Deploy a function or class from where it stands, as in a notebook; gives it bound to what was deployed.
+    """Deploy a function or class of the running program, as in a notebook; the function, bound to what was deployed.
 
-    `name` is "project/function"; the project then has this function only. What it refers to in `__main__` and in
-    modules of this machine goes with it by value (cloudpickle), what is installed must be among `requirements`. Only a
-    replica unpickles it, with the same minor version of Python: that is the default, and another one is refused.
+    `name` is "project/function"; the project then has this function only. Its references to `__main__` and to modules
+    of this machine are sent by value (cloudpickle); installed packages must be among `requirements`. Only a replica
+    unpickles it, with the same minor version of Python: that is the default, and another one is refused.
     """
     address = FunctionAddress.parse(name)
     if address.version is not None:
@@ -79,32 +80,34 @@ def deploy(
     decorated = fn if isinstance(fn, Function) else None
     wrapped = decorated.wrapped if decorated is not None else fn
     merged = {**(decorated.options if decorated is not None else {}), **options}
-    requirement_lines = [requirements] if isinstance(requirements, str) else list(requirements)
+    project = _closure_project(address, wrapped, merged, requirements, python)
+    bundle = bundle_files({CLOSURE_FILE: dump_closure(wrapped)})
+    with nullcontext(control) if control is not None else ControlClient() as used:
+        _deploy(project, bundle, used, on_event or (lambda event: None), force)
+    client = shared_client(control.location) if control is not None else None
+    function: Function[P, R] = Function(wrapped, name=address.function, options=merged)
+    return function.bind(address, client)
+
+
+def _closure_project(
+    address: FunctionAddress,
+    wrapped: Callable[..., Any],
+    options: Mapping[str, Any],
+    requirements: Iterable[str],
+    python: str | None,
+) -> Project:
+    """A project of one function, which is loaded from a pickle. Raises SpecError."""
+    where = f"clipper.deploy('{address}')"
+    lines = [requirements] if isinstance(requirements, str) else list(requirements)
     target = re.sub(r"\W", "_", getattr(wrapped, "__name__", "")).strip("_") or "closure"
-    spec = FunctionSpec.parse(
-        address.function, f"{CLOSURE_MODULE}:{_identifier(target)}", merged, where=f"clipper.deploy({name!r})"
-    )
-    environment = EnvironmentSpec.parse(
-        {"python": _python(python), "requirements": requirement_lines}, where=f"clipper.deploy({name!r})"
-    )
-    project = Project(
+    entrypoint = f"{CLOSURE_MODULE}:{_identifier(target)}"
+    return Project(
         directory=Path(),
         name=address.project,
-        environment=environment,
-        functions=(spec,),
+        environment=EnvironmentSpec.parse({"python": _python(python), "requirements": lines}, where=where),
+        functions=(FunctionSpec.parse(address.function, entrypoint, options, where=where),),
         provenance={},
     )
-    bundle = bundle_files({CLOSURE_FILE: dump_closure(wrapped)})
-    given = control
-    control = given or ControlClient()
-    try:
-        _deploy(project, bundle, control, on_event or (lambda event: None), force)
-    finally:
-        if given is None:
-            control.close()
-    client = shared_client(given.location) if given is not None else None
-    made: Function[P, R] = Function(wrapped, name=address.function, options=merged)
-    return made.bind(address, client)
 
 
 def _identifier(text: str) -> str:
@@ -112,7 +115,7 @@ def _identifier(text: str) -> str:
 
 
 def _python(wanted: str | None) -> str:
-    """The version to ask for: bytecode by value is read by the same minor version only."""
+    """The version to ask for: only the same minor version reads pickled bytecode."""
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     if wanted is not None and wanted != own and not wanted.startswith(own + "."):
         raise SpecError(
@@ -140,24 +143,24 @@ def _deploy(project: Project, bundle: Bundle, control: ControlClient, on_event: 
 
 
 def _follow(control: ControlClient, id: str, on_event: OnEvent) -> dict[str, Any]:
-    """The deployment as it ended. Whoever stops waiting for it (Ctrl-C) ends it: nobody would look at its outcome."""
+    """Wait for the end of a deployment. An interruption (Ctrl-C) cancels the deployment."""
     try:
         for event in control.deployment_events(id):
             on_event(event)
     except errors.ClipperError:
-        raise  # it may well go on: the platform has it
+        raise  # the platform goes on with the deployment
     except BaseException:
         try:
             control.cancel_deployment(id)
         except errors.ClipperError:
-            pass  # it ended by itself meanwhile, or nobody answers; the interruption is what matters
+            pass  # it ended meanwhile, or the platform does not answer: the interruption is what gets reported
         raise
     return control.deployment(id)
 
 
 def _failure(name: str, deployment: Mapping[str, Any]) -> errors.DeployFailed:
-    told = deployment.get("error")
-    details = dict(told) if isinstance(told, Mapping) else {}
+    error = deployment.get("error")
+    details = dict(error) if isinstance(error, Mapping) else {}
     details.pop("code", None)
     message = details.pop("message", None)
     if deployment.get("state") == "cancelled":
@@ -185,7 +188,7 @@ def _event(kind: str, message: str = "", **more: Any) -> dict[str, Any]:
 
 
 class _Phase:
-    """A step on this side, told as the platform tells its own."""
+    """A phase on the client's side, reported by the same events as the platform's phases."""
 
     def __init__(self, name: str, on_event: OnEvent) -> None:
         self._name, self._on_event = name, on_event

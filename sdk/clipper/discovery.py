@@ -232,7 +232,7 @@ class _Unreadable(Exception):
     """An expression whose value cannot be known without running code."""
 
 
-# Numbers in options are durations, sizes and counts; beyond this they are a mistake, and could be made huge by `**`.
+# Options are durations, sizes and counts: larger numbers are mistakes, and `**` must not build huge ones.
 _LARGEST: Final = 1 << 64
 _LARGEST_EXPONENT: Final = 64
 

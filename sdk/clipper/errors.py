@@ -160,7 +160,7 @@ class HeadersTooLarge(ClipperError, entry=table.HEADERS_TOO_LARGE):
 
 
 class QueueFull(ClipperError, entry=table.QUEUE_FULL):
-    """Too many invocations wait for the function; `retry_after_s` says when to come back."""
+    """Too many invocations wait for the function; `retry_after_s` is how long to wait."""
 
 
 class ClientClosed(ClipperError, entry=table.CLIENT_CLOSED):
@@ -209,7 +209,7 @@ class PlatformUnreachable(ClipperError, entry=ErrorCode("platform_unreachable", 
 
 
 class ConnectionLost(ClipperError, entry=ErrorCode("connection_lost", 0, retryable=True)):
-    """The connection broke before the whole answer came; the function may have run."""
+    """The connection broke before the answer was complete; the function may have run."""
 
 
 class UnexpectedAnswer(ClipperError, entry=ErrorCode("unexpected_answer", 0)):

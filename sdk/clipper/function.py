@@ -1,6 +1,6 @@
 """`@clipper.function`: marks a function or a class as one to deploy, and lets the same name call what was deployed.
 
-Every replica imports this module beside user code, so it is light: HTTP and all else loads with the first remote call.
+Every replica imports this module beside user code, so it is light: the first remote call loads HTTP and all else.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Function(Generic[P, R]):
     call what was deployed, `local` runs the code here as a replica would.
     """
 
-    # Taken over from the code by update_wrapper.
+    # update_wrapper copies these from the code.
     __name__: str
     __qualname__: str
     __wrapped__: Callable[P, R]
@@ -85,7 +85,7 @@ class Function(Generic[P, R]):
         self.map = _Map(self)
         self.spawn = _Spawn(self)
         if wrapped is not None:
-            # Docs, name, module and signature are those of the code, for help(), editors and frameworks.
+            # The docstring, name, module and signature of the code are shown by help(), editors and frameworks.
             functools.update_wrapper(self, wrapped, updated=())
 
     @classmethod
@@ -99,23 +99,23 @@ class Function(Generic[P, R]):
         from clipper.address import FunctionAddress
 
         parsed = FunctionAddress.parse(address)
-        made: Function[..., Any] = Function(None, name=parsed.function)
-        made._address, made._timeout_s, made._client = parsed, timeout_s, client
-        return made
+        function: Function[..., Any] = Function(None, name=parsed.function)
+        function._address, function._timeout_s, function._client = parsed, timeout_s, client
+        return function
 
     def with_options(self, *, timeout_s: float | None = None, client: Client | None = None) -> Function[P, R]:
         """The same function, called with another deadline in seconds (its retries included) or by another client."""
-        made: Function[P, R] = Function(self._wrapped, name=self.name, options=self.options)
-        made._address = self._address
-        made._timeout_s = timeout_s if timeout_s is not None else self._timeout_s
-        made._client = client or self._client
-        return made
+        copy: Function[P, R] = Function(self._wrapped, name=self.name, options=self.options)
+        copy._address = self._address
+        copy._timeout_s = timeout_s if timeout_s is not None else self._timeout_s
+        copy._client = client or self._client
+        return copy
 
     def bind(self, address: FunctionAddress, client: Client | None = None) -> Function[P, R]:
         """The same function, calling what is deployed at `address`."""
-        made = self.with_options(client=client)
-        made._address = address
-        return made
+        bound = self.with_options(client=client)
+        bound._address = address
+        return bound
 
     @property
     def wrapped(self) -> Callable[P, R]:
@@ -149,13 +149,13 @@ class Function(Generic[P, R]):
         return f"<clipper.Function {self._address or self.name}>"
 
     def by_value(self) -> tuple[Any, ...]:
-        """The recipe, as of `__reduce__`, that rebuilds it from its code rather than by importing its module."""
+        """What `__reduce__` returns to rebuild it from its code instead of importing its module."""
         return _restore, (self._wrapped, self.name, self.options, self._address, self._timeout_s)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         if self._address is not None or self._wrapped is None:
             return self.by_value()
-        # As any module-level name: pickled by reference, found again by importing its module.
+        # Pickled by reference, as any module-level name: loading imports its module.
         return getattr(self._wrapped, "__qualname__", self.name)
 
     def _calls(self) -> Invoker:
@@ -180,9 +180,9 @@ def _restore(
     address: FunctionAddress | None,
     timeout_s: float | None,
 ) -> Function[..., Any]:
-    made: Function[..., Any] = Function(wrapped, name=name, options=options)
-    made._address, made._timeout_s = address, timeout_s
-    return made
+    function: Function[..., Any] = Function(wrapped, name=name, options=options)
+    function._address, function._timeout_s = address, timeout_s
+    return function
 
 
 class _Remote:
@@ -240,7 +240,7 @@ class _Spawn:
         self._owner = owner
 
     def __call__(self, *args: Any, **kwargs: Any) -> Call[Any]:
-        """A `Call`: `get(timeout)`, `done()`, `cancel()`. It is held by this process and ends with it."""
+        """A `Call`: `get(timeout)`, `done()`, `cancel()`. This process holds it; it ends with the process."""
         return self._owner._calls().spawn(args, kwargs)
 
     async def aio(self, *args: Any, **kwargs: Any) -> Call[Any]:

@@ -1,4 +1,4 @@
-"""Lines and server-sent events out of a byte stream, however it was split. No I/O here.
+"""Lines and server-sent events from a byte stream that is split anywhere. No I/O.
 
 Lines end with LF or CRLF and nothing else: text may hold U+2028 and the other marks at which `str.splitlines` breaks.
 """

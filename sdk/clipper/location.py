@@ -43,7 +43,7 @@ def find_platform(
 ) -> Location:
     """The platform to talk to; arguments win over the environment, the environment over the home directory.
 
-    Raises PlatformUnreachable when nothing says where it is, ValueError for an address that is not HTTP.
+    Raises PlatformUnreachable when there is no address, ValueError for an address that is not HTTP.
     """
     environ = os.environ if environ is None else environ
     home = home_directory(environ)
@@ -73,7 +73,7 @@ def _running_url(home: Path) -> str | None:
         table = json.loads((home / PLATFORM_FILE).read_text(encoding="utf-8"))
         url = table["url"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # not running, or just being written
+        return None  # no platform runs, or it is writing the file
     return url if isinstance(url, str) else None
 
 

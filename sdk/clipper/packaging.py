@@ -50,10 +50,10 @@ ALWAYS_IGNORED: Final = (
     *IGNORE_FILES,
 )
 
-# zlib's own default: the higher levels gain about 1% on source and nothing on weights, for twice the time.
+# zlib's default: higher levels save about 1% on source and nothing on weights, and take twice the time.
 COMPRESSION_LEVEL: Final = 6
 
-# A tree that is written to while it is read is read again, this often.
+# How often a tree is read again that changes while it is read.
 MAX_TRIES: Final = 3
 
 
@@ -112,8 +112,8 @@ def bundle_files(files: Mapping[str, bytes], *, limits: Limits | None = None) ->
 def file_stamps(directory: str | Path) -> dict[str, tuple[int, int]] | None:
     """Path → (size in bytes, time of the last change in ns) of the files that a bundle of `directory` would hold.
 
-    None while files come and go. Raises SpecError as `bundle_directory` does. It also holds the ignore files, which
-    are in no bundle but decide what is.
+    None while files appear and disappear. Raises SpecError as `bundle_directory` does. The ignore files are in no
+    bundle, but here, since they decide what is in it.
     """
     root = Path(directory).resolve()
     stamps: dict[str, tuple[int, int]] = {}
@@ -135,10 +135,10 @@ def file_stamps(directory: str | Path) -> dict[str, tuple[int, int]] | None:
 
 
 class _Ignores:
-    """Decides by the patterns of one directory and those above it, as git does: the deepest opinion wins.
+    """The patterns of one directory and of those above it. As in git, the deepest pattern that matches decides.
 
-    `.clipignore` files are asked after all `.gitignore` files and win over them, so that `!model.joblib` brings back
-    what is not in version control but is needed to run.
+    `.clipignore` files win over all `.gitignore` files, so that `!model.joblib` adds a file that is not in version
+    control but is needed to run.
     """
 
     def __init__(self) -> None:
@@ -147,19 +147,19 @@ class _Ignores:
 
     def below(self, directory: Path, prefix: str) -> _Ignores:
         """The decisions for `directory`, whose path from the root is `prefix` ("" or "a/b/")."""
-        made = _Ignores()
+        ignores = _Ignores()
         for name in IGNORE_FILES:
-            made._levels[name] = list(self._levels[name])
+            ignores._levels[name] = list(self._levels[name])
             lines = _ignore_lines(directory / name, prefix + name)
             if lines:
                 try:
-                    made._levels[name].append((prefix, pathspec.GitIgnoreSpec.from_lines(lines)))
+                    ignores._levels[name].append((prefix, pathspec.GitIgnoreSpec.from_lines(lines)))
                 except ValueError as error:
                     raise SpecError(f"a pattern cannot be read: {error}", where=prefix + name) from None
-        return made
+        return ignores
 
     def ignored(self, path: str) -> bool:
-        """Whether `path` (with a trailing "/" for a directory) stays out."""
+        """Whether `path` (with a trailing "/" for a directory) is left out."""
         if self._always.match_file(path):
             return True
         verdict = False
@@ -224,7 +224,7 @@ def _check_path(path: str) -> None:
 
 
 def _target(root: Path, entry: os.DirEntry[str], path: str) -> Path:
-    """What to read for an entry: itself, or what a link inside the project means."""
+    """The path to read for an entry: its own, or the target of a link inside the project."""
     if not entry.is_symlink():
         return Path(entry.path)
     try:

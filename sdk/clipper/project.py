@@ -1,6 +1,6 @@
 """A project as declared: `clip.toml`, its decorators and the files that it names, merged and validated.
 
-Nothing of the project is run. For each option it is known where its value came from.
+No code of the project is run. The source of each option's value is kept.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ class Project:
     environment_provenance: Mapping[str, str] = field(default_factory=dict)  # and for those of `environment`
 
     def manifest(self, bundle_digest: str) -> Manifest:
-        """What to ask the platform for. Raises SpecError for a digest that is none."""
-        made = Manifest(
+        """The manifest of a deployment of this bundle. Raises SpecError for an invalid digest."""
+        manifest = Manifest(
             project=self.name,
             bundle=bundle_digest,
             environment=self.environment,
             functions=self.functions,
             deploy=self.deploy,
         )
-        return Manifest.from_dict(made.to_dict())
+        return Manifest.from_dict(manifest.to_dict())
 
 
 def load_project(directory: str | Path) -> Project:
@@ -117,10 +117,10 @@ def _environment(directory: Path, table: object) -> EnvironmentSpec:
 
 
 def _environment_provenance(table: Mapping[str, Any]) -> dict[str, str]:
-    came = {f.name: PROJECT_FILE if f.name in table else "default" for f in fields(EnvironmentSpec)}
+    sources = {f.name: PROJECT_FILE if f.name in table else "default" for f in fields(EnvironmentSpec)}
     if isinstance(table.get("requirements"), str):
-        came["requirements"] = table["requirements"]  # the name of a file
-    return came
+        sources["requirements"] = table["requirements"]  # the name of a file
+    return sources
 
 
 def _requirement_lines(text: str) -> list[str]:
@@ -141,7 +141,7 @@ class _Entry:
 
 
 def _entries(directory: Path, tables: Mapping[str, Any]) -> list[_Entry]:
-    """Functions in a stable order: those of the file as they stand there, then decorated ones as they stand."""
+    """Functions in a stable order: those of the file in its order, then the other decorated ones in theirs."""
     modules: dict[str, SourceModule] = {}
 
     def module(name: str, where: str) -> SourceModule:

@@ -1,8 +1,8 @@
-"""What a request to the platform is, which tries it has and what an error answer means; no HTTP library, no I/O.
+"""Requests to the platform: what they send, when they are tried again, what an error answer means. No I/O.
 
 A request is repeated only where the platform cannot have begun it: the connection was refused, or the answer was 429 or
 503 — and, for requests marked `safe`, after a broken connection. `transport` carries this out with pools of
-connections, `direct` with the standard library alone.
+connections, `direct` with a socket for each request.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ CONNECT_TIMEOUT_S: Final = 5.0
 # The platform answers 504 at the deadline itself; the client waits this much longer for that answer to arrive.
 DEADLINE_GRACE_S: Final = 2.0
 
-# An error's body is small; of a foreign server's page no more than this is read.
+# The platform's errors are small; of another server's error page no more than this is read.
 MAX_ERROR_BYTES: Final = 1024 * 1024
 
 OnRetry = Callable[[ClipperError, float], None]
-"""Told of a failed try and of the seconds until the next, before they pass."""
+"""Called after a failed try with its error and the seconds until the next, before that wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class RetryPolicy:
     """How often and how long to try. `budget_s` stands in where a request has no timeout of its own."""
 
     max_attempts: int = 8
-    max_connect_attempts: int = 3  # a platform that restarts is back soon; one that does not run is reported soon
+    max_connect_attempts: int = 3  # a restart takes a moment; a platform that does not run is reported soon
     base_delay_s: float = 0.1
     max_delay_s: float = 5.0
     budget_s: float = 60.0
@@ -97,7 +97,7 @@ class Try:
 
 
 class Attempts:
-    """One request's tries: what each may take, and whether another follows."""
+    """The tries of one request: the timeouts of each, and whether another follows."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def error_from(status: int, headers: Mapping[str, str], content: bytes, url: str) -> ClipperError:
-    """The exception that an error answer stands for; `UnexpectedAnswer` where it is not the platform's."""
+    """The exception for an error answer; `UnexpectedAnswer` where the platform did not write it."""
     retry_after_s = _retry_after(headers)
     try:
         table = dict(json.loads(content)["error"])

@@ -1,6 +1,6 @@
-"""HTTP to the platform: pooled connections, blocking and asynchronous; the HTTP library's errors into ours.
+"""HTTP to the platform over pooled connections, blocking and asynchronous; translates httpx's errors into ours.
 
-What may be tried again, and when, is decided in `retrying`.
+`retrying` decides what is tried again, and when.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["Answer", "AsyncConnection", "Connection", "Request", "RetryPolicy", 
 
 WRITE_TIMEOUT_S: Final = 60.0
 
-# Of one pool; an event loop has several.
+# Limits of one pool; an event loop has several pools.
 MAX_CONNECTIONS: Final = 256
 MAX_IDLE_CONNECTIONS: Final = 64
 MAX_POOLS: Final = 16
@@ -82,15 +82,15 @@ _LIMITS: Final = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_con
 
 
 def _transport_options(location: Location) -> dict[str, Any] | None:
-    """Options of a transport of our own; None where the environment's proxies lie on the way."""
-    # A proxy from the environment is right for a remote platform and never for this machine's own.
+    """Options of our own transport; None where a proxy of the environment must be used."""
+    # The environment's proxies are for remote platforms, never for one on this machine.
     if not location.loopback and getproxies():
         return None
-    # Small requests must not wait for Nagle; a machine that vanished is noticed by keep-alive probes.
+    # Small requests must not wait for Nagle's algorithm; keep-alive probes detect a machine that is gone.
     sockets = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     options: dict[str, Any] = {"limits": _LIMITS, "socket_options": sockets}
     if location.url.startswith("http:"):
-        # Reading the certificate authorities takes some 30 ms that plain HTTP has no use for; this context trusts none.
+        # Reading the certificate authorities takes 30 ms, which plain HTTP does not need; this context trusts none.
         options["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     return options
 
@@ -161,7 +161,7 @@ class Connection:
                 if len(content) > MAX_ERROR_BYTES:
                     break
         except httpx.HTTPError:
-            pass  # the status says enough
+            pass  # the status is enough for an error
         finally:
             response.close()
         raise error_from(response.status_code, response.headers, content, url)
@@ -180,9 +180,9 @@ class Connection:
 class AsyncConnection:
     """`Connection` for one event loop.
 
-    The HTTP library's pool looks at each of its connections several times per request: with 32 of them a request takes
-    5.6 ms of CPU, in small pools 2.2 ms. So there are some, each made when those before it are busy; requests one after
-    the other use the first one only.
+    httpx's pool goes through all its connections several times per request: of 32 requests at a time, each takes
+    1.9 ms of CPU in one pool and 0.65 ms in 16 small ones. A pool is made when those before it are busy; requests one
+    after the other use the first one only.
     """
 
     def __init__(
@@ -229,7 +229,7 @@ class AsyncConnection:
             self._in_flight[pool] -= 1
 
     def _pool(self, index: int) -> httpx.AsyncClient:
-        # The least busy is at most the first that does not exist yet, so that pools are made in turn.
+        # The first of the least busy is an existing pool or the next one: pools are made in turn.
         if index == len(self._pools):
             direct = _transport_options(self.location)
             transport = httpx.AsyncHTTPTransport(**direct) if direct is not None else None
@@ -255,7 +255,7 @@ class AsyncConnection:
                 if len(content) > MAX_ERROR_BYTES:
                     break
         except httpx.HTTPError:
-            pass  # the status says enough
+            pass  # the status is enough for an error
         finally:
             await response.aclose()
         raise error_from(response.status_code, response.headers, content, url)

@@ -1,6 +1,6 @@
-"""Lines over time as SVG: panels one above the other with a common time axis. Pure functions, standard library only.
+"""Time series as SVG: panels one above the other with a common time axis. Pure functions, standard library only.
 
-One file without script that is legible on light and on dark: colours are classes, of which a style sheet has two sets.
+The file has no script and is legible on light and on dark: a style sheet has two sets of colours.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ __all__ = ["Line", "Panel", "draw"]
 
 _WIDTH, _LEFT, _RIGHT, _TOP = 800, 64, 24, 64
 _PANEL, _GAP, _BOTTOM = 92, 46, 40
-_CHARACTER = 6.2  # about the width of one in 12 px, to place the legend
+_CHARACTER = 6.2  # average width of a character in 12 px, to place the legend
 _STEPS = 8  # labels of the time axis at most
 
-# The first line of a panel is the one that it is about, and drawn on top.
+# The first line of a panel is the main one and drawn on top.
 _STYLE = """
 text { font: 12px system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', sans-serif; fill: #1f2328 }
 .title { font-size: 17px; font-weight: 600 } .panel { font-size: 13px; font-weight: 600 }
@@ -50,7 +50,7 @@ class Line:
 class Panel:
     title: str
     lines: Sequence[Line]
-    rule: float | None = None  # a level to be kept, as a dashed line
+    rule: float | None = None  # an objective, drawn as a dashed line
     rule_name: str = "objective"
 
 
@@ -93,7 +93,7 @@ def _panel(panel: Panel, times: Sequence[float], top: float) -> list[str]:
             if line.area:
                 ground = f"V{top + _PANEL:.1f} H{first:.1f} Z"
                 out.append(f'<path class="area f{colour}" d="{path} {ground}"/>')
-            # A stretch of one value has no length, and is a dot.
+            # A path of a single value is drawn as a dot.
             dot = f' H{last:.1f}" stroke-linecap="round' if first == last else ""
             out.append(f'<path class="line c{colour}" d="{path}{dot}"/>')
     return out + _legend(panel, top)

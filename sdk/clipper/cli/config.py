@@ -1,4 +1,4 @@
-"""`clip config show`: the effective value of every key, and where it came from."""
+"""`clip config show`: the effective value of every key, and its source."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def show(directory: Path, out: Output) -> None:
 
 
 def client_configuration() -> dict[str, dict[str, str]]:
-    """Which platform, which key (where it was found, never the key), which home; each with its source."""
+    """The platform's address, whether there is a key (never the key itself) and the home, each with its source."""
     home = home_directory()
     try:
         found = find_platform()
@@ -65,18 +65,18 @@ def client_configuration() -> dict[str, dict[str, str]]:
 
 def _document(project: Project) -> dict[str, Any]:
     def sources(name: str, table: dict[str, Any]) -> dict[str, Any]:
-        came = project.provenance.get(name, {})
-        return {key: {"value": value, "from": came.get(key, "default")} for key, value in table.items()}
+        found = project.provenance.get(name, {})
+        return {key: {"value": value, "from": found.get(key, "default")} for key, value in table.items()}
 
     return {
         "name": project.name,
         "environment": {
-            key: {"value": getattr(project.environment, key), "from": came}
-            for key, came in project.environment_provenance.items()
+            key: {"value": getattr(project.environment, key), "from": source}
+            for key, source in project.environment_provenance.items()
         },
         "deploy": {
-            key: {"value": getattr(project.deploy, key), "from": came}
-            for key, came in project.deploy_provenance.items()
+            key: {"value": getattr(project.deploy, key), "from": source}
+            for key, source in project.deploy_provenance.items()
         },
         "functions": {spec.name: sources(spec.name, spec.to_dict()) for spec in project.functions},
     }
@@ -88,14 +88,14 @@ def _project(out: Output, project: Project) -> None:
     out.table(
         ["[environment]", "VALUE", "FROM"],
         [
-            _row(key, scalar(getattr(project.environment, key)), came)
-            for key, came in project.environment_provenance.items()
+            _row(key, scalar(getattr(project.environment, key)), source)
+            for key, source in project.environment_provenance.items()
         ],
     )
     out.line()
     out.table(
         ["[deploy]", "VALUE", "FROM"],
-        [_row(key, scalar(getattr(project.deploy, key)), came) for key, came in project.deploy_provenance.items()],
+        [_row(key, scalar(getattr(project.deploy, key)), source) for key, source in project.deploy_provenance.items()],
     )
     for spec in project.functions:
         out.line()
@@ -105,7 +105,7 @@ def _project(out: Output, project: Project) -> None:
 
 
 def _rows(table: dict[str, Any], sources: Any) -> list[list[Part]]:
-    """A row per key, those of the autoscaling policy under their short names; what is at its default recedes."""
+    """A row per key; those of the autoscaling policy as `autoscaling.KEY`. Defaults are dimmed."""
     rows: list[list[Part]] = []
     for key, value in table.items():
         if key == "autoscaling":

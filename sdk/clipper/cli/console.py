@@ -1,7 +1,7 @@
-"""What a command says and where: JSON documents or words on stdout, diagnostics on stderr.
+"""The output of commands: JSON documents or text on stdout, diagnostics on stderr.
 
-Three ways of stdout: with `--json` exactly one document and nothing else; on a terminal colours, tables and live
-displays; otherwise plain lines. rich is loaded for the second only, when the first line is printed.
+With `--json`, stdout holds exactly one document; on a terminal it has colours, tables and live displays; otherwise it
+is plain lines. rich is loaded for terminals only, when the first line is printed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FAIL", "OK", "WARN", "Output", "Part"]
 
-# A piece of a line: words, or words and a rich style.
+# A piece of a line: text, or text and a rich style.
 Part = str | tuple[str, str]
 
 OK, FAIL, WARN = "✓", "✗", "!"
@@ -41,7 +41,7 @@ _STATES = {
 
 
 def state_style(state: str) -> str:
-    """The colour that a state's word is printed in."""
+    """The colour of a state; "" for one without a colour."""
     return _STATES.get(state, "")
 
 
@@ -50,12 +50,12 @@ def _is_terminal(stream: IO[str]) -> bool:
 
 
 class Output:
-    """Where one command's results go. `terminal`: someone is looking, so colours and live displays are fine."""
+    """Prints one command's results. `terminal`: stdout is a terminal, so colours and live displays are used."""
 
     def __init__(self, *, json: bool = False) -> None:
         self.json = json
         self.terminal = not json and _is_terminal(sys.stdout)
-        # Questions need an answer from a person and a place where it can be seen that one is asked.
+        # A question is read from stdin and shown on stderr: both must be terminals.
         self.interactive = sys.stdin is not None and sys.stdin.isatty() and _is_terminal(sys.stderr) and not json
         self._consoles: dict[str, Console] = {}
 
@@ -74,9 +74,9 @@ class Output:
         sys.stdout.flush()
 
     def line(self, *parts: Part, wrap: bool = False) -> None:
-        """A line of the result. With `--json` the result is the document, and this says nothing.
+        """A line of the result. With `--json` it is not printed, since the document is the result.
 
-        `wrap` breaks it between words where the terminal ends; without, it can be copied in one piece.
+        `wrap` breaks it between words at the terminal's width; otherwise it can be copied in one piece.
         """
         if not self.json:
             self._print(sys.stdout, self.terminal, parts, wrap=wrap)
@@ -125,7 +125,7 @@ class Output:
 
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         for column in columns:
-            # Words of the last column may go on in the next line; a broken number or name is hard to read.
+            # Only the last column, which holds text, is wrapped: a broken number or name is hard to read.
             last = column is columns[-1]
             justify: Literal["right", "left"] = "right" if column in right else "left"
             table.add_column(column, justify=justify, no_wrap=not last, overflow="fold" if last else "ellipsis")
@@ -145,7 +145,7 @@ class Output:
 
 
 def styled(parts: Iterable[Part]) -> Text:
-    """The parts as one rich text; control characters in them are made harmless."""
+    """The parts as one rich text, with control characters escaped."""
     from rich.text import Text
 
     text = Text()

@@ -45,7 +45,7 @@ def deploy(directory: Path, force: bool, out: Output) -> None:
 
 
 def _deploy(out: Output, control: ControlClient, project: Project, *, force: bool) -> dict[str, Any]:
-    """The finished deployment. A failure, or Ctrl-C, leaves with what still serves."""
+    """The finished deployment. A failure, or Ctrl-C, is reported with the version that goes on serving."""
     from clipper.deploying import deploy_project
 
     progress = Progress()
@@ -57,7 +57,7 @@ def _deploy(out: Output, control: ControlClient, project: Project, *, force: boo
                 progress.succeed(time.monotonic())
                 return deployment
             except BaseException:
-                progress.fail()  # inside the display, so that its last picture shows it
+                progress.fail()  # before the display ends, so that its last frame shows the failure
                 raise
     except DeployFailed as error:
         error.add_note(_still_serving(control, project.name))
@@ -74,24 +74,24 @@ def _deploy(out: Output, control: ControlClient, project: Project, *, force: boo
 
 
 class _Retries:
-    """Says, once for each cause, that the platform refuses for now and is asked again; counts how often."""
+    """Reports a refusal that is tried again, once for each error code, and counts the tries."""
 
     def __init__(self, show: Callable[[Mapping[str, Any]], None], limit_s: float) -> None:
         self._show, self._limit_s = show, limit_s
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self.count = 0
         self.waited_s = 0.0
 
     def __call__(self, error: ClipperError, delay_s: float) -> None:
         self.count += 1
         self.waited_s += delay_s
-        if error.code not in self._said:
-            self._said.add(error.code)
+        if error.code not in self._reported:
+            self._reported.add(error.code)
             self._show({"kind": "retry", "message": f"{error}; trying again for up to {self._limit_s:g} s"})
 
 
 def _still_serving(control: ControlClient, name: str) -> str:
-    """What callers get after a deploy that did not happen."""
+    """The version that callers get after a failed deploy, as a sentence."""
     try:
         version = control.project(name).get("version")
     except NotFound:
@@ -104,7 +104,6 @@ def _still_serving(control: ControlClient, name: str) -> str:
 
 
 def _unchanged(out: Output, project: Project, deployment: Mapping[str, Any]) -> None:
-
     out.line(
         (f"{OK} ", "green"), f"No changes: version {deployment['version']} of ", (project.name, "bold"), " serves."
     )
@@ -116,7 +115,7 @@ def _unchanged(out: Output, project: Project, deployment: Mapping[str, Any]) -> 
 def _succeeded(
     out: Output, control: ControlClient, project: Project, deployment: Mapping[str, Any], seconds: float
 ) -> None:
-    """Version, URLs, a call by curl and from Python, and the way back."""
+    """Print version, URLs, a call by curl and from Python, and the rollback command."""
     functions = deployment.get("functions") or []
     out.line()
     out.line(
@@ -140,10 +139,10 @@ def _succeeded(
         out.line("  import clipper")
         out.line("  ", python_call(path, schema))
     out.line()
-    _way_back(out, project.name, deployment.get("previous"))
+    _undo(out, project.name, deployment.get("previous"))
 
 
-def _way_back(out: Output, name: str, previous: int | None) -> None:
+def _undo(out: Output, name: str, previous: int | None) -> None:
     if previous is None:
         out.line((f"This is its first version. Take it away: clip delete {name}", "dim"))
     else:

@@ -1,4 +1,4 @@
-"""`clip dev`: deploys a directory on every save, and shows what its functions say."""
+"""`clip dev`: deploys a directory on every save, and shows the logs of its functions."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def dev(directory: Path, out: Output) -> None:
             stack.enter_context(session := _Session(out, control, directory.resolve(), restore=not private))
             session.run()
         except KeyboardInterrupt:
-            _say(out, {"event": "stopping"}, ("Stopping", "dim"))
+            _emit(out, {"event": "stopping"}, ("Stopping", "dim"))
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does; once that has begun, the same again does not cut it short."""
+    """SIGTERM ends the command as Ctrl-C does. Further signals are ignored, so that the clean-up is completed."""
     began = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -82,25 +82,25 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _platform(out: Output) -> Iterator[tuple[ControlClient, bool]]:
-    """This machine's platform, or one of our own, and whether it is that. Raises CommandFailed."""
+    """This machine's platform, or else a private one; and whether it is private. Raises CommandFailed."""
     control = _running()
     if control is not None:
         with control:
             url = control.location.url
-            _say(out, {"event": "platform", "url": url, "private": False}, ("Platform ", "dim"), (url, "cyan"))
+            _emit(out, {"event": "platform", "url": url, "private": False}, ("Platform ", "dim"), (url, "cyan"))
             yield control, False
         return
     with private_platform() as (control, home):
         url = control.location.url
         event = {"event": "platform", "url": url, "private": True, "home": str(home)}
-        _say(out, event, ("Platform ", "dim"), (url, "cyan"), ("  (its own, ends with this command)", "dim"))
+        _emit(out, event, ("Platform ", "dim"), (url, "cyan"), ("  (its own, ends with this command)", "dim"))
         if not out.json:
             out.line((f"  in another terminal: export CLIP_HOME={home}", "dim"))
         yield control, True
 
 
 def _running() -> ControlClient | None:
-    """A client of the platform that runs on this machine, if one does. Raises CommandFailed."""
+    """A client of the platform of this machine; None while none runs. Raises CommandFailed."""
 
     from clipper.control import ControlClient
 
@@ -124,15 +124,15 @@ def _running() -> ControlClient | None:
             raise CommandFailed(
                 f"No platform at {control.location.url}", hint="Start it, or unset CLIP_URL", code=error.code
             ) from None
-        return None  # the file of one that was killed
+        return None  # a killed platform has left its file
     except BaseException:
         control.close()
         raise
     return control
 
 
-def _say(out: Output, event: Mapping[str, Any], *parts: Part) -> None:
-    """One thing that happened: a line of JSON, or words."""
+def _emit(out: Output, event: Mapping[str, Any], *parts: Part) -> None:
+    """Print an event: as a line of JSON, or as text."""
     if out.json:
         out.event({"ts": round(time.time(), 3), **event})
     else:
@@ -140,32 +140,31 @@ def _say(out: Output, event: Mapping[str, Any], *parts: Part) -> None:
 
 
 class _Session:
-    """One project's deploys and logs; with `restore`, it leaves the platform as it found it on exit."""
+    """The deploys and logs of one project. With `restore`, the project gets its earlier version back at the end."""
 
     def __init__(self, out: Output, control: ControlClient, directory: Path, *, restore: bool) -> None:
-
         self._out = out
         self._control = control
         self._directory = directory
-        self._puts_back = restore
+        self._restores = restore
         self._watcher = Watcher(directory)
-        self._before: dict[str, int | None] = {}  # project -> the version that answered when we came
+        self._before: dict[str, int | None] = {}  # project → its version before the first deploy
         self._logs: dict[tuple[str, str], threading.Thread] = {}
         self._ended = threading.Event()
-        self._heard: set[str] = set()  # what a deploy's replicas said, shown as it came
-        self._talk = threading.Lock()  # deploys and logs take turns on the terminal
+        self._shown: set[str] = set()  # lines of this deploy's logs that are printed already
+        self._printing = threading.Lock()  # deploys and logs print in turn
 
     def __enter__(self) -> _Session:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        if self._puts_back:
+        if self._restores:
             for project, version in self._before.items():
                 self._restore(project, version)
 
     def run(self) -> None:
-        """Deploy, wait for a save, for ever."""
+        """Deploy at each save, without end."""
         changed: Sequence[str] = ()
         while True:
             try:
@@ -177,14 +176,13 @@ class _Session:
             changed = self._changed()
 
     def _changed(self) -> list[str]:
-
-        told = ""
+        reported = ""
         while True:
             try:
                 return self._watcher.changed()
             except SpecError as error:  # the tree cannot be bundled: a link to nothing, a bad pattern
-                if str(error) != told:
-                    told = str(error)
+                if str(error) != reported:
+                    reported = str(error)
                     self._failed(error, None)
                 time.sleep(_RECONNECT_S)
 
@@ -196,12 +194,12 @@ class _Session:
         began = time.monotonic()
         if changed:
             shown = ", ".join(changed[:_SHOWN_FILES]) + (" …" if len(changed) > _SHOWN_FILES else "")
-            self._tell({"event": "changed", "files": list(changed)}, (f"· {shown}", "cyan"))
-        self._heard.clear()
+            self._print({"event": "changed", "files": list(changed)}, (f"· {shown}", "cyan"))
+        self._shown.clear()
         project = _quick(load_project(self._directory))
         try:
             self._remember(project.name)
-            deployment = deploy_project(project, self._control, lambda event: self._hear(project, event))
+            deployment = deploy_project(project, self._control, lambda event: self._deploy_log(project, event))
         except PlatformUnreachable:
             raise
         except ClipperError as error:
@@ -210,15 +208,14 @@ class _Session:
         self._succeeded(project, deployment, time.monotonic() - began)
 
     def _remember(self, name: str) -> None:
-
         if name not in self._before:
             try:
                 self._before[name] = self._control.project(name).get("version")
             except NotFound:
                 self._before[name] = None
 
-    def _hear(self, project: Project, event: Mapping[str, Any]) -> None:
-        """Show what a build or a starting replica says, unless the function's log shows it already."""
+    def _deploy_log(self, project: Project, event: Mapping[str, Any]) -> None:
+        """Print the output of a build or a starting replica, unless the function's log prints it already."""
         if event.get("kind") != "log":
             return
         data = event.get("data") or {}
@@ -226,11 +223,10 @@ class _Session:
         if function and (project.name, function) in self._logs:
             return
         message = str(event.get("message") or "")
-        self._heard.update(message.splitlines())
+        self._shown.update(message.splitlines())
         self._record({"function": function or str(event.get("phase")), "message": message})
 
     def _succeeded(self, project: Project, deployment: Mapping[str, Any], seconds: float) -> None:
-
         functions = [dict(function) for function in deployment.get("functions") or ()]
         urls = {str(f["name"]): str(f["url"]) for f in functions}
         version, same = deployment.get("version"), deployment.get("state") == "unchanged"
@@ -238,8 +234,8 @@ class _Session:
             "event": "unchanged" if same else "deployed", "project": project.name, "version": version,
             "seconds": round(seconds, 3), "functions": urls,
         }  # fmt: skip
-        said = f"version {version} answers already" if same else f"version {version} in {duration(seconds)}"
-        self._tell(event, (f"{OK} ", "green"), (project.name, "bold"), f" {said}")
+        result = f"version {version} answers already" if same else f"version {version} in {duration(seconds)}"
+        self._print(event, (f"{OK} ", "green"), (project.name, "bold"), f" {result}")
         for name, url in urls.items():
             if (project.name, name) not in self._logs:
                 if not self._out.json:
@@ -247,7 +243,7 @@ class _Session:
                 self._follow(project.name, name)
 
     def _failed(self, error: Exception, project: Project | None) -> None:
-        """What went wrong and where. The version before goes on answering."""
+        """Print the error and its place. The version before goes on answering."""
         locator = Locator(self._directory)
         details = getattr(error, "details", None) or {}
         lines = [line for entry in details.get("log") or () for line in str(entry).splitlines()]
@@ -257,10 +253,10 @@ class _Session:
         event = {"event": "failed", "project": project.name if project else None, "error": document}
         if places:
             event |= {"file": places[-1].file, "line": places[-1].line}
-        self._tell(event, (f"{FAIL} ", "red bold"), (message, "bold"))
+        self._print(event, (f"{FAIL} ", "red bold"), (message, "bold"))
         if self._out.json:
             return
-        for line in [line for line in lines if line not in self._heard][-_LOG_LINES:]:
+        for line in [line for line in lines if line not in self._shown][-_LOG_LINES:]:
             self._out.line(("  │ ", "dim"), locator.rewritten(line))
         for place in places[-1:]:
             self._point(place)
@@ -272,21 +268,21 @@ class _Session:
         self._out.line(("  → ", "cyan"), (str(place), "red bold"))
 
     def _restore(self, name: str, version: int | None) -> None:
-        """The project as it was before: the same version, or none."""
+        """Return to the version before, or delete the project."""
         try:
             if version is None:
                 self._control.delete_project(name)
-                said = f"{name} is gone again"
+                result = f"{name} is gone again"
             elif self._control.project(name).get("version") != version:
                 self._control.rollback(name, version)
-                said = f"{name} is back at version {version}"
+                result = f"{name} is back at version {version}"
             else:
                 return
         except ClipperError as error:
             if error.status == 404:
                 return
-            said = f"{name} could not be put back: {error}"
-        _say(self._out, {"event": "restored", "project": name, "version": version, "message": said}, (said, "dim"))
+            result = f"{name} could not be put back: {error}"
+        _emit(self._out, {"event": "restored", "project": name, "version": version, "message": result}, (result, "dim"))
 
     # Logs
 
@@ -298,7 +294,6 @@ class _Session:
         thread.start()
 
     def _follow_log(self, project: str, function: str, since: float) -> None:
-
         locator = Locator(self._directory)
         while not self._ended.is_set():
             try:
@@ -308,21 +303,21 @@ class _Session:
                     since = max(since, float(record.get("ts") or 0))
                     if record.get("stream") != "system":
                         self._record({**record, "function": function}, locator)
-            except (ClipperError, OSError, RuntimeError):  # the platform is going, or the client was closed
+            except (ClipperError, OSError, RuntimeError):  # the platform stops, or the client is closed
                 pass
             self._ended.wait(_RECONNECT_S)
 
     def _record(self, record: Mapping[str, Any], locator: Any = None) -> None:
-        """One record of a log, with the project's own paths, and the place of the error that it ends."""
+        """Print a log record with paths of the project directory, and the place of an error that ends in it."""
         locator = locator or Locator(self._directory)
         message = str(record.get("message") or "")
-        with self._talk:
+        with self._printing:
             lines = message.split("\n")
             places = locator.places(lines)
             if self._out.json:
-                _say(self._out, {"event": "log", **record})
+                _emit(self._out, {"event": "log", **record})
                 for place in places:
-                    _say(self._out, {"event": "error", "function": record["function"], **_as_dict(place)})
+                    _emit(self._out, {"event": "error", "function": record["function"], **_as_dict(place)})
                 return
             level = str(record.get("level") or "").lower()
             style = "red" if level in ("error", "critical") or record.get("stream") == "stderr" else ""
@@ -331,9 +326,9 @@ class _Session:
             for place in places:
                 self._point(place)
 
-    def _tell(self, event: Mapping[str, Any], *parts: Part) -> None:
-        with self._talk:
-            _say(self._out, event, *parts)
+    def _print(self, event: Mapping[str, Any], *parts: Part) -> None:
+        with self._printing:
+            _emit(self._out, event, *parts)
 
 
 def _as_dict(place: Place) -> dict[str, Any]:
@@ -341,6 +336,6 @@ def _as_dict(place: Place) -> dict[str, Any]:
 
 
 def _quick(project: Project) -> Project:
-    """A developer waits for each deploy: no canary, and nothing is kept warm. Smoke calls stay."""
+    """The project without canary and standby version, for short deploys. Smoke calls stay."""
     deploy = type(project.deploy)(keep_previous_s=0.0, smoke=project.deploy.smoke)
     return replace(project, deploy=deploy)

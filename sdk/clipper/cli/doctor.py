@@ -1,4 +1,4 @@
-"""`clip doctor`: what is wrong on this machine, each finding with its fix."""
+"""`clip doctor`: checks this machine and the platform; each finding has its fix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PYTHON_NEEDED = (3, 11)
 # An environment with scikit-learn takes about 400 MB, one with a CPU build of PyTorch about 1 GB.
 _DISK_WARN_BYTES = 2 * 1024**3
 _DISK_FAIL_BYTES = 200 * 1024**2
-# A replica takes a handful of descriptors, each client connection one.
+# A replica takes about five descriptors, each client connection one.
 _FILES_NEEDED = 1024
 _PROBE_TIMEOUT_S = 10
 
@@ -71,7 +71,7 @@ def doctor(out: Output) -> int:
 
 
 def examine() -> Iterator[Check]:
-    """Every check's finding, one by one: some take a moment."""
+    """The findings one by one, since some checks take a second."""
     yield check_python(sys.version_info[:3])
     yield check_platform_extra()
     uv = find_uv()
@@ -102,7 +102,7 @@ def check_platform_extra() -> Check:
 
 
 def find_uv() -> str | None:
-    """Beside this Python (the platform extra brings it along), else on PATH."""
+    """Beside this Python, where the platform extra installs it, else on PATH."""
     beside = Path(sys.executable).parent / "uv"
     return str(beside) if os.access(beside, os.X_OK) else shutil.which("uv")
 
@@ -180,7 +180,7 @@ def _existing(path: Path) -> Path:
 
 
 def _ask(command: list[str]) -> tuple[int, str]:
-    """Exit status and output; a command that cannot run or hangs is status -1 and why."""
+    """Exit status and output; status -1 and the reason for a command that cannot run or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,4 +1,4 @@
-"""A plausible value for a JSON Schema, and the calls built from it: what a user can paste right after a deploy."""
+"""Example values for a JSON Schema, and calls with them that a user can paste after a deploy."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
     `schema` is what `/fn/…/schema` answers: its `parameters` describe the object of arguments.
     """
     described = _parameters(schema)
-    made = _Maker(described).value(described, 0, name="")
-    return made if isinstance(made, dict) else {}
+    values = _Examples(described).value(described, 0, name="")
+    return values if isinstance(values, dict) else {}
 
 
 def _parameters(schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -41,8 +41,8 @@ def _parameters(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-class _Maker:
-    """Walks one schema; `$ref` points into its `$defs`."""
+class _Examples:
+    """Example values of one schema; `$ref` refers to its `$defs`."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self.document = document
@@ -102,21 +102,21 @@ class _Maker:
     def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
         properties = schema.get("properties") or {}
         required = schema.get("required") or (list(properties) if depth == 0 else [])
-        made = {key: self.value(properties.get(key, {}), depth + 1, name=key) for key in required}
+        values = {key: self.value(properties.get(key, {}), depth + 1, name=key) for key in required}
         extra = schema.get("additionalProperties")
         if not properties and isinstance(extra, Mapping):
-            made["key"] = self.value(extra, depth + 1, name="key")
-        return made
+            values["key"] = self.value(extra, depth + 1, name="key")
+        return values
 
     def _array(self, schema: Mapping[str, Any], depth: int, name: str) -> list[Any]:
-        made = [self.value(item, depth + 1, name=name) for item in schema.get("prefixItems") or ()]
+        values = [self.value(item, depth + 1, name=name) for item in schema.get("prefixItems") or ()]
         items = schema.get("items")
         if items is False:
-            return made
-        wanted = max(int(schema.get("minItems", 0)), 2 if not made else 0)
+            return values
+        wanted = max(int(schema.get("minItems", 0)), 2 if not values else 0)
         wanted = min(wanted, int(schema.get("maxItems", wanted)), 64)
-        made += [self.value(items, depth + 1, name=name) for _ in range(wanted - len(made))]
-        return made
+        values += [self.value(items, depth + 1, name=name) for _ in range(wanted - len(values))]
+        return values
 
 
 def _number(schema: Mapping[str, Any], *, whole: bool) -> int | float:
@@ -152,7 +152,7 @@ def _string(schema: Mapping[str, Any], name: str) -> str:
 def curl(url: str, schema: Mapping[str, Any], *, key_needed: bool) -> str:
     """A shell command that calls the function, over several lines. The key comes from $CLIP_API_KEY.
 
-    A function that takes a body of raw bytes is shown with a file, any other one with JSON.
+    The body is a file for a function that takes raw bytes, else JSON.
     """
     streaming = bool(schema.get("streaming"))
     lines = [f"curl {'-N ' if streaming else ''}{shlex.quote(url)}"]
@@ -170,7 +170,7 @@ def curl(url: str, schema: Mapping[str, Any], *, key_needed: bool) -> str:
 
 def python_call(path: str, schema: Mapping[str, Any]) -> str:
     """A Python expression that calls the function `path` ("project/function")."""
-    properties = _Maker(_parameters(schema)).resolved(_parameters(schema)).get("properties") or {}
+    properties = _Examples(_parameters(schema)).resolved(_parameters(schema)).get("properties") or {}
     values = ", ".join(
         f"{key}={_literal(value, properties.get(key))}"
         for key, value in arguments(schema).items()

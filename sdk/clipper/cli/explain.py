@@ -29,7 +29,7 @@ def explain(function: Target, out: Output) -> None:
 
 
 def report(out: Output, decisions: dict[str, Any]) -> None:
-    """Print what the platform says of its scaling decisions for one function."""
+    """Print the latest scaling decision and the last changes of one function."""
     latest = decisions.get("latest")
     if latest is None:
         out.line((str(decisions["function"]), "bold"), f"  {decisions['no_data']}")

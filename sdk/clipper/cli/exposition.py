@@ -1,6 +1,6 @@
-"""Prometheus' text format: reading it, and what two readings some time apart say. Pure functions.
+"""Parses Prometheus' text format and compares two readings of it. Pure functions.
 
-Only what the platform writes is understood: samples, with labels or without, and comments, which are skipped.
+It reads what the platform writes: samples with or without labels, and comments, which are skipped.
 https://prometheus.io/docs/instrumenting/exposition_formats/
 """
 
@@ -26,7 +26,7 @@ class Series(NamedTuple):
     labels: tuple[tuple[str, str], ...]
 
     def label(self, name: str) -> str:
-        """The label's value; empty when there is no such label, which is what it means to Prometheus too."""
+        """The label's value; "" when there is no such label, as Prometheus defines it."""
         return next((value for key, value in self.labels if key == name), "")
 
 
@@ -34,9 +34,9 @@ Samples = Mapping[Series, float]
 
 
 def parse(text: str) -> dict[Series, float]:
-    """Every sample. Raises ValueError, which quotes the line that is none."""
+    """Every sample. Raises ValueError that quotes an invalid line."""
     samples: dict[Series, float] = {}
-    for line in text.split("\n"):  # not splitlines: a label may hold what Python counts as a line's end
+    for line in text.split("\n"):  # not splitlines: a label may hold other characters that Python takes as line ends
         if not line.strip() or line.startswith("#"):
             continue
         found = _SAMPLE.match(line)
@@ -60,7 +60,7 @@ def _labels(text: str, line: str) -> tuple[tuple[str, str], ...]:
 
 
 def increase(before: Samples, after: Samples) -> dict[Series, float]:
-    """How much each counter grew. One that shrank began anew, at 0: so did one that was not there before."""
+    """How much each counter grew. One that shrank or is new started at 0."""
     grown: dict[Series, float] = {}
     for series, value in after.items():
         was = before.get(series, 0.0)
@@ -74,11 +74,10 @@ def total(samples: Samples, name: str, where: Callable[[Series], bool] = lambda 
 
 
 def quantile(buckets: Mapping[float, float], q: float) -> float | None:
-    """What a share `q` of the observations did not exceed, from a histogram's cumulative counts by upper bound; None
-    without observations.
+    """The `q` quantile of a histogram, from its cumulative counts by upper bound; None without observations.
 
-    An estimate, as the observations' places inside a bucket are unknown: they are taken to lie evenly on the
-    logarithmic scale that the buckets' bounds are on. Above the last finite bound nothing is known but that bound.
+    It is an estimate: observations are assumed to be spread evenly inside a bucket on a logarithmic scale, as the
+    bounds are. Above the last finite bound the result is that bound.
     """
     bounds = sorted(buckets)
     count = buckets[bounds[-1]] if bounds else 0.0

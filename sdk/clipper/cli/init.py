@@ -72,7 +72,7 @@ def write(directory: Path, project: str) -> list[str]:
         directory.mkdir(parents=True, exist_ok=True)
         for template, name in _FILES.items():
             text = (templates / template).read_text(encoding="utf-8").replace("{{name}}", project)
-            # "x": whatever appears in between is not overwritten either.
+            # "x": a file that appears meanwhile is not overwritten either.
             with (directory / name).open("x", encoding="utf-8") as file:
                 file.write(text)
     except OSError as error:

@@ -102,7 +102,7 @@ def request_body(json_input: str | None, file: Path | None) -> tuple[bytes, str]
         raise usage_error("give either --json-input or --file, not both", "--file")
     if str(file) == "-":
         data = sys.stdin.buffer.read()
-        # From a pipe, what looks like an object of arguments is meant as one.
+        # Bytes from a pipe that begin like a JSON object are taken as one.
         return data, JSON if data.lstrip()[:1] == b"{" else OCTET_STREAM
     try:
         return file.read_bytes(), content_type_of(file)
@@ -111,7 +111,7 @@ def request_body(json_input: str | None, file: Path | None) -> tuple[bytes, str]
 
 
 def content_type_of(file: Path) -> str:
-    """By the file's ending; application/octet-stream where it says nothing."""
+    """By the file's ending; application/octet-stream for an unknown one."""
     return _CONTENT_TYPES.get(file.suffix.lower(), OCTET_STREAM)
 
 
@@ -130,7 +130,7 @@ def _timed(
 
 
 def _print_answer(out: Output, timed: tuple[Any, float]) -> None:
-    """Pretty JSON on a terminal, the raw bytes in a pipe, one document with the facts around it for `--json`."""
+    """Formatted JSON on a terminal, the raw bytes in a pipe, one document with status and headers for `--json`."""
     answer, seconds = timed
     content_type = media_type(answer.headers)
     if out.json:
@@ -180,7 +180,7 @@ def _footer(out: Output, answer: Any, seconds: float) -> None:
 
 
 def _print_stream(out: Output, items: Any) -> None:
-    """Each item as it comes: text as it is on a terminal and in a pipe, one JSON value per line otherwise."""
+    """Each item as it comes: text unquoted, other values and everything with `--json` as one JSON value per line."""
     for item in items:
         if out.json or not isinstance(item, str):
             out.event(_jsonable(item))
@@ -193,7 +193,7 @@ def _jsonable(item: Any) -> Any:
 
 
 def _advise(error: Exception, target: Target, schema_url: str) -> None:
-    """What to look at after a failed invocation. The user's traceback is in the log, not in the answer."""
+    """Add what to look at after a failed invocation. The user's traceback is in the log, not in the answer."""
     code, status = getattr(error, "code", ""), getattr(error, "status", 0)
     if code == "schema_mismatch" or status == 422:
         error.add_note(f"What it takes: curl {schema_url}")

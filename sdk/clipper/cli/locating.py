@@ -1,4 +1,4 @@
-"""Where in the user's own files an error is: tracebacks of replicas, told in terms of the project directory."""
+"""Finds the place of an error in the user's own files, from the tracebacks of replicas."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ["Locator", "Place"]
 
-# A replica runs the bundle as the platform unpacked it, below bundles/trees/DIGEST.
+# A replica runs the unpacked bundle, below bundles/trees/DIGEST.
 _FRAME = re.compile(
     r'^(?P<lead>\s*(?:[|+-]\s*)*)File "(?P<root>[^"]*/bundles/trees/[0-9a-f]{64}/)(?P<file>[^"]+)", line (?P<line>\d+)'
     r"(?:, in (?P<function>.+))?"
@@ -19,7 +19,7 @@ _RAISED = re.compile(r"^(?:[A-Za-z_][\w]*\.)*[A-Z_a-z]\w*(?:: .*)?$")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`file` is relative to the project; `message` is what was raised there."""
+    """`file` is relative to the project; `message` is the last line of the traceback."""
 
     file: str
     line: int
@@ -32,7 +32,7 @@ class Place:
 
 
 class Locator:
-    """Takes the lines of one log in their order."""
+    """Reads the lines of one log in order."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -40,11 +40,11 @@ class Locator:
         self._inside = False
 
     def rewritten(self, line: str) -> str:
-        """The line with the project's own paths, which a terminal or an editor can open."""
+        """The line with paths of the project directory, which a terminal or an editor can open."""
         return _TREE.sub(lambda _: f"{self._directory}/", line)
 
     def feed(self, line: str) -> Place | None:
-        """The place of an error, when this line is the last of its traceback and a frame was in the project."""
+        """The place of an error when this line ends its traceback and a frame is in the project."""
         if line.startswith("Traceback (most recent call last)"):
             self._frame, self._inside = None, True
             return None
@@ -61,7 +61,7 @@ class Locator:
         return Place(*frame_of, message=line)
 
     def places(self, lines: list[str]) -> list[Place]:
-        """All that `feed` finds in these lines, each once."""
+        """All places that `feed` finds in these lines, each once."""
         found: dict[Place, None] = {}
         for line in lines:
             if (place := self.feed(line)) is not None:

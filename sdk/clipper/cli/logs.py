@@ -85,6 +85,6 @@ def show(out: Output, record: dict[str, Any]) -> None:
 
 
 def _label(record: dict[str, Any], level: str) -> str:
-    """Where a line came from: its level for `logging`, its stream for what was printed."""
+    """The source of a line: its level for `logging`, its stream for printed text."""
     stream = str(record.get("stream") or "log")
     return stream if stream in ("stdout", "stderr", "system") else level.upper()

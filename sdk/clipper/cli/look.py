@@ -97,7 +97,7 @@ def _heading(out: Output, project: dict[str, Any]) -> None:
 
 
 def _canary(out: Output, canary: dict[str, Any]) -> None:
-    """Which version gets what, while a deploy compares two."""
+    """Print the shares of both versions while a canary deploy runs."""
     out.line(
         ("◐ canary", "yellow bold"),
         f"  version {canary['version']} gets {canary['share']} % of the calls, version {canary['previous']} gets "
@@ -127,7 +127,7 @@ def _function(out: Output, function: dict[str, Any]) -> None:
 
 
 def _no_snapshot(function: dict[str, Any]) -> str:
-    """Why its replicas start without the snapshot that it asks for; "" when they need not."""
+    """Why replicas start without the snapshot that the function asks for; "" when they do not."""
     snapshot = function.get("snapshot") or {}
     if snapshot.get("state") not in ("refused", "gone"):
         return ""
@@ -140,7 +140,7 @@ def _no_snapshot(function: dict[str, Any]) -> str:
 
 
 def _facts(function: dict[str, Any], ready: int) -> str:
-    """One line of figures: replicas, rate, latency, queue, cache hits; what is not measured is left out."""
+    """Replicas, rate, latency, queue and cache hits in one line; figures without data are left out."""
     wanted = function.get("replicas_wanted", len(function.get("replicas") or []))
     facts = [f"{ready}/{wanted} ready"]
     if (rate := function.get("rate_per_s")) is not None:

@@ -1,4 +1,4 @@
-"""The command `clip`: runs one line, and is the one place where failures become messages and exit codes."""
+"""The command `clip`: runs one command line and turns failures into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ FAILED, INTERRUPTED = 1, 130
 
 
 def run() -> None:
-    """Entry point of the script: `main`, then out, with broken pipes kept silent."""
+    """Entry point of the script: `main`, then exit. A broken pipe is no error message."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="replace")  # a locale without ✓ is no reason to fail
-    # Where click is installed, httpx loads a command line of its own: 0.13 s of CPU. None says that there is no such
-    # module, which httpx is prepared for. Here only: in this process nobody else uses it.
+            reconfigure(errors="replace")  # a locale without ✓ must not fail a command
+    # Where click is installed, httpx loads a command line of its own: 0.13 s of CPU. None means that there is
+    # no such module, which httpx handles. No other code of this process uses it.
     cast(dict[str, Any], sys.modules).setdefault("httpx._main", None)
     code = main(sys.argv[1:])
     try:
@@ -40,7 +40,7 @@ def run() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; its exit code: 0, 1 when it failed, 2 for wrong usage, 130 after Ctrl-C."""
-    # Read here, not by the command: a usage error is found before any command runs.
+    # Read here, since a usage error is found before any command runs.
     wants_json = "--json" in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
     try:
         code = _run(list(arguments))
@@ -92,7 +92,7 @@ def _usage(error: click.UsageError, out: Output) -> int:
 
 
 def _abandon_stdout() -> None:
-    """Nobody reads any more: what is still buffered goes nowhere, without a complaint at exit."""
+    """Discard buffered output: the reader is gone, and Python must not report that at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)

@@ -1,7 +1,7 @@
-"""What functions do now, from what the platform says again and again: readings in, rows out. No I/O.
+"""Rates, latencies and queues of functions, from successive readings of the platform. No I/O.
 
-Rates are differences between two readings of the platform's metrics; what needs more than a moment's worth of requests
-(percentiles, the mean batch, the cache's hit ratio) is taken over the last ten seconds.
+Rates are differences between the last two readings of the metrics; percentiles, the mean batch and the cache's hit
+ratio need more requests and are taken over ten seconds.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One function now. None: nothing to measure it by."""
+    """One function now. None: there is no data."""
 
     function: str  # project/function
     version: int | None
     state: str
     rate_per_s: float
-    errors_per_s: float  # answers that are no fault of the caller: 429 and all from 500 on
+    errors_per_s: float  # answers with 429 and from 500 on, which are not the caller's fault
     p50_s: float | None
     p99_s: float | None
     queue_depth: int
@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the platform said at one moment (monotonic seconds)."""
+    """Metrics and projects of the platform at one time (monotonic seconds)."""
 
     at: float
     samples: Samples
@@ -50,7 +50,7 @@ class Reading:
 
 
 class Monitor:
-    """Readings in, rows out."""
+    """Takes readings and computes the rows of a display."""
 
     def __init__(self) -> None:
         self._readings: deque[Reading] = deque()
@@ -58,7 +58,7 @@ class Monitor:
         self.rows: list[Row] = []
 
     def take(self, reading: Reading) -> None:
-        """Take the next reading; from the second on there are rows, the busiest first."""
+        """Take the next reading. From the second on, `rows` holds the functions, the busiest first."""
         readings = self._readings
         readings.append(reading)
         while len(readings) > 2 and readings[1].at <= reading.at - _WINDOW_S:
@@ -122,7 +122,7 @@ def _row(
     batches = total(window, "clip_batch_size_count")
     looked_up = total(window, "clip_cache_requests_total")
     hits = total(window, "clip_cache_requests_total", lambda s: s.label("result") == "hit")
-    # The status knows executions only: where answers come from the cache, they are most of what callers see.
+    # The status measures executions only, not answers from the cache, which callers with a cache mostly get.
     latency = (function.get("latency") or {}) if not looked_up else {}
     limits = [v for s, v in gauges.items() if s.name == "clip_batch_limit" and s.label("version") == str(version)]
     busy = total(window, "clip_invocations_total") > 0
@@ -153,7 +153,7 @@ def _percentile(window: Samples, q: float) -> float | None:
 
 
 def spark(history: Sequence[tuple[float, float]], now: float, width: int) -> str:
-    """A bar for each of `width` equal parts of the last minute; blank before anything was known."""
+    """A bar for each of `width` equal parts of the last minute; blank before the first reading."""
     cells: list[list[float]] = [[] for _ in range(width)]
     for at, rate in history:
         place = width - 1 - int((now - at) / _HISTORY_S * width)
@@ -161,9 +161,9 @@ def spark(history: Sequence[tuple[float, float]], now: float, width: int) -> str
             cells[place].append(rate)
     means: list[float | None] = []
     for cell in cells:
-        # Between two readings that are further apart than a bar is wide, the rate is taken to have stayed.
+        # A bar without a reading repeats the rate of the bar before it.
         means.append(sum(cell) / len(cell) if cell else means[-1] if means else None)
     highest = max((mean for mean in means if mean), default=1.0)
-    # Any traffic at all is seen: only none has the lowest bar.
+    # Only a rate of 0 has the lowest bar.
     tops = len(_BARS) - 1
     return "".join(" " if m is None else _BARS[max(1, round(m / highest * tops)) if m else 0] for m in means)

@@ -1,4 +1,4 @@
-"""Addresses on the command line: `P`, `P/F`, `P/F@V`; what was probably meant when one is unknown; completion."""
+"""Addresses on the command line: `P`, `P/F`, `P/F@V`. Suggestions for unknown ones, and their completion."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ __all__ = [
 
 _ADDRESS = re.compile(r"(?P<project>[\w-]+)(?:/(?P<function>[\w-]+)(?:@(?P<version>\d{1,9}))?)?\Z", re.ASCII)
 
-# A completion that takes longer than this disturbs more than it helps.
+# A shell waits for the completion: a slow platform gives none.
 _COMPLETION_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A project, or one function of it, perhaps of one version."""
+    """A project, or one of its functions, optionally in one version."""
 
     project: str
     function: str | None = None
@@ -49,7 +49,7 @@ class Target:
 
 
 def parse_target(text: str) -> Target:
-    """Raises click.BadParameter when `text` is no address."""
+    """Raises BadParameter when `text` is no address."""
     found = _ADDRESS.match(text)
     if found is None:
         raise click.BadParameter(f"{text!r} is not an address: write PROJECT/FUNCTION, as in digits/classify")
@@ -58,7 +58,7 @@ def parse_target(text: str) -> Target:
 
 
 def parse_project(text: str) -> str:
-    """The name of a project alone."""
+    """The name of a project. Raises BadParameter for another address."""
     target = parse_target(text)
     if target.function is not None:
         raise click.BadParameter(f"{text!r} names a function; this command takes a project: {target.project}")
@@ -66,7 +66,7 @@ def parse_project(text: str) -> str:
 
 
 def one_function(control: ControlClient, target: Target) -> Target:
-    """The target with its function: where only the project is named and it has one function, that one."""
+    """The target with the project's only function where it names none. Raises CommandFailed where there are several."""
     if target.function is not None:
         return target
     names = [f["name"] for f in control.project(target.project)["functions"]]
@@ -78,7 +78,7 @@ def one_function(control: ControlClient, target: Target) -> Target:
 
 @contextmanager
 def known(control: ControlClient, target: Target) -> Iterator[None]:
-    """A 404 from inside leaves with what was probably meant, from the names that the platform has."""
+    """Adds a suggestion to a 404 from inside the block: the nearest name that the platform has."""
     try:
         yield
     except ClipperError as error:
@@ -98,7 +98,7 @@ def _advise(error: Exception, control: ControlClient, target: Target) -> None:
     try:
         projects = {p["name"]: [f["name"] for f in p["functions"]] for p in control.projects()}
     except (ClipperError, KeyError):
-        return  # the advice is a courtesy; the 404 itself is what gets reported
+        return  # the 404 is reported without a suggestion
     if not projects:
         error.add_note("No projects are deployed here. Start with `clip init demo && clip deploy demo`")
     elif target.project not in projects:

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and the platform they talk to."""
+"""Arguments and options that several commands share, and the connection to the platform."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _output(_ctx: click.Context, _param: click.Parameter, json: bool) -> Output:
     return Output(json=json)
 
 
-# Gives the command its `out`.
+# The command takes it as `out`.
 json_option = click.option(
     "--json", "out", is_flag=True, callback=_output, help="One JSON document on stdout, and nothing else."
 )
@@ -79,15 +79,15 @@ target_argument = click.argument(
 
 
 def usage_error(message: str, option: str) -> click.BadParameter:
-    """A mistake that only the values of several parameters together show."""
+    """The error for options that exclude each other. `option` is the one to blame."""
     return click.BadParameter(message, ctx=click.get_current_context(), param_hint=option)
 
 
 @contextmanager
 def connect() -> Iterator[ControlClient]:
-    """A client of the platform that CLIP_URL and CLIP_API_KEY, else ~/.clip, name.
+    """A client of the platform that CLIP_URL and CLIP_API_KEY name, else the files in ~/.clip.
 
-    Raises CommandFailed when there is none, or when CLIP_URL is no address.
+    Raises CommandFailed when no platform is found or reached, or CLIP_URL is invalid.
     """
     from clipper.control import ControlClient
     from clipper.location import find_platform

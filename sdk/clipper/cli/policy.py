@@ -39,7 +39,7 @@ def check(file: Path, out: Output) -> None:
 
 
 def _check_schedules(policy: AutoscalingPolicy, where: str) -> None:
-    """Raises SpecError for a cron expression that no platform would take."""
+    """Raises SpecError for a cron expression that the platform would refuse."""
     for number, schedule in enumerate(policy.schedule, 1):
         if why := never(schedule.cron):
             raise SpecError(
@@ -48,7 +48,7 @@ def _check_schedules(policy: AutoscalingPolicy, where: str) -> None:
 
 
 def _advice(policy: AutoscalingPolicy) -> list[str]:
-    """What is allowed but seldom meant."""
+    """Notes on settings that are allowed but seldom intended."""
     notes = []
     if policy.min_replicas == 0 and 0 < policy.downscale_to_zero_delay_s < policy.downscale_delay_s:
         notes.append(

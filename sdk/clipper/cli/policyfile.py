@@ -47,7 +47,7 @@ def _read(file: Path) -> bytes:
 def read_trace(file: Path) -> tuple[list[float], list[float] | None]:
     """Times in seconds from 0 and, where the file has a second column, invocations per second from each time on.
 
-    A first line that is no numbers is a heading. Raises SpecError naming the line.
+    A first line without numbers is a heading. Raises SpecError naming the line.
     """
     times: list[float] = []
     rates: list[float] = []

@@ -1,4 +1,4 @@
-"""A platform for one command: started beside it, in a home of its own, and gone with it."""
+"""A platform for one command: it runs as a child process in a temporary home and ends with the command."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _PR_SET_PDEATHSIG: Final = 1
 
 @contextmanager
 def private_platform() -> Iterator[tuple[ControlClient, Path]]:
-    """A client of a platform that lives as long as the block, and its home, which is removed after it.
+    """A client of a platform that runs during the block, and its home, which is removed at the end.
 
-    Environments are kept in the user's own home, so that they are built once. Raises CommandFailed.
+    Environments are kept in the user's own home, so that each is built once. Raises CommandFailed.
     """
     from clipper.control import ControlClient
 
@@ -51,7 +51,7 @@ def private_platform() -> Iterator[tuple[ControlClient, Path]]:
 
 
 def _start(home: Path, environments: Path, log: int) -> subprocess.Popen[str]:
-    # What the user set for another platform, its address and its store above all, is not for this one.
+    # Settings of the user's other platform, such as its address and store, must not reach this one.
     kept = {key: value for key, value in os.environ.items() if not key.startswith("CLIP_")}
     arguments = ["up", "--home", str(home), "--port", "0", "--log-level", "warning", "--json"]
     return subprocess.Popen(
@@ -61,25 +61,25 @@ def _start(home: Path, environments: Path, log: int) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
-        start_new_session=True,  # Ctrl-C in the terminal is for the command, which then ends the platform
+        start_new_session=True,  # Ctrl-C in the terminal reaches the command only, which then stops the platform
         preexec_fn=_end_with(os.getpid()) if sys.platform == "linux" else None,
     )
 
 
 def _end_with(parent: int) -> Callable[[], None]:
-    """Run in the child before it becomes the platform: if the command is killed, the platform ends with it."""
+    """For `preexec_fn`: lets the kernel stop the platform when the command is killed."""
     libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork, where it is safe
 
     def prepare() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
-            os._exit(1)  # it was killed before that
+            os._exit(1)  # the command was killed before prctl
 
     return prepare
 
 
 def _listening(process: subprocess.Popen[str], log: Path) -> str:
-    """The address from its first line. Raises CommandFailed with what it printed instead."""
+    """The platform's address, from its first line. Raises CommandFailed with other output."""
     line = process.stdout.readline() if process.stdout is not None else ""
     try:
         return str(json.loads(line)["url"])
@@ -105,7 +105,7 @@ def _printed_error(text: str) -> tuple[str, str]:
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    """Let it drain, then end it. Its replicas end with it in both cases."""
+    """Let it drain, else kill it. Its replicas end with it in both cases."""
     process.terminate()
     try:
         process.wait(STOP_TIMEOUT_S)

@@ -1,7 +1,7 @@
-"""What went wrong, in words: one rendering for every failure of a command, as lines on stderr or as JSON.
+"""Failures of commands, rendered in one place: as lines on stderr or as a JSON document.
 
-A failure that the CLI finds itself is a `CommandFailed`; the SDK's `ClipperError`s and `SpecError`s arrive as they
-are. Advice is attached with `add_note`, next to where the context is known.
+The CLI's own failures are `CommandFailed`; the others are the SDK's `ClipperError` and `SpecError`. Code that knows the
+context of an error adds advice to it with `add_note`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ADVICE = {
     "deadline_exceeded": "Allow more time with --timeout, or raise timeout_s of the function.",
 }
 
-# Details that have a line of their own, or that the message has already.
+# Details that are printed elsewhere or are in the message already.
 _HIDDEN_DETAILS = frozenset({"log", "hint", "phase", "exception", "traceback", "home", "url", "pid", "port"})
 
 _LOG_LINES = 20
@@ -42,7 +42,7 @@ class CommandFailed(Exception):
 
 
 def advice(error: BaseException) -> list[str]:
-    """What to do about it: the platform's own hint, the notes attached on the way, else what the code suggests."""
+    """What to do about an error: the platform's hint and the notes on it, else the general advice for its code."""
     hint = _details(error).get("hint")
     found = [*([str(hint)] if hint else []), *getattr(error, "__notes__", ())]
     if not found and (general := _ADVICE.get(code_of(error))):
@@ -51,7 +51,7 @@ def advice(error: BaseException) -> list[str]:
 
 
 def code_of(error: BaseException) -> str:
-    """The stable word for the failure."""
+    """The error code for scripts."""
     return "invalid_spec" if isinstance(error, SpecError) else str(getattr(error, "code", "failed"))
 
 
@@ -76,7 +76,7 @@ def as_document(error: BaseException) -> dict[str, Any]:
 
 
 def show(error: BaseException, out: Output) -> None:
-    """Tell a person: what failed, where, the last lines of the log if there is one, and what to do."""
+    """Print what failed and where, the last lines of its log, and what to do."""
     from clipper.cli.console import FAIL
 
     details = _details(error)

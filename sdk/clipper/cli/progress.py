@@ -1,4 +1,4 @@
-"""How far a deploy is: events in, a picture out; as a live display on a terminal, as lines everywhere else."""
+"""The progress of a deploy, from its events: a live display on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _REFRESHES_PER_S = 10
 
 @dataclass(slots=True)
 class Phase:
-    """One step: not begun while `began` is None, going on while `seconds` is None."""
+    """One phase: pending while `began` is None, running while `seconds` is None."""
 
     name: str
     began: float | None = None
     seconds: float | None = None
     detail: str = ""
     failed: bool = False
-    fraction: float | None = None  # of a phase that knows how much there is
+    fraction: float | None = None  # of a phase with a known total
     log: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG_LINES))
 
     @property
@@ -43,15 +43,15 @@ class Phase:
 
 
 class Progress:
-    """The picture of one deploy, built from its events (`infra/docs/control-api.md`, and the SDK's own before them)."""
+    """The state of one deploy, from its events (`infra/docs/control-api.md`; `clipper.deploying` adds its own)."""
 
     def __init__(self) -> None:
         self.phases = {name: Phase(name) for name in PHASES}
         self.ready: dict[str, tuple[int, int]] = {}  # function → ready, wanted
-        self.retrying = ""  # what the platform refuses for now, until something else happens
+        self.retrying = ""  # the refusal that is tried again; "" after the next event
 
     def handle(self, event: Mapping[str, Any], now: float) -> None:
-        """Take one event at monotonic time `now`. Unknown kinds and phases are left out of the picture."""
+        """Take one event at monotonic time `now`. Unknown kinds and phases are ignored."""
         kind, data = event.get("kind"), event.get("data") or {}
         if kind == "retry":
             self.retrying = clean(event.get("message") or "")
@@ -84,19 +84,19 @@ class Progress:
             phase.detail = f"{size(data.get('sent', 0))} of {size(data['total'])}"
 
     def succeed(self, now: float) -> None:
-        """Mark what was going on as done."""
+        """Mark the running phase as done."""
         for phase in self.phases.values():
             if phase.running and phase.began is not None:
                 phase.seconds = now - phase.began
 
     def fail(self) -> None:
-        """Mark what was going on as failed."""
+        """Mark the running phase as failed."""
         for phase in self.phases.values():
             phase.failed = phase.failed or phase.running
 
 
 def _done_words(phase: Phase, data: Mapping[str, Any]) -> str:
-    """What a finished phase leaves behind."""
+    """The result of a finished phase, for its line."""
     if phase.name == "bundle" and "files" in data:
         total = data.get("uncompressed_bytes")
         unpacked = f" ({size(total)} unpacked)" if total is not None else ""
@@ -112,10 +112,10 @@ def _done_words(phase: Phase, data: Mapping[str, Any]) -> str:
 
 @contextmanager
 def display(out: Output, progress: Progress) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Show a deploy while it lasts; gives the function that takes its events.
+    """Show a deploy during the block; yields the function that takes its events.
 
-    On a terminal a live display on stdout, which leaves its last picture behind. Otherwise a line for each thing that
-    happened: on stdout, or on stderr when stdout is for JSON.
+    On a terminal it is a live display on stdout, whose last frame stays. Otherwise it is a line for each event, on
+    stdout, or on stderr when stdout is for JSON.
     """
     if not out.terminal:
         yield _Lines(out, progress).handle
@@ -128,17 +128,17 @@ def display(out: Output, progress: Progress) -> Iterator[Callable[[Mapping[str, 
 
 
 class _Lines:
-    """Progress as plain lines: phase, then what happened."""
+    """Progress as plain lines: the phase, then its event."""
 
     def __init__(self, out: Output, progress: Progress) -> None:
         self.progress = progress
-        self.say: Callable[[str], None] = out.note if out.json else out.line
+        self.print: Callable[[str], None] = out.note if out.json else out.line
         self.last = ""
 
     def handle(self, event: Mapping[str, Any]) -> None:
         self.progress.handle(event, time.monotonic())
         if self.progress.retrying:
-            self.say(f"waiting      {self.progress.retrying}")
+            self.print(f"waiting      {self.progress.retrying}")
             return
         kind, name = (
             event.get("kind"),
@@ -148,17 +148,17 @@ class _Lines:
         if phase is None:
             return
         if kind == "log":
-            self.say(f"{name:<11}  | {phase.log[-1]}")
+            self.print(f"{name:<11}  | {phase.log[-1]}")
         elif kind == "progress" and phase.fraction is None and phase.detail != self.last:
-            self.last = phase.detail  # a replica that fails and one that starts leave the count as it was
-            self.say(f"{name:<11}  {phase.detail}")
+            self.last = phase.detail  # a failed replica and its successor leave the count unchanged
+            self.print(f"{name:<11}  {phase.detail}")
         elif kind == "phase_done":
             done = phase.detail or "done"
-            self.say(f"{name:<11}  {done}, {duration(phase.seconds)}")
+            self.print(f"{name:<11}  {done}, {duration(phase.seconds)}")
 
 
 class _View:
-    """The live picture; rich asks for it several times a second, so that elapsed times go on."""
+    """The live display; rich renders it several times a second, so that elapsed times advance."""
 
     def __init__(self, progress: Progress) -> None:
         from rich.spinner import Spinner

@@ -1,12 +1,12 @@
-"""Words for people: sizes, durations, moments; and the parsing of what people write for them. Pure functions."""
+"""Formats sizes, durations and times for people, and parses the times that they write. Pure functions."""
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-__all__ = ["ago", "clean", "clock", "duration", "one_line", "parse_since", "plural", "size", "stamp"]
+__all__ = ["ago", "clean", "clock", "duration", "one_line", "parse_since", "plural", "scalar", "size", "stamp"]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
@@ -16,9 +16,9 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def clean(text: object) -> str:
-    """`text` without what a terminal would obey: colours are dropped, other control characters are spelled out.
+    """`text` without control sequences: colours are removed, other control characters are escaped.
 
-    Log lines and error messages come from user code and from build tools; tabs and line breaks stay.
+    For log lines and error messages of user code and build tools; tabs and line breaks stay.
     """
     stripped = _ANSI.sub("", str(text).replace("\r\n", "\n"))
     return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", stripped)
@@ -88,8 +88,8 @@ def plural(count: int, word: str) -> str:
 
 
 def parse_since(text: str, now: float) -> float:
-    """The Unix time meant by "10m", "2h", "1.5d", an ISO date ("2026-01-31T14:00", local unless it says otherwise)
-    or Unix seconds. Raises ValueError, saying what to write."""
+    """The Unix time meant by "10m", "2h", "1.5d", an ISO date ("2026-01-31T14:00", local without an offset)
+    or Unix seconds. Raises ValueError that names the allowed forms."""
     word = text.strip()
     if found := _SINCE.match(word):
         return now - float(found.group(1)) * _SECONDS[found.group(2)]
@@ -103,11 +103,6 @@ def parse_since(text: str, now: float) -> float:
             "or Unix seconds"
         ) from None
     return moment.timestamp()
-
-
-def utc(moment: float) -> str:
-    """RFC 3339 in UTC, seconds."""
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def scalar(value: Any) -> str:

@@ -1,6 +1,6 @@
 """`clip top`: all functions of all projects, live.
 
-Each picture costs the platform its list of projects, one look at its metrics, and the status of the busiest projects.
+Each refresh asks the platform for its projects, its metrics, and the status of the busiest projects.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 
     from clipper.control import ControlClient
 
-# The status of a project has exact percentiles, at the cost of a request: worth it for those that one looks at.
+# The status of a project has exact percentiles but costs a request: only the busiest projects are asked for.
 _DETAILED_PROJECTS = 8
-# Below this, a terminal has no room for every function's own rate over the last minute; all together have theirs
-# above the table.
+# A narrower terminal has no room for the rate of each function over the last minute.
 _WIDE = 100
 
 
@@ -61,7 +60,7 @@ def top(once: bool, interval: float, out: Output) -> None:
             else:
                 _report(out, read, interval, once=once)
         except KeyboardInterrupt:
-            return  # how one leaves
+            return  # Ctrl-C is the usual way to leave
 
 
 Read = Callable[[Monitor], Reading]
@@ -69,7 +68,7 @@ Read = Callable[[Monitor], Reading]
 
 @contextmanager
 def _source(control: ControlClient) -> Iterator[Read]:
-    """Readings of the platform that `control` talks to, each as it is: nothing is tried again."""
+    """A function that reads the platform of `control`, without retries."""
     from clipper.transport import Connection, Request, RetryPolicy
 
     connection = Connection(control.location, retry=RetryPolicy(max_attempts=1, max_connect_attempts=1))
@@ -94,7 +93,7 @@ def _source(control: ControlClient) -> Iterator[Read]:
 def _detailed(
     control: ControlClient, projects: Sequence[Mapping[str, Any]], known: Sequence[Row]
 ) -> list[Mapping[str, Any]]:
-    """The projects, the busiest of them (any, while that is not known) with their functions' exact percentiles."""
+    """The projects; the busiest of them (any before the first rates) with exact percentiles of their functions."""
     # The rows are the busiest first already; each project counts once.
     names = [row.function.partition("/")[0] for row in known if row.p50_s is not None]
     wanted = set(list(dict.fromkeys(names if known else (p["name"] for p in projects)))[:_DETAILED_PROJECTS])
@@ -113,7 +112,7 @@ def _detailed(
 
 
 def _report(out: Output, read: Read, interval: float, *, once: bool) -> None:
-    """Pictures as JSON or as lines."""
+    """Print each refresh as JSON or as lines."""
     monitor = Monitor()
     monitor.take(read(monitor))
     while True:
@@ -137,7 +136,6 @@ _NOTHING_YET = "No functions yet. Start with: clip init demo && clip deploy demo
 
 
 def _line(row: Row) -> str:
-
     facts = [
         f"{stamp(time.time())}  {row.function}",
         f"{_rate(row.rate_per_s)}/s",
@@ -163,7 +161,7 @@ def _ratio(ratio: float | None) -> str:
 
 
 def _batch(row: Row) -> str:
-    """The mean size and the limit; nothing for a function that takes one at a time."""
+    """The mean size and the limit; "–" for a function without batches."""
     if row.batch_limit is None or row.batch_limit <= 1:
         return "–"
     return f"{row.batch_size:.1f}/{row.batch_limit}" if row.batch_size is not None else f"–/{row.batch_limit}"
@@ -173,7 +171,7 @@ def _batch(row: Row) -> str:
 
 
 def _watch(out: Output, read: Read, interval: float) -> None:
-    """Redraw until q. A platform that went away is waited for: this is the moment to watch it."""
+    """Redraw until q. An error of the platform is shown, and reading goes on: a restart can be watched."""
     from rich.live import Live
 
     monitor, trouble = Monitor(), ""
@@ -195,7 +193,7 @@ def _watch(out: Output, read: Read, interval: float) -> None:
 
 @contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
-    """A function that waits so many seconds and gives what was typed meanwhile, earlier if something was."""
+    """A function that waits that many seconds and returns the typed text; q ends the wait."""
     import select
 
     if not sys.stdin.isatty():
@@ -218,7 +216,7 @@ def _keys() -> Iterator[Callable[[float], str]]:
             if select.select([descriptor], [], [], left)[0]:
                 typed = os.read(descriptor, 1024).decode(errors="replace")
                 if not typed or "q" in typed.lower():
-                    return typed or "q"  # nothing to read, ever: the terminal is gone
+                    return typed or "q"  # end of file: the terminal is gone
         return ""
 
     try:
@@ -243,7 +241,7 @@ def _picture(out: Output, monitor: Monitor, trouble: str) -> RenderableType:
 
 
 def _heading(monitor: Monitor, now: float, width: int) -> Text:
-    """What all functions do together, their rate over the last minute, and how to leave."""
+    """The rate of all functions, its course over the last minute, and the key to leave."""
     everything, leave = monitor.history(), "q quits"
     rate = everything[-1][1] if everything else 0.0
     words = f"  {plural(len(monitor.rows), 'function')}  {_rate(rate)}/s  "
@@ -278,7 +276,6 @@ def _table(monitor: Monitor, now: float, width: int) -> Table:
 
 
 def _cells(row: Row) -> list[Part]:
-
     style = state_style(row.state)
     busy = "" if row.rate_per_s else "dim"
     return [

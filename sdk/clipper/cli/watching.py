@@ -1,6 +1,6 @@
-"""Notices that a project's files were saved, by looking at them again and again.
+"""Detects saved files of a project by polling.
 
-Looking needs nothing installed, works on every file system, and sees exactly the files that a bundle would hold.
+Polling needs no package, works on every file system, and sees exactly the files that a bundle would hold.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Watcher", "differences"]
 PERIOD_S: Final = 0.2
 # Editors write a file in several steps, and several files one after the other.
 SETTLE_S: Final = 0.05
-# A large tree takes long to look at: at most a fifth of the time goes into it.
+# Reading a large tree takes long: polling may take a fifth of the time.
 MAX_SHARE: Final = 0.2
 
 Stamps = Mapping[str, tuple[int, int]]
@@ -29,7 +29,7 @@ def differences(before: Stamps, after: Stamps) -> list[str]:
 
 
 class Watcher:
-    """`take` what is there now, deploy it, then wait for `changed`. Raises SpecError for a tree without a bundle."""
+    """Call `take`, deploy, then wait for `changed`. Both raise SpecError for a tree that cannot be bundled."""
 
     def __init__(
         self,
@@ -46,11 +46,11 @@ class Watcher:
         self._seen: Stamps = {}
 
     def take(self) -> None:
-        """From now on, `changed` means changed since this moment."""
+        """Remember the files as they are: `changed` compares with them."""
         self._seen = self._settled()[0]
 
     def changed(self) -> list[str]:
-        """Wait until files differ from those seen last, and have stopped changing; their paths."""
+        """Wait until files differ from those seen last and are stable; their paths."""
         while True:
             now, cost_s = self._settled()
             if paths := differences(self._seen, now):
@@ -59,7 +59,7 @@ class Watcher:
             self._sleep(max(PERIOD_S, cost_s / MAX_SHARE))
 
     def _settled(self) -> tuple[Stamps, float]:
-        """The files once two looks agree on a difference, and what a look costs in seconds."""
+        """The files when two reads of a change agree, and what a read costs in seconds."""
         while True:
             began = self._clock()
             first = self._look(self._directory)

@@ -64,7 +64,6 @@ ROWS: list[Row] = [
         {"version": 1},
     ),
     (lambda c: c.rollback("demo"), "POST /api/v1/projects/demo/rollback", {}, {"version": 1}, {"version": 1}),
-    (lambda c: c.events("demo", after=5, limit=7), "GET /api/v1/projects/demo/events", None, {"events": []}, []),
     (
         lambda c: c.policy("demo", "f"),
         "GET /api/v1/projects/demo/functions/f/policy",
@@ -93,7 +92,6 @@ ROWS: list[Row] = [
         {"latest": None},
         {"latest": None},
     ),
-    (lambda c: c.config("demo"), "GET /api/v1/projects/demo/config", None, {"version": 1}, {"version": 1}),
     (
         lambda c: c.create_key("ci", ["invoke"]),
         "POST /api/v1/keys",
@@ -138,12 +136,6 @@ def test_every_method_of_the_client_is_tested() -> None:
     in_rows = {next(name for name in row[0].__code__.co_names) for row in ROWS}
     apart = {"close", "has_bundle", "put_bundle", "deployment_events", "logs", "invoke", "stream"}
     assert methods == in_rows | apart
-
-
-def test_paging_is_asked_for_in_the_query(platform: ScriptedPlatform, control: ControlClient) -> None:
-    platform.api["GET /api/v1/projects/demo/events"] = lambda seen: json_response({"events": []})
-    control.events("demo", after=5, limit=7)
-    assert platform.seen[0].query == {"after": "5", "limit": "7"}
 
 
 @pytest.mark.parametrize("text", ["", ".", ".."])
