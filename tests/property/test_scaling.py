@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from clipper_platform.core.averages import SlidingAverages, SlidingMax
 from clipper_platform.core.explaining import explain
 from clipper_platform.core.keepalive import IdleTimes
-from clipper_platform.core.scaling import Decision, Policy, Sample, Service, State, decide
+from clipper_platform.core.scaling import Decision, Policy, Sample, State, decide
 from clipper_platform.core.schedule import Window, bounds
+from clipper_platform.core.service import Service
 
 SECONDS = st.floats(0, 600)
 
@@ -87,7 +88,7 @@ def test_the_bounds_that_hold_now_are_always_kept(
     policy: Policy, story: list[tuple[Any, ...]], wanted: int, data: st.DataObject
 ) -> None:
     now, arrivals, idle_since = 1000.0, 0, 1000.0
-    state = State(policy, wanted, now)
+    state = State.initial(policy, wanted, now)
     for load in story:
         now += load[-1]
         ready = data.draw(st.integers(0, wanted))
@@ -116,7 +117,7 @@ def test_more_load_never_leads_to_fewer_replicas(
 ) -> None:
     """With the same history, and everything else equal, but what waits."""
     now, arrivals = 1000.0, 0
-    state = State(policy, wanted, now)
+    state = State.initial(policy, wanted, now)
     for before in story:
         now += before[-1]
         made, state = decide(sampled(before, wanted, wanted, arrivals, now, now), policy, state, now)
@@ -124,7 +125,7 @@ def test_more_load_never_leads_to_fewer_replicas(
         wanted, arrivals = made.wanted, arrivals + before[2]
     now += load[-1]
     less = sampled((max(1, load[0]), *load[1:]), wanted, wanted, arrivals, now, now)
-    few, _ = decide(less, policy, copy.deepcopy(state), now)
+    few, _ = decide(less, policy, state, now)
     many, _ = decide(less._replace(queued=less.queued + more), policy, state, now)
     assert isinstance(few, Decision)
     assert isinstance(many, Decision)
@@ -143,7 +144,7 @@ def test_a_constant_load_with_noise_does_not_flap(
     for. One late correction may come: 23 replicas are kept for 20 replicas' worth until the average was below 19.8."""
     policy = Policy(target_queue_depth=target, max_replicas=200, buffer_replicas=buffer, downscale_delay_s=10)
     rng, now = Random(seed), 1000.0
-    state = State(policy, wanted, now)
+    state = State.initial(policy, wanted, now)
     numbers = []
     for _ in range(1200):
         now += 0.5
@@ -156,17 +157,12 @@ def test_a_constant_load_with_noise_does_not_flap(
     assert sum(before != after for before, after in pairwise(settled)) <= 1
 
 
-def remembered(what: Any) -> Any:
-    names = getattr(type(what), "__slots__", ())
-    return {name: remembered(getattr(what, name)) for name in names} or what
-
-
 @settings(max_examples=60)
 @given(policies(), st.lists(loads(), min_size=1, max_size=25), st.integers(0, 20))
 def test_what_is_not_said_quietly_changes_nothing(policy: Policy, story: list[tuple[Any, ...]], wanted: int) -> None:
     """None instead of a decision: that is one which leaves the number, and the state is the same afterwards."""
     now, arrivals = 1000.0, 0
-    loud, quiet = State(policy, wanted, now), State(policy, wanted, now)
+    loud = quiet = State.initial(policy, wanted, now)
     for load in story:
         now += load[-1]
         sample = sampled(load, wanted, wanted, arrivals, now - load[-1] / 2, now)
@@ -178,8 +174,24 @@ def test_what_is_not_said_quietly_changes_nothing(policy: Policy, story: list[tu
             assert (told.wanted, told.next_at, told.panic) == (told.before, now, False)
         else:
             assert made == told
-        assert remembered(loud) == remembered(quiet)
+        assert loud == quiet
         wanted = told.wanted
+
+
+@given(policies(), st.lists(loads(), min_size=1, max_size=8), st.integers(0, 20))
+def test_deciding_changes_none_of_its_arguments(policy: Policy, story: list[tuple[Any, ...]], wanted: int) -> None:
+    now, arrivals = 1000.0, 0
+    state = State.initial(policy, wanted, now)
+    for load in story:
+        now += load[-1]
+        sample = sampled(load, wanted, wanted, arrivals, now - load[-1] / 2, now)
+        arrivals = sample.arrivals
+        before = copy.deepcopy(state)
+        decision, following = decide(sample, policy, state, now)
+        assert state._replace(idle=before.idle) == before
+        assert state.idle.stored() == before.idle.stored()
+        assert decide(sample, policy, state, now) == (decision, following)
+        state = following
 
 
 @given(policies(windows=(), keep_alive="fixed", downscale_delay_s=5.0, upscale_delay_s=2.0),
@@ -188,7 +200,7 @@ def test_any_start_converges_to_what_the_load_needs(policy: Policy, load: int, w
     policy = replace(policy, stable_window_s=10.0, panic_window_s=2.0, downscale_to_zero_delay_s=5.0)
     now = 1000.0
     idle_since = None if load else now
-    state = State(policy, wanted, now)
+    state = State.initial(policy, wanted, now)
     numbers = []
     for _ in range(1500):
         now += 0.5
@@ -210,12 +222,12 @@ def test_any_start_converges_to_what_the_load_needs(policy: Policy, load: int, w
 def test_an_average_lies_between_the_levels_that_were_seen(
     story: list[tuple[float, float]], stable_s: float, share: float
 ) -> None:
-    averages, now = SlidingAverages(stable_s, stable_s * share), 0.0
+    averages, now = SlidingAverages.over(stable_s, stable_s * share), 0.0
     seen = []
     for level, passed in story:
         now += passed
         seen.append(level)
-        *loads, rate_stable, rate_panic = averages.observe(level, 1000 - level, now)
+        *loads, rate_stable, rate_panic, averages = averages.observe(level, 1000 - level, now)
         for value in (*loads, 1000 - rate_stable, 1000 - rate_panic):
             assert min(seen) - 1e-6 <= value <= max(seen) + 1e-6
 
@@ -223,15 +235,15 @@ def test_an_average_lies_between_the_levels_that_were_seen(
 @given(st.lists(st.tuples(st.integers(0, 100), st.floats(0, 10)), min_size=1, max_size=100), st.floats(0.5, 60))
 def test_the_highest_value_is_one_that_was_seen_in_time(story: list[tuple[int, float]], span_s: float) -> None:
     now = 0.0
-    highest = SlidingMax(span_s, 0.0, now)
+    peak = SlidingMax(span_s, now, 0.0)
     seen = [(0.0, 0)]
     for value, passed in story:
         now += passed
         seen.append((now, value))
-        told = highest.observe(float(value), now)
+        highest, peak = peak.observe(float(value), now)
         # Known to within a thirty-second of the span.
-        assert told >= max(v for at, v in seen if at > now - span_s * (1 - 2 / 32))
-        assert told <= max(v for at, v in seen if at > now - span_s)
+        assert highest >= max(v for at, v in seen if at > now - span_s * (1 - 2 / 32))
+        assert highest <= max(v for at, v in seen if at > now - span_s)
 
 
 @given(st.lists(st.floats(0, 30_000), max_size=300))

@@ -14,7 +14,8 @@ from clipper_platform.backends.base import SnapshotState
 from clipper_platform.clock import Clock
 from clipper_platform.core.canary import Answers
 from clipper_platform.core.pooling import ReplicaState
-from clipper_platform.core.scaling import LATE_SHARE, Sample, Service
+from clipper_platform.core.scaling import LATE_SHARE, Sample
+from clipper_platform.core.service import Service
 from clipper_platform.replicas.replica_set import ReplicaSet
 from clipper_platform.replicas.replica_sets import ReplicaSets
 from clipper_platform.serving.dispatcher import Dispatcher

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from clipper_platform.core.scaling import NOTHING, TOLERANCE, UTILISATION, Decision, Policy
+from clipper_platform.core.scaling import NOTHING, TOLERANCE, Decision, Policy
+from clipper_platform.core.service import UTILISATION
 
 __all__ = ["Explanation", "explain"]
 
@@ -18,75 +20,80 @@ class Explanation(NamedTuple):
     change: tuple[str, ...]
 
 
-def explain(made: Decision, policy: Policy, cores: int | None = None) -> Explanation:
-    """`cores`: processor cores that the replicas share; None where they have their own."""
-    return Explanation(_why(made, policy), _steps(made, policy), (*_change(made, policy), *_beyond(made, cores)))
+def explain(decision: Decision, policy: Policy, cores: int | None = None) -> Explanation:
+    """Explains a decision made with `policy`. `cores`: processor cores that the replicas share; None where each has its
+    own."""
+    change = (*_change(decision, policy), *_beyond(decision, cores))
+    return Explanation(_why(decision, policy), _steps(decision, policy), change)
 
 
-def _beyond(made: Decision, cores: int | None) -> tuple[str, ...]:
-    """More replicas than cores are right for a function that waits. Of one that calculates, each takes from the others,
-    and its service time grows with their number; nothing here tells the one from the other."""
-    if cores is None or made.wanted <= cores:
+def _beyond(decision: Decision, cores: int | None) -> tuple[str, ...]:
+    """A note where there are more replicas than cores. That is right for a function that waits. Replicas of one that
+    calculates slow each other down, and nothing in a decision distinguishes the two."""
+    if cores is None or decision.wanted <= cores:
         return ()
     return (
-        f"{_counted(made.wanted, 'replica')} share {_counted(cores, 'core')}: right for a function that waits (for "
+        f"{_counted(decision.wanted, 'replica')} share {_counted(cores, 'core')}: right for a function that waits (for "
         f"other services, disks, accelerators); for one that calculates, max_replicas = {cores} is as fast and takes "
         "less memory",
     )
 
 
-def _why(made: Decision, policy: Policy) -> str:
-    load, per = f"{_figure(made.load_stable)} queued and running", f"{made.target:g} per replica"
-    worth = _replicas(made.need) + _near(made, policy)
-    match made.rule:
-        case "queue_depth" | "ongoing_requests":
-            key = "target_queue_depth" if made.rule == "queue_depth" else "target_ongoing_requests"
-            return f"{load} on average, {per} wanted ({key}): {worth}"
+def _why(decision: Decision, policy: Policy) -> str:
+    needed = f"{decision.demanded} are needed, but"
+    idle = f"idle for {decision.idle_s:.3g} s"
+    match decision.rule:
+        case "cold_start":
+            return f"{_counted(decision.queued, 'invocation')} came while there was no replica"
+        case "keep_alive":
+            return f"{idle}; the last replica is kept for the next call"
+        case "prewarm":
+            return f"{idle}; at this time the next call is expected"
+        case "scale_to_zero":
+            return f"{idle}: longer than the last replica is kept"
+        case "rate_limit":
+            return f"{needed} one step leads no further than to {decision.limited}"
+        case "min_replicas" | "max_replicas":
+            bound = decision.floor if decision.rule == "min_replicas" else decision.ceiling
+            return f"{needed} {decision.rule} = {bound}"
+        case "schedule":
+            return f"{needed} the schedule {', '.join(decision.schedules)} asks for {_range(decision)}"
+        case "upscale_delay":
+            return f"{decision.bounded} are needed, but not yet for upscale_delay_s = {policy.upscale_delay_s:g}"
+        case "downscale_delay":
+            return f"{decision.bounded} would do, but not yet for downscale_delay_s = {policy.downscale_delay_s:g}"
+        case _:
+            return _why_demanded(decision, policy)
+
+
+def _why_demanded(decision: Decision, policy: Policy) -> str:
+    """Where the demand itself had the last word."""
+    worth = _replicas(decision.need) + _near(decision, policy)
+    arriving = f"{decision.rate_per_s:.3g} invocations arrive per second and a replica carries"
+    match decision.rule:
         case "capacity":
-            return (
-                f"{made.rate_per_s:.3g} invocations arrive per second and a replica carries "
-                f"{made.capacity_per_s:.3g} at {UTILISATION:.0%}: {worth}"
-            )
+            return f"{arriving} {decision.capacity_per_s:.3g} at {UTILISATION:.0%}: {worth}"
         case "latency":
-            return (
-                f"{made.rate_per_s:.3g} invocations arrive per second and a replica carries "
-                f"{made.capacity_per_s:.3g} within latency_slo_s = {policy.latency_slo_s:g}: {worth}"
-            )
+            slo_s = policy.latency_slo_s
+            return f"{arriving} {decision.capacity_per_s:.3g} within latency_slo_s = {slo_s:g}: {worth}"
         case "panic":
             return (
-                f"a burst: the last {policy.panic_window_s:g} s asked for {_replicas(made.need_panic)} with "
-                f"{made.ready} ready; nothing is taken away for {policy.stable_window_s:g} s"
+                f"a burst: the last {policy.panic_window_s:g} s asked for {_replicas(decision.need_panic)} with "
+                f"{decision.ready} ready; nothing is taken away for {policy.stable_window_s:g} s"
             )
-        case "cold_start":
-            return f"{_counted(made.queued, 'invocation')} came while there was no replica"
-        case "keep_alive":
-            return f"idle for {made.idle_s:.3g} s; the last replica is kept for the next call"
-        case "prewarm":
-            return f"idle for {made.idle_s:.3g} s; at this time the next call is expected"
-        case "scale_to_zero":
-            return f"idle for {made.idle_s:.3g} s: longer than the last replica is kept"
-        case "rate_limit":
-            return f"{made.demanded} are needed, but one step leads no further than to {made.limited}"
-        case "min_replicas" | "max_replicas":
-            bound = made.floor if made.rule == "min_replicas" else made.ceiling
-            return f"{made.demanded} are needed, but {made.rule} = {bound}"
-        case "schedule":
-            names = ", ".join(made.schedules)
-            return f"{made.demanded} are needed, but the schedule {names} asks for {_range(made)}"
-        case "upscale_delay":
-            return f"{made.bounded} are needed, but not yet for upscale_delay_s = {policy.upscale_delay_s:g}"
-        case _:
-            return f"{made.bounded} would do, but not yet for downscale_delay_s = {policy.downscale_delay_s:g}"
+        case rule:
+            load, per = f"{_figure(decision.load_stable)} queued and running", f"{decision.target:g} per replica"
+            return f"{load} on average, {per} wanted (target_{rule}): {worth}"
 
 
 def _replicas(need: float) -> str:
     return f"{_figure(need)} replicas' worth"
 
 
-def _near(made: Decision, policy: Policy) -> str:
-    """Where the tolerance is why the number is not the demand rounded up."""
-    current = made.demanded - policy.buffer_replicas
-    if made.need > NOTHING and current != math.ceil(made.need - NOTHING):
+def _near(decision: Decision, policy: Policy) -> str:
+    """A note where the number is not the demand rounded up, because of the tolerance."""
+    current = decision.demanded - policy.buffer_replicas
+    if decision.need > NOTHING and current != math.ceil(decision.need - NOTHING):
         return f", near enough to the {current} that there are"
     return ""
 
@@ -99,41 +106,51 @@ def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
-def _range(made: Decision) -> str:
-    return f"{made.floor} to {made.ceiling}"
+def _range(decision: Decision) -> str:
+    return f"{decision.floor} to {decision.ceiling}"
 
 
-def _steps(made: Decision, policy: Policy) -> tuple[str, ...]:
-    buffered = f", {policy.buffer_replicas} of them buffer_replicas" if policy.buffer_replicas and made.demanded else ""
+def _steps(decision: Decision, policy: Policy) -> tuple[str, ...]:
+    spare = policy.buffer_replicas if decision.demanded else 0
+    buffered = f", {spare} of them buffer_replicas" if spare else ""
     return (
-        f"demand {made.demanded} (stable {_figure(made.need)}, panic {_figure(made.need_panic)}{buffered})",
-        f"rate limit {made.limited}",
-        f"bounds {made.bounded} ({_range(made)})",
-        f"delay {made.wanted}",
+        f"demand {decision.demanded} (stable {_figure(decision.need)}, panic {_figure(decision.need_panic)}{buffered})",
+        f"rate limit {decision.limited}",
+        f"bounds {decision.bounded} ({_range(decision)})",
+        f"delay {decision.wanted}",
     )
 
 
-def _change(made: Decision, policy: Policy) -> tuple[str, ...]:
-    told = [*_by_option(made, policy)]
-    if made.rule in ("queue_depth", "ongoing_requests", "capacity", "latency") and made.wanted < made.ceiling:
-        by_depth = made.rule in ("queue_depth", "ongoing_requests")
-        unit, what = (made.target, "queued and running") if by_depth else (made.capacity_per_s, "arrivals per second")
-        current = max(1, made.wanted - policy.buffer_replicas)
-        told.append(f"more replicas: above {current * (1 + TOLERANCE) * unit:.3g} {what}")
-        if current > 1 and made.wanted > made.floor:
-            fewer = (current - 1) * (1 - TOLERANCE) * unit
-            told.append(f"fewer: below {fewer:.3g} {what} for {policy.downscale_delay_s:g} s")
-    if math.isfinite(made.next_at) and made.next_at > made.at:
-        told.append(f"without a call, the next look is in {made.next_at - made.at:.3g} s")
-    return tuple(told)
+def _change(decision: Decision, policy: Policy) -> tuple[str, ...]:
+    changes = [*_by_option(decision, policy), *_by_load(decision, policy)]
+    if math.isfinite(decision.next_at) and decision.next_at > decision.at:
+        changes.append(f"without a call, the next look is in {decision.next_at - decision.at:.3g} s")
+    return tuple(changes)
 
 
-def _by_option(made: Decision, policy: Policy) -> tuple[str, ...]:
-    match made.rule:
+def _by_load(decision: Decision, policy: Policy) -> Iterator[str]:
+    """The loads at which the number changes."""
+    if decision.wanted >= decision.ceiling:
+        return
+    if decision.rule in ("queue_depth", "ongoing_requests"):
+        unit, what = decision.target, "queued and running"
+    elif decision.rule in ("capacity", "latency"):
+        unit, what = decision.capacity_per_s, "arrivals per second"
+    else:
+        return
+    current = max(1, decision.wanted - policy.buffer_replicas)
+    yield f"more replicas: above {current * (1 + TOLERANCE) * unit:.3g} {what}"
+    if current > 1 and decision.wanted > decision.floor:
+        fewer = (current - 1) * (1 - TOLERANCE) * unit
+        yield f"fewer: below {fewer:.3g} {what} for {policy.downscale_delay_s:g} s"
+
+
+def _by_option(decision: Decision, policy: Policy) -> tuple[str, ...]:
+    match decision.rule:
         case "max_replicas":
-            return (f"raise max_replicas above {made.ceiling}, or raise the target so that fewer are needed",)
+            return (f"raise max_replicas above {decision.ceiling}, or raise the target so that fewer are needed",)
         case "min_replicas":
-            return (f"lower min_replicas below {made.floor}",)
+            return (f"lower min_replicas below {decision.floor}",)
         case "schedule":
             return ("change the schedule's bounds, or wait until its window closes",)
         case "rate_limit":

@@ -12,7 +12,7 @@ from array import array
 from struct import Struct
 from typing import Final, NamedTuple, Self
 
-__all__ = ["IdleTimes", "KeepAlive"]
+__all__ = ["IdleTimes", "IdleWatch", "KeepAlive"]
 
 _LOWEST_S: Final = 1.0  # shorter idle times than a decision's period decide nothing
 _HIGHEST_S: Final = 4 * 3600.0  # the paper's range
@@ -94,6 +94,29 @@ class IdleTimes:
             index += 1
             seen += self._counts[index]
         return index
+
+
+class IdleWatch:
+    """Follows one function version, and counts each of its idle times in `times` when a call ends it."""
+
+    __slots__ = ("_called", "_idle_since", "times")
+
+    def __init__(self, times: IdleTimes) -> None:
+        self.times = times
+        self._idle_since: float | None = None
+        self._called = False
+
+    def observe(self, idle_since: float | None, arrivals: int, now: float) -> None:
+        """`idle_since`: None while there are invocations. `arrivals`: their number since the version's start.
+
+        The time before the first invocation is no idle time: it depends on the deploy, not on the callers.
+        """
+        before = self._idle_since
+        if idle_since == before and self._called == (arrivals > 0):
+            return
+        if before is not None and idle_since != before and self._called:
+            self.times.observe((now if idle_since is None else idle_since) - before)
+        self._idle_since, self._called = idle_since, arrivals > 0
 
 
 def _edge(index: int) -> float:

@@ -33,6 +33,10 @@ class Bounds(NamedTuple):
     until: float = math.inf
     names: tuple[str, ...] = ()
 
+    def clamp(self, value: int) -> int:
+        """The nearest number within the bounds."""
+        return self.floor if value < self.floor else self.ceiling if value > self.ceiling else value
+
 
 def bounds(min_replicas: int, max_replicas: int, windows: Sequence[Window], now: float) -> Bounds:
     """Of several open windows the highest minimum and the highest maximum hold, so that none takes from another."""

@@ -1,8 +1,8 @@
-"""A function that is only calculated, under the real controller, on a virtual clock.
+"""A simulated function under the real scaling decisions, on a virtual clock.
 
-Arrivals are given; replicas take a while to start, run batches of what waits, first come first served, and take
-`a + b·n` seconds for n of them. `scaling.decide` is asked as the platform asks it: every period while there is load,
-at once when a call finds no replica, and else when it said so.
+Arrivals are given. Replicas take a while to start, run batches of what waits, first come first served, and take
+`a + b·n` seconds for n invocations. `scaling.decide` is called as the platform calls it: every period while there is
+load, at once when a call finds no replica, and otherwise at the time that the last decision named.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from random import Random
 from typing import Final, NamedTuple, cast
 
 from clipper_platform.core import scaling
-from clipper_platform.core.scaling import LATE_SHARE, Decision, Policy, Sample, Service, State
+from clipper_platform.core.keepalive import IdleTimes, IdleWatch
+from clipper_platform.core.scaling import LATE_SHARE, Decision, Policy, Sample, State
+from clipper_platform.core.service import Service
 from clipper_platform.core.windows import LatencyHistogram
 
 __all__ = ["Function", "Row", "Run", "Summary", "arrivals", "diurnal", "ramp", "simulate", "spike"]
@@ -39,7 +41,7 @@ class Function(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What was so at `at`, and what happened since the row before. Latencies None: nothing was answered."""
+    """The state at `at`, and the latencies since the row before; None where nothing was answered."""
 
     at: float
     rate_per_s: float
@@ -88,6 +90,7 @@ class _World:
     policy_at: Callable[[float], Policy]
     state: State
     wanted: int
+    idle: IdleWatch
     now: float = 0.0
     planned: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     sequence: int = 0
@@ -105,6 +108,15 @@ class _World:
     answered: bool = False
     cost_s: float = 0.0
     decisions: list[Decision] = field(default_factory=list)
+
+    @classmethod
+    def beginning(cls, function: Function, policy_at: Callable[[float], Policy], replicas: int) -> _World:
+        """At time 0, with so many ready replicas."""
+        idle = IdleTimes()
+        state = State.initial(policy_at(0.0), replicas, 0.0, idle)
+        world = cls(function, policy_at, state, replicas, IdleWatch(idle))
+        world.replicas = [_Replica(ready=True) for _ in range(replicas)]
+        return world
 
     # Time
 
@@ -135,7 +147,7 @@ class _World:
             self.decide()
             self.look_at(self.now + FOLLOW_UP_S)
         elif self.next_look > self.now + PERIOD_S:
-            self.decide()  # it was left alone, as an idle function is
+            self.decide()  # an idle function is not looked at until a call comes
 
     def dispatch(self) -> None:
         for replica in self.replicas:
@@ -165,12 +177,13 @@ class _World:
     # Replicas
 
     def decide(self) -> None:
+        self.idle.observe(self.idle_since, self.arrived, self.now)
         answer, self.state = scaling.decide(self.sample(), self.policy_at(self.now), self.state, self.now)
-        made = cast(Decision, answer)  # of what is calculated there is always data
-        if made.wanted != made.before:
-            self.decisions.append(made)
-            self.scale(made.wanted)
-        self.look_at(max(made.next_at, self.now + PERIOD_S))
+        decision = cast(Decision, answer)  # a simulated function always runs, so there is always data
+        if decision.wanted != decision.before:
+            self.decisions.append(decision)
+            self.scale(decision.wanted)
+        self.look_at(max(decision.next_at, self.now + PERIOD_S))
 
     def look_at(self, at: float) -> None:
         self.next_look = at
@@ -178,7 +191,7 @@ class _World:
             self.plan(at, partial(self.look, at))
 
     def look(self, at: float) -> None:
-        if at == self.next_look:  # else it was put off or brought forward
+        if at == self.next_look:  # else the look was moved to another time
             self.decide()
 
     def sample(self) -> Sample:
@@ -236,25 +249,24 @@ def simulate(
     rows: int = 60,
     replicas: int | None = None,
 ) -> Run:
-    """Let `function` be called at the times `calls` (ascending, in seconds from 0) for `duration_s`.
+    """Simulates calls of `function` at the times `calls` (ascending, in seconds from 0) for `duration_s`.
 
-    policy_at: the policy and its open windows at a time. replicas: how many there are at first, ready; by default
-    what a deploy starts with. What has not been answered at the end is waited for.
+    policy_at: the policy and its open windows at a time. replicas: how many are ready at the start; by default as many
+    as a deploy starts. The run goes on until every invocation is answered.
     """
     policy = policy_at(0.0)
     first = min(max(1, policy.min_replicas), policy.max_replicas) if replicas is None else replicas
-    world = _World(function, policy_at, State(policy, first, 0.0), first)
-    world.replicas = [_Replica(ready=True) for _ in range(first)]
+    world = _World.beginning(function, policy_at, first)
     world.look_at(0.0)
-    told: list[Row] = []
+    table: list[Row] = []
     period_s, arrived = duration_s / rows, 0
     upcoming = chain((call for call in calls if call < duration_s), repeat(math.inf))
     call = next(upcoming)
     while True:
         at = min(call, world.planned[0][0] if world.planned else math.inf)
-        while len(told) < rows and at >= (len(told) + 1) * period_s:
-            world.move((len(told) + 1) * period_s)
-            told.append(world.row(world.arrived - arrived, period_s))
+        while len(table) < rows and at >= (len(table) + 1) * period_s:
+            world.move((len(table) + 1) * period_s)
+            table.append(world.row(world.arrived - arrived, period_s))
             arrived = world.arrived
         if at == math.inf or (at > duration_s and not world.busy):
             break
@@ -265,7 +277,7 @@ def simulate(
         else:
             heappop(world.planned)[2]()
     world.latencies += world.recent
-    return Run(told, world.decisions, _summary(world, told, policy))
+    return Run(table, world.decisions, _summary(world, table, policy))
 
 
 def _summary(world: _World, rows: list[Row], policy: Policy) -> Summary:
@@ -280,7 +292,7 @@ def _summary(world: _World, rows: list[Row], policy: Policy) -> Summary:
         longest_s=latencies[-1] if latencies else None,
         within_slo=sum(s <= slo_s for s in latencies) / len(latencies) if slo_s is not None and latencies else None,
         cost_s=rows[-1].cost_s,
-        most_replicas=max([row.wanted for row in rows] + [made.wanted for made in world.decisions]),
+        most_replicas=max([row.wanted for row in rows] + [decision.wanted for decision in world.decisions]),
         changes=len(world.decisions),
     )
 

@@ -12,7 +12,8 @@ import pytest
 
 from clipper.contract.spec import AutoscalingPolicy, FunctionSpec
 from clipper_platform.control.scaling.autoscaler import FOLLOW_UP_S, SLICE, Autoscaler
-from clipper_platform.core.scaling import Decision, NoData, Sample, Service
+from clipper_platform.core.scaling import Decision, NoData, Sample
+from clipper_platform.core.service import Service
 from clipper_platform.types import FunctionId
 from tests.support.memory_backend import InMemoryBackend
 from tests.support.serving import harness, target

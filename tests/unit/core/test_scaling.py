@@ -10,19 +10,17 @@ import pytest
 
 from clipper_platform.core.averages import SlidingAverages, SlidingMax
 from clipper_platform.core.explaining import explain
-from clipper_platform.core.keepalive import IdleTimes
+from clipper_platform.core.keepalive import IdleTimes, IdleWatch
 from clipper_platform.core.scaling import (
     Decision,
     NoData,
     Policy,
     Sample,
-    Service,
     State,
-    capacity,
     decide,
-    latency_capacity,
 )
 from clipper_platform.core.schedule import Bounds, Window, bounds
+from clipper_platform.core.service import Service, capacity, latency_capacity
 
 NOW = 1000.0
 POLICY = Policy(max_replicas=100)
@@ -34,27 +32,60 @@ def sample(queued: int = 0, running: int = 0, wanted: int = 1, **changes: Any) -
     return Sample(queued, running, wanted, **{**values, **changes})
 
 
-def decided(what: Sample, policy: Policy = POLICY, state: State | None = None, now: float = NOW) -> Decision:
-    made, _ = decide(what, policy, state or State(policy, what.wanted, now), now)
+class History:
+    """The state from one decision to the next."""
+
+    def __init__(self, policy: Policy, wanted: int, now: float, idle: IdleTimes | None = None) -> None:
+        self.state = State.initial(policy, wanted, now, idle)
+
+
+def decided(what: Sample, policy: Policy = POLICY, history: History | None = None, now: float = NOW) -> Decision:
+    history = history or History(policy, what.wanted, now)
+    made, history.state = decide(what, policy, history.state, now)
     assert isinstance(made, Decision)
     return made
 
 
-def lasting(seconds: float, what: Sample, policy: Policy = POLICY, state: State | None = None) -> list[Decision]:
+def lasting(seconds: float, what: Sample, policy: Policy = POLICY, history: History | None = None) -> list[Decision]:
     """Decisions every half second while the same is so, each carried out at once."""
-    state = state or State(policy, what.wanted, NOW)
-    told = []
+    history = history or History(policy, what.wanted, NOW)
+    decisions = []
     for half in range(int(seconds * 2) + 1):
-        made = decided(what, policy, state, NOW + half / 2)
-        told.append(made)
+        made = decided(what, policy, history, NOW + half / 2)
+        decisions.append(made)
         what = what._replace(wanted=made.wanted, ready=made.wanted)
-    return told
+    return decisions
 
 
 # Averages
 
 
-def averaged(averages: SlidingAverages, level: float, now: float) -> tuple[float, float]:
+class Averages:
+    """The averages from one observation to the next."""
+
+    def __init__(self, stable_s: float, panic_s: float) -> None:
+        self.now = SlidingAverages.over(stable_s, panic_s)
+
+    def observe(self, load: float, rate: float, now: float) -> tuple[float, ...]:
+        *averages, self.now = self.now.observe(load, rate, now)
+        return tuple(averages)
+
+    def presume(self, rate: float) -> None:
+        self.now = self.now.presume(rate)
+
+
+class Highest:
+    """The highest value from one observation to the next."""
+
+    def __init__(self, span_s: float, value: float) -> None:
+        self.now = SlidingMax(span_s, 0.0, value)
+
+    def observe(self, value: float, now: float) -> float:
+        highest, self.now = self.now.observe(value, now)
+        return highest
+
+
+def averaged(averages: Averages, level: float, now: float) -> tuple[float, float]:
     """Over both windows, of a load; a rate that is ten times as high must give ten times as much."""
     stable, panic, rate_stable, rate_panic = averages.observe(level, 10 * level, now)
     assert (rate_stable, rate_panic) == (pytest.approx(10 * stable), pytest.approx(10 * panic))
@@ -62,11 +93,11 @@ def averaged(averages: SlidingAverages, level: float, now: float) -> tuple[float
 
 
 def test_the_first_level_is_the_average() -> None:
-    assert averaged(SlidingAverages(60, 6), 5.0, 123.4) == (5.0, 5.0)
+    assert averaged(Averages(60, 6), 5.0, 123.4) == (5.0, 5.0)
 
 
 def test_an_average_follows_its_window() -> None:
-    averages = SlidingAverages(60, 6)
+    averages = Averages(60, 6)
     for second in range(60):
         averaged(averages, 0.0, second)
     for second in range(60, 66):
@@ -79,7 +110,7 @@ def test_an_average_follows_its_window() -> None:
 
 
 def test_a_level_stays_what_it_was_between_observations() -> None:
-    averages = SlidingAverages(60, 6)
+    averages = Averages(60, 6)
     averaged(averages, 4.0, 0.0)
     stable, panic = averaged(averages, 0.0, 30.0)
     assert panic == pytest.approx(4.0 * 5 / 6)
@@ -88,7 +119,7 @@ def test_a_level_stays_what_it_was_between_observations() -> None:
 
 
 def test_an_average_of_nothing_is_exactly_nothing() -> None:
-    averages = SlidingAverages(60, 6)
+    averages = Averages(60, 6)
     for second in range(200):
         averaged(averages, 0.1 * (second % 7), second)
     for second in range(200, 400):
@@ -97,7 +128,7 @@ def test_an_average_of_nothing_is_exactly_nothing() -> None:
 
 
 def test_a_rate_without_a_load_and_a_load_without_a_rate_are_kept_apart() -> None:
-    averages = SlidingAverages(60, 6)
+    averages = Averages(60, 6)
     for second in range(30):
         averages.observe(0.0, 0.0, second)
     for second in range(30, 36):
@@ -108,7 +139,7 @@ def test_a_rate_without_a_load_and_a_load_without_a_rate_are_kept_apart() -> Non
 
 def test_a_rate_that_is_known_late_counts_as_if_it_had_been_all_along() -> None:
     for bucket in range(10):
-        averages = SlidingAverages(60, 6)
+        averages = Averages(60, 6)
         for second in range(bucket + 1):
             averages.observe(4.0, 0.0, second)
             averages.observe(2.0, 0.0, second + 0.5)
@@ -121,14 +152,14 @@ def test_a_rate_that_is_known_late_counts_as_if_it_had_been_all_along() -> None:
 
 
 def test_several_levels_of_one_moment_count_alike_and_time_may_stand_still() -> None:
-    averages = SlidingAverages(60, 60)
+    averages = Averages(60, 60)
     averaged(averages, 2.0, 5.0)
     averaged(averages, 4.0, 5.5)
     assert averaged(averages, 6.0, 4.0) == (4.0, 4.0)
 
 
 def test_the_highest_value_is_remembered_for_its_span() -> None:
-    highest = SlidingMax(10.0, 3.0, 0.0)
+    highest = Highest(10.0, 3.0)
     assert highest.observe(8.0, 1.0) == 8.0
     assert [highest.observe(2.0, float(t)) for t in (2, 5, 10)] == [8.0, 8.0, 8.0]
     assert highest.observe(2.0, 11.0) == 2.0
@@ -137,16 +168,16 @@ def test_the_highest_value_is_remembered_for_its_span() -> None:
 
 
 def test_without_a_span_only_the_present_counts() -> None:
-    highest = SlidingMax(0.0, 9.0, 0.0)
+    highest = Highest(0.0, 9.0)
     assert highest.observe(1.0, 0.0) == 1.0
     assert highest.observe(2.0, 1.0) == 2.0
 
 
 def test_the_highest_value_costs_few_entries_whatever_is_seen() -> None:
-    highest = SlidingMax(1000.0, 0.0, 0.0)
+    highest = Highest(1000.0, 0.0)
     for step in range(100_000):
         highest.observe(100_000 - step, step / 100)
-    assert len(highest._entries) <= 34
+    assert len(highest.now.higher) <= 33
 
 
 # Bounds
@@ -190,7 +221,7 @@ def test_a_demand_within_the_tolerance_changes_nothing() -> None:
 
 def test_a_burst_asks_at_once_and_holds_for_the_stable_window() -> None:
     policy = Policy(max_replicas=100, upscale_delay_s=60)
-    state = State(policy, 1, NOW)
+    state = History(policy, 1, NOW)
     for second in range(60):
         decided(sample(running=1), policy, state, NOW + second)
     made = decided(sample(200, 1), policy, state, NOW + 60)
@@ -206,7 +237,7 @@ def test_a_burst_asks_at_once_and_holds_for_the_stable_window() -> None:
 def test_the_service_time_says_how_few_can_carry_the_load() -> None:
     """50 arrivals a second of 0.1 s each: 5 replicas' worth, at 80% 6.25; the queue alone asks for 2."""
     policy = Policy(max_replicas=100)
-    state = State(policy, 7, NOW)
+    state = History(policy, 7, NOW)
     made = None
     for half in range(20):
         what = sample(running=5, wanted=7, arrivals=25 * half, service=Service(0.0, 0.1))
@@ -221,7 +252,7 @@ def test_a_deep_batch_queue_asks_for_nothing_while_the_objective_is_kept() -> No
     policy = Policy(max_replicas=100, latency_slo_s=0.2)
     service = Service(0.02, 0.000625, 64)
     told = []
-    state = State(policy, 1, NOW)
+    state = History(policy, 1, NOW)
     for half in range(20):
         what = sample(30, 64, arrivals=300 * half, service=service)
         told.append(decided(what, policy, state, NOW + half / 2))
@@ -234,7 +265,7 @@ def test_a_missed_objective_lets_the_queue_speak_again() -> None:
     assert decided(missed, policy).need == 94 / 4
     assert decided(missed, policy).rule == "queue_depth"
     policy = Policy(max_replicas=1000, latency_slo_s=0.2)
-    state = State(policy, 1, NOW)
+    state = History(policy, 1, NOW)
     decided(sample(1, 1, service=ONE_SECOND, late=True), policy, state, NOW)
     late = decided(sample(1, 1, arrivals=100, service=ONE_SECOND, late=True), policy, state, NOW + 1)
     assert late.rule == "latency"
@@ -268,7 +299,7 @@ def test_the_capacity_within_an_objective() -> None:
 
 
 def test_arrivals_of_less_than_a_moment_are_no_rate() -> None:
-    state = State(POLICY, 1, NOW)
+    state = History(POLICY, 1, NOW)
     decided(sample(1, arrivals=1, service=ONE_SECOND), POLICY, state, NOW)
     assert decided(sample(1, arrivals=100, service=ONE_SECOND), POLICY, state, NOW + 0.1).rate_per_s == 0.0
     assert decided(sample(1, arrivals=100, service=ONE_SECOND), POLICY, state, NOW + 1).rate_per_s == 100.0
@@ -284,7 +315,7 @@ def test_a_first_call_starts_a_replica_at_once() -> None:
 
 def test_calls_that_come_together_start_as_many_as_they_need() -> None:
     policy = Policy(max_replicas=100)
-    state = State(policy, 0, NOW)
+    state = History(policy, 0, NOW)
     for second in range(60):
         decided(sample(wanted=0, idle_since=NOW - 500), policy, state, NOW + second)
     assert decided(sample(500, wanted=0), policy, state, NOW + 60).wanted == 100
@@ -307,7 +338,7 @@ def test_an_idle_function_at_its_floor_need_not_be_looked_at_again() -> None:
 
 
 def test_a_failed_or_absent_function_gives_no_data() -> None:
-    state = State(POLICY, 1, NOW)
+    state = History(POLICY, 1, NOW)
     assert decide(None, POLICY, state, NOW) == (NoData("the function is not running"), state)
     made, _ = decide(sample(5, failed=True), POLICY, state, NOW)
     assert isinstance(made, NoData)
@@ -378,7 +409,7 @@ def test_old_idle_times_fade() -> None:
 
 def test_a_predicted_function_goes_early_and_returns_before_the_call() -> None:
     policy = Policy(keep_alive="learnt", downscale_delay_s=30, downscale_to_zero_delay_s=300)
-    state = State(policy, 1, NOW, learnt(*[600] * 20))
+    state = History(policy, 1, NOW, learnt(*[600] * 20))
 
     def at(idle_s: float, wanted: int) -> Decision:
         return decided(sample(wanted=wanted, idle_since=NOW), policy, state, NOW + idle_s)
@@ -396,23 +427,24 @@ def test_a_predicted_function_goes_early_and_returns_before_the_call() -> None:
 
 def test_short_learnt_times_keep_the_replica_without_a_pause() -> None:
     policy = Policy(keep_alive="learnt", downscale_to_zero_delay_s=300)
-    made = decided(sample(idle_since=NOW - 5), policy, State(policy, 1, NOW, learnt(*[10] * 20)))
+    made = decided(sample(idle_since=NOW - 5), policy, History(policy, 1, NOW, learnt(*[10] * 20)))
     assert made.rule == "keep_alive"
     assert made.next_at < NOW + 10
 
 
 def test_idle_times_are_learnt_from_what_is_seen() -> None:
-    policy = Policy(keep_alive="learnt")
-    state = State(policy, 1, NOW)
-    decided(sample(idle_since=NOW), policy, state, NOW)
-    decided(sample(1, arrivals=1), policy, state, NOW + 20)  # the time before the first call is no idle time
-    assert state.idle.total == 0
-    decided(sample(idle_since=NOW + 21, arrivals=1), policy, state, NOW + 21)
-    decided(sample(1, arrivals=2), policy, state, NOW + 51)
-    assert state.idle.total == 1
-    decided(sample(idle_since=NOW + 52, arrivals=2), policy, state, NOW + 52)
-    decided(sample(idle_since=NOW + 92, arrivals=3), policy, state, NOW + 93)  # a call between two looks
-    assert state.idle.total == 2
+    times = IdleTimes()
+    watch = IdleWatch(times)
+    watch.observe(NOW, 0, NOW)
+    watch.observe(None, 1, NOW + 20)  # the time before the first call is no idle time
+    assert times.total == 0
+    watch.observe(NOW + 21, 1, NOW + 21)
+    watch.observe(NOW + 21, 1, NOW + 30)
+    watch.observe(None, 2, NOW + 51)
+    assert times.total == 1
+    watch.observe(NOW + 52, 2, NOW + 52)
+    watch.observe(NOW + 92, 3, NOW + 93)  # a call between two looks
+    assert times.total == 2
 
 
 # Rate limits and delays
@@ -441,7 +473,7 @@ def test_more_replicas_are_added_only_after_the_upscale_delay() -> None:
 
 def test_a_demand_that_was_lower_in_between_has_not_lasted() -> None:
     policy = Policy(max_replicas=100, upscale_delay_s=10, stable_window_s=1, panic_window_s=1)
-    state = State(policy, 1, NOW)
+    state = History(policy, 1, NOW)
     for second in range(30):
         made = decided(sample(running=1 if second % 8 == 0 else 7), policy, state, NOW + second)
         assert made.wanted == 1
@@ -481,7 +513,7 @@ def test_every_rule_is_explained() -> None:
     assert "4 per replica" in words(decided(sample(4, 4)))
     ongoing = Policy(target_ongoing_requests=2, max_replicas=9)
     assert "target_ongoing_requests" in words(decided(sample(running=4, wanted=2), ongoing), ongoing)
-    state = State(POLICY, 1, NOW - 60)
+    state = History(POLICY, 1, NOW - 60)
     decided(sample(), POLICY, state, NOW - 60)
     decided(sample(), POLICY, state, NOW - 1)
     assert "a burst: the last 6 s" in words(decided(sample(4, 200), POLICY, state))
@@ -506,11 +538,11 @@ def test_every_rule_is_explained() -> None:
 
 def test_a_prediction_and_the_service_time_are_explained() -> None:
     policy = Policy(keep_alive="learnt")
-    back = decided(sample(wanted=0, idle_since=NOW - 590), policy, State(policy, 0, NOW, learnt(*[600] * 20)))
+    back = decided(sample(wanted=0, idle_since=NOW - 590), policy, History(policy, 0, NOW, learnt(*[600] * 20)))
     assert "the next call is expected" in words(back, policy)
     for slo_s, expected in ((None, "at 80%"), (5.0, "within latency_slo_s = 5")):
         policy = Policy(max_replicas=100, latency_slo_s=slo_s)
-        state = State(policy, 3, NOW)
+        state = History(policy, 3, NOW)
         for half in range(20):
             what = sample(running=2, wanted=3, arrivals=half, service=ONE_SECOND)
             made = decided(what, policy, state, NOW + half / 2)

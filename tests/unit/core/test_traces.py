@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import pytest
 
-from clipper_platform.core.scaling import Decision, Policy, Sample, Service, State, decide
+from clipper_platform.core.scaling import Decision, Policy, Sample, State, decide
+from clipper_platform.core.service import Service
 from clipper_platform.core.simulation import Function, simulate
 
 START = 10_000.0
@@ -58,7 +59,7 @@ def seen(row: dict[str, str], slo_s: float) -> Seen:
 
 def replayed(name: str, policy: Policy) -> list[Decision]:
     trace = recorded(name)
-    state, told = State(policy, trace[0].sample.wanted, trace[0].at), []
+    state, told = State.initial(policy, trace[0].sample.wanted, trace[0].at), []
     for one in trace:
         made, state = decide(one.sample, policy, state, one.at)
         assert isinstance(made, Decision)

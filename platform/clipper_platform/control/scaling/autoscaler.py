@@ -22,6 +22,7 @@ from clipper_platform.control.scaling.idle_history import IdleHistory
 from clipper_platform.control.scaling.schedules import Plan
 from clipper_platform.core import scaling
 from clipper_platform.core.explaining import Explanation, explain
+from clipper_platform.core.keepalive import IdleTimes, IdleWatch
 from clipper_platform.core.scaling import Decision, NoData, Sample, State
 from clipper_platform.core.simulation import FOLLOW_UP_S, PERIOD_S
 from clipper_platform.errors import InvalidSpec
@@ -65,19 +66,26 @@ class Outlook(NamedTuple):
 class _Entry:
     """One function version under control."""
 
-    __slots__ = ("changes", "id", "latest", "next_at", "plan", "sample", "spec", "state")
+    __slots__ = ("changes", "id", "idle", "latest", "next_at", "plan", "sample", "spec", "state")
 
     def __init__(
-        self, id: FunctionId, spec: FunctionSpec, plan: Plan, state: State, sample: Callable[[float], Sample | None]
-    ) -> None:
+        self, id: FunctionId, spec: FunctionSpec, plan: Plan, idle: IdleTimes,
+        sample: Callable[[float], Sample | None], now: float,
+    ) -> None:  # fmt: skip
         self.id = id
         self.sample = sample
         self.spec = spec
-        self.plan = plan
-        self.state = state
+        self.idle = IdleWatch(idle)
+        self.follow(plan, now)
         self.latest: Decision | NoData | None = None  # None where it left a function with load as it is
         self.changes: tuple[tuple[Decision, str], ...] = ()  # each with its sentence, newest first
         self.next_at = math.inf
+
+    def follow(self, plan: Plan, now: float) -> None:
+        """Decide by `plan` from now on, from the replicas that are wanted now."""
+        self.plan = plan
+        sample = self.sample(now)
+        self.state = State.initial(plan.at(now), sample.wanted if sample else 0, now, self.idle.times)
 
 
 class Autoscaler:
@@ -124,11 +132,8 @@ class Autoscaler:
     def appeared(self, id: FunctionId, spec: FunctionSpec) -> None:
         """From now on the function's replicas are the autoscaler's. Again for one that is known: it was restarted."""
         now = self._clock.monotonic()
-        plan = self._plan(id, spec)
         idle = self._learnt.of(id.path)
-        sampler = self._plant.sampler(id)
-        sample = sampler(now)
-        entry = _Entry(id, spec, plan, State(plan.at(now), sample.wanted if sample else 0, now, idle), sampler)
+        entry = _Entry(id, spec, self._plan(id, spec), idle, self._plant.sampler(id), now)
         if (known := self._entries.get(id)) is not None:
             entry.changes = known.changes
             self._drop(known)
@@ -147,10 +152,7 @@ class Autoscaler:
         """Another policy counts: decide by it at once."""
         now = self._clock.monotonic()
         for entry in [e for e in self._entries.values() if (e.id.project, e.id.function) == (project, function)]:
-            entry.plan = self._plan(entry.id, entry.spec)
-            sample = entry.sample(now)
-            wanted = sample.wanted if sample else 0
-            entry.state = State(entry.plan.at(now), wanted, now, entry.state.idle)
+            entry.follow(self._plan(entry.id, entry.spec), now)
             self._guarded(entry, now)
 
     def _plan(self, id: FunctionId, spec: FunctionSpec) -> Plan:
@@ -236,7 +238,10 @@ class Autoscaler:
             self._later_at(entry, now + NO_DATA_S)
 
     def _look(self, entry: _Entry, now: float, quiet: bool) -> None:
-        made, entry.state = scaling.decide(entry.sample(now), entry.plan.at(now), entry.state, now, quiet=quiet)
+        sample = entry.sample(now)
+        if sample is not None:
+            entry.idle.observe(sample.idle_since, sample.arrivals, now)
+        made, entry.state = scaling.decide(sample, entry.plan.at(now), entry.state, now, quiet=quiet)
         entry.latest = made
         if made is None:
             self._active[entry] = None
