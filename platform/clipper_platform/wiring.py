@@ -152,7 +152,7 @@ async def open_planes(
         replicas=replica_sets,
         facts=facts,
         clock=clock,
-        drained=deployer.drained,
+        drained=deployer.takeover.drained,
         trouble=deployer.trouble,
     )
     stack.push_async_callback(pins.close)

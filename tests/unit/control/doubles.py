@@ -415,7 +415,7 @@ def make_plane(
         replicas=serving,
         facts=serving,
         clock=clock,
-        drained=deployer.drained,
+        drained=deployer.takeover.drained,
         trouble=deployer.trouble,
         idle_s=60.0,
     )

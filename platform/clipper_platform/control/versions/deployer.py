@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from clipper.contract.manifest import Manifest
 from clipper_platform.clock import Clock
@@ -32,7 +32,7 @@ from clipper_platform.control.versions.follow import Follower
 from clipper_platform.control.versions.restore import RETRY_S, Restorer
 from clipper_platform.control.versions.rollout import Rollout
 from clipper_platform.control.versions.smoke import smoke
-from clipper_platform.control.versions.standby import Standby
+from clipper_platform.control.versions.takeover import Takeover
 from clipper_platform.errors import (
     ClipperError,
     Conflict,
@@ -46,8 +46,6 @@ from clipper_platform.types import FunctionId
 __all__ = ["Deployer"]
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 MAX_RUNNING: Final = 16  # deploys at the same time; each may hold a build and a set of starting replicas
 RESTORE_WAIT_S: Final = 5.0
@@ -85,18 +83,16 @@ class Deployer:
         self._deployments = Deployments(clock)
         self._collector = BundleGarbageCollector(artifacts, self._wanted_bundles, self._tasks)
         self._working: dict[str, asyncio.Task[Current]] = {}  # deployment -> its steps, while they may be cancelled
-        self._draining: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._canaries: dict[str, Canary] = {}
-        self._kept = Standby(self._retire)
+        self.takeover = Takeover(registry, replicas, router, self._restorer, self._tasks)
         self._follower = Follower(
             registry,
             rollout,
             self._claims,
             events,
             self._tasks,
-            switch=self._switch,
+            takeover=self.takeover,
             drop=self._drop,
-            reuse=self._reuse,
             retry_s=restore_retry_s,
         )
         registry.on_foreign_change(self._follower.ask)
@@ -223,7 +219,7 @@ class Deployer:
         recreate = manifest.deploy.strategy == "recreate" and before is not None
         try:
             with self._phase(deployment, "replicas", f"starting version {version}"):
-                self._kept.end(manifest.project)  # memory for two versions, not for three
+                self.takeover.standby.end(manifest.project)  # memory for two versions, not for three
                 if recreate:
                     await self._make_room(deployment)
                 forward = Forward(deployment)
@@ -237,7 +233,7 @@ class Deployer:
                 with self._phase(deployment, "route", f"switching to version {version}"):
                     ready = await uninterrupted(self._registry.mark_ready(manifest.project, version, schemas))
                     self._working.pop(deployment.id, None)  # from here on it is too late to cancel
-                    return await uninterrupted(self._flip(ready))
+                    return await uninterrupted(self.takeover.flip(ready))
             except BaseException:
                 await uninterrupted(self._replicas.stop(manifest.project, version))
                 raise
@@ -276,7 +272,7 @@ class Deployer:
         """`recreate`: everything of the project that runs is drained before the new version starts."""
         project = deployment.project
         self._restorer.explain(project, f"version {deployment.version} takes its place, after it has stopped")
-        self._kept.forget(project)
+        self.takeover.standby.forget(project)
         await self._restorer.stop(project)
         await asyncio.gather(*(self._replicas.stop(project, number) for number in self._replicas.versions(project)))
 
@@ -292,45 +288,6 @@ class Deployer:
         yield facts
         seconds = round(self._clock.monotonic() - began, 3)
         deployment.emit("phase_done", f"{phase} done", phase=phase, data={"seconds": seconds, **facts})
-
-    async def _flip(self, version: Version) -> Current:
-        """Make `version`, whose replicas are ready, the one that answers."""
-        before = self._registry.current(version.project)
-        current = await self._registry.set_route(version)
-        self._switch(before, current)
-        return current
-
-    def _switch(self, before: Current | None, current: Current) -> None:
-        """Let the dispatcher follow the route. The old version is kept warm for as long as the new one's deploy said,
-        then drains."""
-        project, number = current.route.project, current.route.version
-        self._router.set_route(project, number)
-        self._restorer.settled(project)
-        self._kept.release(project, number)
-        self._kept.end(project)
-        if before is not None and before.route.version != number:
-            self._replace(before, current.manifest.deploy.keep_previous_s)
-
-    def _replace(self, before: Current, keep_s: float) -> None:
-        project, number = before.route.project, before.route.version
-        runs = number in self._replicas.versions(project) and project not in self._restorer
-        if keep_s and runs and not self._claims.closed:
-            self._kept.keep(project, number, keep_s)
-        else:
-            self._retire(project, number)
-
-    def _retire(self, project: str, version: int) -> None:
-        """Drain a version that no longer answers, in the background."""
-        restoring = self._restorer.cancel(project)
-
-        async def drain() -> None:
-            if restoring is not None:
-                await asyncio.wait([restoring])
-            await self._replicas.stop(project, version)
-
-        task = self._tasks.start(drain(), f"drain {project}@{version}")
-        self._draining[project, version] = task
-        task.add_done_callback(lambda _: self._draining.pop((project, version), None))
 
     # Rollback and delete
 
@@ -357,12 +314,12 @@ class Deployer:
     async def _roll_back(self, version: Version) -> Current:
         project, number = version.project, version.number
         manifest = parse_manifest(version)
-        await self._reuse(project, number)
+        await self.takeover.reuse(project, number)
         prepared = await self._rollout.prepare(manifest, lambda _: None)
         before = self._registry.current(project)
         await self._rollout.start(manifest, number, prepared, like=before.route.version if before else None)
         try:
-            current = await uninterrupted(self._flip(version))
+            current = await uninterrupted(self.takeover.flip(version))
         except BaseException:
             if not self._answers(project, number):
                 await uninterrupted(self._replicas.stop(project, number))
@@ -370,11 +327,6 @@ class Deployer:
         self._events.record(project, "rollback", f"rolled back to version {number}", version=number)
         logger.info("rolled back to version %d", number, extra={"project": project})
         return current
-
-    async def _reuse(self, project: str, number: int) -> None:
-        """A version that was replaced is started again: it is not ended any more, and a drain that began ends first."""
-        self._kept.release(project, number)
-        await self.drained(project, number)
 
     async def restart(self, project: str, function: str | None = None) -> Current:
         """Replace the replicas of the version that answers, or of one function of it, one after the other; one that
@@ -402,11 +354,6 @@ class Deployer:
         self._events.record(project, "restart", f"restarted {', '.join(functions)}", version=number)
         return current
 
-    async def drained(self, project: str, number: int) -> None:
-        """Wait for the end of a version's drain, if it is under way."""
-        if (draining := self._draining.get((project, number))) is not None:
-            await asyncio.wait([draining])
-
     def _answers(self, project: str, number: int) -> bool:
         current = self._registry.current(project)
         return current is not None and current.route.version == number
@@ -423,15 +370,7 @@ class Deployer:
 
     async def _drop(self, project: str) -> None:
         """End all that runs of a project that the store holds no more."""
-        self._router.drop_route(project)
-        self._restorer.settled(project)
-        self._kept.forget(project)
-        await self._restorer.stop(project)
-        numbers = self._replicas.versions(project) | {n for p, n in self._draining if p == project}
-        stops = [self._replicas.stop(project, number) for number in numbers]
-        for outcome in await asyncio.gather(*stops, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                logger.error("a deleted version did not stop cleanly", exc_info=outcome, extra={"project": project})
+        await self.takeover.end_all(project)
         await self._logs.delete(project)
         self._collector.ask()
 
@@ -453,7 +392,7 @@ class Deployer:
     async def close(self) -> None:
         """Cancel what can be cancelled, let a flip that has begun end, and accept nothing more."""
         self._claims.closed = True
-        self._kept.close()
+        self.takeover.close()
         for steps in list(self._working.values()):
             steps.cancel()
         for deployment in self._deployments.running():

@@ -14,6 +14,7 @@ from clipper_platform.control.registry import Current, Registry
 from clipper_platform.control.tasks import TaskSet
 from clipper_platform.control.versions.claims import Claims
 from clipper_platform.control.versions.rollout import Rollout
+from clipper_platform.control.versions.takeover import Takeover
 from clipper_platform.errors import ClipperError, NotFound
 
 __all__ = ["Follower"]
@@ -26,8 +27,7 @@ RETRY_MAX_S: Final = 60.0
 class Follower:
     """One change of a project at a time, after a deploy or any other change of this platform.
 
-    `switch(before, current)` lets a version with ready replicas answer, without an await; `drop(project)` ends what
-    runs of a project that is gone; `reuse(project, version)` keeps that version from being ended meanwhile.
+    `drop(project)` ends what runs of a project that is gone.
     """
 
     def __init__(
@@ -38,9 +38,8 @@ class Follower:
         events: EventLog,
         tasks: TaskSet,
         *,
-        switch: Callable[[Current | None, Current], None],
+        takeover: Takeover,
         drop: Callable[[str], Awaitable[None]],
-        reuse: Callable[[str, int], Awaitable[None]],
         retry_s: float,
     ) -> None:
         self._registry = registry
@@ -48,9 +47,8 @@ class Follower:
         self._claims = claims
         self._events = events
         self._tasks = tasks
-        self._switch = switch
+        self._takeover = takeover
         self._drop = drop
-        self._reuse = reuse
         self._retry_s = retry_s
         self._asked: dict[str, asyncio.Event] = {}  # projects that are followed now -> asked again meanwhile
 
@@ -110,10 +108,10 @@ class Follower:
 
     async def _bring_up(self, before: Current | None, current: Current) -> None:
         project, number = current.route.project, current.route.version
-        await self._reuse(project, number)
+        await self._takeover.reuse(project, number)
         prepared = await self._rollout.prepare(current.manifest, lambda _: None)
         await self._rollout.start(current.manifest, number, prepared, like=before.route.version if before else None)
         self._registry.adopt(current)
-        self._switch(before, current)
+        self._takeover.follow(before, current)
         self._events.record(project, "route", f"version {number} answers: the stored route leads to it", version=number)
         logger.info("version %d answers: the stored route leads to it", number, extra={"project": project})
