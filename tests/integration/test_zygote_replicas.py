@@ -19,7 +19,7 @@ import pytest
 from clipper.contract import wire
 from clipper.contract.spec import FunctionSpec
 from clipper_platform.backends.base import Exit, Replica
-from clipper_platform.backends.process.import_manifest import MODULES_FILE
+from clipper_platform.backends.process.import_manifest import MANIFEST_FILE
 from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId, ReplicaId
 from tests.support.replicas import Recorder, invoke, launch_spec, process_backend
 from tests.support.waiting import has_ended
@@ -149,7 +149,7 @@ async def test_without_a_pool_each_replica_is_a_fresh_process(tmp_path: Path) ->
             replica, _ = await here.launch()
             assert not forked(replica)
         assert here.backend.zygotes.running == ()
-        assert not (here.environment / MODULES_FILE).exists()
+        assert not (here.environment / MANIFEST_FILE).exists()
 
 
 async def test_forked_replicas_share_nothing_that_two_processes_should_not(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ async def test_an_environment_that_was_built_anew_gets_new_zygotes(tmp_path: Pat
         await here.warm()
         (old,) = here.backend.zygotes.running
         (here.environment / "pyvenv.cfg").unlink()
-        (here.environment / MODULES_FILE).unlink()
+        (here.environment / MANIFEST_FILE).unlink()
         (here.environment / "pyvenv.cfg.new").write_text("two, in another file")
         (here.environment / "pyvenv.cfg.new").rename(here.environment / "pyvenv.cfg")
         replica, _ = await here.launch()
@@ -267,7 +267,7 @@ async def test_an_environment_that_was_built_anew_gets_new_zygotes(tmp_path: Pat
 async def test_modules_are_learnt_kept_with_the_environment_and_grow_with_its_functions(tmp_path: Path) -> None:
     async with place(tmp_path, warm_pool_size=1) as here:
         await here.warm("import colorsys\ndef look(what: str) -> str:\n    return what\n")
-        kept = json.loads((here.environment / MODULES_FILE).read_text())
+        kept = json.loads((here.environment / MANIFEST_FILE).read_text())
         assert "colorsys" in kept["modules"]
         assert not {"app", "clipper", "clipper_runtime", "__main__"} & set(kept["modules"])
         assert "fractions" not in kept["modules"]

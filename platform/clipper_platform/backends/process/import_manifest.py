@@ -5,24 +5,63 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from clipper_platform.environments.virtual import VirtualEnvironment
 
-__all__ = ["MODULES_FILE", "bounded", "identity", "keep", "kept", "reported"]
+__all__ = ["MANIFEST_FILE", "ImportManifest", "build_identity", "read_report"]
 
-MODULES_FILE = ".clip-modules.json"
-"""The file in an environment's directory."""
+MANIFEST_FILE = ".clip-modules.json"
+"""The manifest's name in an environment's directory."""
 
 MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z", re.ASCII)
 MAX_MODULES_CHARS = 120_000  # fits a message to a zygote; scikit-learn with all that it loads has 25,000
 MAX_REPORT_BYTES = 512 * 1024
 
 
-def identity(environment: VirtualEnvironment) -> tuple[int, int]:
-    """Identifies the build: another build has other files."""
+@dataclass(slots=True)
+class ImportManifest:
+    """`modules` in the order of their import. `skipped`: top-level name -> why zygotes do not import it."""
+
+    modules: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, environment: VirtualEnvironment) -> Self:
+        """The environment's manifest; an empty one if there is none."""
+        try:
+            table = json.loads((environment.path / MANIFEST_FILE).read_text())
+            return cls(_bounded(table["modules"]), {str(k): str(v) for k, v in table["skipped"].items()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return cls()
+
+    def write(self, environment: VirtualEnvironment) -> None:
+        """Write it beside the packages. If it is lost, the next replicas report their modules again."""
+        path = environment.path / MANIFEST_FILE
+        draft = path.with_suffix(f".{os.getpid()}")
+        try:
+            draft.write_text(json.dumps({"modules": self.modules, "skipped": self.skipped}))
+            os.replace(draft, path)
+        except OSError:
+            pass  # a shared environment may be read-only
+
+    def add(self, names: Sequence[str]) -> bool:
+        """Append the names that are new. Returns whether there are any."""
+        known = set(self.modules)
+        fresh = [name for name in names if name not in known]
+        self.modules = _bounded(self.modules + fresh)
+        return bool(fresh)
+
+    def importable(self) -> list[str]:
+        """The modules without those of skipped packages."""
+        return [name for name in self.modules if name.partition(".")[0] not in self.skipped]
+
+
+def build_identity(environment: VirtualEnvironment) -> tuple[int, int]:
+    """Identifies the build of an environment: another build has other files."""
     for path in (environment.path / "pyvenv.cfg", environment.python):
         try:
             stat = path.stat()
@@ -32,27 +71,7 @@ def identity(environment: VirtualEnvironment) -> tuple[int, int]:
     return 0, 0
 
 
-def keep(environment: VirtualEnvironment, modules: Sequence[str], skipped: Mapping[str, str]) -> None:
-    """Write the manifest beside the packages. If it is lost, the next replicas report their modules again."""
-    path = environment.path / MODULES_FILE
-    draft = path.with_suffix(f".{os.getpid()}")
-    try:
-        draft.write_text(json.dumps({"modules": list(modules), "skipped": dict(skipped)}))
-        os.replace(draft, path)
-    except OSError:
-        pass  # a shared environment may be read-only
-
-
-def kept(environment: VirtualEnvironment) -> tuple[list[str], dict[str, str]]:
-    """The modules in the order of their import, and the top-level names that are not preloaded, with the reason."""
-    try:
-        table = json.loads((environment.path / MODULES_FILE).read_text())
-        return bounded(table["modules"]), {str(k): str(v) for k, v in table["skipped"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return [], {}
-
-
-def reported(report: Path) -> list[str]:
+def read_report(report: Path) -> list[str]:
     """The names in a report. User code can write that file, so its size is bounded and only names are taken from it."""
     try:
         if report.stat().st_size > MAX_REPORT_BYTES:
@@ -60,10 +79,10 @@ def reported(report: Path) -> list[str]:
         names = json.loads(report.read_text())
     except (OSError, ValueError):
         return []
-    return bounded(names) if isinstance(names, list) else []
+    return _bounded(names) if isinstance(names, list) else []
 
 
-def bounded(names: Sequence[Any]) -> list[str]:
+def _bounded(names: Sequence[Any]) -> list[str]:
     """Those that can be names of modules, as many as a message has room for."""
     taken, characters = [], 0
     for name in names:

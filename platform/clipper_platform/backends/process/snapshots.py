@@ -16,7 +16,7 @@ import msgspec
 from clipper.contract.wire import LogRecord
 from clipper.contract.zygote import Prepare
 from clipper_platform.backends.base import SnapshotState
-from clipper_platform.backends.process.import_manifest import identity
+from clipper_platform.backends.process.import_manifest import build_identity
 from clipper_platform.backends.process.launch import Launch
 from clipper_platform.backends.process.output import ReplicaOutput
 from clipper_platform.backends.process.zygotes import Zygote, ZygoteRefused
@@ -170,5 +170,5 @@ class Snapshots:
 def _key(launch: Launch) -> bytes:
     """Equal launches, equal keys: the version, the secrets' values, the build of the environment."""
     spec, environment = launch.spec, launch.environment
-    parts = [str(spec.function), str(launch.bundle), environment.id, identity(environment), spec.memory_bytes]
+    parts = [str(spec.function), str(launch.bundle), environment.id, build_identity(environment), spec.memory_bytes]
     return msgspec.json.encode([*parts, spec.spec, sorted(spec.env.items())])

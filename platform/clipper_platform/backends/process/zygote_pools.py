@@ -18,7 +18,7 @@ from pathlib import Path
 
 from clipper.contract.wire import LogRecord
 from clipper.contract.zygote import Preload, Prepare
-from clipper_platform.backends.process import import_manifest
+from clipper_platform.backends.process.import_manifest import ImportManifest, build_identity, read_report
 from clipper_platform.backends.process.launch import Launch
 from clipper_platform.backends.process.output import ReplicaOutput
 from clipper_platform.backends.process.pressure import memory_pressed, memory_total
@@ -67,8 +67,7 @@ class _Environment:
 
     launch: Launch  # any of the environment, without secrets
     identity: tuple[int, int]  # of its build
-    modules: list[str]
-    skipped: dict[str, str]  # top-level name -> why it is not preloaded
+    manifest: ImportManifest
     pool: WarmPool[Zygote] = field(init=False)
     reported: set[FunctionId] = field(default_factory=set)  # functions whose modules are known
 
@@ -117,10 +116,8 @@ class ZygotePools:
         if known is None or self._closed:
             return
         known.reported.add(launch.spec.function)
-        fresh = [name for name in import_manifest.reported(report) if name not in set(known.modules)]
-        if fresh:
-            known.modules = import_manifest.bounded(known.modules + fresh)
-            import_manifest.keep(known.launch.environment, known.modules, known.skipped)
+        if known.manifest.add(read_report(report)):
+            known.manifest.write(known.launch.environment)
             self._pools.renew(known.pool)
         self._refill(known)
 
@@ -143,7 +140,7 @@ class ZygotePools:
         size = self._default_size if declared is None else declared
         if size < 1:
             return None
-        identity = import_manifest.identity(environment)
+        identity = build_identity(environment)
         known = self._environments.get(environment.id)
         if known is not None and known.identity != identity:
             # It was built anew: its zygotes have loaded the files of the earlier build.
@@ -151,22 +148,22 @@ class ZygotePools:
             known = None
         if known is None:
             shared = replace(launch, spec=replace(launch.spec, env={}))
-            known = _Environment(shared, identity, *import_manifest.kept(environment))
+            known = _Environment(shared, identity, ImportManifest.read(environment))
             known.pool = self._pools.open_pool(partial(self._preload, known))
             self._environments[environment.id] = known
         known.pool.size = max(known.pool.size, size)
         return known
 
     def _refill(self, known: _Environment) -> None:
-        if known.modules:
+        if known.manifest.modules:
             self._pools.refill(known.pool)
 
     async def _preload(self, known: _Environment) -> Zygote | None:
         name = known.launch.environment.id
         for _ in range(MAX_ATTEMPTS):
-            modules = [m for m in known.modules if m.partition(".")[0] not in known.skipped]
+            request = Preload(known.manifest.importable())
             try:
-                zygote = self._start(self._factory(known.launch, Preload(modules)), ReplicaOutput(_debug, self._clock))
+                zygote = self._start(self._factory(known.launch, request), ReplicaOutput(_debug, self._clock))
                 await zygote.become(PRELOAD_TIMEOUT_S)
             except OSError as error:
                 _logger.warning("no zygote of environment %s can be started: %s", name, error)
@@ -177,8 +174,8 @@ class ZygotePools:
                     _logger.warning("a zygote of environment %s did not start: %s", name, refusal.why)
                     return None
                 _logger.info("%s is not preloaded for environment %s: %s", top, name, refusal.why)
-                known.skipped[top] = refusal.why
-                import_manifest.keep(known.launch.environment, known.modules, known.skipped)
+                known.manifest.skipped[top] = refusal.why
+                known.manifest.write(known.launch.environment)
             else:
                 return zygote
         return None
@@ -215,7 +212,7 @@ class ZygotePools:
         """Give up what is idle too long or too large. Under pressure, retire one zygote each time."""
         self.snapshots.forget_idle()
         for id, known in list(self._environments.items()):
-            if import_manifest.identity(known.launch.environment) != known.identity:
+            if build_identity(known.launch.environment) != known.identity:
                 self._pools.close_pool(known.pool)
                 del self._environments[id]
         self._pools.trim(pressed=pressed, budget_bytes=budget_bytes)
