@@ -207,8 +207,8 @@ def test_a_deploy_says_once_that_it_is_refused_for_now_and_tries_again(
     platform.refusals = [refused(), refused()]
     done = clip("deploy", str(project), env=env)
     assert done.code == 0
-    said = [line for line in done.out.splitlines() if "metadata store" in line]
-    assert said == ["waiting      the metadata store cannot be reached; trying again for up to 30 s"]
+    waiting = [line for line in done.out.splitlines() if "metadata store" in line]
+    assert waiting == ["waiting      the metadata store cannot be reached; trying again for up to 30 s"]
 
 
 def test_a_deploy_that_is_refused_to_the_end_says_how_often_it_tried(

@@ -219,6 +219,6 @@ def test_status_says_which_version_gets_what_while_a_canary_runs(platform: FakeP
         "step_s": 60.0, "functions": ["analyze"],
     }  # fmt: skip
     platform.add_project("digits")["canary"] = canary
-    said = " ".join(clip("status", "digits", env=env).out.split())
-    assert "version 2 gets 10 % of the calls, version 1 gets 90 %: step 1 of 3, 1 min each" in said
+    text = " ".join(clip("status", "digits", env=env).out.split())
+    assert "version 2 gets 10 % of the calls, version 1 gets 90 %: step 1 of 3, 1 min each" in text
     assert json.loads(clip("status", "digits", "--json", env=env).out)["canary"] == canary

@@ -86,8 +86,8 @@ def test_an_unknown_scope_is_a_usage_error_that_lists_them(env: dict[str, str]) 
 
 
 def test_a_revoked_key_is_listed_as_such(env: dict[str, str]) -> None:
-    made = json.loads(clip("key", "create", "ci", "--json", env=env).out)
-    assert clip("key", "revoke", made["id"], env=env).code == 0
+    key = json.loads(clip("key", "create", "ci", "--json", env=env).out)
+    assert clip("key", "revoke", key["id"], env=env).code == 0
     listed = clip("key", "list", env=env).out
     assert "revoked" in listed
     assert "clip_shown_once" not in listed

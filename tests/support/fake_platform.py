@@ -1,7 +1,7 @@
 """A small platform over real HTTP, with canned answers: the rows of `infra/docs/control-api.md` and `/fn`.
 
 It keeps just enough state (projects, keys, secrets, bundles) for a command's effect to be seen by the next command. A
-test changes what it says through its attributes, and reads what it was told from `requests`.
+test sets its answers through attributes, and reads the requests that it got from `requests`.
 """
 
 from __future__ import annotations

@@ -71,3 +71,15 @@ def test_the_documentation_shows_what_the_simulation_draws(pattern: str, tmp_pat
     )  # fmt: skip
     assert done.code == 0, done.err
     assert drawn.read_text() == (DOCS / f"{pattern}.svg").read_text(), "draw it again, by the command in policy.toml"
+
+
+def test_a_line_with_gaps_is_drawn_in_pieces() -> None:
+    svg = draw("<t>", [0, 10, 20, 30], [Panel("p & q", [Line("l", [1, None, 2, 3], steps=True)], 2.5)])
+    root = ElementTree.fromstring(svg)
+    paths = [path.get("d", "") for path in root.iter("{http://www.w3.org/2000/svg}path")]
+    assert len(paths) == 2
+    assert paths[0].startswith("M")
+    assert " H" in paths[1]
+    words = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert words[:2] == ["<t>", "p & q"]
+    assert draw("empty", [1.0], [Panel("none", [Line("l", [None])])])

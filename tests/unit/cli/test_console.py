@@ -24,9 +24,9 @@ def test_with_json_only_documents_reach_stdout(capsys: pytest.CaptureFixture[str
     out.table(["A"], [["b"]])
     out.note("aside")
     out.document({"ä": 1})
-    said = capsys.readouterr()
-    assert json.loads(said.out) == {"ä": 1}
-    assert said.err == "aside\n"
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"ä": 1}
+    assert printed.err == "aside\n"
 
 
 def test_advice_gathers_notes_and_the_platforms_hint() -> None:
@@ -48,9 +48,9 @@ def test_a_specs_refusal_names_its_place(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_only_the_last_lines_of_a_long_log_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     show(DeployFailed("no", details={"log": [f"line {n}" for n in range(500)]}), Output())
-    said = capsys.readouterr().err
-    assert "line 499" in said
-    assert "line 470" not in said
+    printed = capsys.readouterr().err
+    assert "line 499" in printed
+    assert "line 470" not in printed
 
 
 def test_a_failures_hint_follows_its_message(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,9 +21,9 @@ def test_a_new_project_has_its_files_and_says_what_to_do_next(
 ) -> None:
     assert main(["init", str(tmp_path / "demo")]) == 0
     assert {p.name for p in (tmp_path / "demo").iterdir()} == FILES
-    said = capsys.readouterr().out
-    assert "clip deploy" in said
-    assert "clip invoke demo/analyze" in said
+    printed = capsys.readouterr().out
+    assert "clip deploy" in printed
+    assert "clip invoke demo/analyze" in printed
 
 
 def test_the_configuration_of_a_new_project_is_valid_and_carries_its_name(tmp_path: Path) -> None:

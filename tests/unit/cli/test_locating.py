@@ -49,9 +49,9 @@ def test_an_error_elsewhere_and_ordinary_lines_have_none() -> None:
 
 def test_lines_of_one_traceback_may_come_one_by_one() -> None:
     locator = Locator(DIRECTORY)
-    told = [locator.feed(line) for line in RAISED.splitlines()]
-    assert told[:-1] == [None] * (len(told) - 1)
-    assert told[-1] is not None
+    found = [locator.feed(line) for line in RAISED.splitlines()]
+    assert found[:-1] == [None] * (len(found) - 1)
+    assert found[-1] is not None
 
 
 def test_paths_are_those_of_the_directory() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from clipper.cli.progress import PHASES, Progress
 
 
-def told(*events: dict[str, Any]) -> Progress:
+def after(*events: dict[str, Any]) -> Progress:
     progress = Progress()
     for moment, event in enumerate(events):
         progress.handle(event, float(moment))
@@ -13,7 +13,7 @@ def told(*events: dict[str, Any]) -> Progress:
 
 
 def test_a_phase_runs_from_its_first_event_to_its_last() -> None:
-    progress = told({"kind": "phase", "phase": "environment", "message": "building"})
+    progress = after({"kind": "phase", "phase": "environment", "message": "building"})
     phase = progress.phases["environment"]
     assert phase.running
     progress.handle({"kind": "phase_done", "phase": "environment", "data": {"seconds": 2.5, "reused": False}}, 9.0)
@@ -22,11 +22,11 @@ def test_a_phase_runs_from_its_first_event_to_its_last() -> None:
 
 def test_an_environment_that_was_there_is_called_reused() -> None:
     done = {"kind": "phase_done", "phase": "environment", "data": {"seconds": 0.0, "reused": True}}
-    assert told(done).phases["environment"].detail == "reused"
+    assert after(done).phases["environment"].detail == "reused"
 
 
 def test_replicas_are_counted_per_function() -> None:
-    progress = told(
+    progress = after(
         {"kind": "phase", "phase": "replicas"},
         {"kind": "progress", "data": {"function": "a", "ready": 0, "wanted": 2}},
         {"kind": "progress", "data": {"function": "b", "ready": 1, "wanted": 1}},
@@ -37,25 +37,25 @@ def test_replicas_are_counted_per_function() -> None:
 
 def test_the_newest_log_lines_are_kept_and_made_harmless() -> None:
     lines = [{"kind": "log", "phase": "environment", "message": f"\x1b[32mline {n}\x1b[0m"} for n in range(50)]
-    log = list(told(*lines).phases["environment"].log)
+    log = list(after(*lines).phases["environment"].log)
     assert log[-1] == "line 49"
     assert len(log) < 10
 
 
 def test_a_replicas_line_names_its_function() -> None:
-    progress = told({"kind": "log", "phase": "replicas", "message": "loading", "data": {"function": "classify"}})
+    progress = after({"kind": "log", "phase": "replicas", "message": "loading", "data": {"function": "classify"}})
     assert list(progress.phases["replicas"].log) == ["classify: loading"]
 
 
 def test_a_canary_shows_its_share_and_how_it_ended() -> None:
     step = {"kind": "progress", "phase": "canary", "data": {"share": 10, "step": 1, "steps": 3, "seconds": 60}}
-    assert told(step).phases["canary"].detail == "10 % of the calls, step 1 of 3"
+    assert after(step).phases["canary"].detail == "10 % of the calls, step 1 of 3"
     done = {"kind": "phase_done", "phase": "canary", "data": {"seconds": 180.0}}
-    assert told(step, done).phases["canary"].detail == "does as well as the version before"
+    assert after(step, done).phases["canary"].detail == "does as well as the version before"
 
 
 def test_only_what_was_going_on_counts_as_failed() -> None:
-    progress = told(
+    progress = after(
         {"kind": "phase", "phase": "environment"},
         {"kind": "phase_done", "phase": "environment", "data": {"seconds": 1.0}},
         {"kind": "phase", "phase": "replicas"},
@@ -65,11 +65,11 @@ def test_only_what_was_going_on_counts_as_failed() -> None:
 
 
 def test_when_all_went_well_nothing_is_left_running() -> None:
-    progress = told({"kind": "phase", "phase": "environment"}, {"kind": "phase", "phase": "replicas"})
+    progress = after({"kind": "phase", "phase": "environment"}, {"kind": "phase", "phase": "replicas"})
     progress.succeed(7.0)
     assert [progress.phases[name].seconds for name in ("environment", "replicas", "route")] == [7.0, 6.0, None]
 
 
 def test_unknown_events_change_nothing() -> None:
-    progress = told({"kind": "weather", "phase": "tomorrow"}, {"kind": "log", "message": "no phase"}, {})
+    progress = after({"kind": "weather", "phase": "tomorrow"}, {"kind": "log", "message": "no phase"}, {})
     assert all(phase.began is None for phase in progress.phases.values())

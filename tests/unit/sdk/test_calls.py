@@ -31,8 +31,8 @@ ADDING = {
 
 @pytest.fixture
 def client(platform: ScriptedPlatform) -> Iterator[Client]:
-    with Client(retry=RetryPolicy(base_delay_s=0.001)) as made:
-        yield made
+    with Client(retry=RetryPolicy(base_delay_s=0.001)) as client:
+        yield client
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ DIGEST = "sha256:" + "a" * 64
 
 @pytest.fixture
 def control(platform: ScriptedPlatform) -> Iterator[ControlClient]:
-    with ControlClient(retry=RetryPolicy(base_delay_s=0.001), sleep=lambda seconds: None) as made:
-        yield made
+    with ControlClient(retry=RetryPolicy(base_delay_s=0.001), sleep=lambda seconds: None) as client:
+        yield client
 
 
 def ndjson(*events: Any) -> Response:
@@ -180,14 +180,14 @@ def test_a_known_bundle_is_told_from_an_unknown_one(platform: ScriptedPlatform, 
 def test_a_bundle_is_uploaded_whole_with_progress(platform: ScriptedPlatform, control: ControlClient) -> None:
     platform.api[f"PUT /api/v1/bundles/{DIGEST}"] = lambda seen: json_response({"bytes": len(seen.body)}, 201)
     data = bytes(range(256)) * 3000
-    told: list[tuple[int, int]] = []
-    assert control.put_bundle(DIGEST, data, lambda sent, total: told.append((sent, total))) == {"bytes": len(data)}
+    progress: list[tuple[int, int]] = []
+    assert control.put_bundle(DIGEST, data, lambda sent, total: progress.append((sent, total))) == {"bytes": len(data)}
     (seen,) = platform.seen
     assert seen.body == data
     assert seen.headers["content-length"] == str(len(data))
     assert seen.headers["content-type"] == "application/gzip"
-    assert told[-1] == (len(data), len(data))
-    assert told == sorted(told)
+    assert progress[-1] == (len(data), len(data))
+    assert progress == sorted(progress)
 
 
 def test_an_upload_that_is_refused_for_now_is_sent_again_whole(

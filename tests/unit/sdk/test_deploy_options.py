@@ -101,8 +101,8 @@ def test_the_table_itself_has_a_near_name_too(tmp_path: Path) -> None:
 def test_the_reference_has_every_key_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", REFERENCE.read_text(), re.MULTILINE))
     assert list(rows) == [f.name for f in fields(DeploySpec)]
-    for key, told in rows.items():
+    for key, cell in rows.items():
         default = getattr(DeploySpec(), key)
         shown = list(default) if key == "steps" else default
         words = f'"{shown}"' if isinstance(shown, str) else f"{shown:g}" if isinstance(shown, float) else f"{shown}"
-        assert told.strip() == ("" if key == "smoke" else f"`{words}`"), key
+        assert cell.strip() == ("" if key == "smoke" else f"`{words}`"), key

@@ -27,7 +27,7 @@ OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class Deployments:
-    """The deployment rows of the control API, on a scripted platform: one deployment that ends as told."""
+    """The deployment rows of the control API, on a scripted platform: one deployment that ends as asked for."""
 
     def __init__(self, platform: ScriptedPlatform, project: str = "demo") -> None:
         self.bundles: dict[str, bytes] = {}
@@ -73,8 +73,8 @@ class Deployments:
 
 @pytest.fixture
 def control(platform: ScriptedPlatform) -> Iterator[ControlClient]:
-    with ControlClient(sleep=lambda seconds: None) as made:
-        yield made
+    with ControlClient(sleep=lambda seconds: None) as client:
+        yield client
 
 
 @pytest.fixture
@@ -87,24 +87,24 @@ def test_a_project_is_bundled_uploaded_deployed_and_followed(
 ) -> None:
     bundle = bundle_directory(project_directory)
     deployments.expect(bundle.digest)
-    told: list[Mapping[str, Any]] = []
+    events: list[Mapping[str, Any]] = []
     project = load_project(project_directory)
-    deployment = deploy_project(project, control, told.append)
+    deployment = deploy_project(project, control, events.append)
     assert deployment == deployments.outcome
     assert deployments.bundles == {bundle.digest: bundle.data}
     manifest = deployments.manifests[0]
     assert manifest.pop("force") is False
     assert Manifest.from_dict(manifest) == project.manifest(bundle.digest)
-    assert [(e["kind"], e.get("phase")) for e in told] == [
+    assert [(e["kind"], e.get("phase")) for e in events] == [
         ("phase", "bundle"), ("phase_done", "bundle"), ("phase", "upload"), ("progress", "upload"),
         ("phase_done", "upload"), ("accepted", None), ("phase", "environment"), ("phase_done", "environment"),
         ("done", None),
     ]  # fmt: skip
-    bundled, uploaded = told[1]["data"], told[4]["data"]
+    bundled, uploaded = events[1]["data"], events[4]["data"]
     assert (bundled["digest"], bundled["files"], bundled["bytes"]) == (bundle.digest, 2, len(bundle.data))
-    assert told[3]["data"] == {"sent": len(bundle.data), "total": len(bundle.data)}
+    assert events[3]["data"] == {"sent": len(bundle.data), "total": len(bundle.data)}
     assert uploaded["reused"] is False
-    assert told[5]["data"]["deployment"]["id"] == "d1"
+    assert events[5]["data"]["deployment"]["id"] == "d1"
 
 
 def test_a_bundle_that_the_platform_has_is_not_sent_again(
@@ -113,10 +113,10 @@ def test_a_bundle_that_the_platform_has_is_not_sent_again(
     digest = bundle_directory(project_directory).digest
     deployments.expect(digest)
     deployments.bundles[digest] = b""
-    told: list[Mapping[str, Any]] = []
-    deploy_project(load_project(project_directory), control, told.append, force=True)
+    events: list[Mapping[str, Any]] = []
+    deploy_project(load_project(project_directory), control, events.append, force=True)
     assert not any(path.startswith("PUT") for path in platform.paths())
-    assert any(e.get("phase") == "upload" and e.get("data", {}).get("reused") for e in told)
+    assert any(e.get("phase") == "upload" and e.get("data", {}).get("reused") for e in events)
     assert deployments.manifests[0]["force"] is True
 
 
@@ -282,7 +282,7 @@ def test_a_closure_is_deployed_and_given_back_bound(
     def add(a: int, b: int = 1) -> int:
         return a + b
 
-    made = deploy(deployments, platform, add, requirements=["numpy>=2"], timeout_s=5, min_replicas=2)
+    deployed = deploy(deployments, platform, add, requirements=["numpy>=2"], timeout_s=5, min_replicas=2)
     manifest = deployments.manifests[0]
     assert manifest["project"] == "demo"
     assert manifest["environment"] == {"python": OWN_PYTHON, "requirements": ["numpy>=2"]}
@@ -299,9 +299,9 @@ def test_a_closure_is_deployed_and_given_back_bound(
         assert member.name == "__closure__.pkl"
         assert run_elsewhere(file.read(), "f(3)", tmp_path) == "4"
     platform.functions["sum"] = lambda a, b=1: a + b
-    assert made.remote(3) == 4
-    assert made(3, b=4) == 7
-    assert str(made.address) == "demo/sum"
+    assert deployed.remote(3) == 4
+    assert deployed(3, b=4) == 7
+    assert str(deployed.address) == "demo/sum"
 
 
 def test_a_decorated_function_is_deployed_with_its_options(
@@ -317,9 +317,9 @@ def test_a_function_deployed_by_a_given_client_calls_that_ones_platform(
 ) -> None:
     with ControlClient(platform.url, "clip_other") as control:
         monkeypatch.setenv("CLIP_URL", "http://127.0.0.1:1")
-        made = deploy(deployments, platform, local_helpers.scaled, control=control)
+        function = deploy(deployments, platform, local_helpers.scaled, control=control)
     platform.functions["sum"] = lambda n: n
-    assert made.remote(3) == 3
+    assert function.remote(3) == 3
     assert platform.seen[-1].headers["authorization"] == "Bearer clip_other"
 
 

@@ -47,17 +47,17 @@ def test_a_request_goes_out_with_its_key_query_and_body(platform: ScriptedPlatfo
 
 
 def test_a_refusal_is_told_and_tried_again(platform: ScriptedPlatform) -> None:
-    time, told = FakeTime(), list[tuple[str, float]]()
+    time, retries = FakeTime(), list[tuple[str, float]]()
     platform.scripted += [error_response(503, "store_unavailable", "no store"), json_response({})]
-    made = DirectConnection(
+    connection = DirectConnection(
         Location(platform.url),
         clock=time.clock,
         sleep=time.sleep,
         rng=random.Random(0),
-        on_retry=lambda error, delay_s: told.append((error.code, delay_s)),
+        on_retry=lambda error, delay_s: retries.append((error.code, delay_s)),
     )
-    assert made.send(GET).status == 200
-    assert told == [("store_unavailable", time.slept[0])]
+    assert connection.send(GET).status == 200
+    assert retries == [("store_unavailable", time.slept[0])]
 
 
 def test_an_error_is_what_the_platform_says(platform: ScriptedPlatform) -> None:
@@ -76,9 +76,9 @@ def test_nobody_there_is_unreachable_after_some_tries() -> None:
     time = FakeTime()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    made = DirectConnection(Location(f"http://127.0.0.1:{port}"), clock=time.clock, sleep=time.sleep)
+    connection = DirectConnection(Location(f"http://127.0.0.1:{port}"), clock=time.clock, sleep=time.sleep)
     with pytest.raises(errors.PlatformUnreachable, match="is `clip up` running"):
-        made.send(GET)
+        connection.send(GET)
     assert len(time.slept) == RetryPolicy().max_connect_attempts - 1
 
 
@@ -133,6 +133,6 @@ def test_a_broken_answer_is_a_lost_connection(answer: bytes) -> None:
 
 def test_no_answer_in_time_is_a_deadline_that_passed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        made = DirectConnection(Location(f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        connection = DirectConnection(Location(f"http://127.0.0.1:{silent.getsockname()[1]}"))
         with pytest.raises(errors.DeadlineExceeded):
-            made.send(Request(method="POST", path="/x", timeout_s=5.0, read_timeout_s=0.01))
+            connection.send(Request(method="POST", path="/x", timeout_s=5.0, read_timeout_s=0.01))

@@ -30,10 +30,10 @@ def bare(text: str) -> str:
 class PlainCounter:
     """Counts its calls."""
 
-    made = 0
+    instances = 0
 
     def __init__(self) -> None:
-        type(self).made += 1
+        type(self).instances += 1
         self.calls = 0
 
     def __call__(self, step: int = 1) -> int:
@@ -41,7 +41,7 @@ class PlainCounter:
         return self.calls
 
 
-# mypy does not follow decorators of classes, so the decorated one is made by a call.
+# mypy does not follow decorators of classes, so the decorator is called here.
 Counter = clipper.function(name="counter")(PlainCounter)
 
 
@@ -67,9 +67,9 @@ def test_the_runtime_finds_code_options_and_name() -> None:
 
 
 def test_a_class_is_instantiated_once_for_local_calls_and_each_time_when_called_itself() -> None:
-    PlainCounter.made = 0
+    PlainCounter.instances = 0
     assert [Counter.local(), Counter.local(step=2)] == [1, 3]
-    assert PlainCounter.made == 1
+    assert PlainCounter.instances == 1
     assert isinstance(Counter(), PlainCounter)
 
 

@@ -88,8 +88,8 @@ def test_every_key_is_described_and_no_other(section: str) -> None:
 
 @pytest.mark.parametrize(("section", "key"), [(s, key) for s, cls in TABLES.items() for key in rows(cls)])
 def test_a_key_is_described_as_it_is(section: str, key: str) -> None:
-    *told, meaning = documented(section)[key]
-    assert told == rows(TABLES[section])[key]
+    *columns, meaning = documented(section)[key]
+    assert columns == rows(TABLES[section])[key]
     assert len(meaning) > 10
 
 

@@ -42,11 +42,11 @@ def fake_time() -> FakeTime:
 
 @pytest.fixture
 def connection(platform: ScriptedPlatform, fake_time: FakeTime) -> Iterator[Connection]:
-    made = Connection(
+    connection = Connection(
         Location(platform.url, "clip_k"), clock=fake_time.clock, sleep=fake_time.sleep, rng=random.Random(0)
     )
-    yield made
-    made.close()
+    yield connection
+    connection.close()
 
 
 GET = Request(method="GET", path="/thing", timeout_s=10.0)
@@ -218,22 +218,22 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     platform.scripted.append(json_response({"direct": True}))
-    made = Connection(Location(platform.url))
+    connection = Connection(Location(platform.url))
     try:
-        assert made.send(GET).status == 200
+        assert connection.send(GET).status == 200
     finally:
-        made.close()
+        connection.close()
 
 
 def test_a_refused_connection_is_tried_again_and_then_asks_whether_the_platform_runs(fake_time: FakeTime) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    made = Connection(Location(f"http://127.0.0.1:{port}"), clock=fake_time.clock, sleep=fake_time.sleep)
+    connection = Connection(Location(f"http://127.0.0.1:{port}"), clock=fake_time.clock, sleep=fake_time.sleep)
     try:
         with pytest.raises(errors.PlatformUnreachable, match=rf"127\.0\.0\.1:{port}; is `clip up` running\?") as caught:
-            made.send(GET)
+            connection.send(GET)
     finally:
-        made.close()
+        connection.close()
     assert caught.value.retryable
     assert len(fake_time.slept) == RetryPolicy().max_connect_attempts - 1
 
@@ -267,23 +267,23 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\
 
 def test_an_invocation_whose_connection_breaks_is_not_sent_twice(fake_time: FakeTime) -> None:
     rude = Rude(b"")
-    made = Connection(Location(rude.url), clock=fake_time.clock, sleep=fake_time.sleep)
+    connection = Connection(Location(rude.url), clock=fake_time.clock, sleep=fake_time.sleep)
     try:
         with pytest.raises(errors.ConnectionLost):
-            made.send(Request(method="POST", path="/fn/a/b", timeout_s=5.0))
+            connection.send(Request(method="POST", path="/fn/a/b", timeout_s=5.0))
     finally:
-        made.close()
+        connection.close()
         rude.close()
     assert rude.accepted == 1
 
 
 def test_a_safe_request_whose_connection_breaks_is_sent_again(fake_time: FakeTime) -> None:
     rude = Rude(b"", OK)
-    made = Connection(Location(rude.url), clock=fake_time.clock, sleep=fake_time.sleep)
+    connection = Connection(Location(rude.url), clock=fake_time.clock, sleep=fake_time.sleep)
     try:
-        assert made.send(Request(method="GET", path="/x", timeout_s=5.0, safe=True)).content == b"{}"
+        assert connection.send(Request(method="GET", path="/x", timeout_s=5.0, safe=True)).content == b"{}"
     finally:
-        made.close()
+        connection.close()
         rude.close()
     assert rude.accepted == 2
 
@@ -291,49 +291,49 @@ def test_a_safe_request_whose_connection_breaks_is_sent_again(fake_time: FakeTim
 @pytest.mark.parametrize("answer", [b"garbage\r\n\r\n", OK.replace(b": 2", b": 9")])
 def test_a_broken_answer_is_a_lost_connection(answer: bytes) -> None:
     rude = Rude(answer)
-    made = Connection(Location(rude.url))
+    connection = Connection(Location(rude.url))
     try:
         with pytest.raises(errors.ConnectionLost):
-            made.send(Request(method="POST", path="/x", timeout_s=5.0))
+            connection.send(Request(method="POST", path="/x", timeout_s=5.0))
     finally:
-        made.close()
+        connection.close()
         rude.close()
 
 
 async def test_the_awaited_connection_retries_and_translates_alike(platform: ScriptedPlatform) -> None:
-    made = AsyncConnection(Location(platform.url), retry=RetryPolicy(base_delay_s=0.001))
+    connection = AsyncConnection(Location(platform.url), retry=RetryPolicy(base_delay_s=0.001))
     platform.scripted.extend(
         [error_response(429, "queue_full", headers={"Retry-After": "0"}), error_response(404, "not_found", "gone")]
     )
     try:
         with pytest.raises(errors.NotFound, match="gone"):
-            await made.send(GET)
+            await connection.send(GET)
     finally:
-        await made.close()
+        await connection.close()
     assert len(platform.seen) == 2
 
 
 async def test_an_awaited_request_to_nobody_is_unreachable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    made = AsyncConnection(Location(f"http://127.0.0.1:{port}"), retry=RetryPolicy(max_connect_attempts=1))
+    connection = AsyncConnection(Location(f"http://127.0.0.1:{port}"), retry=RetryPolicy(max_connect_attempts=1))
     try:
         with pytest.raises(errors.PlatformUnreachable):
-            await made.send(GET)
+            await connection.send(GET)
     finally:
-        await made.close()
+        await connection.close()
 
 
 async def test_cancelling_an_awaited_request_closes_its_connection(platform: ScriptedPlatform) -> None:
-    made = AsyncConnection(Location(platform.url))
-    task = asyncio.create_task(made.send(Request(method="POST", path="/fn/a/hang")))
+    connection = AsyncConnection(Location(platform.url))
+    task = asyncio.create_task(connection.send(Request(method="POST", path="/fn/a/hang")))
     await asyncio.to_thread(platform.entered.wait, 5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await asyncio.to_thread(platform.left.wait, 5)
-    assert set(made._in_flight) == {0}
-    await made.close()
+    assert set(connection._in_flight) == {0}
+    await connection.close()
 
 
 async def test_one_request_after_the_other_uses_one_pool_and_many_at_once_use_several(
@@ -346,14 +346,14 @@ async def test_one_request_after_the_other_uses_one_pool_and_many_at_once_use_se
         return 1
 
     platform.functions |= {"one": lambda: 1, "many": together}
-    made = AsyncConnection(Location(platform.url))
+    connection = AsyncConnection(Location(platform.url))
     try:
         for _ in range(3):
-            await made.send(Request(method="POST", path="/fn/a/one", content=b"{}"))
-        assert len(made._pools) == 1
+            await connection.send(Request(method="POST", path="/fn/a/one", content=b"{}"))
+        assert len(connection._pools) == 1
         many = Request(method="POST", path="/fn/a/many", content=b"{}")
-        await asyncio.gather(*(made.send(many) for _ in range(3)))
-        assert len(made._pools) == 3
-        assert set(made._in_flight) == {0}
+        await asyncio.gather(*(connection.send(many) for _ in range(3)))
+        assert len(connection._pools) == 3
+        assert set(connection._in_flight) == {0}
     finally:
-        await made.close()
+        await connection.close()
