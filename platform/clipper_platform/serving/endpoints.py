@@ -91,8 +91,8 @@ class Endpoints:
         self, endpoint: Endpoint, batch: Batch, outcomes: Sequence[wire.Outcome], payloads: Sequence[memoryview],
         exec_s: float,
     ) -> None:  # fmt: skip
-        """Answer invocations. The usual ones, which succeeded in time, are answered together in this one loop: calls
-        per item would take a fifth of the gateway's time per request."""
+        """Answer invocations. The usual ones, which succeeded in time, are answered together in this one loop: with a
+        call for each, a request takes 5.1 µs of Python instead of 3.9 (`tests.benchmarks.hot_path`)."""
         now = self._clock.monotonic()
         running, done = State.RUNNING, State.DONE
         items, first, size = batch.items, batch.first, batch.size

@@ -64,7 +64,7 @@ class FunctionQueue:
         self.timeout_s = spec.timeout_s
         self.cached = spec.cache_ttl_s is not None
         self.waiting = InvocationQueue()
-        self.running = 0
+        self.running = self.submitted = self.cache_hits = self.cache_misses = 0
         self.latency = LatencyHistogram()  # of executions; hedging goes by it
         # What callers see: the same, unless a cache answers some of them without an execution.
         self.answers = self.latency if spec.cache_ttl_s is None else LatencyHistogram()
@@ -73,11 +73,9 @@ class FunctionQueue:
         self.no_capacity = ""  # why no replica will come, as the replica set says it
         self.streaming: bool | None = None  # None until the first replica was ready
         self._published: bytes | None = None  # `schema` as JSON: a fifth of what the objects take
-        self.cache_hits = self.cache_misses = 0
-        self.scheduled = False
+        self.scheduled = False  # for a turn
         self.deadline = math.inf  # not later than any of what waits or runs
         self.bucket = 0  # of the deadline wheel
-        self.submitted = 0
         self.idle_since: float | None = clock.monotonic()  # None while something waits or runs
         self.on_call: Callable[[FunctionId], None] | None = None  # called once, when a call finds nothing waiting
         self._clock = clock
@@ -85,7 +83,7 @@ class FunctionQueue:
         self._admission = admission
         self._schedule = schedule
         self._drain = DrainRate()
-        self._idle: asyncio.Future[None] | None = None
+        self._idle: asyncio.Future[None] | None = None  # of a drain that waits
         self._early = spec.default_output is not None
         self._max_queued = spec.max_queued_requests
         self._weigh = weigh_by(spec.batch_size_key) if spec.batch_size_key is not None else None

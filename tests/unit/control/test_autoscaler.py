@@ -24,7 +24,7 @@ pytestmark = pytest.mark.virtual_time
 ID = FunctionId("p", "f", 1)
 
 
-class FakePlant:
+class FakeScaleTarget:
     """Functions by id; what is wanted is there at once."""
 
     def __init__(self) -> None:
@@ -58,13 +58,13 @@ def spec(**options: Any) -> FunctionSpec:
 class Loop:
     def __init__(self, **options: Any) -> None:
         self.clock = FakeClock()
-        self.plant = FakePlant()
+        self.scale_target = FakeScaleTarget()
         self.events: list[tuple[FunctionId, str, str, Any]] = []
         self.counted: list[tuple[str, str]] = []
         self.errors = 0
         self.policy: AutoscalingPolicy | None = None
         self.autoscaler = Autoscaler(
-            self.plant,
+            self.scale_target,
             clock=self.clock,
             events=lambda *event: self.events.append(event),
             count=lambda *labels: self.counted.append(labels),
@@ -77,7 +77,7 @@ class Loop:
         self.errors += 1
 
     def add(self, id: FunctionId = ID, wanted: int = 1) -> None:
-        self.plant.samples[id] = Sample(0, 0, wanted, wanted, idle_since=self.clock.now)
+        self.scale_target.samples[id] = Sample(0, 0, wanted, wanted, idle_since=self.clock.now)
         self.autoscaler.appeared(id, self.spec)
 
     def pass_time(self, seconds: float) -> None:
@@ -87,13 +87,13 @@ class Loop:
 
     @property
     def wanted(self) -> int:
-        return self.plant.samples[ID].wanted
+        return self.scale_target.samples[ID].wanted
 
 
 def test_load_adds_replicas_and_says_so() -> None:
     loop = Loop(max_replicas=5)
     loop.add()
-    loop.plant.set(queued=12, running=4, idle_since=None)
+    loop.scale_target.set(queued=12, running=4, idle_since=None)
     loop.pass_time(1)
     assert loop.wanted == 4
     assert loop.counted == [("p/f", "queue_depth")]
@@ -107,14 +107,14 @@ def test_an_idle_function_is_left_alone_until_its_time_comes() -> None:
     loop = Loop(downscale_to_zero_delay_s=100)
     loop.add()
     loop.pass_time(1)
-    asked = loop.plant.asked
+    asked = loop.scale_target.asked
     loop.pass_time(98)
-    assert (loop.plant.asked, loop.autoscaler.active) == (asked, 0)
+    assert (loop.scale_target.asked, loop.autoscaler.active) == (asked, 0)
     loop.pass_time(2)
     assert loop.wanted == 0
     loop.pass_time(1000)
-    assert loop.plant.scaled == [(ID, 0)]
-    assert loop.plant.asked == asked + 1
+    assert loop.scale_target.scaled == [(ID, 0)]
+    assert loop.scale_target.asked == asked + 1
 
 
 async def test_a_call_at_zero_replicas_acts_in_its_own_turn() -> None:
@@ -122,13 +122,13 @@ async def test_a_call_at_zero_replicas_acts_in_its_own_turn() -> None:
     loop.add()
     loop.pass_time(1)
     assert loop.wanted == 0
-    loop.plant.set(queued=1, idle_since=None, arrivals=1)
-    callback = loop.plant.callbacks[ID]
+    loop.scale_target.set(queued=1, idle_since=None, arrivals=1)
+    callback = loop.scale_target.callbacks[ID]
     assert callback is not None
     callback(ID)
     assert loop.wanted == 1
     assert loop.counted[-1] == ("p/f", "cold_start")
-    loop.plant.set(queued=40, arrivals=40, ready=0)
+    loop.scale_target.set(queued=40, arrivals=40, ready=0)
     loop.clock.now += 0.05
     await asyncio.sleep(2 * FOLLOW_UP_S)
     assert loop.wanted == 8
@@ -140,12 +140,12 @@ async def test_a_follow_up_ends_with_the_loop_and_with_its_function() -> None:
     loop.pass_time(1)
     running = asyncio.create_task(loop.autoscaler.run())
     await asyncio.sleep(0)
-    loop.plant.set(queued=1, idle_since=None)
+    loop.scale_target.set(queued=1, idle_since=None)
     loop.autoscaler.called(ID)
     loop.autoscaler.gone(ID)
     await asyncio.sleep(2 * FOLLOW_UP_S)  # the function is gone by the time of the follow-up
     loop.add()
-    loop.plant.set(queued=1, idle_since=None, wanted=0, ready=0)
+    loop.scale_target.set(queued=1, idle_since=None, wanted=0, ready=0)
     loop.autoscaler.tick()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -158,10 +158,10 @@ def test_a_call_to_an_idle_function_is_looked_at_at_once() -> None:
     loop.add()
     loop.pass_time(2)
     assert loop.autoscaler.active == 0
-    loop.plant.set(running=1, idle_since=None)
+    loop.scale_target.set(running=1, idle_since=None)
     loop.autoscaler.called(ID)
     assert loop.autoscaler.active == 1
-    loop.plant.set(running=0, idle_since=loop.clock.now)
+    loop.scale_target.set(running=0, idle_since=loop.clock.now)
     loop.pass_time(70)
     assert loop.autoscaler.active == 0
 
@@ -183,16 +183,16 @@ def test_a_schedule_opens_while_nobody_calls() -> None:
 def test_a_function_of_which_nothing_can_be_said_is_asked_again_later() -> None:
     loop = Loop()
     loop.add()
-    loop.plant.set(failed=True, queued=5, idle_since=None)
+    loop.scale_target.set(failed=True, queued=5, idle_since=None)
     loop.pass_time(1)
     outlook = loop.autoscaler.outlook(ID)
     assert outlook is not None
     assert isinstance(outlook.latest, NoData)
     assert outlook.explanation is None
-    asked = loop.plant.asked
+    asked = loop.scale_target.asked
     loop.pass_time(4)
-    assert loop.plant.asked == asked
-    loop.plant.set(failed=False)
+    assert loop.scale_target.asked == asked
+    loop.scale_target.set(failed=False)
     loop.pass_time(2)
     assert isinstance(loop.autoscaler.outlook(ID).latest, Decision)  # type: ignore[union-attr]
 
@@ -202,11 +202,11 @@ def test_one_functions_defect_does_not_stop_the_others() -> None:
     other = FunctionId("p", "g", 1)
     loop.add()
     loop.add(other)
-    loop.plant.set(queued="many", idle_since=None)
-    loop.plant.set(other, queued=30, idle_since=None)
+    loop.scale_target.set(queued="many", idle_since=None)
+    loop.scale_target.set(other, queued=30, idle_since=None)
     loop.pass_time(1)
     assert loop.errors == 1
-    assert loop.plant.samples[other].wanted == 8
+    assert loop.scale_target.samples[other].wanted == 8
 
 
 def test_another_policy_counts_at_once() -> None:
@@ -226,11 +226,11 @@ def test_another_policy_counts_at_once() -> None:
 def test_what_leaves_a_function_as_it_is_is_decided_in_words_when_somebody_asks() -> None:
     loop = Loop()
     loop.add()
-    loop.plant.set(queued=2, running=1, idle_since=None)
+    loop.scale_target.set(queued=2, running=1, idle_since=None)
     loop.pass_time(3)
-    asked = loop.plant.asked
+    asked = loop.scale_target.asked
     outlook = loop.autoscaler.outlook(ID)
-    assert loop.plant.asked == asked + 1
+    assert loop.scale_target.asked == asked + 1
     assert outlook is not None
     assert isinstance(outlook.latest, Decision)
     assert (outlook.latest.at, outlook.latest.queued, outlook.latest.wanted) == (loop.clock.now, 2, 1)
@@ -244,9 +244,9 @@ def test_the_outlook_tells_the_last_changes_newest_first() -> None:
     assert loop.autoscaler.outlook(ID) is None
     loop.add()
     for _ in range(8):
-        loop.plant.set(queued=0, running=0, idle_since=loop.clock.now)
+        loop.scale_target.set(queued=0, running=0, idle_since=loop.clock.now)
         loop.pass_time(20)
-        loop.plant.set(running=1, idle_since=None)
+        loop.scale_target.set(running=1, idle_since=None)
         loop.autoscaler._guarded(loop.autoscaler._entries[ID], loop.clock.now)
     outlook = loop.autoscaler.outlook(ID)
     assert outlook is not None
@@ -274,7 +274,7 @@ def test_what_was_learnt_of_idle_times_outlives_a_version() -> None:
 def test_a_function_that_was_restarted_keeps_its_history() -> None:
     loop = Loop()
     loop.add()
-    loop.plant.set(running=20, idle_since=None)
+    loop.scale_target.set(running=20, idle_since=None)
     loop.pass_time(1)
     loop.add()
     assert len(loop.autoscaler) == 1
@@ -298,16 +298,16 @@ def many(count: int, busy: int) -> Loop:
         id = FunctionId("p", f"f{n}", 1)
         loop.add(id)
         if n < busy:
-            loop.plant.set(id, queued=1, running=1, idle_since=None, service=Service(0.01, 0.001, 8), arrivals=5)
+            loop.scale_target.set(id, queued=1, running=1, idle_since=None, service=Service(0.01, 0.001, 8), arrivals=5)
     loop.pass_time(1)
     return loop
 
 
 def test_idle_functions_cost_nothing_per_round() -> None:
     loop = many(10_000, 0)
-    asked = loop.plant.asked
+    asked = loop.scale_target.asked
     loop.pass_time(10)
-    assert loop.plant.asked == asked
+    assert loop.scale_target.asked == asked
 
 
 def test_ten_thousand_functions_with_load_are_decided_on_in_one_round_by_few_calls_each() -> None:
@@ -315,7 +315,7 @@ def test_ten_thousand_functions_with_load_are_decided_on_in_one_round_by_few_cal
     (`python -m tests.benchmarks.deciding`)."""
     loop = many(10_000, 10_000)
     loop.clock.now += 0.5
-    asked, calls = loop.plant.asked, 0
+    asked, calls = loop.scale_target.asked, 0
 
     def count(frame: object, event: str, argument: object) -> None:
         nonlocal calls
@@ -328,18 +328,18 @@ def test_ten_thousand_functions_with_load_are_decided_on_in_one_round_by_few_cal
     finally:
         sys.setprofile(before)
     assert loop.autoscaler.active == 10_000
-    assert loop.plant.asked - asked == 10_000
+    assert loop.scale_target.asked - asked == 10_000
     assert calls < 18 * 10_000
 
 
 def test_a_round_is_cut_into_slices_and_everybody_has_a_turn() -> None:
     loop = many(2 * SLICE + 50, 2 * SLICE + 50)
-    asked = loop.plant.asked
+    asked = loop.scale_target.asked
     loop.clock.now += 0.5
     turns = []
     for _ in loop.autoscaler.round():
-        turns.append(loop.plant.asked - asked)
-        asked = loop.plant.asked
+        turns.append(loop.scale_target.asked - asked)
+        asked = loop.scale_target.asked
     assert turns == [SLICE, SLICE, 50]
 
 
@@ -350,16 +350,16 @@ def test_a_function_that_goes_while_a_round_pauses_is_not_looked_at() -> None:
     rounds = loop.autoscaler.round()
     next(rounds)
     loop.autoscaler.gone(last)
-    asked = loop.plant.asked
+    asked = loop.scale_target.asked
     assert list(rounds)
-    assert loop.plant.asked == asked
+    assert loop.scale_target.asked == asked
 
 
 async def test_decisions_leave_most_of_the_loop_to_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a round takes as long as the period, the pause after it is three times as long."""
     loop = many(1, 1)
     pauses: list[float] = []
-    real = loop.plant.sample
+    real = loop.scale_target.sample
 
     def slow(id: FunctionId) -> Sample | None:
         loop.clock.now += 0.5
@@ -370,7 +370,7 @@ async def test_decisions_leave_most_of_the_loop_to_calls(monkeypatch: pytest.Mon
         if len(pauses) == 5:
             raise asyncio.CancelledError
 
-    loop.plant.sample = slow  # type: ignore[method-assign]
+    loop.scale_target.sample = slow  # type: ignore[method-assign]
     monkeypatch.setattr("clipper_platform.control.scaling.autoscaler.asyncio.sleep", sleep)
     with pytest.raises(asyncio.CancelledError):
         await loop.autoscaler.run()
@@ -381,7 +381,7 @@ def test_what_is_to_be_looked_at_later_does_not_pile_up() -> None:
     loop = Loop()
     loop.add()
     for _ in range(2000):
-        loop.plant.set(failed=True)
+        loop.scale_target.set(failed=True)
         loop.autoscaler.called(ID)
         loop.clock.now += 0.001
     assert len(loop.autoscaler._later) <= SLICE + 10

@@ -1,9 +1,9 @@
-"""The loop around `core.scaling`: looks at functions, carries out what is decided, and remembers why.
+"""The loop around `core.scaling`: samples functions, carries out decisions, and remembers the reasons.
 
-A function with load is looked at every period, in slices of a few milliseconds between which the event loop serves
-calls. An idle one that has what it should have is left alone until the time that its last decision named, and until a
-call comes: it costs nothing per period. A call that finds no replica is answered with a decision at once, in the call's
-own turn of the event loop.
+A function with load is sampled every period, in slices of a few milliseconds between which the event loop serves calls.
+An idle function that has as many replicas as it should is skipped until the time that its last decision named, or until
+a call comes: it costs nothing per period. A call that finds no replica causes a decision at once, in the call's own
+turn of the event loop.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ __all__ = ["Autoscaler", "Outlook", "ScaleTarget"]
 logger = logging.getLogger(__name__)
 
 REMEMBERED: Final = 10  # changes per function: about 4 KiB
-SLICE: Final = 250  # functions looked at before calls have their turn: about 3 ms
-# Of the event loop's time, decisions take a quarter at most: where a round takes longer than a third of the period, the
-# pause after it is three times as long as it was.
+SLICE: Final = 250  # functions sampled before calls have their turn: about 3 ms
+# Decisions take at most a quarter of the event loop's time: after a round that takes longer than a third of the period,
+# the pause is three times as long as the round.
 PAUSES_PER_ROUND: Final = 3.0
-NO_DATA_S: Final = 5.0  # until the next look at a function of which nothing can be said
+NO_DATA_S: Final = 5.0  # until the next sample of a function that gave no data
 
 
 class ScaleTarget(Protocol):
-    """What is controlled: the data plane."""
+    """The functions whose replicas are scaled."""
 
     def sampler(self, id: FunctionId) -> Callable[[float], Sample | None]:
-        """Tells what is so at the time that it is given, or None where the function is not running."""
+        """Returns a function of the time: load and replica counts at that instant, None where nothing runs."""
         ...
 
     def scale(self, id: FunctionId, replicas: int) -> None: ...
     def on_call(self, id: FunctionId, callback: Callable[[FunctionId], None] | None) -> None:
-        """Have `callback` called once, when the next call finds the function idle. None: not any more."""
+        """Call `callback` once, when the next call finds the function idle. None cancels it."""
         ...
 
 
 class Outlook(NamedTuple):
-    """What is to be told of a function: its latest decision, or why there is none, and its changes, newest first."""
+    """Why a function has its replicas: its latest decision or the lack of data, and its changes, newest first."""
 
     policy: AutoscalingPolicy
     latest: Decision | NoData | None
@@ -77,7 +77,7 @@ class _Entry:
         self.spec = spec
         self.idle = IdleWatch(idle)
         self.follow(plan, now)
-        self.latest: Decision | NoData | None = None  # None where it left a function with load as it is
+        self.latest: Decision | NoData | None = None  # None: a function with load kept its replicas
         self.changes: tuple[tuple[Decision, str], ...] = ()  # each with its sentence, newest first
         self.next_at = math.inf
 
@@ -89,11 +89,11 @@ class _Entry:
 
 
 class Autoscaler:
-    """All methods are called in the event loop. `policy_of(id, spec)`: the policy that counts for a function."""
+    """All methods are called in the event loop. `policy_of(id, spec)`: the policy in force for a function."""
 
     def __init__(
         self,
-        plant: ScaleTarget,
+        target: ScaleTarget,
         *,
         clock: Clock,
         events: EventSink,
@@ -103,17 +103,18 @@ class Autoscaler:
         learnt: IdleHistory | None = None,
         cores: int | None = None,
     ) -> None:
-        """`count(path, rule)` counts a decision that changed the number of replicas. `learnt`: idle times known
-        already, and where those that are seen go. `cores`: what the replicas share, where they share a machine."""
-        self._plant = plant
+        """`count(path, rule)` counts a decision that changed the number of replicas. `learnt`: the history of idle
+        times, read when a function starts and extended. `cores`: the processor cores that all replicas share, if they
+        share any."""
+        self._target = target
         self._clock = clock
         self._events = events
         self._count = count
         self._policy_of = policy_of
         self._on_error = on_error
         self._entries: dict[FunctionId, _Entry] = {}
-        self._active: dict[_Entry, None] = {}  # looked at every period
-        self._later: list[tuple[float, int, _Entry]] = []  # heap; what was put off or brought forward stays in it
+        self._active: dict[_Entry, None] = {}  # sampled every period
+        self._later: list[tuple[float, int, _Entry]] = []  # heap by time; entries whose time changed stay in it
         self._learnt = IdleHistory() if learnt is None else learnt
         self._cores = cores
         self._sequence = 0
@@ -124,16 +125,16 @@ class Autoscaler:
 
     @property
     def active(self) -> int:
-        """Functions that are looked at every period."""
+        """Functions that are sampled every period."""
         return len(self._active)
 
-    # Who is there
+    # Functions under control
 
     def appeared(self, id: FunctionId, spec: FunctionSpec) -> None:
-        """From now on the function's replicas are the autoscaler's. Again for one that is known: it was restarted."""
+        """Control the function's replicas from now on. A function that is known was restarted: it begins anew."""
         now = self._clock.monotonic()
         idle = self._learnt.of(id.path)
-        entry = _Entry(id, spec, self._plan(id, spec), idle, self._plant.sampler(id), now)
+        entry = _Entry(id, spec, self._plan(id, spec), idle, self._target.sampler(id), now)
         if (known := self._entries.get(id)) is not None:
             entry.changes = known.changes
             self._drop(known)
@@ -149,7 +150,7 @@ class Autoscaler:
         entry.next_at = math.inf
 
     def policy_changed(self, project: str, function: str) -> None:
-        """Another policy counts: decide by it at once."""
+        """Another policy is in force: decide by it at once."""
         now = self._clock.monotonic()
         for entry in [e for e in self._entries.values() if (e.id.project, e.id.function) == (project, function)]:
             entry.follow(self._plan(entry.id, entry.spec), now)
@@ -161,14 +162,14 @@ class Autoscaler:
         try:
             return Plan(policy, spec.latency_slo_s, wall)
         except InvalidSpec as error:
-            # A deploy and `apply` refuse it; of a version that was stored before, the rest of the policy holds.
-            logger.error("the schedule of %s is passed over: %s", id, error)
+            # A deploy and `apply` refuse it. For a version that was stored before, the rest of the policy holds.
+            logger.error("the schedule of %s is ignored: %s", id, error)
             return Plan(replace(policy, schedule=()), spec.latency_slo_s, wall)
 
-    # Looking
+    # Rounds
 
     async def run(self) -> None:
-        """Look at functions, for ever."""
+        """Sample functions, for ever."""
         pause_s = PERIOD_S
         try:
             while True:
@@ -183,23 +184,23 @@ class Autoscaler:
                 timer.cancel()
 
     def tick(self) -> None:
-        """A whole round at once."""
+        """Do a whole round at once."""
         for _ in self.round():
             pass
 
     def round(self) -> Iterator[float]:
-        """Look at the functions with load, and at those whose time has come; the seconds that each slice took."""
+        """Decide on the functions with load and on those whose time has come; yields the seconds that a slice took."""
         now = self._clock.monotonic()
-        for looked, entry in enumerate(self._due(list(self._active), now), 1):
+        for number, entry in enumerate(self._due(list(self._active), now), 1):
             self._guarded(entry, now)
-            if looked % SLICE == 0:
+            if number % SLICE == 0:
                 yield self._clock.monotonic() - now
                 now = self._clock.monotonic()
         yield self._clock.monotonic() - now
 
     def _due(self, active: list[_Entry], now: float) -> Iterator[_Entry]:
         for entry in active:
-            if entry in self._active:  # else it went, or was found idle, since the round began
+            if entry in self._active:  # else it ended or became idle since the round began
                 yield entry
         while self._later and self._later[0][0] <= now:
             at, _, entry = heappop(self._later)
@@ -209,14 +210,14 @@ class Autoscaler:
                     yield entry
 
     def called(self, id: FunctionId) -> None:
-        """A call came to a function that was left alone, or that has no replica: decide now."""
+        """A call came to a function that was skipped or that has no replica: decide now."""
         entry = self._entries.get(id)
         if entry is None:
             return
         cold = isinstance(entry.latest, Decision) and not entry.latest.wanted
         self._guarded(entry, self._clock.monotonic())
         if cold:
-            # How many came together is known when this turn of the loop is over.
+            # The number of calls that came together is known when this turn of the loop is over.
             self._follow_up(id)
 
     def _follow_up(self, id: FunctionId) -> None:
@@ -229,45 +230,45 @@ class Autoscaler:
         self._follow_ups.add(timer)
 
     def _guarded(self, entry: _Entry, now: float, *, quiet: bool = True) -> None:
-        """One function's defect must not stop the others' round, nor fail a call."""
+        """Decide, so that a defect with one function neither stops the others' round nor fails a call."""
         try:
-            self._look(entry, now, quiet)
+            self._decide(entry, now, quiet)
         except Exception:
             logger.exception("deciding on the replicas of %s failed", entry.id)
             self._on_error()
             self._later_at(entry, now + NO_DATA_S)
 
-    def _look(self, entry: _Entry, now: float, quiet: bool) -> None:
+    def _decide(self, entry: _Entry, now: float, quiet: bool) -> None:
         sample = entry.sample(now)
         if sample is not None:
             entry.idle.observe(sample.idle_since, sample.arrivals, now)
-        made, entry.state = scaling.decide(sample, entry.plan.at(now), entry.state, now, quiet=quiet)
-        entry.latest = made
-        if made is None:
+        decision, entry.state = scaling.decide(sample, entry.plan.at(now), entry.state, now, quiet=quiet)
+        entry.latest = decision
+        if decision is None:
             self._active[entry] = None
             return
-        if isinstance(made, NoData):
+        if isinstance(decision, NoData):
             self._later_at(entry, now + NO_DATA_S)
             return
-        wanted, next_at = made.wanted, made.next_at
-        if wanted != made.before:
-            self._carry_out(entry, made, now)
+        wanted, next_at = decision.wanted, decision.next_at
+        if wanted != decision.before:
+            self._carry_out(entry, decision, now)
         if next_at > now:
             self._later_at(entry, next_at)
-            self._plant.on_call(entry.id, self.called)
+            self._target.on_call(entry.id, self.called)
             return
         self._active[entry] = None
         if not wanted:
-            self._plant.on_call(entry.id, self.called)
+            self._target.on_call(entry.id, self.called)
 
-    def _carry_out(self, entry: _Entry, made: Decision, now: float) -> None:
-        self._plant.scale(entry.id, made.wanted)
-        why = explain(made, entry.plan.at(now)).why
-        entry.changes = ((made, why), *entry.changes[: REMEMBERED - 1])
-        self._count(entry.id.path, made.rule)
-        said = f"{made.before} → {made.wanted} replicas ({made.rule}): {why}"
-        data = {"rule": made.rule, "before": made.before, "wanted": made.wanted}
-        self._events(entry.id, "scale", said, data)
+    def _carry_out(self, entry: _Entry, decision: Decision, now: float) -> None:
+        self._target.scale(entry.id, decision.wanted)
+        why = explain(decision, entry.plan.at(now)).why
+        entry.changes = ((decision, why), *entry.changes[: REMEMBERED - 1])
+        self._count(entry.id.path, decision.rule)
+        message = f"{decision.before} → {decision.wanted} replicas ({decision.rule}): {why}"
+        data = {"rule": decision.rule, "before": decision.before, "wanted": decision.wanted}
+        self._events(entry.id, "scale", message, data)
 
     def _later_at(self, entry: _Entry, at: float) -> None:
         self._active.pop(entry, None)
@@ -281,16 +282,16 @@ class Autoscaler:
             self._sequence += 1
             heappush(self._later, (at, self._sequence, entry))
 
-    # Telling
+    # Explanations
 
     def outlook(self, id: FunctionId) -> Outlook | None:
         """Why the function has the replicas that it has; None where it is not running."""
         entry = self._entries.get(id)
         if entry is None:
             return None
-        now, told = self._clock.monotonic(), None
+        now, explanation = self._clock.monotonic(), None
         if entry.latest is None:
             self._guarded(entry, now, quiet=False)
         if isinstance(entry.latest, Decision):
-            told = explain(entry.latest, entry.plan.at(now), self._cores)
-        return Outlook(entry.plan.policy, entry.latest, told, list(entry.changes))
+            explanation = explain(entry.latest, entry.plan.at(now), self._cores)
+        return Outlook(entry.plan.policy, entry.latest, explanation, list(entry.changes))
