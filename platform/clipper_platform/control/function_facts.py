@@ -105,7 +105,6 @@ class ScaledFunctions:
     def __init__(self, dispatcher: Dispatcher, replica_sets: ReplicaSets) -> None:
         self._dispatcher = dispatcher
         self.scale = replica_sets.scale
-        self.on_call = dispatcher.on_call
         self._replica_sets = replica_sets
 
     def sampler(self, id: FunctionId) -> Callable[[float], Sample | None]:
@@ -113,6 +112,11 @@ class ScaledFunctions:
         if queue is None or replicas is None:
             return lambda _: None
         return partial(function_sample, queue, replicas)
+
+    def on_call(self, id: FunctionId, callback: Callable[[FunctionId], None] | None) -> None:
+        queue = self._dispatcher.queue(id)
+        if queue is not None:
+            queue.on_call = callback
 
 
 def function_sample(queue: FunctionQueue, replicas: ReplicaSet, now: float) -> Sample | None:

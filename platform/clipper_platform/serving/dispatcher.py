@@ -1,17 +1,10 @@
-"""The front door of serving: which queue an invocation goes to, turns among the queues, and the queues' life.
-
-Queues take turns: each may dispatch a quantum of invocations before the next one has its turn (deficit round robin,
-Shreedhar and Varghese 1995, with batches as packets), so that a function with a long queue does not keep the event
-loop from the others.
-"""
+"""The front door of serving: routes, invocations, and the life of the queues."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -29,13 +22,10 @@ from clipper_platform.serving.function_metrics import FunctionMetrics
 from clipper_platform.serving.function_queue import FunctionQueue
 from clipper_platform.serving.invocation import Invocation, State
 from clipper_platform.serving.routes import Routes
+from clipper_platform.serving.turns import Turns
 from clipper_platform.types import FunctionId
 
 __all__ = ["Dispatcher"]
-
-logger = logging.getLogger(__name__)
-
-QUANTUM = 256  # invocations that a queue may dispatch in one turn
 
 
 class Dispatcher:
@@ -55,16 +45,15 @@ class Dispatcher:
         self._clock = clock
         self._metrics = metrics
         self._rng = rng or random.Random()
-        self._loop = asyncio.get_running_loop()
-        self.wheel = DeadlineWheel(self._loop, clock, self._expire)
+        loop = asyncio.get_running_loop()
+        self.wheel = DeadlineWheel(loop, clock, self._expire)
         self.admission = Admission(max_queued_total)
         self.cache = InvocationCache(cache_bytes, clock=clock, wheel=self.wheel, metrics=metrics, shared=shared_results)
         self._routes = Routes[FunctionQueue]()
         self._queues: Mapping[FunctionId, FunctionQueue] = self._routes.queues
         # "project/function", or with "@version" -> queue: the hot look-up, which `resolve` and callers begin with
         self.routed: Mapping[str, FunctionQueue] = self._routes.routed
-        self._due: deque[FunctionQueue] = deque()
-        self._turn: asyncio.Handle | None = None
+        self._turns = Turns(loop, lambda: metrics.loop_errors.child("dispatch").inc())
         self._observe()
 
     def _observe(self) -> None:
@@ -181,30 +170,6 @@ class Dispatcher:
         elif isinstance(timed, Invocation):
             self.cache.expire(timed)
 
-    # Turns
-
-    def _schedule(self, queue: FunctionQueue) -> None:
-        self._due.append(queue)
-        if self._turn is None:
-            # At the end of this iteration of the loop, so that what arrived together is batched together.
-            self._turn = self._loop.call_soon(self._take_turns)
-
-    def _take_turns(self) -> None:
-        self._turn = None
-        for _ in range(len(self._due)):
-            queue = self._due.popleft()
-            try:
-                more = queue.pump(QUANTUM)
-            except Exception:
-                # One queue's defect must not stop the others' turns.
-                logger.exception("dispatching %s failed", queue.target.id)
-                self._metrics.loop_errors.child("dispatch").inc()
-                continue
-            if more:
-                self._due.append(queue)
-        if self._due and self._turn is None:
-            self._turn = self._loop.call_soon(self._take_turns)
-
     # Queues, as the replica sets open and end them
 
     def open(self, target: Target, *, schema: Mapping[str, Any] | None = None, idle_s: float = 0.0) -> Endpoints:
@@ -213,7 +178,7 @@ class Dispatcher:
             clock=self._clock,
             wheel=self.wheel,
             admission=self.admission,
-            schedule=self._schedule,
+            schedule=self._turns.schedule,
             metrics=FunctionMetrics(self._metrics, target.id),
             rng=self._rng,
         )
@@ -239,12 +204,6 @@ class Dispatcher:
 
     def queues(self) -> list[FunctionQueue]:
         return list(self._queues.values())
-
-    def on_call(self, id: FunctionId, callback: Callable[[FunctionId], None] | None) -> None:
-        """Have `callback` called once, in its own turn, by the next call that finds nothing waiting before it."""
-        queue = self._queues.get(id)
-        if queue is not None:
-            queue.on_call = callback
 
     # Routes
 

@@ -63,7 +63,7 @@ class FunctionQueue:
         self.spec = spec = target.spec
         self.timeout_s = spec.timeout_s
         self.cached = spec.cache_ttl_s is not None
-        self.waiting = InvocationQueue()
+        self.waiting = InvocationQueue(admission)
         self.running = self.submitted = self.cache_hits = self.cache_misses = 0
         self.latency = LatencyHistogram()  # of executions; hedging goes by it
         # What callers see: the same, unless a cache answers some of them without an execution.
@@ -129,7 +129,6 @@ class FunctionQueue:
         if self._weigh is not None:
             invocation.weight = self._weigh(invocation.content_type, invocation.body)
         waiting.push(invocation)
-        admission.total += 1
         self.submitted += 1
         if invocation.deadline < self.deadline:
             self._watch(invocation.deadline)
@@ -137,7 +136,6 @@ class FunctionQueue:
             self.scheduled = True
             self._schedule(self)
         if depth == 0:
-            admission.queues += 1
             if not self.running:
                 self._drain.resume(self._clock.monotonic())
                 self.idle_since = None
@@ -162,23 +160,10 @@ class FunctionQueue:
     def requeue(self, invocation: Invocation) -> None:
         """Have an invocation that ran wait again."""
         self.waiting.push(invocation)
-        self._admission.total += 1
         if invocation.deadline < self.deadline:
             self._watch(invocation.deadline)
-        if self.waiting.live == 1:
-            self._admission.queues += 1
         if self.on_call is not None:
             self._announce_call(self.on_call)
-
-    def unqueue(self, invocation: Invocation) -> None:
-        """Take out an invocation that waits. The caller sets its next state."""
-        self.waiting.remove(invocation)
-        self._left(1)
-
-    def _left(self, n: int) -> None:
-        self._admission.total -= n
-        if not self.waiting.live:
-            self._admission.queues -= 1
 
     # Deadlines and cancellation
 
@@ -219,7 +204,7 @@ class FunctionQueue:
 
     def _abandon(self, invocation: Invocation, error: ClipperError) -> None:
         if invocation.state is State.QUEUED:
-            self.unqueue(invocation)
+            self.waiting.remove(invocation)
         else:
             invocation.endpoint.cancel(invocation)
         self.finish(invocation, error)
@@ -246,7 +231,6 @@ class FunctionQueue:
         if assignment is None:
             return 0
         endpoint, items, weight, late, full, solo = assignment
-        self._left(len(items) + len(late))
         for invocation in late:
             self.finish(invocation, DeadlineExceeded("the deadline could not be met any more when its turn came"))
         if items:
@@ -326,7 +310,7 @@ class FunctionQueue:
 
     def _fail_queued(self, error: ClipperError) -> None:
         while (head := self.waiting.suspect() or self.waiting.peek()) is not None:
-            self.unqueue(head)
+            self.waiting.remove(head)
             self.finish(head, error)
 
     # The end

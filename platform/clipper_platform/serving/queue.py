@@ -6,6 +6,7 @@ from collections import deque
 from heapq import heapify, heappop, heappush
 from math import inf
 
+from clipper_platform.serving.admission import Admission
 from clipper_platform.serving.deadlines import TICKS_PER_S
 from clipper_platform.serving.invocation import Invocation, State
 
@@ -22,12 +23,13 @@ class InvocationQueue:
 
     Deadlines mostly grow with arrival, and then a deque is a sorted list for free. An invocation with an earlier
     deadline than the latest in the deque goes to a heap. Both are sorted, so the next one is the smaller of their
-    heads. Suspects, which must run alone, wait in a queue of their own and go first.
+    heads. Suspects, which must run alone, wait in a queue of their own and go first. `admission` counts what waits.
     """
 
-    __slots__ = ("_heap", "_seq", "_steady", "_suspects", "_tombstones", "live", "weight")
+    __slots__ = ("_admission", "_heap", "_seq", "_steady", "_suspects", "_tombstones", "live", "weight")
 
-    def __init__(self) -> None:
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
         self._steady = _NONE
         self._heap: list[tuple[float, int, Invocation]] = []
         self._suspects = _NONE
@@ -46,6 +48,10 @@ class InvocationQueue:
 
     def push(self, invocation: Invocation) -> None:
         invocation.state = State.QUEUED
+        admission = self._admission
+        admission.total += 1
+        if not self.live:
+            admission.queues += 1
         self.live += 1
         self.weight += invocation.weight
         steady = self._steady
@@ -66,9 +72,8 @@ class InvocationQueue:
     def remove(self, invocation: Invocation) -> None:
         """Forget a queued invocation. The caller sets its next state."""
         invocation.state = State.NEW
-        self.live -= 1
-        self.weight -= invocation.weight
         self._tombstones += 1
+        self._left(1, invocation.weight)
         if not self.live:
             self.rest()
         elif self._tombstones > 64 and self._tombstones > self.live:
@@ -80,6 +85,13 @@ class InvocationQueue:
             self._steady = self._suspects = _NONE
             self._heap = []
             self._tombstones = 0
+
+    def _left(self, n: int, weight: int) -> None:
+        self.live -= n
+        self.weight -= weight
+        self._admission.total -= n
+        if not self.live:
+            self._admission.queues -= 1
 
     def _sweep(self) -> None:
         self._steady = deque(i for i in self._steady if i.state is State.QUEUED)
@@ -101,8 +113,7 @@ class InvocationQueue:
         """Take out what `suspect` returned."""
         invocation = self._suspects.popleft()
         invocation.state = State.NEW
-        self.live -= 1
-        self.weight -= invocation.weight
+        self._left(1, invocation.weight)
         return invocation
 
     def peek(self) -> Invocation | None:
@@ -148,8 +159,8 @@ class InvocationQueue:
             else:
                 heappop(heap)
             head.state = new
-        self.live -= len(items) + len(late)
-        self.weight -= weight + dropped
+        if items or late:
+            self._left(len(items) + len(late), weight + dropped)
         return items, weight, late
 
     def due(self, before: int, *, ordered: bool) -> tuple[list[Invocation], float]:

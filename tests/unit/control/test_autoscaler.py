@@ -442,7 +442,7 @@ async def test_a_function_goes_to_zero_and_a_call_brings_it_back() -> None:
         assert len(autoscaler) == 0
         assert h.scaled.sampler(made.id)(h.clock.monotonic()) is None
         h.replica_sets.scale(made.id, 3)
-        h.dispatcher.on_call(made.id, autoscaler.called)
+        h.scaled.on_call(made.id, autoscaler.called)
 
 
 async def test_nobody_scales_a_function_while_its_first_replicas_are_waited_for() -> None:

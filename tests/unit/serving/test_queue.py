@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any, cast
 
+from clipper_platform.serving.admission import Admission
 from clipper_platform.serving.deadlines import DeadlineWheel
 from clipper_platform.serving.invocation import Invocation
 from clipper_platform.serving.queue import InvocationQueue
@@ -38,14 +39,14 @@ def drain(queue: InvocationQueue) -> list[float]:
 def test_the_earliest_deadline_leaves_first_whatever_the_order_of_arrival() -> None:
     rng = random.Random(3)
     deadlines = [rng.uniform(0, 100) for _ in range(500)]
-    queue = InvocationQueue()
+    queue = InvocationQueue(Admission(10_000))
     for deadline in deadlines:
         queue.push(invocation(deadline))
     assert drain(queue) == sorted(deadlines)
 
 
 def test_equal_deadlines_leave_in_order_of_arrival() -> None:
-    queue = InvocationQueue()
+    queue = InvocationQueue(Admission(10_000))
     for name in "abc":
         queue.push(invocation(5.0, name=name))
     names = [head.request_id for head in iter(lambda: pop(queue), None)]
@@ -53,7 +54,7 @@ def test_equal_deadlines_leave_in_order_of_arrival() -> None:
 
 
 def test_removed_invocations_never_leave_and_do_not_count() -> None:
-    queue = InvocationQueue()
+    queue = InvocationQueue(Admission(10_000))
     made = [invocation(float(n % 7), weight=2) for n in range(50)]
     for each in made:
         queue.push(each)
@@ -66,7 +67,7 @@ def test_removed_invocations_never_leave_and_do_not_count() -> None:
 
 
 def test_tombstones_are_swept_so_that_memory_follows_the_live_count() -> None:
-    queue = InvocationQueue()
+    queue = InvocationQueue(Admission(10_000))
     for _ in range(200):
         made = [invocation(float(n)) for n in range(50)]
         for each in made:
@@ -78,7 +79,7 @@ def test_tombstones_are_swept_so_that_memory_follows_the_live_count() -> None:
 
 
 def test_the_last_one_that_is_removed_leaves_nothing_in_memory() -> None:
-    queue = InvocationQueue()
+    queue = InvocationQueue(Admission(10_000))
     made = [invocation(float(n % 3)) for n in range(10)]
     made[4].blamed = 1
     for each in made:
@@ -91,7 +92,7 @@ def test_the_last_one_that_is_removed_leaves_nothing_in_memory() -> None:
 
 
 def test_a_queue_at_rest_keeps_what_waits() -> None:
-    queue = InvocationQueue()
+    queue = InvocationQueue(Admission(10_000))
     for deadline in (2.0, 1.0):
         queue.push(invocation(deadline))
     queue.rest()
@@ -99,7 +100,7 @@ def test_a_queue_at_rest_keeps_what_waits() -> None:
 
 
 def test_what_one_queue_holds_is_in_no_other() -> None:
-    first, second = InvocationQueue(), InvocationQueue()
+    first, second = InvocationQueue(Admission(10_000)), InvocationQueue(Admission(10_000))
     suspect = invocation(1.0)
     suspect.blamed = 1
     first.push(invocation(2.0))
@@ -108,7 +109,7 @@ def test_what_one_queue_holds_is_in_no_other() -> None:
 
 
 def test_suspects_wait_apart_and_are_shown_first() -> None:
-    queue = InvocationQueue()
+    queue = InvocationQueue(Admission(10_000))
     plain, suspect, gone = invocation(1.0), invocation(9.0), invocation(8.0)
     suspect.blamed = gone.blamed = 1
     for each in (plain, gone, suspect):
@@ -123,7 +124,7 @@ def test_suspects_wait_apart_and_are_shown_first() -> None:
 
 def filled(rng: random.Random, n: int = 60) -> InvocationQueue:
     """Deadlines in any order, some of them gone again, and a suspect."""
-    queue = InvocationQueue()
+    queue = InvocationQueue(Admission(10_000))
     made = [invocation(rng.choice([1.0, 2.0, 3.0, 50.0]) + rng.random(), weight=rng.randint(1, 4)) for _ in range(n)]
     made[0].blamed = 1
     for each in made:
@@ -150,7 +151,7 @@ def test_taking_a_batch_is_popping_one_by_one() -> None:
 
 
 def test_a_batch_ends_before_the_bytes_are_too_many_but_takes_one_that_alone_is_too_large() -> None:
-    queue = InvocationQueue()
+    queue = InvocationQueue(Admission(10_000))
     for n, size in enumerate((100, 10, 10, 10)):
         large = invocation(float(n))
         large.body = bytes(size)
@@ -169,7 +170,7 @@ def test_what_is_due_is_found_wherever_it_waits() -> None:
 
 
 def test_a_deadline_that_moved_is_looked_for_where_it_may_have() -> None:
-    queue = InvocationQueue()
+    queue = InvocationQueue(Admission(10_000))
     moved, behind = invocation(1.0), invocation(2.0)
     queue.push(moved)
     queue.push(behind)

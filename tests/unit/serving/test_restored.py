@@ -25,7 +25,7 @@ async def test_without_a_replica_it_is_known_by_what_it_published_and_a_call_wai
         assert status is not None
         assert (status.state, status.replicas_wanted, backend.launches) == ("ready", 0, [])
         called: list[FunctionId] = []
-        h.dispatcher.on_call(F, called.append)
+        h.scaled.on_call(F, called.append)
         call = h.call(body=b"first")
         assert called == [F]
         h.replica_sets.scale(F, 1)
