@@ -1,7 +1,7 @@
-"""The functions' logs: collected from the replicas, bounded in memory and on disk, read and followed by people.
+"""The log store: the functions' logs, bounded in memory and on disk, to read and to follow.
 
-A line goes into its function's ring in memory at once (readers and followers see it) and to disk a moment later, from
-a thread. On disk a function has at most two files of `MAX_FILE_BYTES`, JSON lines, oldest dropped.
+A line enters its function's ring in memory at once, where readers see it, and a thread writes it to disk within
+`FLUSH_PERIOD_S`. On disk a function has at most two files of `MAX_FILE_BYTES` of JSON lines; the oldest are dropped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -20,43 +19,25 @@ import msgspec
 
 from clipper.contract.wire import LogRecord
 from clipper_platform.clock import Clock
+from clipper_platform.control.log_stream import LogLine, LogReader, LogStream
 from clipper_platform.control.tasks import uninterrupted
 from clipper_platform.errors import Unavailable
 from clipper_platform.types import FunctionId
 
-__all__ = ["LogLine", "LogReader", "LogStore", "Tap"]
+__all__ = ["LogStore", "Tap"]
 
 logger = logging.getLogger(__name__)
 
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
-# What a slow disk may leave unwritten per function; more is dropped and told.
-MAX_PENDING_BYTES: Final = 4 * 1024 * 1024
 MAX_MESSAGE_CHARACTERS: Final = 16 * 1024
-RING_LINES: Final = 1000
-RING_CHARACTERS: Final = 1024 * 1024
-MOST_RINGS: Final = 1000  # functions whose newest lines are in memory; those silent for longest are read from disk
-READER_LINES: Final = 1000
+MOST_RINGS: Final = 1000  # functions with lines in memory; those silent for longest are read from disk
 MAX_READERS: Final = 64  # per function
 MAX_TAIL: Final = 10_000
 FLUSH_PERIOD_S: Final = 0.2
 
 
-class LogLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One line, as it is stored and shown. `ts`: Unix seconds. `stream`: stdout, stderr, log or system."""
-
-    ts: float
-    stream: str
-    level: str
-    message: str
-    request_id: str = ""
-    logger: str = ""
-    version: int
-    replica: str = ""
-
-
 Tap = Callable[[FunctionId, LogLine], None]
 
-_encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(LogLine).decode
 
 
@@ -66,134 +47,14 @@ def _cut(message: str) -> str:
     return f"{message[:MAX_MESSAGE_CHARACTERS]}… ({len(message) - MAX_MESSAGE_CHARACTERS} more characters)"
 
 
-def _encoded(line: LogLine) -> bytes:
-    try:
-        return _encode(line)
-    except UnicodeEncodeError:  # a lone surrogate: user output may hold anything
-        clean = line.message.encode(errors="backslashreplace").decode()
-        return _encode(msgspec.structs.replace(line, message=clean, request_id="", logger=""))
-
-
-class LogReader:
-    """Lines of one function as they come. Slow readers lose lines rather than hold them: the loss is told in a line."""
-
-    def __init__(self, stream: _Stream, history: Sequence[LogLine]) -> None:
-        self._stream = stream
-        self._waiting: deque[LogLine] = deque()
-        self._history = list(history)
-        self._dropped = 0
-        self._closed = False
-        self._wake = asyncio.Event()
-
-    def push(self, line: LogLine) -> None:
-        if len(self._waiting) >= READER_LINES:
-            self._dropped += 1
-        else:
-            self._waiting.append(line)
-        self._wake.set()
-
-    async def next(self, timeout_s: float | None = None) -> list[LogLine] | None:
-        """The lines that came since the last call; waits for the first. [] when none came in time, None at the end."""
-        if not self._history and not self._waiting and not self._closed:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                return []
-        self._wake.clear()
-        lines = [*self._history, *self._waiting]
-        self._history.clear()
-        self._waiting.clear()
-        if self._dropped:
-            lines.append(self._stream.note(f"{self._dropped} lines were not sent: this reader is too slow"))
-            self._dropped = 0
-        if not lines and self._closed:
-            return None
-        return lines
-
-    async def __aiter__(self) -> AsyncIterator[LogLine]:
-        while (lines := await self.next()) is not None:
-            for line in lines:
-                yield line
-
-    def prepend(self, history: Sequence[LogLine]) -> None:
-        """Lines from before the reader was opened. Only before the first `next`."""
-        self._history[:0] = history
-
-    def end(self) -> None:
-        """No more lines will come; those that wait are still given out."""
-        self._closed = True
-        self._wake.set()
-
-    def close(self) -> None:
-        """Stop following. The reader's place is free at once."""
-        self._stream.readers.discard(self)
-        self.end()
-
-
-class _Stream:
-    """One function's lines: the ring, what is not on disk yet, and who follows."""
-
-    def __init__(self, path: Path, clock: Clock) -> None:
-        self.path = path
-        self.clock = clock
-        self.ring: deque[LogLine] = deque()
-        self.ring_characters = 0
-        self.count = 0  # lines ever added
-        self.written = 0  # of those, lines that reached the disk or were given up
-        self.pending: list[bytes] = []
-        self.pending_bytes = 0
-        self.given_up = 0
-        self.readers: set[LogReader] = set()
-        self.whole = not path.exists()  # the ring holds every line that there is
-        self.last_version = 0
-
-    def note(self, message: str) -> LogLine:
-        return LogLine(
-            ts=self.clock.time(), stream="system", level="warning", message=message, version=self.last_version
-        )
-
-    def add(self, line: LogLine) -> None:
-        self.count += 1
-        self.last_version = line.version
-        self.ring.append(line)
-        self.ring_characters += len(line.message)
-        while len(self.ring) > RING_LINES or (self.ring_characters > RING_CHARACTERS and len(self.ring) > 1):
-            self.ring_characters -= len(self.ring.popleft().message)
-            self.whole = False
-        data = _encoded(line) + b"\n"
-        if self.pending_bytes + len(data) > MAX_PENDING_BYTES:
-            self.given_up += 1
-        else:
-            self.pending.append(data)
-            self.pending_bytes += len(data)
-        for reader in self.readers:
-            reader.push(line)
-
-    def take_pending(self) -> list[bytes]:
-        taken, self.pending, self.pending_bytes = self.pending, [], 0
-        if self.given_up:
-            taken.append(_encoded(self.note(f"{self.given_up} lines were lost: the disk is too slow")) + b"\n")
-            self.given_up = 0
-        return taken
-
-    def snapshot(self, n: int, since: float | None) -> tuple[list[LogLine], bool]:
-        """Lines of the ring, and whether older ones on disk are wanted as well."""
-        lines = list(self.ring)
-        if since is not None:
-            chosen = [line for line in lines if line.ts >= since]
-            older = not self.whole and len(chosen) == len(lines) and len(chosen) < n
-            return chosen[-n:] if n else [], older
-        return lines[-n:] if n else [], not self.whole and len(lines) < n
-
-
 class LogStore:
-    """All functions' logs. `append` is the backends' log sink: called in the event loop, it neither waits nor fails."""
+    """All functions' logs. `append` is the backends' log sink: it is called in the event loop, and neither waits nor
+    fails."""
 
     def __init__(self, root: Path, clock: Clock) -> None:
         self._root = root
         self._clock = clock
-        self._streams: dict[tuple[str, str], _Stream] = {}  # that used last comes last
+        self._streams: dict[tuple[str, str], LogStream] = {}  # the last one used comes last
         self._dirty: set[tuple[str, str]] = set()
         self._wake = asyncio.Event()
         self._disk = asyncio.Lock()  # between flushing, reading and deleting files
@@ -223,7 +84,7 @@ class LogStore:
         )
 
     def system(self, function: FunctionId, message: str, *, level: str = "info", replica: str = "") -> None:
-        """A line by the platform about the function: a replica started, crashed."""
+        """Adds a line by the platform about the function: that a replica started, or crashed."""
         line = LogLine(
             ts=self._clock.time(),
             stream="system",
@@ -247,10 +108,10 @@ class LogStore:
         self._dirty.add((function.project, function.function))
         self._wake.set()
 
-    def _stream(self, project: str, function: str) -> _Stream:
+    def _stream(self, project: str, function: str) -> LogStream:
         stream = self._streams.pop((project, function), None)
         if stream is None:
-            stream = _Stream(self._path(project, function), self._clock)
+            stream = LogStream(self._path(project, function), self._clock)
         self._streams[project, function] = stream
         return stream
 
@@ -260,7 +121,7 @@ class LogStore:
 
     @contextmanager
     def tap(self, project: str, version: int, tap: Tap) -> Iterator[None]:
-        """While inside, `tap` is called with each new line of that version's functions."""
+        """Calls `tap` with each new line of that version's functions while the context lasts."""
         entry = ((project, version), tap)
         self._taps.append(entry)
         try:
@@ -269,7 +130,7 @@ class LogStore:
             self._taps.remove(entry)
 
     async def run(self) -> None:
-        """Write to disk what was appended, for ever."""
+        """Writes new lines to disk, for ever."""
         while True:
             await self._wake.wait()
             await asyncio.sleep(FLUSH_PERIOD_S)  # gathers lines: one write per function and period
@@ -279,7 +140,7 @@ class LogStore:
                 logger.exception("a round of writing the functions' logs failed")
 
     async def flush(self) -> None:
-        """Write what is pending now. A full or broken disk is logged once and costs the lines, nothing else."""
+        """Writes the pending lines now. A full or broken disk loses them, and is logged once."""
         self._wake.clear()
         async with self._disk:
             for key in sorted(self._dirty):
@@ -289,7 +150,7 @@ class LogStore:
                     continue
                 count, data = stream.count, stream.take_pending()
                 try:
-                    # A thread cannot be cancelled: the next writer must not meet it.
+                    # A thread cannot be cancelled, and two must not write one file.
                     await uninterrupted(asyncio.to_thread(_append_rotating, stream.path, data))
                 except OSError as error:
                     if self._disk_error is None:
@@ -303,8 +164,8 @@ class LogStore:
         self._let_go()
 
     def _let_go(self) -> None:
-        """Of more functions than are kept in memory, forget those that were silent for longest and that nobody reads:
-        all their lines are on disk."""
+        """Drops the streams beyond `MOST_RINGS` that were silent for longest and have no reader: their lines are all on
+        disk."""
         over = len(self._streams) - MOST_RINGS
         for key in list(islice(self._streams, max(0, over))):
             stream = self._streams[key]
@@ -312,7 +173,7 @@ class LogStore:
                 del self._streams[key]
 
     async def close(self) -> None:
-        """End all followers and write the rest."""
+        """Ends all readers and writes the pending lines."""
         self._closed = True
         for stream in self._streams.values():
             for reader in list(stream.readers):
@@ -322,7 +183,7 @@ class LogStore:
     # Reading
 
     def known(self, project: str, function: str) -> bool:
-        """Whether this function ever wrote a line that is still there."""
+        """Whether a line of this function is stored."""
         return (project, function) in self._streams or self._path(project, function).exists()
 
     async def tail(self, project: str, function: str, *, n: int = 100, since: float | None = None) -> list[LogLine]:
@@ -334,7 +195,7 @@ class LogStore:
     async def open(self, project: str, function: str, *, tail: int = 100, since: float | None = None) -> LogReader:
         """A reader that starts with the newest `tail` lines and follows from there, without gap or repetition.
 
-        The caller closes it. Raises Unavailable when too many follow already.
+        The caller closes it. Raises Unavailable where the function has `MAX_READERS` readers.
         """
         n = max(0, min(tail, MAX_TAIL))
         stream = self._stream(project, function)
@@ -366,7 +227,7 @@ class LogStore:
             reader.close()
 
     async def delete(self, project: str) -> None:
-        """Forget a project's logs; those who follow them come to the end."""
+        """Deletes a project's logs and ends their readers."""
         for key in [key for key in self._streams if key[0] == project]:
             for reader in list(self._streams.pop(key).readers):
                 reader.end()

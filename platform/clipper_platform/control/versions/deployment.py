@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from clipper_platform.clock import Clock
-from clipper_platform.control.log_store import LogLine
+from clipper_platform.control.log_stream import LogLine
 from clipper_platform.errors import ClipperError
 from clipper_platform.types import FunctionId
 

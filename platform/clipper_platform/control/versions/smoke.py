@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from clipper_platform.control.log_store import LogLine, LogStore
+from clipper_platform.control.log_store import LogStore
+from clipper_platform.control.log_stream import LogLine
 from clipper_platform.control.ports import Router
 from clipper_platform.control.versions.deployment import Deployment
 from clipper_platform.errors import ClipperError, DeployFailed, InvalidResult

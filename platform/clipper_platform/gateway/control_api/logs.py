@@ -10,7 +10,8 @@ from starlette.responses import Response
 from clipper.contract.constants import API_ROOT, DEFAULT_LOG_LINES
 from clipper.contract.media_types import NDJSON
 from clipper.contract.spec import SpecError, check_name
-from clipper_platform.control.log_store import MAX_TAIL, LogReader
+from clipper_platform.control.log_store import MAX_TAIL
+from clipper_platform.control.log_stream import LogReader
 from clipper_platform.errors import NotFound
 from clipper_platform.gateway.control_api.endpoints import ApiRequest, Endpoint, Query
 from clipper_platform.gateway.control_api.streams import HEARTBEAT_S, LineStream

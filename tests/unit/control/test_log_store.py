@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper.contract.wire import LogRecord
-from clipper_platform.control import log_store as collector
-from clipper_platform.control.log_store import LogLine, LogStore
+from clipper_platform.control import log_store, log_stream
+from clipper_platform.control.log_store import LogStore
+from clipper_platform.control.log_stream import LogLine, encoded
 from clipper_platform.errors import Unavailable
 from clipper_platform.types import FunctionId
 from tests.support.waiting import until
@@ -72,7 +73,7 @@ async def test_lines_survive_a_restart(logs: LogStore, tmp_path: Path) -> None:
 async def test_memory_and_disk_are_joined_without_gap_or_repetition(
     logs: LogStore, monkeypatch: pytest.MonkeyPatch, flushed_after: int
 ) -> None:
-    monkeypatch.setattr(collector, "RING_LINES", 20)
+    monkeypatch.setattr(log_stream, "RING_LINES", 20)
     for i in range(100):
         if i == flushed_after:
             await logs.flush()
@@ -88,8 +89,8 @@ async def test_memory_and_disk_are_joined_without_gap_or_repetition(
 
 
 async def test_files_are_rotated_and_bounded(logs: LogStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collector, "MAX_FILE_BYTES", 2000)
-    monkeypatch.setattr(collector, "RING_LINES", 2)
+    monkeypatch.setattr(log_store, "MAX_FILE_BYTES", 2000)
+    monkeypatch.setattr(log_stream, "RING_LINES", 2)
     for i in range(200):
         logs.append(F, "r", [record(f"line {i}", ts=i)])
         await logs.flush()
@@ -104,7 +105,7 @@ async def test_files_are_rotated_and_bounded(logs: LogStore, tmp_path: Path, mon
 async def test_a_flood_is_bounded_in_memory_and_the_loss_is_told(
     logs: LogStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collector, "MAX_PENDING_BYTES", 1000)
+    monkeypatch.setattr(log_stream, "MAX_PENDING_BYTES", 1000)
     logs.append(F, "r", [record("x" * 100) for _ in range(50)])
     await logs.flush()
     rows = [msgspec.json.decode(row) for row in (tmp_path / "digits" / "classify.jsonl").read_bytes().splitlines()]
@@ -145,7 +146,7 @@ async def test_lines_that_a_crash_cut_short_are_skipped(logs: LogStore, tmp_path
 @given(st.text(max_size=50), st.text(max_size=10))
 def test_whatever_a_function_prints_makes_one_line_on_disk(message: str, logger: str) -> None:
     line = LogLine(ts=1.0, stream="stdout", level="info", message=message, logger=logger, version=1)
-    data = collector._encoded(line)
+    data = encoded(line)
     assert b"\n" not in data
     assert b"\r" not in data
     assert msgspec.json.decode(data, type=LogLine).ts == 1.0
@@ -178,7 +179,7 @@ async def test_a_follower_gets_history_and_then_every_new_line(logs: LogStore) -
 
 
 async def test_a_slow_reader_loses_lines_and_is_told_how_many(logs: LogStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collector, "READER_LINES", 5)
+    monkeypatch.setattr(log_stream, "READER_LINES", 5)
     reader = await logs.open("digits", "classify")
     logs.append(F, "r", [record(str(i)) for i in range(12)])
     lines = await reader.next()
@@ -216,7 +217,7 @@ async def test_followers_end_when_their_project_is_deleted(logs: LogStore, tmp_p
 
 
 async def test_a_closed_reader_frees_its_place(logs: LogStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collector, "MAX_READERS", 2)
+    monkeypatch.setattr(log_store, "MAX_READERS", 2)
     readers = [await logs.open("digits", "classify") for _ in range(2)]
     with pytest.raises(Unavailable):
         await logs.open("digits", "classify")
@@ -236,7 +237,7 @@ async def test_a_tap_sees_the_lines_of_its_version_only_and_only_meanwhile(logs:
 
 
 async def test_the_writer_writes_what_comes(logs: LogStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collector, "FLUSH_PERIOD_S", 0.0)
+    monkeypatch.setattr(log_store, "FLUSH_PERIOD_S", 0.0)
     running = asyncio.create_task(logs.run())
     logs.append(F, "r", [record("written")])
     path = tmp_path / "digits" / "classify.jsonl"
