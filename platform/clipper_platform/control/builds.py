@@ -1,4 +1,4 @@
-"""Versions in state `building`, and who builds them: this platform, another one that is live, or nobody any more.
+"""Versions in state `building`: built by this platform, by another one that is live, or abandoned.
 
 A platform that builds something holds a lease in the store. A version that another platform builds is left alone while
 that one's lease runs; after it, the version is marked failed.

@@ -1,4 +1,4 @@
-"""What happened to projects, told twice: to the function's log at once, and to the store when it takes it."""
+"""Events of projects: written to the function's log at once, and to the store as soon as it accepts them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WARNINGS: Final = frozenset({"crashed", "oom", "killed_externally", "lost"})
 
 
 class EventLog:
-    """An `EventSink` for the data plane, and `record` for the control plane. Neither waits nor fails.
+    """Callable as the data plane's event sink; `record` serves the control plane. Neither waits nor fails.
 
     Events wait in memory, at most 1,000, while the store is away; the oldest beyond that are lost, which is counted
     and logged.
@@ -44,7 +44,7 @@ class EventLog:
         self.lost = 0
 
     def __call__(self, function: FunctionId, kind: str, message: str, data: Mapping[str, Any]) -> None:
-        """Something happened to a function's replica."""
+        """Record an event of a function's replica."""
         level = "warning" if data.get("reason") in _WARNINGS else "info"
         self._logs.system(function, message, level=level, replica=str(data.get("replica", "")))
         self.record(
@@ -61,7 +61,7 @@ class EventLog:
         version: int | None = None,
         data: Mapping[str, Any] | None = None,
     ) -> None:
-        """Something happened to a project."""
+        """Record an event of a project."""
         if len(self._waiting) >= MAX_WAITING:
             self._waiting.popleft()
             self.lost += 1
@@ -92,7 +92,7 @@ class EventLog:
                 await asyncio.sleep(RETRY_S)
 
     async def flush(self) -> bool:
-        """Store what waits; False if the store is away and events still wait."""
+        """Store the events that wait. Returns False if the store is away and events still wait."""
         self._wake.clear()
         while self._waiting:
             event = self._waiting[0]
@@ -121,7 +121,7 @@ class EventLog:
         return True
 
     async def close(self) -> None:
-        """Store the rest if the store takes it within two seconds; what stays behind is logged."""
+        """Store the rest if the store accepts it within two seconds; log how many events are lost."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self.flush()

@@ -107,7 +107,7 @@ class Registry:
         names = list(self._projects)
         for first in range(0, len(names), LOADED_AT_ONCE):
             some = names[first : first + LOADED_AT_ONCE]
-            # Together, as what takes the time is the way to the store and back.
+            # Concurrently: most of the time goes into round trips to the store.
             for name, versions in zip(
                 some, await asyncio.gather(*(self._store.list_versions(name) for name in some)), strict=True
             ):
@@ -309,7 +309,7 @@ class Registry:
         """Record a version in state `building`, under the project's next number, as built by this instance."""
         project = manifest.project
         await self.ensure_project(project)
-        # Before it is stored: of a write of unknown outcome the bundle must not be taken away.
+        # Before it is stored: if the outcome of the write is unknown, the bundle must stay.
         self._bundles[project] = tuple({*self._bundles.get(project, ()), manifest.bundle})
         try:
             return await self._builds.add(manifest, environment)
@@ -318,7 +318,7 @@ class Registry:
             raise
 
     def bundles(self) -> set[str]:
-        """Those that any version refers to, of whatever state."""
+        """Bundles that any version refers to, failed ones included."""
         return set[str]().union(*self._bundles.values())
 
     async def versions(self, project: str) -> list[Version]:

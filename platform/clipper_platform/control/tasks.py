@@ -1,4 +1,4 @@
-"""Tasks that are held until they end, and steps that a cancellation may not cut in two."""
+"""Background tasks that are held until they end, and steps that a cancellation does not interrupt."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
 
 
 class TaskSet:
-    """Background tasks with an owner: none is lost, and a failure that nobody awaits is logged."""
+    """Background tasks with an owner. A failure of a task that no code awaits is logged."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, T], name: str, *, awaited: bool = False) -> asyncio.Task[T]:
-        """`awaited`: someone looks at the task's outcome, so that it is not logged here."""
+        """`awaited`: the caller awaits the task, so that its failure is not logged here."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard if awaited else self._ended)
@@ -52,7 +52,7 @@ class TaskSet:
         return len(self._tasks)
 
     async def join(self) -> None:
-        """Wait until all have ended, those that they start included."""
+        """Wait until all have ended, including those that they start."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 

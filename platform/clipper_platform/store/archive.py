@@ -1,4 +1,4 @@
-"""Bundles as strangers send them: a gzip-compressed tar, read strictly and never trusted.
+"""Reads bundles from untrusted clients: gzip-compressed tar archives, read strictly.
 
 Python's `tarfile` parses the header blocks; the walk over them is ours, because tarfile's is lenient where a server
 must not be: it takes a damaged header for the end of the archive, reads an extended header of any size into memory,

@@ -76,7 +76,7 @@ class ArtifactStore:
         self._deleting = threading.Lock()  # a tree must not appear after its archive was deleted
 
     async def open(self) -> None:
-        """Make the directories and remove what a killed process left half-written."""
+        """Create the directories and remove the half-written files of a killed process."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="artifacts")
         await self._in_thread(self._prepare)
@@ -280,7 +280,7 @@ class ArtifactStore:
 
 
 class _Upload:
-    """A file that grows as chunks arrive, in whichever thread is free: one at a time, and none after the end."""
+    """A file that grows as chunks arrive. One thread writes at a time, and none after the end."""
 
     def __init__(self, path: Path, limit: int) -> None:
         self.admitted = 0
@@ -320,7 +320,7 @@ class _Upload:
             _sync_directory(target.parent)
 
     def discard(self) -> None:
-        """Drop what was not finished; writes that come later are ignored."""
+        """Discard an unfinished upload; later writes are ignored."""
         with self._lock:
             self._over = True
             if self._file is not None:
@@ -353,7 +353,7 @@ def _missing(name: str) -> NotFound:
 
 
 def _boot() -> str:
-    """What tells this run of the machine from others; empty where the system does not say."""
+    """An identifier of the machine's current boot; empty where the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -370,7 +370,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or tree if it is there. What cannot be removed now is tried again at the next open."""
+    """Remove a file or tree if it is there. One that cannot be removed now is removed at the next open."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -168,7 +168,7 @@ class RedisStore:
     async def _swap(
         self, key: str, field: str, old: bytes | None, new: bytes | None, change: str, *needs: Need
     ) -> bool:
-        """Replace a field's value (None: no value), unless it is another one by now; whether it was replaced."""
+        """Replace a field's value (None: no value) if it is still `old`. Returns whether it was replaced."""
         outcome = await self._script(
             redis_scripts.SWAP_FIELD,
             [key, self._keys.revision, self._keys.changes, *(n[0] for n in needs)],

@@ -1,4 +1,4 @@
-"""What a Redis server must be to hold the metadata, and what its errors mean to people."""
+"""Checks of the Redis server that holds the metadata, and translation of its errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_server(info: Mapping[str, Any], where: str) -> None:
 
 
 def risks(info: Mapping[str, Any], snapshots: str | None, where: str) -> Iterator[str]:
-    """What could lose the metadata on a server that works, in words. `snapshots`: its `save` setting, if known."""
+    """Warnings about settings that could lose the metadata. `snapshots`: the server's `save` setting, if known."""
     if info.get("maxmemory") and str(info.get("maxmemory_policy", "")).startswith("allkeys-"):
         yield (
             f"the Redis server at {where} drops keys when its memory is full (maxmemory-policy "
@@ -60,7 +60,7 @@ def risks(info: Mapping[str, Any], snapshots: str | None, where: str) -> Iterato
 
 
 def check_schema(found: bytes, where: str, key: str) -> None:
-    """Raises StoreUnavailable if the data under the prefix is of a newer Clipper, or nobody's."""
+    """Raises StoreUnavailable if the data under the prefix is of a newer Clipper, or of another program."""
     if not found.isdigit():
         raise StoreUnavailable(f"{key} at {where} holds {found[:40]!r}, not a number: choose another key prefix")
     if int(found) > SCHEMA:
@@ -71,7 +71,7 @@ def check_schema(found: bytes, where: str, key: str) -> None:
 
 
 def translate(error: RedisError | OSError, where: str) -> StoreUnavailable:
-    """Whatever the client raises, as the one error of a store that cannot do its work now."""
+    """Any error of the client as StoreUnavailable."""
     words = next((words for kinds, words in _WORDS if isinstance(error, kinds)), "refused a command of the store")
     detail = f" ({error})" if str(error) else ""
     return StoreUnavailable(f"the Redis server at {where} {words}{detail}")

@@ -1,4 +1,4 @@
-"""What a Redis URL may say, and how it is shown."""
+"""Checks a Redis URL, and shows it without its password."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from clipper_platform.errors import InvalidRequest
 
 __all__ = ["checked", "shown"]
 
-# The rest of the client's options (timeouts, decoding, pool) are the store's to set: a URL that changed them would
-# change what the store promises.
+# The store sets the client's other options (timeouts, decoding, pool): a URL that changed them would break what the
+# store promises.
 _ALLOWED_OPTIONS = ("db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 
 _HOW = (
@@ -19,7 +19,7 @@ _HOW = (
 
 
 def checked(url: str) -> str:
-    """The URL itself, if it is one of a Redis server. Raises InvalidRequest, without quoting a password."""
+    """Returns the URL if it names a Redis server. Raises InvalidRequest, without quoting a password."""
     try:
         parts = urlsplit(url)
         port_is_right = parts.port is None or parts.port > 0

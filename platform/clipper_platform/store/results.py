@@ -1,8 +1,8 @@
 """The shared tier of the result cache: results in Redis, which all platforms on one store use together.
 
-It may only help. A look-up that takes longer than a few milliseconds counts as a miss, a Redis that fails is left alone
-for some seconds, writes that it does not take in time are dropped, and nothing here is ever waited for by an answer
-that is already there.
+It never delays or fails an invocation that could be answered without it. A look-up that takes longer than 50 ms counts
+as a miss, a Redis that fails is not asked for some seconds, writes that it does not accept in time are dropped, and no
+finished answer waits for a write.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class RedisResults:
         self.dropped_writes = 0
 
     async def open(self) -> None:
-        """Ready to connect; connections are made when they are needed."""
+        """Prepare to connect; connections are opened when they are needed."""
         pool = BlockingConnectionPool.from_url(
             self._address,
             max_connections=CONNECTIONS,
@@ -66,8 +66,8 @@ class RedisResults:
         self._writer = asyncio.create_task(self._write_all(), name="shared results")
 
     async def close(self) -> None:
-        """Writes that still wait are dropped: they are worth less than a prompt end. What is under way ends by
-        itself, within WRITE_TIMEOUT_S: cancelling it could leave a connection half read."""
+        """Drop the writes that still wait, so that the shutdown is prompt. Those under way end by themselves, within
+        WRITE_TIMEOUT_S: cancelling them could leave a connection half read."""
         client, self._client = self._client, None
         while not self._writes.empty():
             self._writes.get_nowait()
@@ -82,11 +82,11 @@ class RedisResults:
 
     @property
     def resting(self) -> bool:
-        """Whether the server failed lately and is left alone."""
+        """Whether the server failed lately and is not asked now."""
         return self._client is None or self._clock.monotonic() < self._rests_until
 
     async def get(self, owner: str, digest: bytes) -> tuple[bytes, str] | None:
-        """(payload, content type), or None: not there, too slow, or not reachable."""
+        """(payload, content type), or None if it is not there, too slow, or not reachable."""
         client = self._client
         if client is None or self.resting or len(self._asking) >= MAX_ASKING:
             return None
@@ -112,14 +112,14 @@ class RedisResults:
         return payload, content_type
 
     def put(self, owner: str, digest: bytes, payload: bytes, content_type: str, ttl_s: float) -> None:
-        """Keep a result for `ttl_s`, some time soon; returns at once."""
+        """Store a result for `ttl_s` in the background; returns at once."""
         milliseconds = int(ttl_s * 1000)
         if self.resting or len(payload) > MAX_RESULT_BYTES or milliseconds < 1:
             return
         self._later((self._keys.result(owner, digest), _encode((content_type, payload)), milliseconds))
 
     def drop(self, owner: str) -> None:
-        """Forget all results of a version, some time soon."""
+        """Delete all results of a version in the background."""
         self._later(self._keys.results_of(owner))
 
     def _later(self, write: tuple[str, bytes, int] | str) -> None:

@@ -67,7 +67,7 @@ class SqliteDatabase:
             return
         closing = asyncio.get_running_loop().run_in_executor(executor, self._disconnect)
         try:
-            # Behind whatever still runs. A hung disk must not hang the shutdown; SQLite recovers at the next open.
+            # After the jobs that still run. A hung disk must not hang the shutdown; SQLite recovers at the next open.
             await asyncio.wait({closing}, timeout=OP_TIMEOUT_S)
         finally:
             executor.shutdown(wait=False)
@@ -106,7 +106,7 @@ class SqliteDatabase:
         if connection is None:
             raise StoreUnavailable(f"the store at {self.url} is not open")
         if _inode(self.path) != self._inode:
-            # Writes would go to a file that no longer has a name, and be lost without a word.
+            # Writes would go to a file that no longer has a name, and be lost silently.
             raise StoreUnavailable(
                 f"{self.path} was replaced or removed while the platform had it open: restart the platform"
             )
@@ -144,7 +144,7 @@ class SqliteDatabase:
 
 
 def _create(path: Path) -> None:
-    """Make the file with mode 0600, which the -wal and -shm files beside it inherit; an older one gets the mode.
+    """Create the file with mode 0600, which the -wal and -shm files beside it inherit; an older one gets the mode.
 
     An existing file must not be opened here: closing it would drop the locks that SQLite holds on it in this process
     (POSIX locks belong to the process, not to the descriptor).

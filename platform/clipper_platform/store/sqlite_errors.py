@@ -1,4 +1,4 @@
-"""What the SQLite driver and the file system raise, as errors of the platform that say what to do."""
+"""Translates errors of the SQLite driver and the file system into the platform's, with what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the SQLite store's file must be: ours, with a write-ahead log, and with these tables.
+"""Checks and migrations of the SQLite store's file: it is ours, has a write-ahead log, and these tables.
 
 The tables stand here as the list of migrations that leads to them. Records are JSON in a `record` column
 beside the columns that are looked up. `PRAGMA user_version` is the number of migrations applied; a migration, once
@@ -15,7 +15,7 @@ from clipper_platform.errors import StoreUnavailable
 
 __all__ = ["APPLICATION_ID", "MIGRATIONS", "migrate", "refuse_foreign", "use_wal"]
 
-APPLICATION_ID = 0x434C4950  # "CLIP", in the file's header: tells our database from another program's
+APPLICATION_ID = 0x434C4950  # "CLIP", in the file's header: distinguishes our database from another program's
 
 _UNDER_PROJECT = "project TEXT NOT NULL REFERENCES projects (name) ON DELETE CASCADE"
 
@@ -40,8 +40,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 
 
 def refuse_foreign(db: sqlite3.Connection, path: Path) -> None:
-    """Before anything is written to it: a database of another program is none of ours to migrate."""
-    # In this order: whoever sees the tables that another process has just made sees their owner too.
+    """Raises StoreUnavailable for a database of another program, before anything is written to it."""
+    # In this order: a process that sees tables that another one has just created sees their owner too.
     tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     owner = db.execute("PRAGMA application_id").fetchone()[0]
     if owner != APPLICATION_ID and (owner or tables):
@@ -71,7 +71,7 @@ def use_wal(db: sqlite3.Connection, patience_s: float) -> None:
 
 
 def migrate(db: sqlite3.Connection, path: Path) -> None:
-    """Bring the schema to the newest version, in one transaction with the number that says so."""
+    """Bring the schema to the newest version, in the caller's transaction."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
         raise StoreUnavailable(

@@ -173,6 +173,7 @@ async def test_a_delete_of_a_project_that_was_created_again_elsewhere_is_a_confl
         await other.deployer.delete("digits")
     assert await plane.registry.list_secrets("digits") == ["TOKEN"]
     await polled(other)
+    await other.deployer._claims.wait_free("digits")  # logs are deleted in a thread
     await other.deployer.delete("digits")
 
 

@@ -1,10 +1,9 @@
-"""Changes what answers: deploy, rollback, delete, and bringing everything back after a restart.
+"""Deploy, rollback, restart and delete of projects, and restoring all of them after a restart of the platform.
 
-A deploy goes: environment → version recorded → replicas ready → smoke calls → canary, where it is one → route flips →
-the old version is kept warm, then drains. Until the flip the old version is the one that answers (a canary shares the
-calls with it, `recreate` stops it first): whatever fails or is cancelled before it stops what was started and leaves
-the old route alone. The flip itself is one compare-and-set in the store followed, without an await in between, by the
-dispatcher's.
+The steps of a deploy: environment → version recorded → replicas ready → smoke calls → canary, where it is one → route
+flips → the old version is kept warm, then drains. Until the flip the old version answers (a canary shares the calls
+with it, `recreate` stops it first): a failure or cancellation before the flip stops what was started and leaves the old
+route alone. The flip is one compare-and-set in the store and then, without an await in between, the dispatcher's.
 """
 
 from __future__ import annotations
@@ -33,13 +32,7 @@ from clipper_platform.control.versions.restore import RETRY_S, Restorer
 from clipper_platform.control.versions.rollout import Rollout
 from clipper_platform.control.versions.smoke import smoke
 from clipper_platform.control.versions.takeover import Takeover
-from clipper_platform.errors import (
-    ClipperError,
-    Conflict,
-    InternalError,
-    NotFound,
-    Unavailable,
-)
+from clipper_platform.errors import ClipperError, Conflict, InternalError, NotFound, Unavailable
 from clipper_platform.store.base import Version
 from clipper_platform.types import FunctionId
 
@@ -52,7 +45,7 @@ RESTORE_WAIT_S: Final = 5.0
 
 
 class Deployer:
-    """One change of a project at a time; projects do not wait for each other."""
+    """Makes one change of a project at a time; projects do not wait for each other."""
 
     def __init__(
         self,
@@ -160,7 +153,7 @@ class Deployer:
         return deployment
 
     async def _supervise(self, deployment: Deployment, steps: asyncio.Task[Current]) -> None:
-        """Wait for a deploy's steps and tell how they ended. Never cancelled itself, so that nothing stays open."""
+        """Wait for a deploy's steps and record how they ended. It is never cancelled, so every deployment ends."""
         await asyncio.wait([steps])
         self._working.pop(deployment.id, None)
         if steps.cancelled():
@@ -173,7 +166,7 @@ class Deployer:
         else:
             logger.error("a deploy met a defect", exc_info=error, extra={"project": deployment.project})
             problem = DeployProblem.of(
-                InternalError("the platform met a defect; its log tells more", hint="see the platform's log"),
+                InternalError("the platform met a defect; its log has the details", hint="see the platform's log"),
                 deployment.phase,
             )
         await self._fail(deployment, problem)
@@ -187,29 +180,31 @@ class Deployer:
 
     async def _fail(self, deployment: Deployment, problem: DeployProblem | None) -> None:
         """`problem` is None for a cancelled deploy."""
-        said = "cancelled" if problem is None else f"{problem.phase}: {problem.message}"
+        outcome = "cancelled" if problem is None else f"{problem.phase}: {problem.message}"
         if deployment.version is not None:
             try:
-                await self._registry.mark_failed(deployment.project, deployment.version, (said.splitlines() or [""])[0])
+                await self._registry.mark_failed(
+                    deployment.project, deployment.version, (outcome.splitlines() or [""])[0]
+                )
             except Exception:
                 logger.exception("a failed version could not be marked", extra={"project": deployment.project})
         self._claims.release(deployment.project)
         deployment.error = problem
-        self._events.record(deployment.project, "deploy_failed", f"deploy {said}", version=deployment.version)
-        logger.warning("deploy did not succeed: %s", said, extra={"project": deployment.project})
-        deployment.finish("cancelled" if problem is None else "failed", said)
+        self._events.record(deployment.project, "deploy_failed", f"deploy {outcome}", version=deployment.version)
+        logger.warning("deploy did not succeed: %s", outcome, extra={"project": deployment.project})
+        deployment.finish("cancelled" if problem is None else "failed", outcome)
 
     async def _deploy(self, deployment: Deployment, manifest: Manifest) -> Current:
-        """The steps; cancelled or failing at any await, it leaves nothing running."""
+        """The steps of a deploy. Cancelled or failing at any await, they leave nothing running."""
         with self._phase(deployment, "environment", "building the environment") as facts:
             lines = 0
 
-            def told(line: str) -> None:
+            def on_line(line: str) -> None:
                 nonlocal lines
                 lines += 1
                 deployment.emit("log", line, phase="environment")
 
-            prepared = await self._rollout.prepare(manifest, told)
+            prepared = await self._rollout.prepare(manifest, on_line)
             facts["reused"] = lines == 0  # a builder that finds the environment there has nothing to say
         await uninterrupted(self._record(deployment, manifest, prepared.environment))
         version = deployment.version
@@ -243,12 +238,12 @@ class Deployer:
             raise
 
     async def _try_out(self, deployment: Deployment, manifest: Manifest, version: int, before: Current | None) -> None:
-        """What a version with ready replicas has to pass before it answers everyone. Raises DeployFailed."""
+        """The smoke calls and the canary of a version with ready replicas. Raises DeployFailed."""
         spec = manifest.deploy
         if spec.smoke:
             with self._phase(deployment, "smoke", f"trying version {version}"):
                 await smoke(deployment, spec.smoke, version, self._router, self._logs)
-        # A version that is still being brought back gives nothing to compare with.
+        # A version that is still being restored has no answers to compare with.
         if spec.strategy == "canary" and before is not None and manifest.project not in self._restorer:
             old = before.route.version
             with self._phase(deployment, "canary", f"comparing version {version} with {old}"):
@@ -269,7 +264,7 @@ class Deployer:
                     del self._canaries[manifest.project]
 
     async def _make_room(self, deployment: Deployment) -> None:
-        """`recreate`: everything of the project that runs is drained before the new version starts."""
+        """`recreate`: drain all that runs of the project before the new version starts."""
         project = deployment.project
         self._restorer.explain(project, f"version {deployment.version} takes its place, after it has stopped")
         self.takeover.standby.forget(project)
@@ -359,7 +354,7 @@ class Deployer:
         return current is not None and current.route.version == number
 
     async def delete(self, project: str) -> None:
-        """Drain and forget a project. Raises NotFound, Conflict, StoreUnavailable."""
+        """Delete a project and drain its versions. Raises NotFound, Conflict, StoreUnavailable."""
         self._registry.project(project)
         await self._claims.exclusively(project, "a delete", self._delete(project))
 
@@ -377,11 +372,11 @@ class Deployer:
     # Restart and shutdown
 
     def trouble(self, project: str) -> str:
-        """Why a routed project could not be brought back yet; empty when there is nothing to say."""
+        """Why a routed project could not be restored yet; empty if it was."""
         return self._restorer.trouble(project)
 
     async def restore(self, wait_s: float = RESTORE_WAIT_S) -> None:
-        """Bring back every route. Returns when all are back, at the latest after `wait_s`; the rest goes on."""
+        """Restore every route. Returns when all are back, at the latest after `wait_s`; the rest goes on."""
         self._restorer.begin_all(self._registry.routed())
         self._collector.ask()
         await self._restorer.wait(wait_s)

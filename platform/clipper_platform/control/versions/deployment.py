@@ -1,4 +1,4 @@
-"""One deploy as people see it: its state, its events, and those who follow them."""
+"""One deploy as users see it: its state and its events, which they can follow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clipper_platform.types import FunctionId
 
 __all__ = ["DeployEvent", "DeployProblem", "Deployment", "DeploymentState", "Forward", "Phase"]
 
-# A build may say much: the newest lines of a deploy are kept, enough for every real build log seen.
+# The newest lines of a deploy are kept: more than any real build log seen.
 MAX_EVENTS: Final = 5000
 MAX_LINE_CHARACTERS: Final = 4000
 MAX_PROBLEM_LINES: Final = 50
@@ -102,17 +102,17 @@ class Deployment:
                 data=data,
             )
         )
-        # Wakes everyone who waits on the old event; who comes later waits on the new one.
+        # Wakes all that wait on the old event; later callers wait on the new one.
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
     def finish(self, state: DeploymentState, message: str) -> None:
-        """The end: the last event is `done`."""
+        """End the deployment; the last event is `done`."""
         self.state = state
         self.emit("done", message)
 
     def events(self, after: int = 0) -> list[DeployEvent]:
-        """Those kept with seq > after. Where older ones were dropped, a line in the first one's place says so."""
+        """The kept events with seq > after. Where older ones were dropped, the first event says how many."""
         kept = [event for event in self._events if event.seq > after]
         first = self._events[0].seq if self._events else 1
         missing = first - after - 1
@@ -124,7 +124,7 @@ class Deployment:
         return kept
 
     async def next_events(self, after: int, timeout_s: float | None = None) -> list[DeployEvent]:
-        """Events with seq > after; waits for the first. [] when none came in time, or when all were given out."""
+        """Events with seq > after; waits for the first. Returns [] on a timeout, or after the last event."""
         changed = self._changed
         found = self.events(after)
         if found or not self.running:
@@ -147,13 +147,13 @@ class Deployment:
                 return
 
     async def wait(self) -> None:
-        """Until it is over."""
+        """Wait until the deploy has ended."""
         async for _ in self.follow(self._seq):
             pass
 
 
 class Forward:
-    """Turns what starting replicas say into events of their deployment."""
+    """Turns log lines and progress of starting replicas into events of their deployment."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment

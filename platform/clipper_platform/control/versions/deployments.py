@@ -1,4 +1,4 @@
-"""The deployments that can be asked about: those that run, and the newest of the others."""
+"""The deployments that are remembered: those that run, and the newest of the others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Deployments:
         return [deployment for deployment in self._by_id.values() if deployment.running]
 
     def begin(self, manifest: Manifest, current: Current | None) -> Deployment:
-        """A new one, in place of `current`."""
+        """Begin a deployment that is to replace `current`."""
         deployment = Deployment(
             id="dep_" + secrets.token_hex(8),
             project=manifest.project,

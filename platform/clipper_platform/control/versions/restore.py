@@ -1,4 +1,4 @@
-"""Brings routed versions back: after a restart of the platform, and in place of one that did not take over."""
+"""Brings routed versions back: after a restart of the platform, or when the version that was to replace one failed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_AWAKE: Final = 32
 
 
 class Restorer:
-    """Each project by itself: a broken one is tried again and again and blocks no other."""
+    """Retries each project by itself, with a growing delay; a broken project blocks no other."""
 
     def __init__(
         self,
@@ -50,45 +50,45 @@ class Restorer:
         self._trouble: dict[str, str] = {}
 
     def __contains__(self, project: str) -> bool:
-        """Whether the project is being brought back."""
+        """Whether the project is being restored."""
         return project in self._running
 
     def trouble(self, project: str) -> str:
         return self._trouble.get(project, "")
 
     def explain(self, project: str, why: str) -> None:
-        """Have `trouble` say this, until the project answers."""
+        """Let `trouble` return this until the project answers."""
         self._trouble[project] = why
 
     def settled(self, project: str) -> None:
-        """It answers, or is gone: there is no trouble any more."""
+        """Clear `trouble`: the project answers, or was deleted."""
         self._trouble.pop(project, None)
 
     def begin(self, current: Current, *, at_rest: bool = False) -> None:
-        """`at_rest`: with no more replicas than its functions have without load."""
+        """Restore in the background. `at_rest`: with no more replicas than its functions have without load."""
         project = current.route.project
         self._running[project] = self._tasks.start(self._restore(current, at_rest), f"restore {project}")
 
     def begin_all(self, routed: Sequence[Current]) -> None:
-        """After a restart."""
+        """Restore all, after a restart of the platform."""
         at_rest = sum(len(current.manifest.functions) for current in routed) > MOST_AWAKE
         for current in routed:
             self.begin(current, at_rest=at_rest)
 
     async def wait(self, timeout_s: float) -> None:
-        """Until all are back, at most so long."""
+        """Wait until all are back, at most `timeout_s`."""
         if self._running:
             await asyncio.wait(self._running.values(), timeout=timeout_s)
 
     def cancel(self, project: str) -> asyncio.Task[None] | None:
-        """Stop trying; the task to wait for, if it was being brought back."""
+        """Stop restoring the project. Returns the task to wait for, None if it was not being restored."""
         task = self._running.pop(project, None)
         if task is not None:
             task.cancel()
         return task
 
     async def stop(self, project: str) -> None:
-        """Stop trying, and return when that has ended."""
+        """Stop restoring the project, and wait until that has ended."""
         if (task := self.cancel(project)) is not None:
             await asyncio.wait([task])
 
@@ -96,11 +96,11 @@ class Restorer:
         project, number = current.route.project, current.route.version
         delay_s = self._retry_s
         while (error := await self._try(current, at_rest)) is not None:
-            told = f"version {number} could not be brought back: {error}"
-            if self._trouble.get(project) != told:
-                logger.error("%s", told, extra={"project": project})
-                self._events.record(project, "restore", told, version=number)
-            self._trouble[project] = told
+            message = f"version {number} could not be brought back: {error}"
+            if self._trouble.get(project) != message:
+                logger.error("%s", message, extra={"project": project})
+                self._events.record(project, "restore", message, version=number)
+            self._trouble[project] = message
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RETRY_MAX_S)
         # No await since the replicas were started: a deploy that flipped the route meanwhile has cancelled this task.

@@ -1,0 +1,27 @@
+"""Keys of Redis."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from clipper_platform.errors import InvalidRequest
+from clipper_platform.store.redis import RedisStore
+from clipper_platform.store.redis_keys import RedisKeys
+
+
+def test_every_key_begins_with_the_prefix_and_no_two_are_the_same() -> None:
+    keys = RedisKeys("here:")
+    one_argument = (keys.versions, keys.secrets, keys.events)
+    made = [key(project) for key in one_argument for project in ("a", "b", "a:b")]
+    made += [getattr(keys, name) for name, part in inspect.getmembers(RedisKeys) if isinstance(part, property)]
+    assert len(made) == len(set(made)) == 9 + 10
+    assert all(key.startswith("here:") for key in made)
+    assert RedisKeys().projects == "clip:projects"
+
+
+@pytest.mark.parametrize("prefix", ["", "a b", "a\n", "é", "x" * 129])
+def test_a_prefix_that_would_read_badly_is_refused(prefix: str) -> None:
+    with pytest.raises(InvalidRequest, match="prefix"):
+        RedisStore("redis://localhost", prefix)
