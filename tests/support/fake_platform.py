@@ -22,6 +22,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from clipper.contract.constants import API_ROOT
+from clipper.contract.media_types import EVENT_STREAM, JSON, MSGPACK, NDJSON
+from clipper.contract.version import VERSION
+
 KEY = "clip_test_key"
 REQUEST_ID = "req-0123456789"
 STARTED = 1_750_000_000.0
@@ -34,7 +38,7 @@ ANALYZE_SCHEMA: dict[str, Any] = {
         "additionalProperties": False,
     },
     "returns": {"type": "object"},
-    "content_types": ["application/json", "application/msgpack"],
+    "content_types": [JSON, MSGPACK],
     "streaming": False,
 }
 
@@ -47,7 +51,7 @@ class Refusal(Exception):
 
 
 def project_status(url: str, name: str, version: int = 1, previous: int | None = None) -> dict[str, Any]:
-    """What `GET /projects/{project}` answers for a project with the one function `analyze`."""
+    """The answer of `GET /projects/{project}` for a project with one function, `analyze`."""
     function = {
         "name": "analyze",
         "url": f"{url}/fn/{name}/analyze",
@@ -88,8 +92,8 @@ def project_status(url: str, name: str, version: int = 1, previous: int | None =
 
 @dataclass
 class FakePlatform:
-    """`deploy_events`: what a deployment tells between its start and its end; `deploy_error`: how it fails;
-    `deploy_gate`: while set and clear, a deployment waits after its events until it is cancelled or released."""
+    """`deploy_events`: the events of a deployment between start and end. `deploy_error`: the error that it ends with.
+    `deploy_gate`: after its events a deployment waits until this is set or it is cancelled."""
 
     url: str = ""
     projects: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -105,10 +109,10 @@ class FakePlatform:
     schema: dict[str, Any] = field(default_factory=lambda: dict(ANALYZE_SCHEMA))
     answer: Response | Refusal | None = None
     stream_items: list[Any] = field(default_factory=list)
-    version: str = "0.1.0"
+    version: str = VERSION
     metrics: list[str] = field(default_factory=lambda: [""])
     requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
-    refusals: list[Refusal] = field(default_factory=list)  # what the next deploys meet before one is taken
+    refusals: list[Refusal] = field(default_factory=list)  # answers to the next deploys, before one is accepted
 
     def add_project(self, name: str, version: int = 1, previous: int | None = None) -> dict[str, Any]:
         self.projects[name] = project_status(self.url, name, version, previous)
@@ -213,7 +217,7 @@ class FakePlatform:
             done = {"kind": "done", "message": "", "data": {"deployment": self._public(deployment_id)}}
             yield json.dumps({"seq": len(events) + 1, "at": time.time()} | done).encode() + b"\n"
 
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+        return StreamingResponse(lines(), media_type=NDJSON)
 
     # Projects
 
@@ -276,9 +280,6 @@ class FakePlatform:
             raise Refusal(404, "not_found", f"project {project['name']!r} has no function {wanted!r}")
         return JSONResponse({"project": project["name"], "version": project["version"], "functions": functions})
 
-    async def events(self, request: Request) -> Response:
-        return JSONResponse({"events": self.project(request)["events"]})
-
     async def function_logs(self, request: Request) -> Response:
         project, name = self.project(request), request.path_params["function"]
         if name not in [f["name"] for f in project["functions"]]:
@@ -298,7 +299,7 @@ class FakePlatform:
                     yield json.dumps(record).encode() + b"\n"
                 await asyncio.Event().wait()  # stays open: the server cancels this when the client goes
 
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+        return StreamingResponse(lines(), media_type=NDJSON)
 
     # Keys and secrets
 
@@ -334,7 +335,7 @@ class FakePlatform:
     # Metrics
 
     async def scrape(self, request: Request) -> Response:
-        """The texts of `metrics` one after the other; the last one again and again."""
+        """The texts of `metrics` in order, then the last one each time."""
         return Response(self.metrics.pop(0) if len(self.metrics) > 1 else self.metrics[0], media_type="text/plain")
 
     # Functions
@@ -357,14 +358,14 @@ class FakePlatform:
         headers = {"X-Request-Id": REQUEST_ID, "X-Clip-Version": "1"}
         if self.stream_items:
             events = "".join(f"data: {json.dumps(item)}\n\n" for item in self.stream_items)
-            return Response(f"{events}event: end\ndata: {{}}\n\n", media_type="text/event-stream", headers=headers)
+            return Response(f"{events}event: end\ndata: {{}}\n\n", media_type=EVENT_STREAM, headers=headers)
         body = await request.body()
-        if request.headers.get("content-type") == "application/json":
+        if request.headers.get("content-type") == JSON:
             return JSONResponse({"echo": json.loads(body)}, headers=headers)
         return JSONResponse({"bytes": len(body)}, headers=headers)
 
     def app(self) -> Starlette:
-        api, project = "/api/v1", "/api/v1/projects/{project}"
+        api, project = API_ROOT, f"{API_ROOT}/projects/{{project}}"
         routes = [
             Route(f"{api}/info", self.info),
             Route(f"{api}/bundles/{{digest}}", self.bundle, methods=["HEAD", "PUT"]),
@@ -376,7 +377,6 @@ class FakePlatform:
             Route(f"{project}/versions", self.versions),
             Route(f"{project}/rollback", self.rollback, methods=["POST"]),
             Route(f"{project}/restart", self.restart, methods=["POST"]),
-            Route(f"{project}/events", self.events),
             Route(f"{project}/functions/{{function}}/logs", self.function_logs),
             Route(f"{api}/keys", self.key_collection, methods=["GET", "POST"]),
             Route(f"{api}/keys/{{id}}", self.one_key, methods=["DELETE"]),
@@ -393,8 +393,8 @@ class FakePlatform:
         return JSONResponse(error.body, error.status, headers={"X-Request-Id": REQUEST_ID})
 
 
-class _Door:
-    """Writes down each request and asks for the key where the platform would."""
+class _Recorder:
+    """Records each request and checks the key where the platform does."""
 
     def __init__(self, platform: FakePlatform) -> None:
         self.platform = platform
@@ -435,7 +435,7 @@ def fake_platform() -> Iterator[FakePlatform]:
     listener.bind(("127.0.0.1", 0))
     platform.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = uvicorn.Server(
-        uvicorn.Config(_Door(platform), log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+        uvicorn.Config(_Recorder(platform), log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -35,7 +35,7 @@ class Done:
 
 
 def clip(*arguments: str, env: Mapping[str, str], stdin: str = "") -> Done:
-    """Run in this process, without a terminal: quick, and the same code down to the exit code."""
+    """Run in this process, without a terminal: quick, with the same code up to the exit code."""
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
     typed = io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8")
     with (
@@ -79,7 +79,7 @@ class Terminal:
         self.raw = ""
 
     def wait_for(self, pattern: str, timeout_s: float = 30) -> str:
-        """Read until `pattern` stands on the screen. Raises AssertionError with what stood there instead."""
+        """Read until `pattern` is on the screen. Raises AssertionError with the screen's text."""
         until = time.monotonic() + timeout_s
         while not re.search(pattern, self.text):
             if not self._read(until):
@@ -119,7 +119,7 @@ class Terminal:
 
 @contextmanager
 def on_terminal(*arguments: str, env: Mapping[str, str], cwd: Path | None = None) -> Iterator[Terminal]:
-    """The command on a terminal of its own; whatever still runs at the end is killed by its id."""
+    """The command on a terminal of its own; at the end a process that still runs is killed by its id."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
     process = subprocess.Popen(

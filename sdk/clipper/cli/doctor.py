@@ -97,7 +97,9 @@ def check_platform_extra() -> Check:
     try:
         platform_extra.load("up")
     except CommandFailed as error:
-        return Check("platform extra", "warn", f"{error}: it can be called, not run", " ".join(advice(error)))
+        return Check(
+            "platform extra", "warn", f"{error}; this machine can call a platform, not run one", " ".join(advice(error))
+        )
     return Check("platform extra", "ok", "installed: `clip up` works here")
 
 

@@ -130,13 +130,7 @@ def simulate(
     )
     if plot is not None:
         _draw(plot, f"{file.name} under {load.name}", run, latency_slo)
-    if out.json:
-        out.document({**run, "plot": str(plot) if plot else None})
-        return
-    _table(out, run["rows"], rows)
-    _summary(out, run["summary"], latency_slo)
-    if plot is not None:
-        out.line("  ", (str(plot), "cyan"))
+    _print(out, run, rows, latency_slo, plot)
 
 
 def _simulated(*arguments: Mapping[str, Any], **named: Any) -> dict[str, Any]:
@@ -187,6 +181,16 @@ def _check_size(calls: float) -> None:
 
 
 # Results
+
+
+def _print(out: Output, run: Mapping[str, Any], rows: int, latency_slo: float | None, plot: Path | None) -> None:
+    if out.json:
+        out.document({**run, "plot": str(plot) if plot else None})
+        return
+    _table(out, run["rows"], rows)
+    _summary(out, run["summary"], latency_slo)
+    if plot is not None:
+        out.line("  ", (str(plot), "cyan"))
 
 
 def _table(out: Output, rows: list[dict[str, Any]], count: int) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from clipper.cli import doctor
+from clipper.cli import doctor, platform_extra
+from clipper.cli.problems import CommandFailed
 
 
 def test_an_old_python_is_a_failure_with_a_fix() -> None:
@@ -78,3 +79,15 @@ def test_interpreters_are_listed_once_and_in_order(tmp_path: Path) -> None:
 def test_no_interpreter_is_a_warning_with_the_command_that_installs_one(tmp_path: Path) -> None:
     check = doctor.check_interpreters(script(tmp_path / "uv", "exit 0"))
     assert (check.result, "uv python install" in check.fix) == ("warn", True)
+
+
+def test_without_the_platform_the_finding_is_a_warning_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(name: str) -> None:
+        raise CommandFailed("The platform is not installed here: there is no module 'uvloop'", hint="pip install it")
+
+    monkeypatch.setattr(platform_extra, "load", missing)
+    check = doctor.check_platform_extra()
+    assert (check.result, check.fix) == ("warn", "pip install it")
+    assert "no module 'uvloop'; this machine can call a platform" in check.detail
