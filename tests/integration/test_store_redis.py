@@ -243,6 +243,33 @@ async def test_a_user_that_may_too_little_is_told_what_is_missing(server: RedisS
         await RedisStore(server.url).open()
 
 
+async def test_a_user_that_may_not_publish_writes_all_the_same_and_changes_are_polled(server: RedisServer) -> None:
+    server.command("ACL", "SETUSER", "default", "resetchannels")
+    async with opened(server.url) as store:
+        await store.put_project(Project(name="digits", created_at=1.0))
+        assert (await store.changes(0)).projects == {"digits"}
+        async with asyncio.timeout(5):
+            await store.wait_changed(0.05)
+
+
+async def test_a_subscription_that_the_server_ended_is_made_again(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipper_platform.store.redis.LISTEN_S", 0.05)
+    async with opened(server.url) as store:
+        await store.wait_changed(0.1)  # subscribes
+        server.kill()
+        server.start()
+        await working_again(store)
+        waiting = asyncio.ensure_future(store.wait_changed(60))
+        async with asyncio.timeout(20):
+            number = 0
+            while not waiting.done():
+                number += 1
+                await store.put_project(Project(name=f"p{number}", created_at=1.0))
+                await asyncio.wait([waiting], timeout=0.02)
+
+
 async def test_a_server_that_hides_its_settings_is_fine(server: RedisServer) -> None:
     server.command("ACL", "SETUSER", "default", "-config")
     async with opened(server.url) as store:

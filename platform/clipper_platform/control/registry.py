@@ -176,6 +176,8 @@ class Registry:
     def _changed_elsewhere(self, project: str) -> None:
         for callback in self._on_foreign_change:
             callback(project)
+        if not self._on_foreign_change:  # the platform is starting: the next poll reports it again
+            self._doubtful[project] = None
 
     async def catch_up(self, name: str) -> Current | None:
         """Read the project and its route again; the next write is based on them. Nothing else may change the project
@@ -186,7 +188,10 @@ class Registry:
         """
         project = await self._store.get_project(name)
         route = await self._store.get_route(name)
-        version = await self._store.get_version(name, route.version) if route is not None else None
+        try:
+            version = await self._store.get_version(name, route.version) if route is not None else None
+        except NotFound:
+            raise Conflict(f"project {name!r} is being changed by someone else") from None
         self._projects[name] = project
         if route is None or version is None:
             self._routes.pop(name, None)

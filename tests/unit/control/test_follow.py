@@ -8,8 +8,10 @@ import msgspec
 import pytest
 
 from clipper_platform.control.builds import INTERRUPTED, LEASE_S
+from clipper_platform.control.registry import Registry
 from clipper_platform.control.scaling.policies import Policies
 from clipper_platform.errors import Conflict, DeployFailed, NotFound, StoreUnavailable
+from clipper_platform.store.base import Version
 from clipper_platform.types import FunctionId
 from tests.support.waiting import until
 from tests.unit.control.doubles import BUNDLE, Plane, manifest, replica_failure
@@ -198,6 +200,39 @@ async def test_one_project_that_cannot_be_read_keeps_no_other_waiting(
     monkeypatch.undo()
     await polled(other)
     assert other.serving.routes == {"a": 1, "b": 1}
+
+
+async def test_a_route_that_changes_while_it_is_read_is_read_again_and_its_project_stays(
+    plane: Plane, other: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await plane.deployed()
+    await polled(other)
+    get_version, asked = plane.store.get_version, 0
+
+    async def gone_once(project: str, number: int) -> Version:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise NotFound("deleted between the reads of the route and of its version")
+        return await get_version(project, number)
+
+    await plane.deployed(latency_slo_s=1.0)
+    monkeypatch.setattr(plane.store, "get_version", gone_once)
+    await polled(other)
+    assert other.serving.routes == {"digits": 1}
+    await until(lambda: other.serving.routes == {"digits": 2})
+
+
+async def test_a_change_that_is_read_before_anything_follows_is_reported_again(plane: Plane) -> None:
+    registry = Registry(plane.store, plane.clock, home="early")
+    await registry.load()
+    await plane.deployed()
+    await registry.watch.poll()
+    changed: list[str] = []
+    registry.on_foreign_change(changed.append)
+    await registry.watch.poll()
+    await registry.watch.poll()
+    assert changed == ["digits"]
 
 
 # Who builds a version
