@@ -14,13 +14,13 @@ from typing import Any
 from clipper.contract.frames import FrameReader, read_invoke
 from clipper.contract.wire import MAX_FRAME_BYTES
 
-__all__ = ["JOIN_BYTES", "Channel", "ChannelClosed", "connect"]
+__all__ = ["Channel", "ChannelClosed", "connect"]
 
 # One read takes what a socket buffer usually holds; larger frames arrive in several.
 _READ_BYTES = 256 * 1024
 
 # Smaller buffers are joined: copying this much costs less than another system call.
-JOIN_BYTES = 64 * 1024
+_JOIN_BYTES = 64 * 1024
 
 
 # A read that is likely to be answered within this time looks for it without sleeping. A processor that has nothing to
@@ -173,12 +173,12 @@ class Channel:
             if ahead:
                 buffers = ahead + buffers
             try:
-                if len(buffers) == 1:
-                    self._sock.sendall(buffers[0])
+                if sum(map(len, buffers)) < _JOIN_BYTES:
+                    self._sock.sendall(b"".join(buffers))
                     return
                 small: list[bytes | memoryview] = []
                 for buffer in buffers:
-                    if len(buffer) < JOIN_BYTES:
+                    if len(buffer) < _JOIN_BYTES:
                         small.append(buffer)
                         continue
                     if small:

@@ -88,16 +88,20 @@ class ExecutionCore:
     async def run(self, work: Work, answer: Answer, outlet: Outlet | None = None) -> None:
         """Run one of `calls` and add its outcomes to `answer`; `outlet` for a function that streams.
 
+        REQUEST_ID is that of the item while one item runs alone, and the caller resets it after it sent the answer.
         Cancelling the task of an async function cancels the call and raises CancelledError. Raises ChannelClosed.
         """
-        REQUEST_ID.set(work.items[0].request_id if len(work.items) == 1 else "")
+        if len(work.items) == 1:
+            REQUEST_ID.set(work.items[0].request_id)
         items, arguments = self._decode(work, answer)
         if not items:
             return
+        if len(items) == 1 < len(work.items):
+            REQUEST_ID.set(items[0].request_id)
         if outlet is not None:
             await self._stream(items[0], arguments, outlet, answer)
             return
-        value = await self._call(items, arguments, answer)
+        value = await self._call(arguments, answer)
         if isinstance(value, Raised) and self._bisects and len(items) > 1:
             await self._bisect(work, items, answer)
         else:
@@ -131,10 +135,8 @@ class ExecutionCore:
 
     # Call
 
-    async def _call(self, items: Sequence[Item], arguments: Sequence[Any], answer: Answer) -> Any:
+    async def _call(self, arguments: Sequence[Any], answer: Answer) -> Any:
         """What user code returned, or Raised."""
-        if self._batched:
-            REQUEST_ID.set(items[0].request_id if len(items) == 1 else "")
         clock = time.perf_counter
         began = clock()
         try:
@@ -156,9 +158,10 @@ class ExecutionCore:
         while True:
             part = items[low:high]
             answer.reruns += 1
+            REQUEST_ID.set(part[0].request_id if len(part) == 1 else "")
             # Decoded anew: the failed run may have changed its arguments in place.
             arguments = self._codec.arguments(part, [payloads[item.id] for item in part])
-            value = await self._call(part, arguments, answer)
+            value = await self._call(arguments, answer)
             part_failed = isinstance(value, Raised)
             if not part_failed or len(part) == 1:
                 self._encode(part, value, answer)
@@ -180,7 +183,9 @@ class ExecutionCore:
                 if value is _END:
                     answer.add(Outcome(item.id, _OK))
                     return
-                body, content_type = self._encode_value(item, value)
+                body, content_type = self._codec.encode(value, item.accept)
+                if len(body) > self._max_payload_bytes:
+                    raise too_large(len(body), self._max_payload_bytes)
                 if not await outlet.send(seq, content_type, body):
                     answer.add(skipped(item.id, "cancelled while it streamed"))
                     return
@@ -231,8 +236,12 @@ class ExecutionCore:
                 self._fail((item,), one, answer)
                 continue
             try:
-                body, content_type = self._encode_value(item, one)
-                answer.add(Outcome(item.id, _OK, content_type, len(body)), body)
+                body, content_type = self._codec.encode(one, item.accept)
+                size = len(body)
+                if size > self._max_payload_bytes:
+                    raise too_large(size, self._max_payload_bytes)
+                answer.outcomes.append(Outcome(item.id, _OK, content_type, size))
+                answer.bodies.append(body)
             except BaseException as error:  # noqa: BLE001 - a value's own methods are user code too
                 self._refuse(item, error, answer)
 
@@ -252,9 +261,11 @@ class ExecutionCore:
 
     def _encode_together(self, items: Sequence[Item], values: Sequence[Any], answer: Answer) -> bool:
         """The usual case, several times faster than one by one: JSON for all, and no value has an error."""
-        # msgspec would write an exception that is a dataclass as an object.
-        if not alike(_accepts, items) or any(issubclass(kind, BaseException) for kind in set(map(type, values))):
+        if not alike(_accepts, items):
             return False
+        for kind in set(map(type, values)):
+            if issubclass(kind, BaseException):  # msgspec would write one that is a dataclass as an object
+                return False
         try:
             encoded = self._codec.encode_batch(values, items[0].accept)
         except BaseException:  # noqa: BLE001 - one by one, each gets its own outcome
@@ -268,13 +279,6 @@ class ExecutionCore:
         answer.outcomes += map(Outcome, map(_item_ids, items), repeat(_OK), repeat(content_type), sizes)
         answer.bodies += bodies
         return True
-
-    def _encode_value(self, item: Item, value: Any) -> tuple[bytes, str]:
-        """Raises Rejected, or what a value's own methods raise."""
-        body, content_type = self._codec.encode(value, item.accept)
-        if len(body) > self._max_payload_bytes:
-            raise too_large(len(body), self._max_payload_bytes)
-        return body, content_type
 
     # Errors
 

@@ -74,7 +74,6 @@ class InlineEngine:
         self._lifeline = lifeline
         self._replies = replies
         self._channel = channel
-        self._batched = core.program.batched
         self._few = False  # few calls come together
         self._inbox: deque[Work] = deque()
         self._current: Work | None = None
@@ -95,30 +94,26 @@ class InlineEngine:
         """Nothing: `serve` asks before it waits."""
 
     def serve(self) -> None:
+        pump, handle, inbox = self._channel.pump, self._lifeline.handle, self._inbox
         try:
-            self._run_all()
-            while not self._lifeline.draining:
-                self._channel.pump(self._lifeline.handle, expecting=self._few)
-                self._run_all()
-            # What was sent before the drain may still lie in the socket.
-            self._channel.pump(self._lifeline.handle, wait=False)
-            while self._inbox:
-                self._run_all()
-                self._channel.pump(self._lifeline.handle, wait=False)
+            while True:
+                while inbox:
+                    self._current = inbox[0]  # before it leaves the inbox: a cancellation finds it in one of the two
+                    inbox.popleft()
+                    self._run(self._current)
+                    self._current = None
+                if not self._lifeline.draining:
+                    pump(handle, expecting=self._few)
+                    continue
+                pump(handle, wait=False)  # what was sent before the drain may still lie in the socket
+                if not inbox:
+                    return
         except ChannelClosed as error:
             self._lifeline.fatal(error)
 
-    def _run_all(self) -> None:
-        inbox = self._inbox
-        while inbox:
-            self._current = inbox[0]  # before it leaves the inbox: a cancellation finds it in one of the two
-            inbox.popleft()
-            self._run(self._current)
-            self._current = None
-
     def _run(self, work: Work) -> None:
         answer, first_at = Answer(), 0.0
-        for call in (work,) if self._batched or len(work.items) == 1 else work.parts():
+        for call in self._core.calls(work):
             self.busy_since = time.monotonic()
             if not answer.outcomes:
                 first_at = self.busy_since

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from clipper.contract.wire import Chunk, Message, Outcome, Result, encode
-from clipper_runtime.channel import JOIN_BYTES, Channel
+from clipper_runtime.channel import Channel
 from clipper_runtime.logs import Output
 from clipper_runtime.work import Answer
 
@@ -56,19 +56,16 @@ class Replies:
         if not outcomes:
             return
         self._output.end_lines()
-        buffers: list[bytes | memoryview] = []
         size = sum(map(len, answer.bodies))
+        buffers: list[bytes | memoryview]
         if size <= self._max_body_bytes and len(outcomes) <= _OUTCOMES_PER_FRAME:
-            header = encode(Result(batch, outcomes, answer.exec_s, answer.reruns), size)
-            buffers = [header, *answer.bodies]
-            if size < JOIN_BYTES:
-                buffers = [b"".join(buffers)]
+            buffers = [encode(Result(batch, outcomes, answer.exec_s, answer.reruns), size), *answer.bodies]
         else:
+            buffers = []
             exec_s, reruns = answer.exec_s, answer.reruns
             for part, bodies in self._parts(answer):
-                buffers.append(encode(Result(batch, part, exec_s, reruns), sum(map(len, bodies))))
-                buffers += bodies
-                exec_s, reruns = 0.0, 0  # said once: the platform adds them up
+                buffers += (encode(Result(batch, part, exec_s, reruns), sum(map(len, bodies))), *bodies)
+                exec_s, reruns = 0.0, 0  # the platform adds them up over the Results of a batch
         with self._lock:
             self._answered += len(outcomes)
         self._channel.send(buffers, self._output.logs.take)
