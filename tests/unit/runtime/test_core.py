@@ -1,4 +1,4 @@
-"""Outcomes: whatever user code does, each item ends with exactly one of its own."""
+"""The execution core: whatever user code does, each item ends with exactly one outcome of its own."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ def work_of(values: Iterable[Any], *, timeout_s: float = 10.0, age_s: float = 0.
 
 
 def answer_of(core: ExecutionCore, work: Work) -> Answer:
-    """What all calls of `work` give, one after the other."""
+    """What all calls of `work` give, one after the other; as an engine does, it resets the request afterwards."""
     answer = Answer()
     for call in core.calls(work):
         complete(core.run(call, answer))
+    REQUEST_ID.set("")
     return answer
 
 
