@@ -1,6 +1,6 @@
 """Where asynchronous user code runs: an event loop on the main thread, one task per call.
 
-Imported only for async functions: asyncio costs a replica of a plain function some 40 ms of start-up.
+Imported for async functions only: asyncio would cost a replica of a plain function 40 ms of start-up.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Loop:
         self._runner = asyncio.Runner()
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """Call `function` inside the loop, awaiting what it returns if that can be awaited."""
+        """Call `function` inside the loop and await its result if that is awaitable."""
 
         async def inside() -> Any:
             value = function()
@@ -44,7 +44,7 @@ class Loop:
         self._runner.run(coroutine)
 
     def close(self) -> None:
-        """Cancel what user code left running and close the loop."""
+        """Cancel the tasks that user code left running and close the loop."""
         self._runner.close()
 
 
@@ -67,7 +67,7 @@ class _AsyncCall:
             await self._more
         self._credit -= 1
         self._replies.chunk(self.work.items[0].id, seq, content_type, body)
-        return True  # a stream that is cancelled sees its task cancelled
+        return True  # cancelling a stream cancels its task, which raises CancelledError above
 
     def give(self, n: int) -> None:
         self._credit += n
@@ -76,13 +76,13 @@ class _AsyncCall:
 
     def cancel(self, item: int) -> None:
         self.work.cancel((item,))
-        # A batch goes on as long as anyone waits for one of its items.
+        # A batch continues while a caller waits for any of its items.
         if self.task is not None and len(self.work.cancelled) == len(self.work.items):
             self.task.cancel()
 
 
 class AsyncEngine:
-    """`concurrency` calls at a time, as tasks; the others wait their turn in the order they came."""
+    """`concurrency` calls at a time, as tasks; the other calls wait in their order of arrival."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class AsyncEngine:
     def busy_since(self) -> float:
         return min((call.began for call in self._calls.copy().values() if call.began), default=0.0)
 
-    # From whichever thread reads
+    # Called by the thread that reads
 
     def invoke(self, work: Work) -> None:
         self._post(partial(self._begin, work))
@@ -123,7 +123,7 @@ class AsyncEngine:
         self._post(partial(self._give, item, n))
 
     def drain(self) -> None:
-        if self._running is not None:  # also from a signal handler, where only this call is safe
+        if self._running is not None:  # a signal handler calls this too, where no other call is safe
             self._running.call_soon_threadsafe(self._check_drained)
 
     def _post(self, event: Callable[[], None]) -> None:
@@ -197,7 +197,7 @@ class AsyncEngine:
         self._collect(call.work.batch, answer)
 
     def _collect(self, batch: int, answer: Answer) -> None:
-        """Answers of one turn of the loop leave together: one write instead of one per item."""
+        """Send the answers of one turn of the loop together: one write instead of one per item."""
         if not self._answers:
             asyncio.get_running_loop().call_soon(self._send)
         known = self._answers.setdefault(batch, answer)

@@ -1,4 +1,4 @@
-"""The replica's end of the channel: a connected stream socket, read and written by whichever thread has to."""
+"""The replica's end of the channel: a connected stream socket that several threads read and write."""
 
 from __future__ import annotations
 
@@ -22,26 +22,25 @@ _READ_BYTES = 256 * 1024
 # Smaller buffers are joined: copying this much costs less than another system call.
 _JOIN_BYTES = 64 * 1024
 
-
-# A read that is likely to be answered within this time looks for it without sleeping. A processor that has nothing to
-# do halts, and waking it takes longer than a batch of one.
+# A read polls without sleeping while data is likely to come within this time. An idle processor halts, and waking it
+# takes longer than a batch of one.
 _SPIN_S = 0.0004
-# How fast the usual wait follows the last ones: what an eighth of it is made of.
-_NEWS = 1 / 8
+# Weight of the latest wait in the moving average.
+_LATEST_WEIGHT = 1 / 8
 
 
-# What is done with a message and its body.
+# Handles a message and its body.
 Handler = Callable[[Any, memoryview], None]
 
 
 class ChannelClosed(Exception):
-    """The platform closed the channel, or went away."""
+    """The platform closed the channel, or its process ended."""
 
 
 def connect(address: str) -> socket.socket:
     """A blocking stream socket from `fd:N`, `unix:PATH` or `tcp:HOST:PORT`.
 
-    Raises ValueError for another form, OSError when nobody answers there.
+    Raises ValueError for another form, OSError when the connection fails.
     """
     scheme, _, rest = address.partition(":")
     if scheme == "fd" and rest.isdigit():
@@ -57,7 +56,7 @@ def connect(address: str) -> socket.socket:
     else:
         raise ValueError(f"the channel {address!r} is not of the form fd:N, unix:PATH or tcp:HOST:PORT")
     sock.setblocking(True)
-    # User code may start processes: they must not keep the channel open after this one died.
+    # Processes that user code starts must not keep the channel open after this process died.
     os.set_inheritable(sock.fileno(), False)
     return sock
 
@@ -65,8 +64,8 @@ def connect(address: str) -> socket.socket:
 class Channel:
     """Frames in, frames out.
 
-    Whoever reads holds the read lock until the frames it got are handled, so that they are handled in order although
-    two threads read. Writes are blocking: the platform reads at all times and never waits for us.
+    The reading thread holds the read lock until the frames are handled, so that they are handled in order although
+    two threads read. Writes block: the platform always reads and never waits for the replica.
     """
 
     def __init__(self, sock: socket.socket, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
@@ -80,7 +79,7 @@ class Channel:
         self._poll.register(sock, select.POLLIN)
         self._spins = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1
         self._usual_wait_s = 1.0
-        self.reads = 0  # grows with each read, so that the watcher sees whether anyone reads
+        self.reads = 0  # grows with each read: the watcher sees whether another thread reads
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -89,20 +88,20 @@ class Channel:
         self._reader.max_frame_bytes = max_frame_bytes
 
     def set_read_timeout(self, seconds: float) -> None:
-        """Make a blocking `pump` return after that long; safe in a signal handler, whose interrupted read sees it."""
+        """Make a blocking `pump` return after so many seconds. Safe in a signal handler: the interrupted read obeys."""
         whole = int(seconds)
         packed = struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
 
     def readable(self) -> bool:
-        """Whether a read would not block: bytes wait, or the end."""
+        """Whether a read would not block: there are bytes, or the end of the stream."""
         return bool(self._poll.poll(0))
 
     def pump(self, handle: Handler, *, wait: bool = True, yielding: bool = False, expecting: bool = False) -> None:
-        """Read once and hand over each complete frame; without `wait`, only what is there.
+        """Read once and handle each complete frame; without `wait`, only the bytes that are there already.
 
-        `yielding`: do nothing if another thread reads. `expecting`: calls come one by one, so the next is likely to
-        come soon. Raises ChannelClosed at the end of the stream, ProtocolError on garbage.
+        `yielding`: do nothing if another thread reads. `expecting`: calls come one by one, so the next one is likely
+        to come soon. Raises ChannelClosed at the end of the stream, ProtocolError on garbage.
         """
         if not self._read_lock.acquire(blocking=not yielding):
             return
@@ -111,7 +110,7 @@ class Channel:
             if not count:
                 return
             view, reader = self._view, self._reader
-            # Nearly always: one whole Invoke, which takes half the Python calls of the general way.
+            # Nearly every read is one whole Invoke: without the reader it takes half the Python calls.
             found = None if reader.pending else read_invoke(view, count, reader.max_frame_bytes)
             if found is not None:
                 handle(found[0], memoryview(bytes(view[found[1] : count])))
@@ -138,8 +137,10 @@ class Channel:
         return count
 
     def _receive_soon(self) -> int:
-        """A blocking read. While calls come one by one, and soon, it looks for the next one for a while before it
-        sleeps, giving way to whoever else wants the processor: at most one core, and only under such traffic."""
+        """A blocking read that polls for a short time before it sleeps, if recent waits were short.
+
+        It yields the processor between polls, and uses at most one core.
+        """
         receive, buffer, clock = self._sock.recv_into, self._buffer, time.perf_counter
         began = clock()
         count = 0
@@ -153,20 +154,21 @@ class Channel:
                     os.sched_yield()
         if not count:
             count = receive(buffer, 0)
-        self._usual_wait_s += (min(clock() - began, 10 * _SPIN_S) - self._usual_wait_s) * _NEWS
+        self._usual_wait_s += (min(clock() - began, 10 * _SPIN_S) - self._usual_wait_s) * _LATEST_WEIGHT
         return count
 
     def hold(self, action: Callable[[], None]) -> None:
-        """Run `action` while nobody reads."""
+        """Run `action` while no thread reads."""
         with self._read_lock:
             action()
 
     def send(
         self, buffers: list[bytes | memoryview], first: Callable[[], list[bytes | memoryview]] | None = None
     ) -> None:
-        """Write them one after the other as a unit. Raises ChannelClosed.
+        """Write the buffers as a unit. Raises ChannelClosed.
 
-        `first` is called when nobody else writes; what it returns goes ahead. So what it takes keeps its order.
+        `first` is called under the write lock, and the buffers that it returns are written before the others. So the
+        log lines that it takes keep their order.
         """
         with self._write_lock:
             ahead = first() if first is not None else None
@@ -194,5 +196,5 @@ class Channel:
         self._sock.close()
 
     def forget(self) -> None:
-        """In a forked child: give up this copy of the descriptor, so that the parent's death is still seen."""
+        """In a forked child: close this copy of the descriptor, so that the platform still sees the parent's death."""
         os.close(self._sock.detach())

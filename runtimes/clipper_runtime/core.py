@@ -15,7 +15,7 @@ import time
 from collections.abc import Coroutine, Generator, Sequence
 from itertools import repeat
 from operator import attrgetter
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from clipper.contract.wire import Item, Outcome, Status
 from clipper_runtime.channel import ChannelClosed
@@ -27,15 +27,13 @@ from clipper_runtime.work import Answer, Work
 
 __all__ = ["ExecutionCore", "Outlet", "complete", "split_guilty"]
 
-# Below this, no deadline is looked at before a batch runs.
+# Deadlines of items that waited less than this are not checked.
 _NEGLIGIBLE_WAIT_S: Final = 0.001
 
 _END: Final = object()
 _OK: Final = int(Status.OK)
 _item_ids = attrgetter("id")
 _accepts = attrgetter("accept")
-
-T = TypeVar("T")
 
 
 class Outlet(Protocol):
@@ -55,20 +53,19 @@ class Raised:
         self.error = error
 
 
-def complete(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that never waits, as those of the core do for a plain function."""
+def complete(run: Coroutine[Any, Any, None]) -> None:
+    """Run `ExecutionCore.run` of a plain function to its end: it never waits for an event loop."""
     try:
-        coroutine.send(None)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+        run.send(None)
+    except StopIteration:
+        return
     raise RuntimeError("the call of a plain function waited for an event loop")
 
 
 class ExecutionCore:
-    """Runs one program. `max_payload_bytes`: the largest encoded value that may leave.
+    """Runs one program. `max_payload_bytes`: the largest encoded value that is sent.
 
-    `bisect`: a failed batch runs again in parts, so that only the items that fail alone are answered with the error.
+    `bisect`: a failed batch runs again in parts, so that only the items that fail alone get the error.
     """
 
     def __init__(self, program: Program, logs: LogBuffer, *, bisect: bool = True, max_payload_bytes: int) -> None:
@@ -159,7 +156,7 @@ class ExecutionCore:
             part = items[low:high]
             answer.reruns += 1
             REQUEST_ID.set(part[0].request_id if len(part) == 1 else "")
-            # Decoded anew: the failed run may have changed its arguments in place.
+            # Decoded again: the failed run may have changed its arguments in place.
             arguments = self._codec.arguments(part, [payloads[item.id] for item in part])
             value = await self._call(arguments, answer)
             part_failed = isinstance(value, Raised)
@@ -204,7 +201,7 @@ class ExecutionCore:
             await self._close(item, values)
 
     async def _close(self, item: Item, values: Any) -> None:
-        """End a generator; what its clean-up raises goes to the log, since the item has its outcome already."""
+        """Close a generator. An error of its clean-up goes to the log: the item has its outcome already."""
         close = getattr(values, "aclose" if self._is_async else "close", None)
         if close is None:
             return
@@ -246,7 +243,7 @@ class ExecutionCore:
                 self._refuse(item, error, answer)
 
     def _read_values(self, items: Sequence[Item], value: Any, answer: Answer) -> Sequence[Any] | None:
-        """The values in what is not a plain list of the right length; None where all items were refused instead."""
+        """The values of a result that is not a list of the right length; None where all items are refused instead."""
         try:
             values = _as_list(value)
             if len(values) != len(items):
@@ -260,7 +257,8 @@ class ExecutionCore:
         return values
 
     def _encode_together(self, items: Sequence[Item], values: Sequence[Any], answer: Answer) -> bool:
-        """The usual case, several times faster than one by one: JSON for all, and no value has an error."""
+        """Encode all values in one call, several times faster than one by one. False where that is not possible:
+        a value is an exception or cannot be encoded, or an item does not accept JSON."""
         if not alike(_accepts, items):
             return False
         for kind in set(map(type, values)):
@@ -268,7 +266,7 @@ class ExecutionCore:
                 return False
         try:
             encoded = self._codec.encode_batch(values, items[0].accept)
-        except BaseException:  # noqa: BLE001 - one by one, each gets its own outcome
+        except BaseException:  # noqa: BLE001 - encoded one by one, each value gets its own outcome
             return False
         if encoded is None:
             return False
@@ -283,7 +281,7 @@ class ExecutionCore:
     # Errors
 
     def _refuse(self, item: Item, error: BaseException, answer: Answer) -> None:
-        """A payload or a value that the codec does not take; what user code inside it raised goes to the log."""
+        """The outcome of a payload or value that the codec rejects, or whose own methods raise."""
         if isinstance(error, Rejected):
             answer.add(refused(item, error))
         else:
@@ -300,7 +298,7 @@ class ExecutionCore:
 
 
 def _skip(work: Work, waited: float, answer: Answer) -> tuple[list[Item], list[memoryview]]:
-    """What is left of `work` without the cancelled items and those whose time has passed, which are answered."""
+    """The items of `work` that are neither cancelled nor late, and their payloads; the others are answered."""
     items: list[Item] = []
     payloads: list[memoryview] = []
     for item, payload in zip(work.items, work.payloads, strict=True):
@@ -313,11 +311,11 @@ def _skip(work: Work, waited: float, answer: Answer) -> tuple[list[Item], list[m
 
 
 def split_guilty(low: int, high: int) -> Generator[tuple[int, int], bool, None]:
-    """Which parts of the failed batch [low, high) to run, until each failing item has failed alone.
+    """The parts of the failed batch [low, high) to run until each failing item has failed alone.
 
-    Each `send` says whether the part just yielded failed. When the first half of a failed part succeeds, the fault is
-    in the second, which is split without being run as a whole first. With k guilty items of n, at most
-    2·k·ceil(log2 n) parts are run.
+    Each `send` says whether the part just yielded failed. When the first half of a failed part succeeds, the second
+    half contains the failing item and is split without running as a whole first. With k failing items of n, at most
+    2·k·ceil(log2 n) parts run.
     """
     middle = (low + high) // 2
     left_failed = yield low, middle
@@ -331,7 +329,7 @@ def split_guilty(low: int, high: int) -> Generator[tuple[int, int], bool, None]:
 
 
 def _as_list(value: Any) -> Sequence[Any]:
-    """A batch's results, one per invocation. Raises Rejected for what is no sequence of them."""
+    """A batch's results, one per invocation. Raises Rejected for a value that is not a sequence."""
     if isinstance(value, (list, tuple)):
         return value
     dtype = getattr(value, "dtype", None)
@@ -346,8 +344,8 @@ def _as_list(value: Any) -> Sequence[Any]:
 
 
 def _was_cancelled(error: BaseException) -> bool:
-    """Whether the running task was asked to stop, as opposed to user code raising CancelledError by itself."""
-    import asyncio  # costs 40 ms, and only a replica of an async function has it loaded
+    """Whether the engine cancelled the running task; user code may also raise CancelledError by itself."""
+    import asyncio  # costs 40 ms; a replica of an async function has loaded it already
 
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

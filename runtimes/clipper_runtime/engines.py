@@ -1,9 +1,9 @@
 """Where synchronous user code runs: on the main thread itself, or on a pool of threads.
 
-`InlineEngine` serves a plain function one call at a time. The main thread reads, calls and writes: handing a batch to
-another thread would cost 20 to 50 microseconds each way, and up to 5 ms whenever both want the interpreter lock. The
-watcher reads only while a call takes longer than its ticks.
-`ThreadEngine` serves `max_ongoing_requests` above 1 and generators; there the main thread only reads.
+`InlineEngine` serves a plain function, one call at a time. The main thread reads, calls and writes: handing a batch to
+another thread costs 20 to 50 µs each way, and up to 5 ms when both threads want the interpreter lock. The watcher
+reads only while a call takes longer than its ticks.
+`ThreadEngine` serves generators and functions with `max_ongoing_requests` above 1; its main thread only reads.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from clipper_runtime.work import Answer, Work
 
 __all__ = ["Engine", "InlineEngine", "Lifeline", "ThreadEngine"]
 
-# An unbatched frame's finished items are answered together unless the first of them has waited this long.
+# Finished items of an unbatched frame are answered together unless the first of them has waited this long.
 _HOLD_ANSWERS_S = 0.002
 
-# Where so few items come together, sleeping between two batches would be most of their time.
+# With so few items in a batch, sleeping between two batches would take most of the time.
 _FEW_ITEMS = 2
 
 
 class Lifeline(Protocol):
-    """What an engine needs of the server."""
+    """The part of the server that an engine uses."""
 
     @property
     def draining(self) -> bool: ...
     def pump(self, *, wait: bool = True) -> None:
-        """Read frames once and hand them out."""
+        """Read once and handle each complete frame."""
         ...
 
     def handle(self, message: Any, body: memoryview) -> None:
-        """One frame, under the read lock."""
+        """Handle one frame, under the read lock."""
         ...
 
     def fatal(self, error: BaseException) -> None:
-        """A thread of the runtime cannot go on: the process ends."""
+        """End the process: a thread of the runtime cannot continue."""
         ...
 
 
 class Engine(Protocol):
-    """`invoke`, `cancel`, `credit` and `drain` come from whichever thread reads the channel, one at a time."""
+    """The thread that reads the channel calls `invoke`, `cancel`, `credit` and `drain`, one at a time."""
 
     @property
     def busy_since(self) -> float:
-        """Monotonic time at which the oldest running call began; 0 when none runs."""
+        """Monotonic time at which the oldest running call began; 0 when no call runs."""
         ...
 
     def invoke(self, work: Work) -> None: ...
@@ -62,7 +62,7 @@ class Engine(Protocol):
     def credit(self, item: int, n: int) -> None: ...
     def drain(self) -> None: ...
     def serve(self) -> None:
-        """Run on the main thread until everything that was sent is answered after a drain."""
+        """Run on the main thread until, after a drain, every item is answered."""
         ...
 
 
@@ -88,10 +88,10 @@ class InlineEngine:
                 work.cancel(ids)
 
     def credit(self, item: int, n: int) -> None:
-        """Nothing: no streams here."""
+        """Does nothing: this engine has no streams."""
 
     def drain(self) -> None:
-        """Nothing: `serve` asks before it waits."""
+        """Does nothing: `serve` checks before it waits."""
 
     def serve(self) -> None:
         pump, handle, inbox = self._channel.pump, self._lifeline.handle, self._inbox
@@ -128,7 +128,7 @@ class InlineEngine:
 
 
 class _ThreadCall:
-    """A call that waits or runs; the outlet of its stream, whose credit the condition guards."""
+    """A call that waits or runs, and the outlet of its stream. The condition guards the credit."""
 
     __slots__ = ("_condition", "_credit", "_replies", "work")
 
@@ -191,7 +191,7 @@ class ThreadEngine:
             call.give(n)
 
     def drain(self) -> None:
-        """Nothing: the server makes reads return now and then, and `serve` asks."""
+        """Does nothing: reads time out while the replica drains, and `serve` checks after each."""
 
     def serve(self) -> None:
         for n in range(self._concurrency):
@@ -213,5 +213,5 @@ class ThreadEngine:
                 self._replies.answer(call.work.batch, answer)
                 del self._running[me], call, answer  # a waiting thread holds on to no payload
                 REQUEST_ID.set("")
-        except BaseException as error:  # noqa: BLE001 - user code's are outcomes: this one is the runtime's end
+        except BaseException as error:  # noqa: BLE001 - errors of user code are outcomes: this one is a defect
             self._lifeline.fatal(error)

@@ -1,4 +1,4 @@
-"""How an item ends other than well: what user code raised, what the codec refused, what was cancelled."""
+"""The outcomes of items that fail: user code raised, the codec rejected a payload or value, the item was cancelled."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def wrong_length(returned: int, expected: int) -> Rejected:
 
 
 def not_a_list(value: Any, error: BaseException | None = None) -> Rejected:
-    """`error`: what reading the value as a list raised."""
+    """`error`: the exception that reading the value as a list raised, if it did."""
     kind = type(value).__name__
     if error is not None:
         return Rejected(Status.UNENCODABLE, f"the returned {kind} cannot be read as a list: {error}")

@@ -1,4 +1,4 @@
-"""Answers on their way out: Result and Chunk frames within the frame limit, the log lines that precede them."""
+"""Sends answers: Result and Chunk frames within the frame limit, after the log lines that belong before them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from clipper_runtime.work import Answer
 
 __all__ = ["Replies", "max_payload_bytes"]
 
-# An outcome's header: at most 4 Ki characters of message and 256 of type, at four bytes each, and small fields. So
-# 256 outcomes stay under 5 MiB, inside the header limit of 8 MiB.
+# An outcome in the header has at most 4 Ki characters of message and 256 of type, of four bytes each, and small fields.
+# So 256 outcomes stay under 5 MiB, below the header limit of 8 MiB.
 _OUTCOMES_PER_FRAME: Final = 256
 _HEADER_ALLOWANCE_BYTES: Final = 64 * 1024
 
@@ -25,9 +25,9 @@ def max_payload_bytes(max_frame_bytes: int) -> int:
 
 
 class Replies:
-    """Sends answers, from any thread. `in_flight` counts the items that came and were not answered.
+    """Sends answers, from any thread. `in_flight`: items that came and are not answered yet.
 
-    `came` counts all items that ever came: whoever reads the channel adds to it, under the read lock.
+    `came` counts all items that ever came; the thread that reads the channel adds to it, under the read lock.
     """
 
     def __init__(self, channel: Channel, output: Output, max_frame_bytes: int) -> None:
@@ -40,7 +40,7 @@ class Replies:
 
     @property
     def in_flight(self) -> int:
-        # In this order: what is answered had come, so a count taken between the two is never negative.
+        # Read in this order, the difference is never negative: an item is answered after it came.
         answered = self._answered
         return self.came - answered
 
@@ -51,7 +51,7 @@ class Replies:
         self._channel.send([encode(Chunk(item, seq, content_type), len(body)), body], self._output.logs.take)
 
     def answer(self, batch: int, answer: Answer) -> None:
-        """One Result, or several where one frame cannot hold it; user output of the batch goes first."""
+        """Send one Result, or several where one frame cannot hold it, after the user output of the batch."""
         outcomes = answer.outcomes
         if not outcomes:
             return
@@ -84,6 +84,6 @@ class Replies:
         yield outcomes, bodies
 
     def flush_logs(self) -> None:
-        """Send the lines that wait."""
+        """Send the log lines that wait."""
         if self._output.logs.waiting:
             self._channel.send([], self._output.logs.take)

@@ -1,4 +1,4 @@
-"""What an engine gets and what it gives back: the items of a batch, and their outcomes."""
+"""The input and the output of the execution core: the items of a batch, and their outcomes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _item_lengths = attrgetter("length")
 
 
 class Work:
-    """Items that run together, their payloads, and when they came (seconds, monotonic).
+    """Items that came in one Invoke, their payloads, and when they came (seconds, monotonic).
 
-    `cancelled` holds the ids of items whose caller has gone. Any thread may add to it.
+    `cancelled` holds the ids of items whose caller no longer waits. Any thread may add to it.
     """
 
     __slots__ = ("batch", "cancelled", "items", "payloads", "received_at")
 
     def __init__(self, invoke: Invoke, body: memoryview, received_at: float) -> None:
-        """Raises ProtocolError where the body is not what the items' lengths say."""
+        """Raises ProtocolError where the items' lengths do not add up to the body."""
         self.batch = invoke.batch
         self.items = items = invoke.items
         whole = len(items) == 1 and items[0].length == len(body)
@@ -40,7 +40,7 @@ class Work:
         return parts
 
     def cancel(self, ids: Iterable[int]) -> None:
-        """Those of `ids` that belong to this work."""
+        """Mark the items of this work that are among `ids`."""
         self.cancelled.update({item.id for item in self.items}.intersection(ids))
 
 
