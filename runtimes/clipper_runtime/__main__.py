@@ -24,14 +24,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 def prepare_process() -> None:
-    """What holds for the whole life of a replica, before any user code."""
-    # Ctrl-C in a terminal reaches the whole foreground group: it is the platform's to handle.
+    """Settings for the whole life of a replica, before any user code runs."""
+    # Ctrl-C in a terminal reaches the whole foreground group; the platform handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A crash in C code leaves the Python stacks on descriptor 2.
     faulthandler.enable(file=2)
     if sys.platform == "linux":
         try:
-            # The channel's end tells us too, but not while C code holds the interpreter lock.
+            # The end of the channel is noticed too, but not while C code holds the interpreter lock.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         except (OSError, AttributeError):
             pass

@@ -1,4 +1,4 @@
-"""numpy arrays in and out. Imported only where the user's code imported numpy; a replica never loads it by itself."""
+"""numpy arrays from and to payloads. Imported only where user code imported numpy: the runtime does not load it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 __all__ = ["array_type", "coerce", "coerce_scalar", "dump_npy", "dump_npy_parts", "load_npy", "schema_of", "to_plain"]
 
-# A header longer than this is not one that numpy writes for any sensible dtype.
+# numpy writes no longer header for any usual dtype.
 _MAX_HEADER_BYTES = 10_000
 
 
 def array_type(hint: Any) -> np.dtype[Any] | None:
-    """The dtype that `np.ndarray[...]` or `NDArray[...]` asks for; None when it asks for any."""
+    """The dtype in `np.ndarray[...]` or `NDArray[...]`; None where it allows any."""
     arguments = get_args(hint)
     if get_origin(hint) is not np.ndarray or len(arguments) != 2:
         return None
@@ -29,9 +29,9 @@ def array_type(hint: Any) -> np.dtype[Any] | None:
 
 
 def coerce(value: Any, dtype: np.dtype[Any] | None) -> np.ndarray[Any, Any]:
-    """An array of `dtype` from nested lists or an array, without losing anything but floating-point precision.
+    """An array of `dtype` from nested lists or an array, without any loss except floating-point precision.
 
-    Raises ValueError where numpy itself would guess: ragged lists, text or null as a number, 1.5 as an integer,
+    Raises ValueError where numpy would convert silently: ragged lists, text or null as a number, 1.5 as an integer,
     300 as a uint8, 1e300 as a float32.
     """
     try:
@@ -86,8 +86,7 @@ def coerce_scalar(value: Any, kind: type[Any]) -> Any:
 def load_npy(data: bytes | memoryview, *, in_place: bool = False) -> np.ndarray[Any, Any]:
     """The array in the bytes of a `.npy` file, always writable. Raises ValueError, never unpickles.
 
-    `in_place`: the array may be a view of `data`, if that is writable and lies where the type wants it. Else it is a
-    copy.
+    `in_place`: the array may be a view of `data` where that is writable and aligned for the dtype. Else it is a copy.
     """
     head = io.BytesIO(bytes(data[: _MAX_HEADER_BYTES + 16]))
     try:
@@ -126,7 +125,7 @@ def dump_npy_parts(array: np.ndarray[Any, Any]) -> tuple[bytes, memoryview]:
     """
     if array.dtype.hasobject:
         raise ValueError("an array of Python objects has no .npy form here: it would have to be pickled")
-    # Transposed arrays go out as they lie in memory; anything else becomes C order.
+    # A Fortran-ordered array is written in its memory order, any other one in C order.
     flat = array.T if array.flags.f_contiguous and not array.flags.c_contiguous else np.ascontiguousarray(array)
     description = np.lib.format.header_data_from_array_1_0(array)
     description["fortran_order"] = flat is not array and array.flags.f_contiguous and not array.flags.c_contiguous
@@ -146,9 +145,9 @@ def dump_npy(array: np.ndarray[Any, Any]) -> bytes:
 
 
 def to_plain(value: Any) -> Any:
-    """An array or numpy scalar as what JSON knows: nested lists, numbers, text, datetimes.
+    """An array or numpy scalar as plain data: nested lists, numbers, text, datetimes.
 
-    Raises TypeError for what has no such form.
+    Raises TypeError for a dtype without such a form.
     """
     if value.dtype.kind == "M":  # nanoseconds would become bare integers
         value = value.astype("datetime64[us]")
@@ -162,9 +161,8 @@ def schema_of(kind: Any) -> dict[str, Any] | None:
     origin = get_origin(kind) or kind
     if origin is np.ndarray:
         dtype = array_type(kind)
-        said = f"numpy array of {dtype}" if dtype is not None else "numpy array"
-        schema: dict[str, Any] = {"type": "array", "description": f"{said}, as nested arrays"}
-        return schema
+        kind_of_array = f"numpy array of {dtype}" if dtype is not None else "numpy array"
+        return {"type": "array", "description": f"{kind_of_array}, as nested arrays"}
     if isinstance(origin, type) and issubclass(origin, np.generic):
         scalar = {"b": "boolean", "i": "integer", "u": "integer", "f": "number", "U": "string", "M": "string"}
         word = scalar.get(np.dtype(origin).kind)

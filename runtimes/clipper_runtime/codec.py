@@ -1,10 +1,10 @@
 """Payload bytes to arguments and return values to payload bytes, for one function.
 
-Decoders and encoders are built once; what a content type or an `Accept` value leads to is remembered, so that an
+Decoders and encoders are built once, and the choice for a content type or an `Accept` value is remembered, so that an
 invocation costs one dictionary look-up before msgspec's own work.
 
-NaN and infinities: JSON has none, so a JSON request that spells them is malformed and a return value that holds them
-cannot be encoded as JSON. MessagePack and npy carry them both ways.
+NaN and infinities: JSON has none, so a JSON request with them is malformed, and a return value with them cannot be
+encoded as JSON. MessagePack and npy carry them in both directions.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from clipper.contract.media_types import ANY_IMAGE, JSON, MSGPACK, NPY, NPY_EXTE
 from clipper.contract.spec import nearest
 from clipper.contract.wire import Item, Status
 from clipper_runtime.content_negotiation import Range, accepted, canonical, sniff_image
-from clipper_runtime.schema import Signature, is_numpy, is_pydantic, json_schema, plain_type
+from clipper_runtime.schema import Signature, is_numpy, json_schema, plain_type
+from clipper_runtime.type_hooks import build, is_array, plain, plain_or_array
 
 __all__ = ["Codec", "Rejected"]
 
-# Clients choose these headers, so what is remembered is bounded.
+# Clients choose these headers, so the number of remembered values is bounded.
 _MAX_REMEMBERED = 64
 
 Decode = Callable[[bytes | memoryview], tuple[Any, ...]]
 Encode = Callable[[Any], tuple[bytes, str]]
 
-
 _content_types = attrgetter("content_type")
 
 
 class Rejected(Exception):
-    """A payload or a value that cannot be taken: the outcome of its item."""
+    """A payload that cannot be decoded or a value that cannot be encoded: the outcome of its item."""
 
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)
@@ -46,22 +46,22 @@ class Rejected(Exception):
 
 
 class Codec:
-    """How one function's arguments and values travel.
+    """Decodes the arguments and encodes the values of one function.
 
-    A payload of an unbatched function is decoded once and then belongs to user code, so that a large array need not be
-    copied. A batch may have to run again.
+    An array of an unbatched function is a view of its payload, without a copy. Arrays of a batched function are
+    copies: a failed batch is decoded again from the same payloads, and user code may have changed its arrays.
     """
 
     def __init__(self, signature: Signature, *, batched: bool) -> None:
         self._signature = signature
         self._batched = batched
         struct = signature.struct
-        self._json_decode = msgspec.json.Decoder(struct, dec_hook=_build).decode
-        self._msgpack = msgspec.msgpack.Decoder(struct, dec_hook=_build, ext_hook=self._read_extension)
-        json = msgspec.json.Encoder(enc_hook=_plain)
+        self._json_decode = msgspec.json.Decoder(struct, dec_hook=build).decode
+        self._msgpack = msgspec.msgpack.Decoder(struct, dec_hook=build, ext_hook=self._read_extension)
+        json = msgspec.json.Encoder(enc_hook=plain)
         self._encode_one = json.encode
         self._encode_lines = json.encode_lines
-        self._encode_msgpack = msgspec.msgpack.Encoder(enc_hook=_plain_or_array).encode
+        self._encode_msgpack = msgspec.msgpack.Encoder(enc_hook=plain_or_array).encode
         self._defaults = tuple(p.default for p in signature.parameters[1:])
         self._names = tuple(p.name for p in signature.parameters)
         self._getters = [attrgetter(name) for name in self._names]
@@ -69,7 +69,7 @@ class Codec:
         self._body_type = plain_type(body.type) if body is not None else None
         self._decoders: dict[str, Decode] = {}
         self._encoders: dict[str, Encode] = {}
-        # Bound once, so that a batch can ask with `is` whether its form is the common one.
+        # Bound once, so that `is` tells whether a batch has the usual form.
         self._from_json: Decode = self._decode_json
         self._to_json: Encode = self._write_json
 
@@ -84,14 +84,14 @@ class Codec:
         return found
 
     def schema(self) -> dict[str, Any]:
-        """What `Ready` publishes: JSON Schema of the arguments and of the value, and the request's content types."""
+        """The schema that `Ready` publishes: of the arguments and of the value, with the request's content types."""
         parameters = {**json_schema(self._signature.struct), "title": "Parameters"}
         if self._signature.doc:
             parameters["description"] = self._signature.doc
         try:
             returns = json_schema(self._signature.returns)
-        except Exception:  # noqa: BLE001 - whatever a hint is that describes no value
-            returns = {}  # any value: a hint about what is returned is not checked against it
+        except Exception:  # noqa: BLE001 - msgspec raises various errors for a hint without a schema
+            returns = {}  # any value: the return value is not checked against its hint
         return {"parameters": parameters, "returns": returns, "content_types": self.content_types}
 
     # Requests
@@ -103,8 +103,8 @@ class Codec:
     def arguments(self, items: Sequence[Item], payloads: Sequence[memoryview]) -> Sequence[Any]:
         """The arguments of one call: of the only item, or where the function is batched a list for each parameter.
 
-        JSON for all items takes one third of the time of decoding them one by one. Raises whatever the first bad
-        payload causes: the caller then decodes one by one, to learn which.
+        JSON for all items takes one third of the time of decoding them one by one. Raises the error of the first bad
+        payload; the caller then decodes one by one to find the bad ones.
         """
         content_type = items[0].content_type
         decode = self._decoders.get(content_type) or self._decoder(content_type)
@@ -149,13 +149,13 @@ class Codec:
     def _decode_json(self, payload: bytes | memoryview) -> tuple[Any, ...]:
         try:
             return msgspec.structs.astuple(self._json_decode(payload if len(payload) else b"{}"))
-        except Exception as error:  # noqa: BLE001 - translated below, whatever it is
+        except Exception as error:  # noqa: BLE001 - every error becomes a Rejected
             raise self._request_error(error, "JSON") from None
 
     def _decode_msgpack(self, payload: bytes | memoryview) -> tuple[Any, ...]:
         try:
             return msgspec.structs.astuple(self._msgpack.decode(payload if len(payload) else b"\x80"))
-        except Exception as error:  # noqa: BLE001 - translated below, whatever it is
+        except Exception as error:  # noqa: BLE001 - every error becomes a Rejected
             raise self._request_error(error, "MessagePack") from None
 
     def _read_extension(self, code: int, data: memoryview) -> Any:
@@ -177,7 +177,7 @@ class Codec:
             raise Rejected(Status.MALFORMED, str(error)) from None
         kind = self._body_type
         try:
-            value = array if kind is Any else _build(kind, array)
+            value = array if kind is Any else build(kind, array)
         except ValueError as error:
             raise Rejected(Status.INVALID, f"{error} - at `$.{self._names[0]}`") from None
         return (value, *self._defaults)
@@ -223,19 +223,19 @@ class Codec:
     # Values
 
     def encode(self, value: Any, accept: str) -> tuple[bytes, str]:
-        """A value's bytes and content type, in the form that `accept` likes best. Raises Rejected."""
+        """A value's bytes and content type, in the form that `accept` prefers. Raises Rejected."""
         return (self._encoders.get(accept) or self._encoder(accept))(value)
 
     def encode_batch(self, values: Sequence[Any], accept: str) -> tuple[list[bytes], str] | None:
-        """The values' bytes where `accept` means JSON for all of them and none holds a null, else None.
+        """The values' bytes where `accept` means JSON and no value contains a null, else None.
 
-        A null may stand for a NaN. Raises whatever the first value causes that has no JSON form: the caller then
-        encodes one by one.
+        msgspec writes NaN as null. Raises the error of the first value without a JSON form; the caller then encodes
+        one by one.
         """
         if (self._encoders.get(accept) or self._encoder(accept)) is not self._to_json:
             return None
-        # A line per value in one call costs less than a call per value. JSON that msgspec writes has no line ends;
-        # only a msgspec.Raw of the user's may, and then the number of lines tells.
+        # One call that writes a line per value costs less than a call per value. msgspec writes JSON without line
+        # ends; only a user's msgspec.Raw may contain one, and then the number of lines is wrong.
         text = self._encode_lines(values)
         bodies = text.split(b"\n")
         bodies.pop()  # what follows the last line's end
@@ -273,10 +273,10 @@ class Codec:
         return negotiate
 
     def _forms(self, value: Any, wanted: Range) -> list[tuple[str, Encode]]:
-        """The forms that a value has, the default first. Bytes are whatever concrete image type is asked for, unless
-        their first bytes say otherwise."""
+        """The forms that a value has, the default first. Bytes have the image type of their first bytes, else the
+        concrete image type that the client asks for."""
         forms: list[tuple[str, Encode]] = [(JSON, self._to_json), (MSGPACK, self._to_msgpack)]
-        if _is_array(value):
+        if is_array(value):
             forms.append((NPY, _to_npy))
         if isinstance(value, (bytes, bytearray, memoryview)):
             raw = bytes(value)
@@ -289,17 +289,17 @@ class Codec:
     def _write_json(self, value: Any) -> tuple[bytes, str]:
         try:
             data = self._encode_one(value)
-            # msgspec writes NaN and infinities as null: only where a null came out is the value looked through.
+            # msgspec writes NaN and infinities as null: the value is searched only where a null was written.
             if b"null" in data:
                 _refuse_non_finite(value)
-        except Exception as error:  # noqa: BLE001 - translated below, whatever it is
+        except Exception as error:  # noqa: BLE001 - every error becomes a Rejected
             raise _value_error(error, value) from None
         return data, JSON
 
     def _to_msgpack(self, value: Any) -> tuple[bytes, str]:
         try:
             return self._encode_msgpack(value), MSGPACK
-        except Exception as error:  # noqa: BLE001 - translated below, whatever it is
+        except Exception as error:  # noqa: BLE001 - every error becomes a Rejected
             raise _value_error(error, value) from None
 
 
@@ -324,7 +324,7 @@ def _value_error(error: Exception, value: Any) -> Rejected:
 
 def _refuse_non_finite(value: Any) -> None:
     """Raise Rejected if a float anywhere in `value` is NaN or infinite."""
-    waiting = [msgspec.to_builtins(value, enc_hook=_plain)]
+    waiting = [msgspec.to_builtins(value, enc_hook=plain)]
     while waiting:
         one = waiting.pop()
         if isinstance(one, float):
@@ -340,11 +340,6 @@ def _refuse_non_finite(value: Any) -> None:
             waiting += one
 
 
-def _is_array(value: Any) -> bool:
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.ndarray)
-
-
 def _to_npy(value: Any) -> tuple[bytes, str]:
     from clipper_runtime import arrays
 
@@ -352,50 +347,3 @@ def _to_npy(value: Any) -> tuple[bytes, str]:
         return arrays.dump_npy(value), NPY
     except ValueError as error:
         raise _value_error(error, value) from None
-
-
-def _build(kind: Any, value: Any) -> Any:
-    """msgspec's dec_hook: an instance of a class that msgspec does not know, from plain data.
-
-    Raises ValueError (or TypeError), which msgspec turns into a ValidationError with the path.
-    """
-    origin = get_origin(kind) or kind
-    if is_pydantic(origin):
-        return origin.model_validate(value)
-    if not is_numpy(origin):
-        raise TypeError(f"the type {kind} is not supported")
-    from clipper_runtime import arrays
-
-    if issubclass(origin, sys.modules["numpy"].ndarray):
-        if not isinstance(value, (list, tuple)) and not _is_array(value):
-            raise ValueError(f"Expected `array`, got `{_json_word(value)}`")
-        return arrays.coerce(value, arrays.array_type(kind))
-    return arrays.coerce_scalar(value, origin)
-
-
-def _json_word(value: Any) -> str:
-    words = {dict: "object", str: "str", bool: "bool", int: "int", float: "float", type(None): "null"}
-    return words.get(type(value), type(value).__name__)
-
-
-def _plain(value: Any) -> Any:
-    """msgspec's enc_hook: what msgspec cannot write, as something it can. Raises TypeError."""
-    if is_numpy(type(value)):
-        from clipper_runtime import arrays
-
-        return arrays.to_plain(value)
-    if is_pydantic(type(value)):
-        return value.model_dump(mode="json")
-    if hasattr(value, "__array__") and "numpy" in sys.modules:  # a tensor, a pandas Series
-        return _plain(sys.modules["numpy"].asarray(value))
-    kind = type(value)
-    raise TypeError(f"objects of type {kind.__module__}.{kind.__qualname__} have no form as plain data")
-
-
-def _plain_or_array(value: Any) -> Any:
-    """As `_plain`, with arrays as the bytes of a .npy file instead of nested lists."""
-    if hasattr(value, "__array__") and "numpy" in sys.modules and not isinstance(value, sys.modules["numpy"].generic):
-        from clipper_runtime import arrays
-
-        return msgspec.msgpack.Ext(NPY_EXTENSION, arrays.dump_npy(sys.modules["numpy"].asarray(value)))
-    return _plain(value)

@@ -1,4 +1,4 @@
-"""Media types: what a content type names, and which forms an `Accept` header allows, best first."""
+"""Content types by their canonical names, and the media ranges of an `Accept` header in order of preference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ALIASES = {
     "application/vnd.msgpack": MSGPACK,
     "application/npy": NPY,
     "text/json": JSON,
-    # How items travel to the client is the platform's matter; each one is JSON.
+    # The platform frames the items for the client; each item is JSON.
     EVENT_STREAM: JSON,
     NDJSON: JSON,
 }
@@ -28,7 +28,7 @@ _IMAGE_SIGNATURES = (
 
 
 def canonical(content_type: str) -> tuple[str, str]:
-    """The media type in lower case under the name used here, and its charset ("" if none is given)."""
+    """The media type in lower case under its canonical name, and its charset ("" if none is given)."""
     media, *parameters = content_type.split(";")
     media = media.strip().lower()
     charset = ""
@@ -56,9 +56,9 @@ class Range:
 
 
 def accepted(accept: str) -> tuple[list[Range], list[Range]]:
-    """The ranges of an `Accept` value, most wanted first, and those it rules out with `q=0`.
+    """The ranges of an `Accept` value, the preferred one first, and the ranges that it excludes with `q=0`.
 
-    An empty value accepts anything. What cannot be parsed is passed over.
+    An empty value accepts anything. Parts that cannot be parsed are ignored.
     """
     wanted: list[tuple[float, int, int, Range]] = []
     refused: list[Range] = []
@@ -88,7 +88,7 @@ def _quality(parameters: list[str]) -> float:
 
 
 def sniff_image(data: bytes) -> str | None:
-    """The image type that `data` begins like, or None."""
+    """The image type whose signature `data` begins with, or None."""
     for signature, media in _IMAGE_SIGNATURES:
         if data.startswith(signature):
             return media

@@ -1,4 +1,4 @@
-"""From a bundle's directory to something that can be called: import the entrypoint, read it, set it up."""
+"""Loads a function from a bundle's directory: imports the entrypoint, reads its signature, runs its setup."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ASYNC_STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncGenerator)
 
 
 class LoadError(Exception):
-    """Why a function cannot be served. `phase` as in `protocol.Failed`; `cause` is the user's exception, if any."""
+    """A function cannot be served. `phase` as in `wire.Failed`; `cause` is the user's exception, if any."""
 
     def __init__(self, phase: str, message: str, *, error_type: str, cause: BaseException | None = None) -> None:
         super().__init__(message)
@@ -46,14 +46,14 @@ class Phases:
 
     @contextmanager
     def measure(self, phase: str) -> typing.Iterator[None]:
-        """Time the body; an exception that leaves it, whatever it is, becomes the LoadError of this phase."""
+        """Time the body. Every exception that leaves it becomes a LoadError of this phase."""
         began = time.perf_counter()
         try:
             yield
         except LoadError:
             raise
         except SchemaError as error:
-            # Ours, so its traceback says nothing; what it was raised from is the user's.
+            # Raised by the runtime, so its traceback does not help; its cause is the user's exception.
             raise LoadError(phase, str(error), error_type="SchemaError", cause=error.__cause__) from error
         except BaseException as error:  # user code may even raise SystemExit
             raise LoadError(phase, _text(error), error_type=type(error).__qualname__, cause=error) from error
@@ -63,7 +63,7 @@ class Phases:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """An entrypoint that was imported and read but not set up: `target` is a function, a class or an instance."""
+    """An imported entrypoint whose setup has not run: `target` is a function, a class or an instance."""
 
     target: Any
     signature: Signature
@@ -114,7 +114,7 @@ def load(bundle: str, spec: FunctionSpec, phases: Phases) -> Loaded:
 
 
 def set_up(loaded: Loaded) -> Program:
-    """Make the instance, if it is a class. Raises whatever user code raises."""
+    """Create the instance, if it is a class. Raises the exceptions of user code."""
     instance = loaded.target() if loaded.is_class else loaded.target
     close = getattr(instance, "close", None) if loaded.is_class else None
     return Program(
@@ -129,7 +129,7 @@ def set_up(loaded: Loaded) -> Program:
 
 @contextmanager
 def bundle_off_path(bundle: str) -> typing.Iterator[None]:
-    """While the runtime imports parts of its own late, so that they find the standard library and not the bundle."""
+    """The runtime imports its own modules here, so that they find the standard library and not files of the bundle."""
     saved = list(sys.path)
     sys.path[:] = [entry for entry in saved if entry != bundle]
     try:
@@ -162,7 +162,7 @@ def _find(bundle: Path, module_name: str, name: str) -> Any:
 
 
 def _load_closure(path: Path) -> Any:
-    """A function that was deployed from a notebook: the one place that unpickles, and it is the user's own code."""
+    """A function that was deployed from a notebook. Only this place unpickles, and only the user's own code."""
     with bundle_off_path(str(path.parent)):
         cloudpickle = importlib.import_module("cloudpickle")
     with path.open("rb") as file:
@@ -170,7 +170,7 @@ def _load_closure(path: Path) -> Any:
 
 
 def _check_shadowing(bundle: Path, module_name: str) -> None:
-    """Refuse an entry module whose name is taken by a module that Python itself or the runtime has loaded."""
+    """Refuse an entry module with the name of a module that Python itself or the runtime has loaded."""
     top = module_name.partition(".")[0]
     loaded = sys.modules.get(top)
     if loaded is None or not ((bundle / f"{top}.py").exists() or (bundle / top / "__init__.py").exists()):
@@ -183,8 +183,8 @@ def _check_shadowing(bundle: Path, module_name: str) -> None:
 def _no_module(bundle: Path, module_name: str) -> str:
     names = {p.stem for p in bundle.glob("*.py")} | {p.parent.name for p in bundle.glob("*/__init__.py")}
     guess = nearest(module_name, names)
-    said = f"did you mean {guess!r}?" if guess else f"its modules are: {', '.join(sorted(names)) or 'none'}"
-    return f"the bundle has no module {module_name!r}; {said}"
+    hint = f"did you mean {guess!r}?" if guess else f"its modules are: {', '.join(sorted(names)) or 'none'}"
+    return f"the bundle has no module {module_name!r}; {hint}"
 
 
 def _no_attribute(module: Any, module_name: str, name: str) -> LoadError:
@@ -195,20 +195,20 @@ def _no_attribute(module: Any, module_name: str, name: str) -> LoadError:
 
 
 def _unwrap(target: Any) -> Any:
-    """The raw function or class of a decorated one. Whoever decorates has imported the SDK, so we need not."""
+    """The raw function or class of a decorated one. Decorated code has imported the SDK, so no import is needed."""
     sdk = sys.modules.get("clipper.function")
     return target.wrapped if sdk is not None and isinstance(target, sdk.Function) else target
 
 
 def _calls(target: Any, entrypoint: str) -> Callable[..., Any]:
-    """What an invocation runs, for reading: a class's `__call__` still wants its `self`."""
+    """The callable whose signature describes an invocation; for a class its `__call__` without `self`."""
     if not isinstance(target, type):
         found: Callable[..., Any] = target
         return found
     own = next((vars(c)["__call__"] for c in target.__mro__ if "__call__" in vars(c)), None)
     if own is None:
         raise TypeError(f"the class {entrypoint} has no __call__: define it, it runs once per invocation or batch")
-    # Bound to a stand-in, so that reading it leaves `self` out.
+    # Bound to the class in place of an instance, so that the signature has no `self`.
     return types.MethodType(own, target) if inspect.isfunction(own) else own.__get__(None, target)
 
 
@@ -232,19 +232,19 @@ def _mode(call: Callable[..., Any]) -> tuple[Literal["sync", "async"], bool]:
 def _return_hint(call: Callable[..., Any]) -> Any:
     try:
         return typing.get_type_hints(call).get("return")
-    except Exception:  # noqa: BLE001 - reading the signature reports it, with the phase it belongs to
+    except Exception:  # noqa: BLE001 - read_signature reports the same error, in the right phase
         return None
 
 
 def _summary(target: Any, call: Any) -> str:
-    """The first paragraph of what the user wrote about it."""
+    """The first paragraph of the docstring."""
     written = target.__doc__ if isinstance(target, type) else None
     text = inspect.cleandoc(written or getattr(call, "__doc__", None) or "")
     return text.split("\n\n")[0][:1000] if isinstance(text, str) else ""
 
 
 def _positional(call: Callable[..., Any], signature: Signature) -> Callable[..., Any]:
-    """`call` with keyword-only parameters accepted by position, so that every call is `f(*arguments)`."""
+    """`call` with its keyword-only parameters accepted by position, so that every call is `f(*arguments)`."""
     names = [p.name for p in signature.parameters if p.keyword_only]
     if not names:
         return call

@@ -1,7 +1,7 @@
-"""User output as log records: what is printed, written to stderr or logged, with the request that caused it.
+"""User output as log records: lines of stdout, stderr and `logging`, with the request that caused them.
 
-Everything here may be called from any thread, also re-entrantly (a `__del__` that prints while a line is being added).
-Records wait in a bounded buffer until the server takes them to the channel; what comes too fast is counted, not kept.
+Every function here may be called from any thread, also re-entrantly (a `__del__` that prints while a line is added).
+Records wait in a bounded buffer until the server sends them; lines over the rate limit are counted and dropped.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ __all__ = [
     "install",
 ]
 
-# The request that the running code serves; "" outside of one, and while a batch of several runs.
+# The request that the running code serves; "" outside of a request, and while a batch of several items runs.
 REQUEST_ID: ContextVar[str] = ContextVar("clip_request_id", default="")
 
 MAX_LINE_CHARACTERS = 16 * 1024
 MAX_TRACEBACK_CHARACTERS = 64 * 1024
 
-# Between two takes, which are at most about 20 ms apart: 1 Mi characters are at most 4 MiB of UTF-8, and with the
-# fields of 5,000 records still inside a frame's header limit of 8 MiB.
+# Limits between two takes, which are at most about 20 ms apart: 1 Mi characters are at most 4 MiB of UTF-8, and with
+# the fields of 5,000 records stay below a frame's header limit of 8 MiB.
 _MAX_WAITING_RECORDS = 5_000
 _MAX_WAITING_CHARACTERS = 1024 * 1024
 
@@ -45,14 +45,14 @@ _MAX_WAITING_CHARACTERS = 1024 * 1024
 _RATE = 2_000.0
 _BURST = 10_000.0
 
-# Frames of these files are how user code came to run, not part of it.
+# Stack frames of these files are not user code.
 _RUNTIME_FILES = (os.path.dirname(os.path.abspath(__file__)) + os.sep, "<frozen importlib", importlib.__file__)
 
 
 def clean_text(text: str, limit: int, cut: int = 0) -> str:
     """`text` cut to `limit` characters and without lone surrogates, which UTF-8 cannot carry.
 
-    It says how much is missing; `cut` characters already were.
+    A shortened text ends with the number of missing characters; `cut` of them are missing from `text` already.
     """
     cut += max(0, len(text) - limit)
     if cut:
@@ -84,7 +84,7 @@ def _drop_runtime_frames(report: traceback.TracebackException) -> None:
 
 
 class LogBuffer:
-    """Records on their way to the platform. `clock` gives Unix time in seconds."""
+    """Records that wait to be sent. `clock` gives Unix time in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -95,7 +95,7 @@ class LogBuffer:
         self._tokens = _BURST
         self._refilled_at = clock()
         self._detached = False
-        self.on_waiting: Callable[[], None] = lambda: None  # called after each addition; wakes who takes
+        self.on_waiting: Callable[[], None] = lambda: None  # called after each addition; wakes the watcher
 
     @property
     def waiting(self) -> bool:
@@ -111,7 +111,7 @@ class LogBuffer:
         request_id: str | None = None,
         cut: int = 0,
     ) -> None:
-        """One record per line of `message`, which is `cut` characters shorter than it was."""
+        """Add a record per line of `message`, which has lost `cut` characters already."""
         request_id = REQUEST_ID.get() if request_id is None else request_id
         now = self._clock()
         for line in message.split("\n"):
@@ -119,7 +119,7 @@ class LogBuffer:
         self.on_waiting()
 
     def detach(self) -> None:
-        """From here on lines go to the descriptors; without a lock, since a fork may have left ours taken."""
+        """Write further lines to the descriptors, without the lock: a fork may have copied it in the locked state."""
         self._detached = True
 
     def _add_line(self, now: float, stream: str, level: str, request_id: str, line: str, logger: str) -> None:
@@ -141,7 +141,7 @@ class LogBuffer:
             self._records.append(LogRecord(now, stream, level, request_id, line, clean_text(logger, 256)))
 
     def take(self) -> list[bytes | memoryview]:
-        """A Log frame with all that waits, as buffers to send; empty when nothing does."""
+        """A Log frame with all waiting records, as buffers to send; empty when there are none."""
         if not self._records and not self._dropped:
             return []
         with self._lock:
@@ -151,14 +151,14 @@ class LogBuffer:
 
 
 class _Partial(threading.local):
-    """A thread's line that has no end yet."""
+    """A thread's unfinished line."""
 
     text = ""
     cut = 0  # characters beyond the limit, which are not kept
 
 
 class LogStream(io.TextIOBase):
-    """A text stream, in the place of sys.stdout or sys.stderr, whose lines become records.
+    """A text stream that replaces sys.stdout or sys.stderr and turns lines into records.
 
     A carriage return overwrites the line, as on a terminal, so that a progress bar costs one record. `buffer` takes
     bytes. `fileno()` is the descriptor that the launcher gave, for child processes.
@@ -171,7 +171,7 @@ class LogStream(io.TextIOBase):
         self._level = level
         self._descriptor = descriptor
         self._partial = _Partial()
-        self.written = False  # whether any thread ever wrote: a function that prints nothing has no lines to end
+        self.written = False  # whether any thread ever wrote; else there is no unfinished line to look for
         self.buffer = _BytesView(self)
 
     @property
@@ -211,7 +211,7 @@ class LogStream(io.TextIOBase):
             self.write(line)
 
     def flush(self) -> None:
-        """Nothing: a line goes out when it ends, or when its invocation does."""
+        """Does nothing: a line is sent when it ends, or when its invocation ends."""
 
     def end_line(self) -> None:
         """Emit the calling thread's unfinished line."""
@@ -219,10 +219,10 @@ class LogStream(io.TextIOBase):
             self._emit()
 
     def reconfigure(self, **_options: object) -> None:
-        """Accepted and without effect, since user code may call it on sys.stdout."""
+        """Does nothing; user code may call it on sys.stdout."""
 
     def close(self) -> None:
-        """Nothing: user code that closes sys.stdout must not lose what comes after."""
+        """Does nothing: user code that closes sys.stdout must not lose later lines."""
 
     def _continue(self, text: str) -> None:
         partial = self._partial
@@ -230,7 +230,7 @@ class LogStream(io.TextIOBase):
         if "\r" in text[:-1]:  # one at the end may still become part of a line's end
             end = len(text.rstrip("\r"))
             text, partial.cut = text[text.rfind("\r", 0, end) + 1 :], 0
-        # Bounded also for a line that never ends.
+        # Bounds a line that never ends.
         partial.cut += max(0, len(text) - MAX_LINE_CHARACTERS)
         partial.text = text[:MAX_LINE_CHARACTERS]
 
@@ -255,16 +255,16 @@ class _BytesView(io.RawIOBase):
         return self._text.fileno()
 
     def write(self, data: object, /) -> int:
-        raw = bytes(memoryview(data))  # type: ignore[arg-type]  # whatever has the buffer protocol; else TypeError
+        raw = bytes(memoryview(data))  # type: ignore[arg-type]  # TypeError without the buffer protocol
         self._text.write(raw.decode("utf-8", "replace"))
         return len(raw)
 
     def close(self) -> None:
-        """Nothing, as for the text stream."""
+        """Does nothing, as for the text stream."""
 
 
 class LogHandler(logging.Handler):
-    """`logging` records, with their level and logger; a traceback follows its message line by line."""
+    """Turns `logging` records into log records with level and logger; a traceback follows its message line by line."""
 
     def __init__(self, logs: LogBuffer) -> None:
         super().__init__()
@@ -278,7 +278,7 @@ class LogHandler(logging.Handler):
 
 
 class Output:
-    """What `install` put in place, for the places that end lines or undo it."""
+    """The streams and the handler that `install` set up."""
 
     def __init__(self, logs: LogBuffer) -> None:
         self.logs = logs
@@ -287,14 +287,14 @@ class Output:
         self.handler = LogHandler(logs)
 
     def end_lines(self) -> None:
-        """At the end of an invocation: unfinished lines of this thread belong to it."""
+        """Emit this thread's unfinished lines at the end of an invocation, to which they belong."""
         if self.stdout.written:
             self.stdout.end_line()
         if self.stderr.written:
             self.stderr.end_line()
 
     def remove(self) -> None:
-        """Back to the descriptors: in a forked child, which has no channel, and at the very end."""
+        """Print to the descriptors again: in a forked child, which has no channel, and at the exit."""
         self.logs.detach()
         sys.stdout = sys.__stdout__
         sys.stderr = sys.__stderr__
@@ -308,8 +308,8 @@ class Output:
 def install(logs: LogBuffer) -> Output:
     """Replace sys.stdout and sys.stderr and handle the root logger, at level INFO.
 
-    Descriptors 1 and 2 stay as they are: what C code writes there, faulthandler's report included, reaches whoever
-    holds their other end.
+    Descriptors 1 and 2 stay as they are: output of C code, and faulthandler's report, reach the process that launched
+    the replica.
     """
     output = Output(logs)
     sys.stdout = output.stdout

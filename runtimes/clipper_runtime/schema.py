@@ -1,4 +1,4 @@
-"""From type hints to a schema: what one invocation of a function takes and gives."""
+"""The schema of a function, from its type hints: the arguments and the value of one invocation."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _STREAMS = (
 
 
 class SchemaError(Exception):
-    """A signature that cannot be served; the message names the parameter and what to write."""
+    """A signature that cannot be served; the message names the parameter and what to write instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One argument of one invocation. Of a batched function, `type` is that of the list's entries."""
+    """One argument of one invocation. For a batched function `type` is the type of the list's entries."""
 
     name: str
     type: Any
@@ -53,7 +53,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """`returns` is what one invocation, or one item of a stream, gives; `doc` the function's first paragraph."""
+    """`returns`: the type of the value of one invocation or stream item; `doc`: the docstring's first paragraph."""
 
     parameters: tuple[Parameter, ...]
     returns: Any
@@ -62,7 +62,7 @@ class Signature:
 
     @property
     def body_parameter(self) -> Parameter | None:
-        """The parameter that a body of raw bytes fills: the first, where no other one is required."""
+        """The parameter that a body of raw bytes fills: the first one, if no other is required."""
         if not self.parameters or any(p.required for p in self.parameters[1:]):
             return None
         return self.parameters[0]
@@ -96,16 +96,16 @@ def _hints(call: Callable[..., Any]) -> dict[str, Any]:
             return {}
         function = call_method
     try:
-        # A closure's own names are not among its globals, where deferred annotations are looked up.
+        # Deferred annotations are looked up in the globals, which lack the names that a closure captures.
         names = dict(inspect.getclosurevars(function).nonlocals)
     except (TypeError, ValueError):
         names = {}
     try:
         return typing.get_type_hints(function, localns=names or None, include_extras=True)
-    except Exception as error:  # annotations are expressions: they raise whatever they raise
+    except Exception as error:  # annotations are expressions and may raise anything
         hint = ""
         if isinstance(error, NameError) and function.__module__ not in sys.modules:
-            # Pickled by value: cloudpickle takes along what the code names, not what a hint names as text.
+            # Pickled by value: cloudpickle includes names that the code uses, not names inside a hint that is text.
             hint = "; hints of a function deployed from a notebook must be types: leave out the __future__ import"
         raise SchemaError(f"its type hints cannot be resolved: {type(error).__name__}: {error}{hint}") from error
 
@@ -156,7 +156,7 @@ def _returned(hint: Any, *, batched: bool, streaming: bool) -> Any:
     if batched:
         hint = get_args(hint)[0] if get_origin(hint) in (list, tuple, collections.abc.Sequence) else Any
     if get_origin(hint) in (typing.Union, types.UnionType):
-        # An Exception instance in the list fails its invocation: it is an outcome, not a value.
+        # An Exception instance in the list is an outcome of its invocation, not a value.
         rest = [a for a in get_args(hint) if not (isinstance(a, type) and issubclass(a, BaseException))]
         if len(rest) < len(get_args(hint)):
             return typing.Union[tuple(rest)] if rest else Any  # noqa: UP007 - the members are known at run time only
@@ -179,7 +179,7 @@ def _struct(parameters: tuple[Parameter, ...]) -> type[msgspec.Struct]:
 def _default_field(default: Any) -> Any:
     if isinstance(default, _PLAIN) and default == default:  # NaN has no place in a JSON Schema
         return default
-    # As in Python: one object, made when the function was.
+    # As in Python: one object, created with the function.
     return msgspec.field(default_factory=lambda: default)
 
 
@@ -187,7 +187,7 @@ def _check_supported(parameter: Parameter) -> None:
     try:
         info = msgspec.inspect.type_info(parameter.type)
         msgspec.json.Decoder(parameter.type)
-    except Exception as error:  # noqa: BLE001 - whatever msgspec says about a type it cannot take
+    except Exception as error:  # noqa: BLE001 - msgspec raises various errors for types that it cannot decode
         raise SchemaError(f"parameter {parameter.name!r} cannot be decoded: {error}") from None
     for cls in _custom_types(info):
         if not is_supported(cls):
@@ -198,7 +198,7 @@ def _check_supported(parameter: Parameter) -> None:
 
 
 def _custom_types(info: Any) -> Iterator[type]:
-    """The classes inside a type that msgspec leaves to a hook. Recursive types are followed once."""
+    """The classes inside a type that msgspec leaves to a hook. Recursive types are visited once."""
     seen: set[int] = set()
     waiting = [info]
     while waiting:
@@ -225,7 +225,7 @@ def plain_type(hint: Any) -> Any:
 
 
 def is_supported(cls: type) -> bool:
-    """Whether `codec` builds this class from plain data."""
+    """Whether `type_hooks.build` builds this class from plain data."""
     return is_pydantic(cls) or is_numpy(cls)
 
 
@@ -234,13 +234,13 @@ def is_pydantic(cls: Any) -> bool:
 
 
 def is_numpy(cls: Any) -> bool:
-    """Whether it is np.ndarray or a numpy scalar type. numpy is not imported: the class exists only where it is."""
+    """Whether it is np.ndarray or a numpy scalar type. Does not import numpy: the class exists only where it is."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(cls, type) and issubclass(cls, (numpy.ndarray, numpy.generic))
 
 
 def schema_hook(kind: Any) -> dict[str, Any]:
-    """JSON Schema of the types that msgspec leaves to us."""
+    """msgspec's schema_hook: JSON Schema of pydantic models and numpy types."""
     origin = get_origin(kind) or kind
     if is_pydantic(origin):
         schema: dict[str, Any] = origin.model_json_schema()
@@ -264,7 +264,7 @@ def json_schema(kind: Any) -> dict[str, Any]:
             schema = top
     if components:
         schema = {**schema, "$defs": components}
-    # Defaults may hold anything msgspec can write: through JSON they become what a schema may hold.
+    # Defaults may be any value that msgspec can write; the way through JSON makes them plain.
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(schema, enc_hook=str))
     return plain
 

@@ -1,7 +1,7 @@
-"""The life of a replica: greet, become a function, serve it, leave.
+"""The life of a replica: send Hello, load the function, serve it, exit.
 
-Who reads the channel: the main thread whenever it waits for work, the watcher while user code keeps the main thread
-busy. Whoever reads hands the frames out under the read lock, in the order they came.
+The main thread reads the channel whenever it waits for work, the watcher while user code keeps the main thread busy.
+The reading thread handles the frames under the read lock, in the order they came.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from clipper_runtime.work import Work
 __all__ = ["EXIT_DEFECT", "EXIT_FAILED", "EXIT_LOST", "EXIT_PROTOCOL", "Prepared", "Replica", "await_start", "greet"]
 
 EXIT_FAILED: Final = 1  # Failed was sent
-EXIT_LOST: Final = 3  # the platform went away
-EXIT_PROTOCOL: Final = 4  # the platform sent what is not the protocol
+EXIT_LOST: Final = 3  # the channel ended
+EXIT_PROTOCOL: Final = 4  # the platform violated the protocol
 EXIT_DEFECT: Final = 70
 
 _DEFAULT_ASYNC_CONCURRENCY: Final = 32
 _MAX_FAILURE_CHARACTERS: Final = 64 * 1024
 
-# How long threads and exit handlers of user code may keep a process that has nothing left to do.
+# How long threads and exit handlers of user code may delay the exit of a drained replica.
 _EXIT_GRACE_S: Final = 5.0
 
 
@@ -75,7 +75,7 @@ class Prepared:
 
 
 def greet(channel: Channel, token: str) -> None:
-    """Say who we are. Raises ChannelClosed."""
+    """Send Hello. Raises ChannelClosed."""
     hello = Hello(
         protocol_min=PROTOCOL_VERSION,
         protocol_max=PROTOCOL_VERSION,
@@ -89,10 +89,7 @@ def greet(channel: Channel, token: str) -> None:
 
 
 def await_start(channel: Channel) -> tuple[Start, list[Frame]]:
-    """Wait until the platform says what to become; also the frames that came right behind it.
-
-    Raises ChannelClosed, ProtocolError.
-    """
+    """Wait for Start. Returns it with the frames that came right behind it. Raises ChannelClosed, ProtocolError."""
     starts: list[Start] = []
     later: list[Frame] = []
 
@@ -112,14 +109,14 @@ def await_start(channel: Channel) -> tuple[Start, list[Frame]]:
 
 
 def abandon() -> Never:
-    """The platform is gone: end this process and, where it leads a process group, its children with it."""
+    """End this process after the platform's end; where it leads a process group, end its children too."""
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(EXIT_LOST)
 
 
 class Replica:
-    """A process on its way through one `Start`. It is the `Lifeline` of its engine."""
+    """A process that serves one function. It is the `Lifeline` of its engine."""
 
     def __init__(self, channel: Channel, start: Start, prepared: Prepared | None = None) -> None:
         self._channel = channel
@@ -128,7 +125,7 @@ class Replica:
         self.output: Output = install(LogBuffer())
         self._replies = Replies(channel, self.output, start.max_frame_bytes)
         self._engine: Engine | None = None
-        self._early: list[Frame] = []  # what came before the engine was there
+        self._early: list[Frame] = []  # came before the engine existed
         self._setting_up = True
         self.draining = False
         self.watcher = Watcher(
@@ -146,7 +143,7 @@ class Replica:
         }
 
     def run(self, later: Sequence[Frame] = ()) -> int:
-        """Load, serve, leave; the exit status."""
+        """Load and serve the function until a drain. Returns the exit status."""
         self._channel.limit_frames(self._start.max_frame_bytes)
         self.output.logs.on_waiting = self.watcher.wake
         os.register_at_fork(after_in_child=self._forget)
@@ -233,15 +230,15 @@ class Replica:
     ) -> None:
         concurrency = spec.max_ongoing_requests or (_DEFAULT_ASYNC_CONCURRENCY if loop is not None else 1)
         self.output.end_lines()
-        # What import and setup made lives as long as the replica: collections need not walk it again and again. Of a
-        # snapshot it is frozen already.
+        # Objects of import and setup live as long as the replica, so collections skip them. In a replica from a
+        # snapshot they are frozen already.
         if self._prepared is None:
             gc.collect()
         gc.freeze()
         self._replies.flush_logs()
         self._replies.send(Ready(loaded.schema, loaded.batched, loaded.streaming, concurrency, phases.seconds))
         if self._prepared is not None:
-            self.watcher.start()  # a thread costs more than all the rest of a snapshot's start, so it is told first
+            self.watcher.start()  # after Ready: a thread costs more than the rest of a start from a snapshot
         engine = self._make_engine(spec, program, loop, concurrency)
         self._channel.hold(lambda: self._adopt(engine, later))
         engine.serve()
@@ -256,7 +253,7 @@ class Replica:
             self.handle(frame.message, frame.body)
 
     def _close(self, program: Program, loop: Any) -> None:
-        """Run the user's `close` and send what it says; an exception there is logged."""
+        """Run the user's `close` and send its output; an exception there is logged."""
         try:
             if program.close is not None:
                 if loop is not None:
@@ -271,7 +268,7 @@ class Replica:
         try:
             self._replies.flush_logs()
         except ChannelClosed:
-            pass  # the platform need not wait for our last words
+            pass  # the platform need not wait for the last log lines
 
     # Frames
 
@@ -282,7 +279,7 @@ class Replica:
             abandon()
 
     def handle(self, message: Any, body: memoryview) -> None:
-        """One frame of the platform, under the read lock. Raises ProtocolError for what only a replica may send."""
+        """Handle one frame, under the read lock. Raises ProtocolError for a message that only a replica may send."""
         engine = self._engine
         if type(message) is Invoke and engine is not None:
             work = Work(message, body, time.monotonic())
@@ -299,9 +296,9 @@ class Replica:
             raise ProtocolError(f"a {type(message).__name__} frame is not for a replica that was started")
         handler(message)
 
-    def _with_engine(self, tell: Callable[[Engine], None]) -> None:
+    def _with_engine(self, action: Callable[[Engine], None]) -> None:
         if self._engine is not None:
-            tell(self._engine)
+            action(self._engine)
 
     def _on_ping(self, ping: Ping) -> None:
         since = self._engine.busy_since if self._engine is not None else 0.0
@@ -309,9 +306,9 @@ class Replica:
         self._replies.send(Pong(ping.nonce, self._replies.in_flight, busy_s))
 
     def drain(self) -> None:
-        """Serve what came, then leave. From any thread, or a signal handler."""
+        """Answer the items that came, then exit. Any thread or a signal handler may call it."""
         self.draining = True
-        # The main thread may sit in a read that nothing will end.
+        # The main thread may wait in a read, and nothing more comes that would end it.
         self._channel.set_read_timeout(TICK_S)
         self._with_engine(lambda engine: engine.drain())
 
@@ -326,13 +323,13 @@ class Replica:
         self.drain()
 
     def _forget(self) -> None:
-        """In a forked child of user code: it prints to the descriptors and holds no end of the channel."""
+        """In a child that user code forked: print to the descriptors and close the channel."""
         self.output.remove()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._channel.forget()
 
     def fatal(self, error: BaseException) -> None:
-        """End the process: the channel broke, the platform sent garbage, or this runtime has a defect."""
+        """End the process: the channel ended, the platform violated the protocol, or the runtime has a defect."""
         if isinstance(error, ChannelClosed):
             abandon()
         traceback.print_exception(error, file=sys.__stderr__)
@@ -342,7 +339,7 @@ class Replica:
 
 
 def leave(status: int, output: Output | None = None) -> Never:
-    """Exit as Python does, with exit handlers, unless user code's threads hold it up."""
+    """Exit as Python does, with exit handlers; after a time limit without waiting for user code's threads."""
     timer = threading.Timer(_EXIT_GRACE_S, os._exit, (status,))
     timer.daemon = True
     timer.start()

@@ -1,4 +1,4 @@
-"""The thread that keeps the channel served while user code holds the main thread."""
+"""The thread that reads the channel and sends log lines while user code keeps the main thread busy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _PARK_AFTER_S: Final = 1.0
 
 
 class Watcher:
-    """Ticks while the replica works, sleeps for good once it has been idle for a second.
+    """Ticks while the replica works; sleeps until it is woken after the replica was idle for a second.
 
-    A tick flushes log lines, and takes over reading when bytes waited in the socket since the tick before and nobody
-    read: so a long call costs nobody their Pong, their cancellation or the news that the platform is gone, and a
-    short one never hands work between threads.
+    A tick sends the waiting log lines. It reads the channel when bytes have waited in the socket since the last tick
+    and no thread has read since then. So pings, cancellations and the end of the channel are handled during a long
+    call, and a short call never moves work between threads.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class Watcher:
         threading.Thread(target=self._run, name="clip-watcher", daemon=True).start()
 
     def stop(self) -> None:
-        """Before an orderly exit: the platform closing the channel is no loss any more."""
+        """Before an orderly exit: the platform may close the channel now."""
         self._stopped = True
 
     def wake(self) -> None:
-        """There is work; nothing unless the watcher is `parked`. Safe to call re-entrantly."""
+        """Resume ticking, if the watcher is `parked`. Safe to call re-entrantly."""
         if self.parked:
             self.parked = False
             self._wake.set()
@@ -69,7 +69,7 @@ class Watcher:
                 elif now - active_at > _PARK_AFTER_S:
                     self._park()
                     active_at = time.monotonic()
-        except BaseException as error:  # noqa: BLE001 - the channel broke, or a defect: either way nobody watches now
+        except BaseException as error:  # noqa: BLE001 - without the watcher the replica cannot go on
             self._fatal(error)
 
     def _tick(self) -> None:
@@ -82,8 +82,8 @@ class Watcher:
             self._read()
 
     def _park(self) -> None:
-        # Whoever brings work makes us busy first and looks at `parked` second; here it is the other way round, so one
-        # of the two sees the other.
+        # The thread that brings work makes the replica busy first and checks `parked` second. Here the order is the
+        # other way round, so one of the two threads sees the other's change.
         self._wake.clear()
         self.parked = True
         if self._busy():

@@ -23,7 +23,7 @@ DEADLINE_S = 30.0  # for anything that is awaited: generous, since it is only sp
 
 
 class RuntimeProcess:
-    """The platform's side of one replica. Every wait is bounded; `end` kills it by its id."""
+    """The platform's side of one replica. Every wait is bounded; `end` kills the process by its id."""
 
     def __init__(
         self, bundle: Path, *, leader: bool = True, env: dict[str, str] | None = None, channel: str = ""
@@ -43,7 +43,7 @@ class RuntimeProcess:
             )
         self.socket = ours
         self.socket.settimeout(DEADLINE_S)
-        self.ready: wire.Ready  # set by whoever waits for it
+        self.ready: wire.Ready  # set by the caller that waits for it
         self.hello: wire.Hello
         self.logs: list[wire.LogRecord] = []
         self._reader = FrameReader()

@@ -1,0 +1,68 @@
+"""The hooks through which msgspec builds and writes numpy arrays, pydantic models and tensors.
+
+No library is imported here: a class of one exists only where user code imported it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, get_origin
+
+import msgspec
+
+from clipper.contract.media_types import NPY_EXTENSION
+from clipper_runtime.schema import is_numpy, is_pydantic
+
+__all__ = ["build", "is_array", "plain", "plain_or_array"]
+
+
+def is_array(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def build(kind: Any, value: Any) -> Any:
+    """msgspec's dec_hook: an instance of a class that msgspec does not know, from plain data.
+
+    Raises ValueError or TypeError, which msgspec turns into a ValidationError with the path.
+    """
+    origin = get_origin(kind) or kind
+    if is_pydantic(origin):
+        return origin.model_validate(value)
+    if not is_numpy(origin):
+        raise TypeError(f"the type {kind} is not supported")
+    from clipper_runtime import arrays
+
+    if issubclass(origin, sys.modules["numpy"].ndarray):
+        if not isinstance(value, (list, tuple)) and not is_array(value):
+            raise ValueError(f"Expected `array`, got `{_json_word(value)}`")
+        return arrays.coerce(value, arrays.array_type(kind))
+    return arrays.coerce_scalar(value, origin)
+
+
+def _json_word(value: Any) -> str:
+    words = {dict: "object", str: "str", bool: "bool", int: "int", float: "float", type(None): "null"}
+    return words.get(type(value), type(value).__name__)
+
+
+def plain(value: Any) -> Any:
+    """msgspec's enc_hook: a value that msgspec does not know, as one that it can write. Raises TypeError."""
+    if is_numpy(type(value)):
+        from clipper_runtime import arrays
+
+        return arrays.to_plain(value)
+    if is_pydantic(type(value)):
+        return value.model_dump(mode="json")
+    if hasattr(value, "__array__") and "numpy" in sys.modules:  # a tensor, a pandas Series
+        return plain(sys.modules["numpy"].asarray(value))
+    kind = type(value)
+    raise TypeError(f"objects of type {kind.__module__}.{kind.__qualname__} have no form as plain data")
+
+
+def plain_or_array(value: Any) -> Any:
+    """As `plain`, with arrays as the bytes of a .npy file instead of nested lists."""
+    if hasattr(value, "__array__") and "numpy" in sys.modules and not isinstance(value, sys.modules["numpy"].generic):
+        from clipper_runtime import arrays
+
+        return msgspec.msgpack.Ext(NPY_EXTENSION, arrays.dump_npy(sys.modules["numpy"].asarray(value)))
+    return plain(value)
