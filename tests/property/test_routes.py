@@ -80,7 +80,8 @@ def test_step_by_step_is_as_from_scratch(steps: list[tuple[Any, ...]]) -> None:
         for path, percents in shared.items():
             split = routes.splits[path]
             # Whole rounds, so that the next step meets every split at its beginning.
-            assert Counter(split.next() for _ in range(100)) == percents
+            # Versions without this function take no part, so a round may be shorter than 100.
+            assert Counter(split.next() for _ in range(sum(percents.values()))) == percents
         for project in ("p", "q", "p-2"):
             assert routes.current(project) == current.get(project)
             for version in (1, 2, 3):
