@@ -1,4 +1,4 @@
-"""Time as a Protocol: the shell asks a clock, so that tests can move it."""
+"""Time as a Protocol, so that tests can move it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Clock(Protocol):
         ...
 
     def time(self) -> float:
-        """Unix time in seconds; for what people and other machines read."""
+        """Unix time in seconds; for people and other machines."""
         ...
 
 
 class SystemClock:
-    """The machine's clocks. The functions themselves: asked several times per request, a call around each would cost
-    more than the answer."""
+    """The machine's clocks. Its attributes are the functions of `time` themselves: they are called several times per
+    request, and a Python function around each would take longer than the call itself."""
 
     monotonic = staticmethod(time.monotonic)
     time = staticmethod(time.time)

@@ -1,4 +1,4 @@
-"""The platform's home directory: one platform in it at a time, and the file that says where that one listens."""
+"""The platform's home directory: the lock that admits one platform, and the file with its address."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def home_id(home: Path) -> str:
 
 @contextmanager
 def home_lock(home: Path) -> Iterator[None]:
-    """One platform per home. The lock is the kernel's, so it ends with the process however that ends."""
+    """Holds the home's lock: one platform per home. The kernel releases it with the process, however that ends."""
     with (home / "platform.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,7 +54,7 @@ def home_lock(home: Path) -> Iterator[None]:
 
 
 def read_platform_file(home: Path) -> dict[str, Any]:
-    """What the running platform wrote about itself, or nothing."""
+    """The address and the process id of the running platform, or an empty dict."""
     try:
         read = json.loads((home / PLATFORM_FILE).read_text())
         return {"url": str(read["url"]), "pid": int(read["pid"])}
@@ -63,7 +63,7 @@ def read_platform_file(home: Path) -> dict[str, Any]:
 
 
 def write_platform_file(home: Path, url: str, started_at: float, version: str) -> None:
-    """Where clients on this machine find the platform; readable by its owner only, whole or not there."""
+    """Writes the file by which clients on this machine find the platform; atomic, readable by its owner only."""
     path = home / PLATFORM_FILE
     fresh = path.with_suffix(".new")
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

@@ -1,5 +1,5 @@
-"""What the platform is started with: flags, then the environment (`CLIP_PORT`, …), then `config.toml` in the home
-directory, then the defaults. Parsed once, here; a refusal names the key and what is allowed."""
+"""The platform's settings: from flags, else the environment (`CLIP_PORT`, …), else `config.toml` in the home directory,
+else the defaults. Parsed once, here; a refusal names the key and what is allowed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["BACKLOG", "Settings"]
 
 MiB = 1024 * 1024
 
-# Connections that the kernel accepts before the platform does: what comes while the gateway loads waits here.
+# Connections that the kernel accepts before the platform does: those of clients wait here while the gateway loads.
 BACKLOG = 2048
 
 
@@ -41,7 +41,7 @@ class Settings:
     max_bundle_bytes: int = 256 * MiB
     max_queued_total: int = 20_000
     cache_bytes: int = 64 * MiB
-    warm_pool_size: int = 0  # processes per environment that replicas are forked from, where it does not say itself
+    warm_pool_size: int = 0  # zygotes per environment, where the environment sets no number
     body_timeout_s: float = 60.0  # a client that takes longer to send its body gets a 408
     shutdown_timeout_s: float = 30.0
 
@@ -77,9 +77,9 @@ class Settings:
         values |= _from_file(home / "config.toml", known)
         values |= {k: v for k in known if k != "home" and (v := environ.get(f"CLIP_{k.upper()}"))}
         values |= {k: v for k, v in given.items() if k != "home"}
-        made = cls(**{k: _coerce(k, v) for k, v in values.items()})
-        made._check()
-        return made
+        settings = cls(**{k: _coerce(k, v) for k, v in values.items()})
+        settings._check()
+        return settings
 
     def _check(self) -> None:
         choices = {

@@ -9,7 +9,7 @@ __all__ = ["BundleDigest", "EnvironmentId", "FunctionId", "ReplicaId"]
 
 ReplicaId = NewType("ReplicaId", str)
 BundleDigest = NewType("BundleDigest", str)  # "sha256:…"
-EnvironmentId = NewType("EnvironmentId", str)  # digest of what was asked for
+EnvironmentId = NewType("EnvironmentId", str)  # digest of the request: Python and requirements
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -20,7 +20,7 @@ class FunctionId:
     function: str
     version: int
     path: str = field(init=False, repr=False, compare=False)
-    """`project/function`, the value of the metric label `function`: one string for all that is kept under it."""
+    """`project/function`, the value of the metric label `function`: one string that all users of it share."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", f"{self.project}/{self.function}")

@@ -54,7 +54,7 @@ class _Run:
 
 
 def batching_live(bench: Bench) -> Section:
-    """None at the highest rate, which shows the most that it can do, then each adaptive policy by rate."""
+    """No batching at the highest rate, which shows its capacity, then each adaptive policy by rate."""
     runs = []
     bench.display.step("starting Clipper")
     with platform(bench.work / "batching", "sleepy") as running:

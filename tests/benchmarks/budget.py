@@ -47,7 +47,7 @@ SANITY = Plan(
 
 
 class Budget:
-    """What is left of the time. Whoever starts something asks before whether it fits."""
+    """The time that is left. A section checks that it fits before it starts."""
 
     def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

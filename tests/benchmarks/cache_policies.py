@@ -30,27 +30,27 @@ class Case:
 
 
 def cases(quick: bool) -> list[Case]:
-    made = [Case(kind="loop", sizes="equal", objects=5_000, requests=50_000, share=0.5)]
+    selected = [Case(kind="loop", sizes="equal", objects=5_000, requests=50_000, share=0.5)]
     for sizes in ("equal", "log-normal", "1000-fold"):
         if quick or sizes == "1000-fold":
-            made += [
+            selected += [
                 Case(kind=kind, sizes=sizes, objects=10_000, requests=60_000, share=0.05)
                 for kind in ("zipf", "scan", "shift")
             ]
             continue
-        made += [
+        selected += [
             Case(kind="zipf", sizes=sizes, objects=50_000, requests=400_000, share=share, alpha=alpha)
             for alpha in (0.6, 0.8, 1.0, 1.2)
             for share in (0.01, 0.05, 0.2)
         ]
-        made.append(Case(kind="zipf", sizes=sizes, objects=10_000, requests=300_000, share=0.05))
-        made.append(Case(kind="zipf", sizes=sizes, objects=1_000_000, requests=1_000_000, share=0.01))
-        made += [
+        selected.append(Case(kind="zipf", sizes=sizes, objects=10_000, requests=300_000, share=0.05))
+        selected.append(Case(kind="zipf", sizes=sizes, objects=1_000_000, requests=1_000_000, share=0.01))
+        selected += [
             Case(kind=kind, sizes=sizes, objects=20_000, requests=300_000, share=share)
             for kind in ("scan", "one-hit", "shift")
             for share in (0.01, 0.1)
         ]
-    return made
+    return selected
 
 
 Row = tuple[str, float, dict[str, tuple[float, float]]]

@@ -1,4 +1,4 @@
-"""Load whose rate changes, in an open loop over raw HTTP, and a watch over what the platform makes of it."""
+"""Load whose rate changes, in an open loop over raw HTTP, and a watch of the function's status meanwhile."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What the platform said of the function: from its status."""
+    """The function's status at one instant."""
 
     at: float
     wanted: int
@@ -50,7 +50,7 @@ def p99(answers: Iterable[Answer]) -> float | None:
 
 @dataclass
 class Callers:
-    """Asks `soak/work` for squares. Each request has one answer, or a complaint."""
+    """Callers of `soak/work`, which returns squares. Each request ends with one answer or one complaint."""
 
     port: int
     path: str = "soak/work"
@@ -88,7 +88,7 @@ class Callers:
         task.add_done_callback(self._tasks.discard)
 
     async def finished(self) -> None:
-        """All that was asked is answered, or given up."""
+        """Whether every request is answered or given up."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -138,10 +138,10 @@ class Watch:
         self._connection: Connection | None = None
         self.moments: list[Moment] = []
 
-    async def run(self, told: Callable[[Moment], None]) -> None:
-        """For ever; `told` with each moment."""
+    async def run(self, on_moment: Callable[[Moment], None]) -> None:
+        """Looks for ever, and calls `on_moment` with each moment."""
         while True:
-            told(await self.look())
+            on_moment(await self.look())
             await asyncio.sleep(WATCH_PERIOD_S)
 
     async def look(self) -> Moment:
@@ -209,7 +209,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a run has at hand."""
+    """What the parts of a run share."""
 
     size: Size
     platform: PlatformProcess

@@ -78,7 +78,7 @@ ENVIRONMENT = '[environment]\nrequirements = ["scikit-learn=={version}"]\nwarm_p
 
 
 def model() -> bytes:
-    """The classifier, trained here: as the environment has the same scikit-learn, it can read it."""
+    """The classifier, trained here with the scikit-learn version of the environment, which can read it."""
     from sklearn.datasets import load_digits
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -102,7 +102,7 @@ def processes(platform: PlatformProcess, marker: str) -> list[psutil.Process]:
 
 
 class Spent(NamedTuple):
-    """What processes have had so far, all threads together."""
+    """Processor time of processes so far, of all threads together."""
 
     ms: float  # of a processor
     faults: int  # of pages

@@ -2,7 +2,7 @@
 functions have load.
 
 The real loop on samples of real queues, one for each function, whose replicas are in memory. Between the rounds, which
-is not counted, calls come to each of them, take their time, and end: no sample is what it was before.
+is not counted, calls come to each of them and end, so that every sample changes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ScaleTarget:
 
 
 def stir(queue: FunctionQueue, rng: random.Random, now: float) -> None:
-    """Half a second of a function that is called a few times a second: what the answers leave behind."""
+    """What half a second of a few calls leaves in a function's statistics."""
     calls = rng.randrange(1, 4)
     queue.running, queue.idle_since = rng.randrange(1, 3), None
     queue.submitted += calls

@@ -1,4 +1,4 @@
-"""What the user sees meanwhile: a live line with the time that is left on a terminal, plain lines elsewhere."""
+"""Progress: a live line with the time that is left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One function at ten times its capacity, and what another one's callers notice of it."""
+"""One function at ten times its capacity, and the latency of another one beside it."""
 
 from __future__ import annotations
 

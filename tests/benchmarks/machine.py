@@ -66,7 +66,7 @@ def _busy_s() -> float:
 
 class Processors:
     """`with Processors() as processors:` — afterwards `foreign` is the share of the machine that went to processes
-    which are not ours: a measurement beside which others worked tells less."""
+    which are not the benchmark's: where it is high, the measurement means less."""
 
     def __init__(self) -> None:
         self.foreign = 0.0

@@ -1,10 +1,10 @@
-"""What a platform with many functions takes: to come back, for one deploy more, and to be looked at.
+"""What a platform with many functions takes: for a restart, for one more deploy, and for looking at it.
 
     python -m tests.benchmarks.many_functions [--functions 10000]
 
 A home is written as so many deploys leave it: projects with a function each, in a real SQLite store, and their bundles.
-The platform's own planes and gateway are opened over it as at a start, on replicas in memory. Each line tells what a
-step took of the clock and of the processor, and the longest that nothing else had its turn in the event loop meanwhile.
+The platform's own wiring and gateway are opened over it as at a start, on replicas in memory. Each line shows the time
+and the processor time of a step, and the longest time that the event loop was held meanwhile.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SCHEMA = {"parameters": {"text": {"type": "string"}}, "returns": {"type": "strin
 
 
 class Built:
-    """Environments that are there already."""
+    """An environment builder whose environments all exist."""
 
     def identify(self, spec: EnvironmentSpec) -> EnvironmentId:
         return EnvironmentId("env")
@@ -114,11 +114,11 @@ async def write_home(home: Path, functions: int, more: int) -> None:
     # Not by the store's methods, each of which waits for the disk.
     with sqlite3.connect(store.path) as db:
         for number in range(functions):
-            made = manifest_of(number)
-            name, at = made.project, 1.7e9 + number
+            manifest = manifest_of(number)
+            name, at = manifest.project, 1.7e9 + number
             version = Version(
-                project=name, number=1, created_at=at, manifest=made.to_dict(), bundle=made.bundle, environment="env",
-                schemas={"classify": SCHEMA}, state="ready",
+                project=name, number=1, created_at=at, manifest=manifest.to_dict(), bundle=manifest.bundle,
+                environment="env", schemas={"classify": SCHEMA}, state="ready",
             )  # fmt: skip
             route = Route(project=name, version=1, revision=1, updated_at=at)
             db.execute("INSERT INTO projects VALUES (?, ?)", (name, records.encode(Project(name=name, created_at=at))))
@@ -143,7 +143,7 @@ async def measure(home: Path, functions: int) -> None:
     gc.collect()
     memory = psutil.Process().memory_info().rss
     async with AsyncExitStack() as stack:
-        async with watch.step("opening the planes"):
+        async with watch.step("opening the platform"):
             planes = await open_planes(stack, settings, concrete, clock=clock, metrics=metrics)
         server = make_server(
             settings, planes, origin_policy=OriginPolicy("127.0.0.1"), lifecycle=lifecycle, clock=clock,
@@ -170,10 +170,10 @@ async def measure(home: Path, functions: int) -> None:
         ) as client:
             async with watch.step(f"deploying one project more (of {DEPLOYS})", DEPLOYS):
                 for number in range(functions, functions + DEPLOYS):
-                    made = planes.deployer.submit(name_of(number), manifest_of(number).to_dict())
-                    await made.wait()
-                    if made.state != "succeeded":
-                        raise RuntimeError(f"a deploy ended {made.state}: {made.error}")
+                    deployment = planes.deployer.submit(name_of(number), manifest_of(number).to_dict())
+                    await deployment.wait()
+                    if deployment.state != "succeeded":
+                        raise RuntimeError(f"a deploy ended {deployment.state}: {deployment.error}")
             async with watch.step(f"a change of a route (of {CHANGES})", CHANGES):
                 for _ in range(CHANGES):
                     planes.dispatcher.set_route(name_of(0), 1)

@@ -34,7 +34,7 @@ GRACE_S = 5.0  # for the last answers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What is offered: `rate_per_s` on average for `seconds`, the same moments for the same seed."""
+    """The load: `rate_per_s` on average for `seconds`, the same moments for the same seed."""
 
     url: str
     body: str
@@ -46,7 +46,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came back. Latencies in seconds: of the answers with status 200, from the moment they were due.
+    """The answers. Latencies in seconds: of the answers with status 200, from the moment they were due.
 
     `answered_per_s` counts the answers that came while load was offered, whenever they had been asked for.
     `late_p99_s` is how late the generator itself was: where it comes near the latencies, they say nothing.

@@ -67,18 +67,18 @@ def _spy() -> str:
 def _record(spy: str, pid: int, form: str, into: Path, target: Endpoint, seconds: int) -> None:
     """Record while wrk loads the target. Raises BenchmarkError."""
     argv = [spy, "record", "--pid", str(pid), "--format", form, "--output", str(into)]
-    # Only whoever holds the interpreter's lock: pool threads that wait would otherwise count as working.
+    # Only the thread that holds the interpreter's lock: pool threads that wait would otherwise count as working.
     argv += ["--duration", str(seconds), "--rate", str(SAMPLES_PER_S), "--gil"]
     child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         wrk.measure(target, connections=CONNECTIONS, seconds=seconds + 1)
-        said = child.communicate(timeout=30)[0].decode(errors="replace")
+        output = child.communicate(timeout=30)[0].decode(errors="replace")
     except subprocess.TimeoutExpired:
         raise BenchmarkError("py-spy did not end") from None
     finally:
         ended(child)
     if child.returncode or not into.exists():
-        raise BenchmarkError(f"py-spy could not look into the process: {said.strip()[-300:]}")
+        raise BenchmarkError(f"py-spy could not look into the process: {output.strip()[-300:]}")
 
 
 def _table(stacks: Path) -> str:

@@ -61,7 +61,7 @@ def _cost(
 
 @contextmanager
 def _full(running: PlatformProcess, target: Endpoint) -> Iterator[None]:
-    """Callers that nobody answers for as long as the block lasts, so that everyone else is refused."""
+    """Keeps the queue full with callers that get no answer while the context lasts, so that all others are refused."""
 
     def call() -> None:
         with suppress(OSError, HTTPException):

@@ -19,8 +19,8 @@ NOISY = 0.1
 def render(sections: Sequence[Section], facts: Mapping[str, str], failures: Mapping[str, str]) -> str:
     """The whole report as Markdown."""
     parts = ["# Benchmarks", labels(facts)]
-    if (said := _noise(sections)) is not None:
-        parts.append(said)
+    if (note := _noise(sections)) is not None:
+        parts.append(note)
     verdicts = [verdict for section in sections for verdict in section.verdicts]
     if verdicts:
         parts += ["## Targets", targets(verdicts)]
@@ -41,8 +41,8 @@ def _noise(sections: Sequence[Section]) -> str | None:
     if not foreign:
         return None
     middle = median(foreign)
-    said = f"Other processes used {middle:.0%} of the machine meanwhile (median; {max(foreign):.0%} at most)."
-    return said + (" That is enough to show: ratios say more than numbers here." if middle > NOISY else "")
+    note = f"Other processes used {middle:.0%} of the machine meanwhile (median; {max(foreign):.0%} at most)."
+    return note + (" That affects the numbers: read the ratios." if middle > NOISY else "")
 
 
 def write(out: Path, sections: Sequence[Section], text: str, data: Mapping[str, Any]) -> list[Path]:

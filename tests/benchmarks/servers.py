@@ -138,5 +138,5 @@ def wait_healthy(child: subprocess.Popen[bytes], endpoint: Endpoint, log: Path) 
         except (OSError, http.client.HTTPException) as error:
             last = str(error) or type(error).__name__
         time.sleep(0.1)
-    said = log.read_text(errors="replace")[-2000:] if log.exists() else ""
-    raise BenchmarkError(f"{endpoint.url} gave no right answer (the last: {last})\n{said}")
+    output = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+    raise BenchmarkError(f"{endpoint.url} gave no right answer (the last: {last})\n{output}")

@@ -137,7 +137,7 @@ def soak_section(seen: Soak, site: Site) -> Section:
     markdown = f"{len(answers):,} requests in {len(seen.zeroes) - 1} cycles of {site.size.cycle_s:g} s.\n\n"
     markdown += _phases(seen, answers, moments)
     if wrong:
-        markdown += "\n\nThe first complaints:\n\n" + "\n".join(f"- {said}" for said in wrong[:5])
+        markdown += "\n\nThe first complaints:\n\n" + "\n".join(f"- {complaint}" for complaint in wrong[:5])
     if seen.gauges:
         markdown += f"\n\nGauges after a silence: {seen.gauges}"
     return Section(

@@ -32,7 +32,7 @@ async def burst(site: Site) -> Section:
     head = ["requests", "wrong or lost", "first ms", "median ms", "last ms", "replicas"]
     return Section(
         title="A burst at zero replicas",
-        markdown=table(head, rows, left=0) + "".join(f"\n\n- {said}" for said in lost[:5]),
+        markdown=table(head, rows, left=0) + "".join(f"\n\n- {complaint}" for complaint in lost[:5]),
         verdicts=[none_of(f"lost of {len(answers)} at once at zero replicas", len(lost))],
         data={"took_s": took, "wrong": lost[:100]},
     )
@@ -67,7 +67,7 @@ async def step(site: Site) -> Section:
     return Section(
         title="A step of ten times",
         markdown=table(["", "seconds", "requests", "p50 ms", "p99 ms", "replicas"], rows)
-        + "".join(f"\n\n- {said}" for said in wrong[:5]),
+        + "".join(f"\n\n- {complaint}" for complaint in wrong[:5]),
         verdicts=[
             Verdict.at_most("p99 after a step of ten times, once replicas are up", ratio, SLOWER_AT_MOST),
             none_of("wrong or lost in the step", len(wrong)),

@@ -35,14 +35,14 @@ def start(out: Path, *more: str, module: str = "tests.benchmarks") -> subprocess
 def test_a_short_run_measures_right_answers_and_writes_its_report_and_plot(tmp_path: Path) -> None:
     out = tmp_path / "out"
     child = start(out)
-    printed, said = child.communicate(timeout=150)
-    assert child.returncode == 0, said
+    output, errors = child.communicate(timeout=150)
+    assert child.returncode == 0, errors
     report = (out / "report.md").read_text()
-    assert report.strip() == printed.strip()
+    assert report.strip() == output.strip()
     for row in ("| Clipper |", "| Clipper, cached |", "| Clipper, fast path off |", "| bare uvicorn |"):
         assert row in report
     assert "Not in the tables" not in report, report
-    assert "wrong" not in said
+    assert "wrong" not in errors
     data = json.loads((out / "results.json").read_text())
     assert data["failures"] == {}
     for contestant in ("clipper", "cached", "asgi", "uvicorn"):
@@ -71,12 +71,12 @@ def test_ctrl_c_ends_every_server(tmp_path: Path) -> None:
 def test_a_short_soak_loses_nothing_and_writes_its_report_and_plot(tmp_path: Path) -> None:
     out = tmp_path / "out"
     child = start(out, module="tests.benchmarks.soak")
-    printed, said = child.communicate(timeout=150)
-    assert child.returncode == 0, said + printed
-    assert (out / "report.md").read_text().strip() == printed.strip()
+    output, errors = child.communicate(timeout=150)
+    assert child.returncode == 0, errors + output
+    assert (out / "report.md").read_text().strip() == output.strip()
     for row in ("| answers wrong or lost | none | none | met |", "| ramp | 30 |", "| lost of 100 at once at zero"):
-        assert row in printed
-    assert "missed" not in printed
+        assert row in output
+    assert "missed" not in output
     data = json.loads((out / "results.json").read_text())
     assert data["Changing load"]["answers"] > 50
     assert len(data["A burst at zero replicas"]["took_s"]) == 100
@@ -93,9 +93,9 @@ def test_ctrl_c_ends_a_soak(tmp_path: Path) -> None:
         time.sleep(1)  # somewhere inside a cycle
         family = benchmark.children(recursive=True)
         child.send_signal(signal.SIGINT)
-        _, said = child.communicate(timeout=40)
-        assert child.returncode == 130, said
-        assert "Traceback" not in said
+        _, errors = child.communicate(timeout=40)
+        assert child.returncode == 130, errors
+        assert "Traceback" not in errors
         assert not [process for process in family if alive(process)]
     finally:
         child.kill()

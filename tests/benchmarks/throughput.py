@@ -104,7 +104,7 @@ def _measure(bench: Bench, contest: Contest, key: str, endpoint: Endpoint, numbe
 
 @contextmanager
 def _noted(contest: Contest, name: str) -> Iterator[None]:
-    """A run that failed is left out of the table and told below it; the others go on."""
+    """A run that failed is left out of the table and noted below it; the others go on."""
     try:
         yield
     except BenchmarkError as error:

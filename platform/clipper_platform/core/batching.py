@@ -1,13 +1,12 @@
 """How many waiting invocations make the next batch, and when: pure decisions.
 
-`plan` answers *dispatch n now* or *wait until t* for one replica. It conserves work: an idle replica gets what is
-there, unless the policy asks to wait a bounded time for company. A second batch is committed to a busy replica only
-when that costs nothing: it is full anyway, or the running one is about to end (the replica then never idles between
-two batches). Nothing is ever padded.
+`plan` returns *dispatch n now* or *wait until t* for one replica. It conserves work: an idle replica gets what waits,
+unless the policy waits a bounded time for more. A second batch is sent to a busy replica only when waiting gains
+nothing: the batch is full, or the running one is about to end (the replica then never idles between two batches).
+Batches are never padded.
 
-A `SizeController` learns the size limit from how long batches take to *run*. Time spent in a queue is no argument:
-under overload it grows whatever the size, and shrinking batches for it would lower the throughput and lengthen the
-queue further.
+A `SizeController` learns the size limit from how long batches take to *run*. Time in a queue does not count: under
+overload it grows whatever the size, and smaller batches would lower the throughput and lengthen the queue further.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ class Policy:
 class Dispatch(NamedTuple):
     """Send the first `n` waiting items to the replica now.
 
-    `full`: the limit, not the load, decided the size. To be kept with the batch and told to `SizeController.observe`.
+    `full`: the limit, not the load, decided the size. The caller passes it to `SizeController.observe` later.
     """
 
     n: int
@@ -92,7 +91,7 @@ class WaitUntil(NamedTuple):
 
 NEVER = WaitUntil(math.inf)
 
-_dispatch = lru_cache(maxsize=1024)(Dispatch)  # finding an immutable one is three times as fast as making it
+_dispatch = lru_cache(maxsize=1024)(Dispatch)  # a look-up takes a third of the time of making one
 
 
 def plan(
@@ -163,12 +162,12 @@ BUDGET_FRACTION = 0.45
 class Single:
     """One item at a time: a moving average of what one takes, at an eighth of the cost of a fit: it is paid per item.
 
-    Where several are sent in one frame to run one after another, they count as so many items.
+    Several items that are sent in one frame and run one after another count as that many items.
     """
 
     __slots__ = ("_each_s", "limit")
 
-    # The next duration is what matters for the second slot: a short memory, of about 5 batches.
+    # Only the next duration matters for the second slot: a short memory, of about 5 batches.
     NEWS = 0.2
 
     def __init__(self) -> None:
@@ -238,7 +237,7 @@ class Aimd:
             floor = self._fit.floor(self._budget_s)
             self._limit = min(float(self._max), max(1.0, floor, self._limit * self.BACK_OFF))
         elif size >= self.limit if full is None else full:
-            # A smaller batch says nothing about the limit: without this, it would grow for ever under low load.
+            # Only a full batch tests the limit: without this, the limit would grow for ever under low load.
             self._limit = min(float(self._max), self._limit + self._step)
             self._grown += 1
             if self._grown % self.PATIENCE == 0:
@@ -255,8 +254,8 @@ class LatencyModel:
     """The largest size whose predicted duration, and its usual deviation, fits the budget.
 
     Cautious where it has no data: never beyond the double of the largest size tried of late. So it starts at 1, doubles
-    with each full batch until the line says stop, and does not grow while load is low. It shrinks by at most 30% per
-    batch: the sizes on the way down tell the slope, which decides how far down is right.
+    with each full batch until the fitted line reaches the budget, and does not grow while load is low. It shrinks by
+    at most 30% per batch: the sizes on the way down measure the slope, which decides how far down is right.
     """
 
     __slots__ = ("_budget_s", "_fit", "_max", "limit")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["Answers", "Limits", "judge", "since"]
 
-# With fewer answers than this, less than five are above the 99th percentile, and one hiccup of the machine moves it.
+# With fewer answers than this, less than five are above the 99th percentile, and one pause of the machine moves it.
 P99_SAMPLES = 500
 # Differences below this come from the machine, not from the version: a p99 of 1 ms that doubles is no regression.
 NOISE_S = 0.010
@@ -48,7 +48,7 @@ def since(now: Answers, then: Answers) -> Answers:
 
 
 def judge(old: Answers, new: Answers, limits: Limits, *, final: bool) -> str:
-    """Why the new version must not go on, in words; empty while nothing speaks against it.
+    """The reason to stop the new version, in words; empty while there is none.
 
     Errors count at any time; latency, which a cold cache or a busy second may spoil, at the end of a step (`final`).
     """

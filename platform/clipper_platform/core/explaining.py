@@ -1,4 +1,4 @@
-"""A scaling decision in words: why it is what it is, and what would change it."""
+"""A scaling decision in words: the reason for the number, and what would change it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Explanation", "explain"]
 
 
 class Explanation(NamedTuple):
-    """`why` is a sentence; `steps` are the steps from the demand to the number; `change` says what would change it."""
+    """`why` is a sentence; `steps` are the steps from the demand to the number; `change`: what would change it."""
 
     why: str
     steps: tuple[str, ...]
@@ -91,7 +91,7 @@ def _replicas(need: float) -> str:
 
 
 def _near(decision: Decision, policy: Policy) -> str:
-    """A note where the number is not the demand rounded up, because of the tolerance."""
+    """A note where the tolerance is the reason that the number is not the demand rounded up."""
     current = decision.demanded - policy.buffer_replicas
     if decision.need > NOTHING and current != math.ceil(decision.need - NOTHING):
         return f", near enough to the {current} that there are"

@@ -1,4 +1,4 @@
-"""What a batch takes, learnt from those that ran: a line over its size, which follows a model that changes speed."""
+"""The duration of a batch by its size: a line fitted to the batches that ran, which follows changes of speed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class DurationFit:
 
     Robust in two ways. A single far-off duration (a stall, a collection of garbage) is clipped to what was plausible.
     Several in a row, all slower or all faster, are a change of the model's speed: the fit is scaled by their median
-    ratio at once and keeps little of its memory. While all batches have one size they say nothing about the slope:
+    ratio at once and keeps little of its memory. Batches of one size do not determine the slope:
     it is pulled to slightly less than its previous value with the strength that sizes spread by 3% would have.
     """
 
@@ -31,7 +31,8 @@ class DurationFit:
     CHANGE_AFTER = 3
     # A prediction of next to nothing, once wrong, must not multiply into infinity.
     LARGEST_CHANGE = 1000.0
-    # Without news of it, the slope fades by half in 14 batches: a limit that a wrong slope holds down is tried again.
+    # Without batches of other sizes the slope fades by half in 14 batches, so that a limit which a wrong slope holds
+    # down is tried again.
     FADE = 0.95
     # What the memory weighs after a change of speed.
     KEEP_AFTER_CHANGE = 0.1
@@ -40,7 +41,7 @@ class DurationFit:
         self.a = 0.0
         self.b = 0.0
         self.deviation_s = 0.0  # mean absolute deviation from the line
-        self.tried = 0.0  # the largest size of late, slowly forgotten
+        self.tried = 0.0  # the largest recent size, slowly forgotten
         self._w = self._sx = self._sy = self._sxx = self._sxy = 0.0
         self._ratios: list[float] = []
         self._turn = False
@@ -52,7 +53,7 @@ class DurationFit:
         return (self.a, self.b) if self._w else None
 
     def observe(self, size: float, duration_s: float) -> None:
-        """Learn that `size` took `duration_s`. Raises ValueError for what cannot be: it would poison the sums."""
+        """Takes in that a batch of `size` took `duration_s`. Raises ValueError for impossible values."""
         if not (size > 0 and 0 <= duration_s < math.inf):
             raise ValueError(f"a batch of {size!r} that took {duration_s!r} s is not an observation")
         if self._w:
@@ -87,7 +88,7 @@ class DurationFit:
         error = duration_s - predicted
         room = max(self.CLIP_DEVIATIONS * self.deviation_s, self.CLIP_SHARE * predicted)
         self.deviation_s += (min(abs(error), room) - self.deviation_s) * (1 - self.KEEP)
-        # A size far beyond those tried may prove the line wrong without a change, unless that was suspected before.
+        # A size far beyond those tried may show that the line was wrong: no change, unless earlier batches suggest one.
         if abs(error) <= room or predicted <= 0 or (size > 1.5 * self.tried and not self._ratios):
             self._ratios.clear()
             return duration_s
@@ -101,7 +102,7 @@ class DurationFit:
         return duration_s
 
     def _change(self, ratio: float) -> None:
-        """The model became `ratio` times as slow: so did both of its costs, until new batches say otherwise."""
+        """The model became `ratio` times as slow: both of its costs are scaled, until new batches correct them."""
         self._ratios.clear()
         self.deviation_s *= ratio
         self.b *= ratio

@@ -1,8 +1,8 @@
 """How long an idle function keeps its last replica, learnt from how long it was idle before.
 
-The histogram policy of "Serverless in the Wild" (Shahrad et al., ATC '20): idle times are counted; the tail (99th
-percentile) says until when a call may still come, the head (5th percentile) how long none comes. A function that is
-called every ten minutes gives its memory back in between and has its replica again just before the next call.
+The histogram policy of "Serverless in the Wild" (Shahrad et al., ATC '20): idle times are counted. The tail (99th
+percentile) is the time until which a call may come, the head (5th percentile) the time before which none comes. A
+function that is called every ten minutes frees its memory in between and has its replica again before the next call.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Final, NamedTuple, Self
 
 __all__ = ["IdleTimes", "IdleWatch", "KeepAlive"]
 
-_LOWEST_S: Final = 1.0  # shorter idle times than a decision's period decide nothing
+_LOWEST_S: Final = 1.0  # shorter idle times are within the period of decisions
 _HIGHEST_S: Final = 4 * 3600.0  # the paper's range
 _BINS: Final = 64
 _SCALE: Final = _BINS / math.log(_HIGHEST_S / _LOWEST_S)  # bins grow by 16%
 _HEAD: Final = 0.05
 _TAIL: Final = 0.99
 _MARGIN: Final = 0.1  # the paper's: the head is taken 10% earlier, the tail 10% later
-_ENOUGH: Final = 10  # fewer idle times than this say nothing
+_ENOUGH: Final = 10  # fewer idle times than this are no basis
 _MOST: Final = 1000  # then all counts are halved, so that the histogram follows a function that changes
-_NONE: Final = array("H", [0] * _BINS)  # shared by all that counted nothing yet
-_STORED: Final = Struct(f"<{_BINS + 1}H")  # the bins, and what was longer
+_NONE: Final = array("H", [0] * _BINS)  # shared by all histograms without a count
+_STORED: Final = Struct(f"<{_BINS + 1}H")  # the bins, and the number of longer times
 _WORTH_RELEASING_S: Final = 60.0  # for less than this it is not worth ending a replica and starting another
 
 
@@ -47,16 +47,16 @@ class IdleTimes:
 
     @classmethod
     def restored(cls, stored: bytes) -> Self:
-        """From what `stored` gave. Raises ValueError for anything else."""
+        """The histogram that `stored` returned as bytes. Raises ValueError for any other bytes."""
         if len(stored) != _STORED.size:
             raise ValueError(f"{len(stored)} bytes are no idle times, which take {_STORED.size}")
         *counts, longer = _STORED.unpack(stored)
-        made = cls()
-        made.total = sum(counts) + longer
-        if made.total >= _MOST:
-            raise ValueError(f"{made.total} idle times are more than are ever counted")
-        made._counts, made._longer = array("H", counts), longer
-        return made
+        times = cls()
+        times.total = sum(counts) + longer
+        if times.total >= _MOST:
+            raise ValueError(f"{times.total} idle times are more than are ever counted")
+        times._counts, times._longer = array("H", counts), longer
+        return times
 
     def stored(self) -> bytes:
         """All of it, in 130 bytes."""
@@ -79,7 +79,7 @@ class IdleTimes:
             self.total = sum(self._counts) + self._longer
 
     def learnt(self) -> KeepAlive | None:
-        """What the idle times say, or None while they say nothing: too few, or half of them beyond the range."""
+        """The keep-alive by the idle times, or None without a basis: too few, or half of them beyond the range."""
         if self.total < _ENOUGH or 2 * self._longer >= self.total:
             return None
         inside = self.total - self._longer

@@ -5,11 +5,11 @@
         │                 └──────▶ unhealthy ───────────────┤
         └────────────── start failed, exited ───────────────┘
 
-The pool is told how many replicas are wanted and what happens to those that it has; it answers with what to launch,
-drain or kill, and when to be asked again. Replacements after failures wait with exponential back-off. A replica that
-dies before it has answered anything counts towards a crash loop; after `max_failures` of those in a row the pool
-stops trying (`failed`) and keeps the reason. A replica that served and then died is the work of one request or of the
-machine, so it is replaced sooner and never stops the pool.
+Events are the wanted number of replicas and what happens to each replica; instructions are what to launch, drain or
+kill, and when to send a Tick. Replacements after failures wait with exponential back-off. A replica that ends before
+its first answer counts towards a crash loop; after `max_failures` of these in a row the pool stops trying (`failed`)
+and keeps the reason. A replica that ends after an answer was ended by a request or by the machine, so it is replaced
+sooner and never stops the pool.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ReplicaState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """The number of replicas to have from now on. Also ends a `failed` state: someone asked again."""
+    """The number of replicas to have from now on. Also ends a `failed` state, since a caller asked again."""
 
     count: int
 
@@ -69,14 +69,14 @@ class StartFailed:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The replica answered invocations: what ends it from now on is not a crash loop."""
+    """The replica answered invocations: its end no longer counts towards a crash loop."""
 
     replica: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unhealthy:
-    """It answers no pings, or holds a batch long past every deadline in it."""
+    """The replica answers no pings, or holds a batch long past every deadline in it."""
 
     replica: str
     message: str
@@ -84,14 +84,14 @@ class Unhealthy:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """Finish what it has and end it, and put another in its place; the queue holds what comes in between."""
+    """The replica is to finish its work and end. Another takes its place; meanwhile invocations wait in the queue."""
 
     replica: str
 
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """`expected`: we asked for it, or the machine took it, so that nothing is wrong with the function."""
+    """`expected`: the platform or the machine ended it, so that the function is not at fault."""
 
     replica: str
     message: str
@@ -189,7 +189,7 @@ class PoolState:
                 self._bury(replica, message, now, counts=True)
             case Exited(replica, message, expected):
                 self._bury(replica, message, now, counts=not expected)
-            # A Tick says only that time passed.
+            # A Tick changes nothing but the time.
         return self._plan(now)
 
     def _forgive(self) -> None:
@@ -279,7 +279,7 @@ class PoolState:
         return Launch(member.id)
 
     def _shrink(self, surplus: int, now: float) -> list[Instruction]:
-        """End those that are not ready yet first, then the youngest: the oldest has the warmest caches."""
+        """Ends replicas that are not ready first, then the youngest: the oldest has the warmest caches."""
         out: list[Instruction] = []
         for member in self._by_worth()[:surplus]:
             ready = member.state is ReplicaState.READY

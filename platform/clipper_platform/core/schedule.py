@@ -1,4 +1,4 @@
-"""Which bounds hold now: the policy's own, or those of the schedules whose windows are open.
+"""The bounds that hold at a time: the policy's own, or those of the schedules whose windows are open.
 
 Times are monotonic seconds: when a cron expression opens a window is computed outside, where time zones are known.
 """
@@ -15,7 +15,7 @@ __all__ = ["Bounds", "Window", "bounds"]
 class Window(NamedTuple):
     """Open from `opens_at` until before `closes_at`; meanwhile its bounds replace the policy's.
 
-    `max_replicas` None: the policy's own. `name` is for people: the cron expression with its zone.
+    `max_replicas` None: the policy's own. `name`: the cron expression with its zone, to show.
     """
 
     opens_at: float
@@ -26,7 +26,7 @@ class Window(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """The least and the most replicas, until when that is so, and the schedules that say it."""
+    """The least and the most replicas, until when both hold, and the names of the schedules that set them."""
 
     floor: int
     ceiling: int
@@ -39,7 +39,7 @@ class Bounds(NamedTuple):
 
 
 def bounds(min_replicas: int, max_replicas: int, windows: Sequence[Window], now: float) -> Bounds:
-    """Of several open windows the highest minimum and the highest maximum hold, so that none takes from another."""
+    """Of several open windows the highest minimum and the highest maximum hold, so that no window restricts another."""
     if not windows:
         return Bounds(min_replicas, max_replicas)
     until = math.inf

@@ -1,4 +1,4 @@
-"""What was observed lately, in fixed memory: quantiles of latency, rates, and how fast a queue drains.
+"""Recent observations in fixed memory: quantiles of latency, rates, and how fast a queue drains.
 
 Both classes forget exponentially: after `window_s` seconds an observation weighs 37% (1/e) of a new one. Instead of
 shrinking every old weight, new observations get a growing one (forward decay: Cormode et al., ICDE 2009), so that
@@ -31,7 +31,7 @@ _TICKS = 64
 _RESCALE_AT = 30.0
 # After 5 windows without a new observation less than 1% of the old weight is left: that is no data.
 _STALE_WINDOWS = 5.0
-# As much is left of what was seen 9 windows ago: nobody asks for the 99.99th percentile.
+# The weight that is left after 9 windows: less than what the 99.9th percentile, the highest in use, can see.
 _FORGOTTEN = 1e-4
 
 
@@ -153,14 +153,14 @@ class LatencyHistogram:
         self._answers.clear()
 
 
-# Times per window that a drain rate decays: more would be exact to less than what anybody notices.
+# Times per window that a drain rate decays: exact to 0.2%.
 _DECAYS = 500
 
 
 class DrainRate:
     """Completions per second of the time in which there was work, for `Retry-After`.
 
-    An idle hour must not make the next burst look hopeless: between `pause` and `resume` no time passes.
+    Time between `pause` and `resume` does not count, so that an idle hour does not lower the rate of the next burst.
     """
 
     __slots__ = ("_busy_s", "_done", "_fresh", "_fresh_s", "_since", "window_s")
@@ -176,12 +176,12 @@ class DrainRate:
         self._since: float | None = None  # when the present stretch began to count; None while paused
 
     def resume(self, now: float) -> None:
-        """Work is waiting or running from now on. Without effect when it already was."""
+        """Work waits or runs from now on. Without effect where it already did."""
         if self._since is None:
             self._since = now
 
     def pause(self, now: float) -> None:
-        """Nothing waits or runs any more."""
+        """The queue and the replicas are empty from now on."""
         self._fresh_s = self._busy(now)
         self._since = None
 

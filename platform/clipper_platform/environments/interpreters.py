@@ -1,4 +1,4 @@
-"""The Pythons on this machine: found in the usual places, asked once who they are, remembered while unchanged."""
+"""The Pythons on this machine: found in the usual places, queried once, and cached while their files are unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MIN_VERSION = (3, 11)
 LISTING_TTL_S = 60.0
 QUERY_TIMEOUT_S = 10.0
 
-# What an interpreter says about itself. `_base_executable` leads out of a virtual environment to what it was made from.
+# The facts that an interpreter prints about itself. `_base_executable` is the base Python of a virtual environment.
 _QUERY = """
 import json, os, sys
 print(json.dumps({
@@ -56,7 +56,7 @@ class Interpreter:
 
 
 class Interpreters:
-    """Finds interpreters. Thread-safe in the sense that concurrent calls may at worst ask the same ones twice."""
+    """Finds interpreters. Thread-safe: concurrent calls at worst query the same ones twice."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Interpreters:
         return self._own
 
     def list(self) -> tuple[Interpreter, ...]:
-        """All that can be used, newest first, at most `LISTING_TTL_S` old."""
+        """All usable interpreters, newest first; the list is at most `LISTING_TTL_S` old."""
         now = self._clock.monotonic()
         if self._listed_at is None or now - self._listed_at >= LISTING_TTL_S:
             self._listing = self._look()
@@ -90,7 +90,7 @@ class Interpreters:
         """The interpreter for `3.11` or `3.11.7`; for None the platform's own.
 
         Among several the platform's own comes first, else the newest. Raises DeployFailed when there is none,
-        naming those that are there.
+        with the names of the available ones.
         """
         if python is None or self._own.satisfies(python):
             return self._own
@@ -135,7 +135,7 @@ class Interpreters:
 
 
 def candidates(environ: Mapping[str, str]) -> Iterator[Path]:
-    """Paths that look like Python 3: on PATH, pyenv's versions, those that uv manages. Most don't exist twice."""
+    """Paths that look like Python 3: on PATH, pyenv's versions, those that uv manages."""
     home = Path(environ.get("HOME") or os.path.expanduser("~"))
     pyenv = Path(environ.get("PYENV_ROOT") or home / ".pyenv")
     data = Path(environ.get("XDG_DATA_HOME") or home / ".local/share")
@@ -143,7 +143,7 @@ def candidates(environ: Mapping[str, str]) -> Iterator[Path]:
     for root in (pyenv / "versions", managed):
         yield from sorted(root.glob("*/bin/python3"))
     for entry in (environ.get("PATH") or os.defpath).split(os.pathsep):
-        # A shim is a script that becomes another interpreter from directory to directory.
+        # A shim is a script that runs another interpreter in each directory.
         if not entry or Path(entry) == pyenv / "shims":
             continue
         try:
@@ -163,12 +163,12 @@ def _minor(version: tuple[int, ...]) -> str:
 
 
 def _in_virtual_environment(path: Path) -> bool:
-    # Its links lead to the base interpreter, which would not know its own prefix under the link's target name.
+    # Its links lead to the base interpreter, which does not find its prefix under the name of the link's target.
     return (path.parent.parent / "pyvenv.cfg").exists()
 
 
 def _ask(paths: list[str]) -> list[Interpreter | None]:
-    """Ask them all at once; None for what is no usable Python."""
+    """Queries all of them at once; None for a path that is no usable Python."""
     started: list[subprocess.Popen[bytes] | None] = []
     for path in paths:
         try:
@@ -196,11 +196,11 @@ def _answer(process: subprocess.Popen[bytes]) -> Interpreter | None:
     if process.returncode != 0:
         return None
     try:
-        said = json.loads(output)
-        version = tuple(said["version"])
-        usable = said["implementation"] == "cpython" and said["final"] and not said["free_threaded"]
+        facts = json.loads(output)
+        version = tuple(facts["version"])
+        usable = facts["implementation"] == "cpython" and facts["final"] and not facts["free_threaded"]
         if not usable or version[:2] < MIN_VERSION:
             return None
-        return Interpreter(version=version, path=Path(said["path"]), machine=said["machine"])
+        return Interpreter(version=version, path=Path(facts["path"]), machine=facts["machine"])
     except (ValueError, KeyError, TypeError):
         return None

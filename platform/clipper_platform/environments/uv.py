@@ -1,4 +1,4 @@
-"""Running `uv`: one command at a time, watched, its words passed on, nothing of it left when its caller goes.
+"""Running `uv`: its output goes to the caller line by line, and none of its processes outlives the caller.
 
 uv gets a session of its own and dies with the platform (PDEATHSIG). What it starts in turn, such as the build of a
 source distribution, is killed with its process group; should the platform be killed, the instance's marker in
@@ -21,7 +21,7 @@ import uv
 
 __all__ = ["Uv", "UvError", "explain", "hint_for", "uv_environment"]
 
-# Dies with the parent, then becomes uv. The parent may have died before prctl: then its pid is no longer ours.
+# Has the kernel kill it with its parent, then becomes uv. A parent that ended before prctl has another pid by now.
 _LAUNCHER = """
 import ctypes, os, sys
 ctypes.CDLL(None, use_errno=True).prctl(1, 9)
@@ -29,14 +29,14 @@ if os.getppid() != int(sys.argv[1]): sys.exit(1)
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
-# What uv and the builds that it runs may know of the platform's environment: where to fetch from and how, and what
-# compilers need. Everything else, keys and secrets above all, stays out of the hands of packages' build scripts.
+# The variables of the platform that uv and the builds it runs get: where to fetch from and how, and what compilers
+# need. All others, keys and secrets above all, are hidden from packages' build scripts.
 _PASSED = re.compile(
     r"(HOME|USER|LOGNAME|PATH|TMPDIR|TZ|LANG|LANGUAGE|NETRC|SSH_AUTH_SOCK"
     r"|CC|CXX|CPP|AR|LD|FC|(C|CXX|CPP|LD|F|MAKE)FLAGS|PKG_CONFIG_PATH|LD_LIBRARY_PATH|CUDA_(HOME|PATH)"
     r"|(?i:(http|https|all|no)_proxy)|(REQUESTS|CURL)_CA_BUNDLE|(LC|XDG|SSL|UV|PIP|GIT|CARGO|RUSTUP|KEYRING)_\w+)\Z"
 )
-# These would point uv at another environment or project than the one that it is told to build, or change its words.
+# These would point uv at another environment or project than the one that it is told to build, or change its output.
 _REFUSED = re.compile(
     r"UV_(PYTHON|PROJECT|PROJECT_ENVIRONMENT|WORKING_DIR(ECTORY)?|SYSTEM_PYTHON|TARGET|PREFIX|REQUIREMENTS?|VENV_\w+"
     r"|BREAK_SYSTEM_PACKAGES|QUIET|VERBOSE|NO_BUILD_ISOLATION)\Z"
@@ -47,7 +47,7 @@ _STREAM_LIMIT_BYTES = 1 << 20
 
 
 class UvError(Exception):
-    """uv ended with a status other than 0; `lines` are the last that it said."""
+    """uv ended with a status other than 0; `lines` are the last of its output."""
 
     def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class UvError(Exception):
 def uv_environment(environ: Mapping[str, str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment that uv runs in."""
     passed = {key: value for key, value in environ.items() if _PASSED.match(key) and not _REFUSED.match(key)}
-    # Lines for machines: no colours, no wrapping in the middle of an explanation, no question to anyone.
+    # Output for a program: no colours, no wrapped lines, no prompts.
     return passed | {"NO_COLOR": "1", "UV_NO_WRAP": "1", "GIT_TERMINAL_PROMPT": "0"} | dict(extra or {})
 
 
@@ -72,7 +72,7 @@ class Uv:
     async def run(
         self, *arguments: str | Path, on_line: Callable[[str], None] | None = None, keep_open: int | None = None
     ) -> list[str]:
-        """Run `uv ARGUMENTS` to its end; the last 200 lines of what it said.
+        """Run `uv ARGUMENTS` to its end; returns the last 200 lines of its output.
 
         `keep_open`: a descriptor that uv and its children inherit, a lock for instance. Raises UvError when it
         fails. Cancelling kills its process group and returns once uv is gone.
@@ -108,7 +108,7 @@ async def _read_lines(
     while True:
         try:
             raw = await stream.readline()
-        except ValueError:  # a line over the stream's limit: what has come of it is dropped
+        except ValueError:  # a line over the stream's limit is dropped
             continue
         if not raw:
             return
@@ -120,7 +120,7 @@ async def _read_lines(
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill what is left of the process group. A group without members is no error."""
+    """Kills the rest of the process group. A group without members is no error."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -131,14 +131,14 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def explain(lines: Sequence[str]) -> str:
-    """uv's own explanation in one paragraph, out of its output: from `error:` on, causes joined, chatter left out.
+    """uv's own explanation in one paragraph, out of its output: from `error:` on, causes joined, progress left out.
 
     >>> explain(["Using Python 3.11.7", "error: No solution found", "  cause: Because x was not found, …"])
     'No solution found: Because x was not found, …'
     """
     start = next((i for i, line in enumerate(lines) if re.match(r"\s*(error:|×)", line)), None)
     if start is None:
-        return lines[-1].strip() if lines else "uv said nothing"
+        return lines[-1].strip() if lines else "uv printed nothing"
     parts: list[str] = []
     for line in lines[start:]:
         text = re.sub(r"^(error:|cause:|×|├─▶|╰─▶|│|\[stderr\]|\[stdout\]|hint:)\s*", "", line.strip())
@@ -148,7 +148,7 @@ def explain(lines: Sequence[str]) -> str:
     return text if len(text) <= 4_000 else text[:4_000] + " …"
 
 
-# uv's words, in order of how much they say -> what the reader can do.
+# Patterns in uv's output, the most specific first, and what the reader can do.
 _HINTS: tuple[tuple[str, str], ...] = (
     (r"No space left", "the platform's disk is full: free some space, then deploy again"),
     (

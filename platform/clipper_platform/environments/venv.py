@@ -1,10 +1,10 @@
-"""Virtual environments built by uv, named by what was asked for, shared by all projects that ask for the same.
+"""Virtual environments built by uv, named by a digest of what was requested, and shared by equal requests.
 
 Layout of the root directory::
 
     <id>/                 the virtual environment, built in place since its scripts contain their own path
-    <id>/.complete        metadata as JSON, written last: a directory without it is what a kill left behind
-    <id>.lock             held (flock) while <id> is built or removed, by whichever process does it
+    <id>/.complete        metadata as JSON, written last: a directory without it is an interrupted build
+    <id>.lock             held (flock) by the process that builds or removes <id>
     uv.toml               empty: ends uv's search for configuration in the directories above
 """
 
@@ -42,7 +42,7 @@ RUNTIME_REQUIREMENTS = ("msgspec>=0.19", "cloudpickle>=3.1")
 BUILD_TIMEOUT_S = 1_800.0
 # How often a lock that another process holds is tried again.
 LOCK_POLL_S = 0.1
-# What a waiter that joins a running build is told of what it missed.
+# The earlier lines that a waiter gets when it joins a running build.
 _HISTORY_LINES = 200
 _LOG_LINES = 60
 
@@ -54,7 +54,7 @@ _REQUIREMENTS = "requirements.txt"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentRecord:
-    """What is known of an environment that is there. Times are Unix seconds."""
+    """The metadata of a complete environment. Times are Unix seconds."""
 
     id: EnvironmentId
     python: str
@@ -66,8 +66,8 @@ class EnvironmentRecord:
 
 
 def normalise(lines: Sequence[str]) -> tuple[str, ...]:
-    """Requirement lines such that equal wishes are equal text: comments and blanks gone, names as the index spells
-    them, packages sorted. Options (`--index-url …`) keep their order and come first.
+    """Requirement lines in a form in which equal requests are equal text: without comments and blanks, names as the
+    index spells them, packages sorted. Options (`--index-url …`) keep their order and come first.
 
     >>> normalise(["Scikit_Learn >=1.5  # models", "numpy"])
     ('numpy', 'scikit-learn>=1.5')
@@ -96,7 +96,7 @@ def _normalise_package(text: str) -> str:
 
 
 class _Build:
-    """One build and those who wait for it."""
+    """One build and its waiters."""
 
     def __init__(
         self, id: EnvironmentId, requirements: Sequence[str], python: Interpreter, exclude: Sequence[str] = ()
@@ -109,7 +109,7 @@ class _Build:
         self.history: deque[str] = deque(maxlen=_HISTORY_LINES)
 
     def tell(self, line: str) -> None:
-        """Pass a line to all who wait; not where uv works, which says nothing to them."""
+        """Passes a line to all waiters, except for uv's note on which Python it uses."""
         if line.startswith("Using Python "):
             return
         self.history.append(line)
@@ -184,7 +184,7 @@ class VenvBuilder:
         finally:
             build.listeners.remove(progress)
             if not build.listeners and not task.done():
-                # Nobody waits any more. Who asks from now on starts anew, behind this build's lock.
+                # The last waiter left: the build ends, and a later request starts a new one behind this one's lock.
                 self._forget(build)
                 task.cancel()
                 await asyncio.wait([task])
@@ -234,7 +234,7 @@ class VenvBuilder:
         requirements.write_text("".join(f"{line}\n" for line in build.requirements), encoding="utf-8")
         install: list[str | Path] = ["pip", "install", "--python", python, "--requirement", requirements]
         if build.exclude:
-            # An override whose marker is never true: whoever depends on the package goes without it.
+            # An override whose marker is never true: packages that depend on the excluded one are installed without it.
             overrides = path / "excluded.txt"
             overrides.write_text("".join(f"{name}; python_version < '0'\n" for name in build.exclude), encoding="utf-8")
             install += ["--overrides", overrides]
@@ -284,29 +284,29 @@ class VenvBuilder:
                 await _in_thread(lambda: _remove_tree(path))
 
     def list(self) -> list[EnvironmentRecord]:
-        """All that are whole, the most recently used first."""
+        """All complete environments, the most recently used first."""
         found = [record for path in self._root.glob("*/" + _COMPLETE) if (record := _read(path)) is not None]
         return sorted(found, key=lambda record: record.last_used_at, reverse=True)
 
     @asynccontextmanager
     async def _lock(self, id: EnvironmentId, tell: Callable[[str], None]) -> AsyncIterator[int]:
-        """Hold `<id>.lock`. uv inherits the descriptor, so that a lock outlives its platform as long as uv does.
+        """Hold `<id>.lock`. uv inherits the descriptor: the lock lasts as long as uv, also after the platform's end.
 
         The file stays: removing it would let two processes lock two different files of the same name.
         """
         self._root.mkdir(parents=True, exist_ok=True)
         (self._root / "uv.toml").touch()
         descriptor = os.open(self._root / f"{id}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        told = False
+        announced = False
         try:
             while True:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if not told:
+                    if not announced:
                         tell("Waiting for another process that builds the same environment")
-                        told = True
+                        announced = True
                     await asyncio.sleep(LOCK_POLL_S)
             yield descriptor
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # also where a daemon that a build started still has it open
@@ -315,14 +315,14 @@ class VenvBuilder:
 
 
 def _failed(lines: Sequence[str], path: Path) -> DeployFailed:
-    # The file's name is ours, and gone by the time that somebody reads about it.
+    # The requirements file is internal, and deleted by the time that its name is read.
     file = re.compile(rf"(\S*/)?{path.name}/{re.escape(_REQUIREMENTS)}")
-    said = [file.sub("requirements", line) for line in lines]
-    explanation = explain(said)
+    output = [file.sub("requirements", line) for line in lines]
+    explanation = explain(output)
     return DeployFailed(
         f"the environment cannot be built: {explanation}",
         phase="environment",
-        log=said[-_LOG_LINES:],
+        log=output[-_LOG_LINES:],
         hint=hint_for(explanation),
     )
 
@@ -340,11 +340,11 @@ def _read(marker: Path) -> EnvironmentRecord | None:
             last_used_at=marker.stat().st_mtime,
         )
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # removed in this moment, or not ours
+        return None  # removed meanwhile, or written by another program
 
 
 def _remove_tree(path: Path) -> None:
-    """The marker goes first: what an interrupted removal leaves is not whole."""
+    """Removes the marker first, so that an interrupted removal leaves an incomplete environment."""
     (path / _COMPLETE).unlink(missing_ok=True)
     if path.exists():
         shutil.rmtree(path)
@@ -360,7 +360,7 @@ def _tree_size(path: Path) -> int:
 
 
 async def _in_thread(function: Callable[[], None]) -> None:
-    """Run it in a thread and wait for its end, also while being cancelled: two must not work on one directory."""
+    """Runs it in a thread and waits for its end, also while cancelled: two must not work on one directory."""
     work = asyncio.ensure_future(asyncio.to_thread(function))
     try:
         await asyncio.shield(work)

@@ -55,7 +55,7 @@ def test_uvs_explanation_is_joined_and_its_chatter_left_out() -> None:
         "Failed to build `x`: The build backend"
     )
     assert explain(["words without an error"]) == "words without an error"
-    assert explain([]) == "uv said nothing"
+    assert explain([]) == "uv printed nothing"
     assert len(explain(["error: " + "x" * 100_000])) < 5_000
 
 

@@ -1,6 +1,6 @@
-"""What was learnt of the functions' idle times: kept through deploys in memory, and through restarts in a file.
+"""The idle times of all functions: in memory across deploys, and in a file across restarts.
 
-The file is a cache of experience, not a record: where it is missing or cannot be read, functions learn anew.
+The file is a cache: where it is missing or cannot be read, the idle times are counted anew.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["IdleHistory"]
 
 logger = logging.getLogger(__name__)
 
-MOST_FUNCTIONS: Final = 20_000  # at 200 bytes in memory; the one that was asked for least lately goes
+MOST_FUNCTIONS: Final = 20_000  # 200 bytes each; the least recently requested one is dropped
 MAX_BYTES: Final = 16 * 1024 * 1024  # of the file's content: 20,000 functions with the longest names
-SAVE_PERIOD_S: Final = 300.0  # what a `kill -9` may cost
+SAVE_PERIOD_S: Final = 300.0  # a `kill -9` loses at most the counts of this time
 _HEAD: Final = b"clip idle times 1\n"
 
 
 class IdleHistory:
-    """Idle times by "project/function". `path`: the file, or None to remember only as long as this runs.
+    """Idle times by "project/function". `path`: the file, or None to keep them in memory only.
 
     All methods are called in the event loop; the file is read and written in a thread.
     """
@@ -42,7 +42,7 @@ class IdleHistory:
         return len(self._times)
 
     def of(self, function: str) -> IdleTimes:
-        """What is known of a function; whatever it observes from now on is known too."""
+        """The function's idle times, which its versions share and count in."""
         times = self._times.pop(function, None)
         if times is None:
             times = IdleTimes()
@@ -52,12 +52,12 @@ class IdleHistory:
         return times
 
     def forget(self, project: str) -> None:
-        """The project was deleted."""
+        """Drop the idle times of a project that was deleted."""
         for function in [name for name in self._times if name.partition("/")[0] == project]:
             del self._times[function]
 
     async def open(self) -> None:
-        """Remember what the file says. What is wrong with it is logged."""
+        """Read the file. An unreadable one is logged and ignored."""
         if self._path is None:
             return
         try:
@@ -66,17 +66,17 @@ class IdleHistory:
         except FileNotFoundError:
             return
         except (OSError, ValueError, zlib.error, msgspec.MsgspecError) as error:
-            logger.warning("the learnt idle times in %s are passed over and learnt anew: %s", self._path, error)
+            logger.warning("the idle times in %s are ignored and counted anew: %s", self._path, error)
             self._saved = {}
 
     async def run(self) -> None:
-        """Write the file now and then, for ever."""
+        """Write the file every `SAVE_PERIOD_S`, for ever."""
         while True:
             await asyncio.sleep(SAVE_PERIOD_S)
             await self.save()
 
     async def save(self) -> None:
-        """Write the file if anything was learnt since it was written. A failure is logged."""
+        """Write the file where a count changed since the last write. A failure is logged."""
         if self._path is None:
             return
         known = {name: times.stored() for name, times in self._times.items() if times.total}
@@ -85,7 +85,7 @@ class IdleHistory:
         try:
             await asyncio.to_thread(_write, self._path, known)
         except OSError as error:
-            logger.warning("the learnt idle times could not be written to %s: %s", self._path, error)
+            logger.warning("the idle times could not be written to %s: %s", self._path, error)
             return
         self._saved = known
 
@@ -109,7 +109,7 @@ def _read(path: Path) -> dict[str, bytes]:
 
 
 def _write(path: Path, known: dict[str, bytes]) -> None:
-    """Whole or not at all, whenever the power fails."""
+    """Replaces the file atomically: a crash or a power failure leaves the old one or the new one."""
     data = _HEAD + zlib.compress(msgspec.msgpack.encode(known), 1)
     temporary = path.with_name(path.name + ".new")
     try:

@@ -1,4 +1,4 @@
-"""Policies as the controller takes them: with the windows that their cron expressions open now and next."""
+"""A policy over time: with the windows that its cron expressions open now and next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clipper_platform.errors import InvalidSpec
 
 __all__ = ["Plan"]
 
-# The wall clock may be set: what it says is read again at least so often.
+# The wall clock may be changed, so it is read again at least this often.
 _REFRESH_S: Final = 3600.0
 
 
@@ -29,7 +29,7 @@ class Plan:
     __slots__ = ("_policy", "_until", "policy", "wall")
 
     def __init__(self, policy: AutoscalingPolicy, latency_slo_s: float | None, wall: float) -> None:
-        """Raises InvalidSpec for a cron expression that never comes true or that cannot be read."""
+        """Raises InvalidSpec for a cron expression that never matches or that cannot be read."""
         self.policy = policy
         self.wall = wall
         self._until = -math.inf if policy.schedule else math.inf
@@ -51,7 +51,7 @@ class Plan:
         moment = datetime.fromtimestamp(unix, ZoneInfo(schedule.timezone))
         opened = []
         try:
-            # Strictly before or after what it is given: a second later for a window that opens at this very moment.
+            # CronSim returns times strictly before or after the given one: the second is for a window that opens now.
             before = next(CronSim(schedule.cron, moment + timedelta(seconds=1), reverse=True))
             if before.timestamp() + schedule.duration_s > unix:
                 opened.append(before)
@@ -74,5 +74,5 @@ class Plan:
 
 @lru_cache(maxsize=1024)
 def _controlled(policy: AutoscalingPolicy, latency_slo_s: float | None) -> Policy:
-    """Without windows. Most functions of a platform have the same."""
+    """Without windows. Cached, since most functions of a platform have the same policy."""
     return Policy(**{f.name: getattr(policy, f.name) for f in fields(policy)}, latency_slo_s=latency_slo_s)

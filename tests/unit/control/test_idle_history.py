@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clipper_platform.control.scaling import idle_history as learnt
+from clipper_platform.control.scaling import idle_history
 from clipper_platform.control.scaling.idle_history import IdleHistory
 from clipper_platform.core.keepalive import IdleTimes
 
@@ -73,12 +73,12 @@ GOOD = packed({"p/f": IdleTimes().stored()})
         packed([1, 2]),
         packed({"p/f": b"short"}),
         packed({"p/f": b"\xff" * 130}),
-        packed({str(n): b"" for n in range(learnt.MOST_FUNCTIONS + 1)}),
-        packed(b"\0" * (learnt.MAX_BYTES + 1)),
-        HEAD + bytes(learnt.MAX_BYTES),
+        packed({str(n): b"" for n in range(idle_history.MOST_FUNCTIONS + 1)}),
+        packed(b"\0" * (idle_history.MAX_BYTES + 1)),
+        HEAD + bytes(idle_history.MAX_BYTES),
     ],
 )  # fmt: skip
-async def test_a_damaged_file_is_passed_over_with_a_line_and_replaced(
+async def test_a_damaged_file_is_logged_ignored_and_replaced(
     content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "idle"
@@ -86,7 +86,7 @@ async def test_a_damaged_file_is_passed_over_with_a_line_and_replaced(
     known = await remembered(path)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "passed over" in record.getMessage()
+    assert "ignored" in record.getMessage()
     assert len(known) == 0
     known.of("p/f").observe(30.0)
     await known.close()
@@ -117,7 +117,7 @@ async def test_a_deleted_project_is_forgotten_and_no_other(tmp_path: Path) -> No
 
 
 async def test_only_so_many_functions_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learnt, "MOST_FUNCTIONS", 3)
+    monkeypatch.setattr(idle_history, "MOST_FUNCTIONS", 3)
     known = IdleHistory()
     for name in ("p/a", "p/b", "p/c"):
         known.of(name).observe(30.0)
