@@ -40,7 +40,7 @@ from clipper_platform.store.base import Project, Route, Version
 from clipper_platform.store.sqlite import SqliteStore
 from clipper_platform.tuning import tune
 from clipper_platform.types import EnvironmentId
-from clipper_platform.wiring import Concrete, open_planes
+from clipper_platform.wiring import Concrete, Planes, open_planes
 from tests.support.memory_backend import InMemoryBackend
 
 DEPLOYS, DELETES, CHANGES = 20, 5, 20
@@ -128,16 +128,36 @@ async def write_home(home: Path, functions: int, more: int) -> None:
     db.close()
 
 
+async def use(watch: Watch, planes: Planes, client: httpx.AsyncClient, functions: int) -> None:
+    """What users do with the platform."""
+    async with watch.step(f"deploying one project more (of {DEPLOYS})", DEPLOYS):
+        for number in range(functions, functions + DEPLOYS):
+            deployment = planes.deployer.submit(name_of(number), manifest_of(number).to_dict())
+            await deployment.wait()
+            if deployment.state != "succeeded":
+                raise RuntimeError(f"a deploy ended {deployment.state}: {deployment.error}")
+    async with watch.step(f"a change of a route (of {CHANGES})", CHANGES):
+        for _ in range(CHANGES):
+            planes.dispatcher.set_route(name_of(0), 1)
+    async with watch.step("GET /api/v1/projects"):
+        listed = await client.get("/api/v1/projects")
+    found = len(listed.raise_for_status().json()["projects"])
+    if found != functions + DEPLOYS:
+        raise RuntimeError(f"{found} projects were listed")
+    async with watch.step("GET /metrics"):
+        scraped = await client.get("/metrics")
+    print(f"bytes: {len(listed.content)} of projects, {len(scraped.raise_for_status().content)} of metrics")
+    async with watch.step(f"deleting a project (of {DELETES})", DELETES):
+        for number in range(DELETES):
+            (await client.delete(f"/api/v1/projects/{name_of(number)}")).raise_for_status()
+
+
 async def measure(home: Path, functions: int) -> None:
     await write_home(home, functions, DEPLOYS)
     settings, clock, metrics, lifecycle = Settings(home=home), SystemClock(), Metrics(), Lifecycle()
     backend, watch = InMemoryBackend(), Watch()
-    concrete = Concrete(
-        store=SqliteStore(home / "clipper.db"),
-        environments=Built(),
-        backend=lambda *_: backend,
-        shared_results=None,
-    )
+    store = SqliteStore(home / "clipper.db")
+    concrete = Concrete(store=store, environments=Built(), backend=lambda *_: backend, shared_results=None)
     print(f"{f'{functions} functions':44}{'wall':>13}{'processor':>13}{'loop held':>13}")
     watching = asyncio.create_task(watch.run())
     gc.collect()
@@ -163,31 +183,10 @@ async def measure(home: Path, functions: int) -> None:
         app: Any = server.config.app
         key = (home / "api_key").read_text().strip()
         async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app=app),
-            base_url="http://127.0.0.1:8700",
+            transport=httpx.ASGITransport(app=app), base_url="http://127.0.0.1:8700", timeout=MOST_S,
             headers={"authorization": f"Bearer {key}"},
-            timeout=MOST_S,
-        ) as client:
-            async with watch.step(f"deploying one project more (of {DEPLOYS})", DEPLOYS):
-                for number in range(functions, functions + DEPLOYS):
-                    deployment = planes.deployer.submit(name_of(number), manifest_of(number).to_dict())
-                    await deployment.wait()
-                    if deployment.state != "succeeded":
-                        raise RuntimeError(f"a deploy ended {deployment.state}: {deployment.error}")
-            async with watch.step(f"a change of a route (of {CHANGES})", CHANGES):
-                for _ in range(CHANGES):
-                    planes.dispatcher.set_route(name_of(0), 1)
-            async with watch.step("GET /api/v1/projects"):
-                listed = await client.get("/api/v1/projects")
-            found = len(listed.raise_for_status().json()["projects"])
-            if found != functions + DEPLOYS:
-                raise RuntimeError(f"{found} projects were listed")
-            async with watch.step("GET /metrics"):
-                scraped = await client.get("/metrics")
-            print(f"bytes: {len(listed.content)} of projects, {len(scraped.raise_for_status().content)} of metrics")
-            async with watch.step(f"deleting a project (of {DELETES})", DELETES):
-                for number in range(DELETES):
-                    (await client.delete(f"/api/v1/projects/{name_of(number)}")).raise_for_status()
+        ) as client:  # fmt: skip
+            await use(watch, planes, client, functions)
         async with watch.step("closing"):
             await stack.aclose()
     watching.cancel()
