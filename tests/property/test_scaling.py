@@ -93,20 +93,20 @@ def test_the_bounds_that_hold_now_are_always_kept(
         now += load[-1]
         ready = data.draw(st.integers(0, wanted))
         sample = sampled(load, wanted, ready, arrivals, idle_since, now)
-        made, state = decide(sample, policy, state, now)
-        assert isinstance(made, Decision)
+        decision, state = decide(sample, policy, state, now)
+        assert isinstance(decision, Decision)
         limits = bounds(policy.min_replicas, policy.max_replicas, policy.windows, now)
-        assert limits.floor <= made.wanted <= limits.ceiling
-        assert made.next_at >= now
-        assert math.isfinite(made.need)
+        assert limits.floor <= decision.wanted <= limits.ceiling
+        assert decision.next_at >= now
+        assert math.isfinite(decision.need)
         if sample.idle_since is None:
-            assert made.wanted >= 1
-        if made.panic:
-            assert made.wanted >= min(wanted, limits.ceiling)
-        told = explain(made, policy)
-        assert told.why
-        assert len(told.steps) == 4
-        wanted, arrivals = made.wanted, sample.arrivals
+            assert decision.wanted >= 1
+        if decision.panic:
+            assert decision.wanted >= min(wanted, limits.ceiling)
+        explanation = explain(decision, policy)
+        assert explanation.why
+        assert len(explanation.steps) == 4
+        wanted, arrivals = decision.wanted, sample.arrivals
         if sample.idle_since is None:
             idle_since = now
 
@@ -120,9 +120,9 @@ def test_more_load_never_leads_to_fewer_replicas(
     state = State.initial(policy, wanted, now)
     for before in story:
         now += before[-1]
-        made, state = decide(sampled(before, wanted, wanted, arrivals, now, now), policy, state, now)
-        assert isinstance(made, Decision)
-        wanted, arrivals = made.wanted, arrivals + before[2]
+        decision, state = decide(sampled(before, wanted, wanted, arrivals, now, now), policy, state, now)
+        assert isinstance(decision, Decision)
+        wanted, arrivals = decision.wanted, arrivals + before[2]
     now += load[-1]
     less = sampled((max(1, load[0]), *load[1:]), wanted, wanted, arrivals, now, now)
     few, _ = decide(less, policy, state, now)
@@ -149,9 +149,9 @@ def test_a_constant_load_with_noise_does_not_flap(
     for _ in range(1200):
         now += 0.5
         load = max(1, round(worth * target * (1 + rng.uniform(-noise, noise))))
-        made, state = decide(Sample(0, load, wanted, wanted), policy, state, now)
-        assert isinstance(made, Decision)
-        wanted = made.wanted
+        decision, state = decide(Sample(0, load, wanted, wanted), policy, state, now)
+        assert isinstance(decision, Decision)
+        wanted = decision.wanted
         numbers.append(wanted)
     settled = numbers[360:]
     assert sum(before != after for before, after in pairwise(settled)) <= 1
@@ -167,15 +167,15 @@ def test_what_is_not_said_quietly_changes_nothing(policy: Policy, story: list[tu
         now += load[-1]
         sample = sampled(load, wanted, wanted, arrivals, now - load[-1] / 2, now)
         arrivals = sample.arrivals
-        told, loud = decide(sample, policy, loud, now)
-        made, quiet = decide(sample, policy, quiet, now, quiet=True)
-        assert isinstance(told, Decision)
-        if made is None:
-            assert (told.wanted, told.next_at, told.panic) == (told.before, now, False)
+        spoken, loud = decide(sample, policy, loud, now)
+        decision, quiet = decide(sample, policy, quiet, now, quiet=True)
+        assert isinstance(spoken, Decision)
+        if decision is None:
+            assert (spoken.wanted, spoken.next_at, spoken.panic) == (spoken.before, now, False)
         else:
-            assert made == told
+            assert decision == spoken
         assert loud == quiet
-        wanted = told.wanted
+        wanted = spoken.wanted
 
 
 @given(policies(), st.lists(loads(), min_size=1, max_size=8), st.integers(0, 20))
@@ -204,9 +204,9 @@ def test_any_start_converges_to_what_the_load_needs(policy: Policy, load: int, w
     numbers = []
     for _ in range(1500):
         now += 0.5
-        made, state = decide(Sample(0, load, wanted, wanted, idle_since=idle_since), policy, state, now)
-        assert isinstance(made, Decision)
-        wanted = made.wanted
+        decision, state = decide(Sample(0, load, wanted, wanted, idle_since=idle_since), policy, state, now)
+        assert isinstance(decision, Decision)
+        wanted = decision.wanted
         numbers.append(wanted)
     assert len(set(numbers[-200:])) == 1
     target = policy.target_ongoing_requests or policy.target_queue_depth

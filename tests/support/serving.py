@@ -35,7 +35,7 @@ def target(name: str = "f", *, project: str = "p", version: int = 1, **options: 
 
 
 class ManualClock:
-    """Moves when told to."""
+    """Stands still until a test sets `now`."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -91,9 +91,9 @@ def test_every_family_is_told_once_with_its_help_and_type_and_the_process_beside
         family.child(*("x" for _ in family.labels))
     families = {f.name: f for f in text_string_to_metric_families(b"".join(metrics.slices()).decode())}
     for ours in metrics.families():
-        told = families[ours.name]
-        assert told.documentation == ours.help
-        assert (told.type == "histogram") == isinstance(ours.make(), Histogram)
+        parsed = families[ours.name]
+        assert parsed.documentation == ours.help
+        assert (parsed.type == "histogram") == isinstance(ours.make(), Histogram)
     for gauge in metrics.observables():
         assert (families[gauge.name].documentation, families[gauge.name].type) == (gauge.help, "gauge")
     assert "process_resident_memory_bytes" in families

@@ -1,4 +1,4 @@
-"""The loop around the decisions, on a clock that moves when told to; and the same on a real data plane."""
+"""The loop around the decisions, on a fake clock; and the same on real replica sets in memory."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def test_the_outlook_tells_the_last_changes_newest_first() -> None:
     assert outlook is not None
     assert outlook.explanation is not None
     assert len(outlook.changes) == 10
-    assert [made.wanted for made, _ in outlook.changes[:4]] == [1, 0, 1, 0]
+    assert [decision.wanted for decision, _ in outlook.changes[:4]] == [1, 0, 1, 0]
     assert all(why for _, why in outlook.changes)
 
 
@@ -396,10 +396,10 @@ async def test_an_idle_function_costs_less_than_ten_kilobytes_in_all() -> None:
         autoscaler = Autoscaler(h.scaled, clock=h.clock, events=lambda *_: None, count=lambda *_: None)
 
         async def add(n: int) -> None:
-            made = target(project=f"p{n}")
-            await h.replica_sets.start(made, replicas=0, wait=False, idle_s=300.0)
-            h.dispatcher.set_route(made.id.project, 1)
-            autoscaler.appeared(made.id, made.spec)
+            decision = target(project=f"p{n}")
+            await h.replica_sets.start(decision, replicas=0, wait=False, idle_s=300.0)
+            h.dispatcher.set_route(decision.id.project, 1)
+            autoscaler.appeared(decision.id, decision.spec)
             autoscaler.tick()
 
         await add(0)
@@ -420,36 +420,36 @@ async def test_a_function_goes_to_zero_and_a_call_brings_it_back() -> None:
         autoscaler = Autoscaler(
             h.scaled, clock=h.clock, events=lambda *_: None, count=lambda *_: None,
         )  # fmt: skip
-        h.replica_sets.on_running = lambda made, runs: (
-            autoscaler.appeared(made.id, made.spec) if runs else autoscaler.gone(made.id)
+        h.replica_sets.on_running = lambda decision, runs: (
+            autoscaler.appeared(decision.id, decision.spec) if runs else autoscaler.gone(decision.id)
         )
-        made = await h.deploy(target(downscale_to_zero_delay_s=0))
+        decision = await h.deploy(target(downscale_to_zero_delay_s=0))
         assert len(autoscaler) == 1
         autoscaler.tick()
-        sample = h.scaled.sampler(made.id)(h.clock.monotonic())
+        sample = h.scaled.sampler(decision.id)(h.clock.monotonic())
         assert sample is not None
         assert (sample.wanted, sample.queued) == (0, 0)
         callers = [h.call() for _ in range(20)]
-        assert h.scaled.sampler(made.id)(h.clock.monotonic()).wanted == 1  # type: ignore[union-attr]
+        assert h.scaled.sampler(decision.id)(h.clock.monotonic()).wanted == 1  # type: ignore[union-attr]
         for caller in callers:
             assert (await caller.wait()).code == "ok"
-        after = h.scaled.sampler(made.id)(h.clock.monotonic())
+        after = h.scaled.sampler(decision.id)(h.clock.monotonic())
         assert after is not None
         assert (after.arrivals, after.queued, after.running) == (20, 0, 0)
         assert after.idle_since is not None
         assert after.service is not None
         await h.replica_sets.stop("p", 1)
         assert len(autoscaler) == 0
-        assert h.scaled.sampler(made.id)(h.clock.monotonic()) is None
-        h.replica_sets.scale(made.id, 3)
-        h.scaled.on_call(made.id, autoscaler.called)
+        assert h.scaled.sampler(decision.id)(h.clock.monotonic()) is None
+        h.replica_sets.scale(decision.id, 3)
+        h.scaled.on_call(decision.id, autoscaler.called)
 
 
 async def test_nobody_scales_a_function_while_its_first_replicas_are_waited_for() -> None:
     async with harness(InMemoryBackend()) as h:
-        made = target()
-        starting = asyncio.create_task(h.replica_sets.start(made, replicas=1))
+        decision = target()
+        starting = asyncio.create_task(h.replica_sets.start(decision, replicas=1))
         await asyncio.sleep(0)
-        assert h.scaled.sampler(made.id)(h.clock.monotonic()) is None
+        assert h.scaled.sampler(decision.id)(h.clock.monotonic()) is None
         await starting
-        assert h.scaled.sampler(made.id)(h.clock.monotonic()) is not None
+        assert h.scaled.sampler(decision.id)(h.clock.monotonic()) is not None

@@ -17,7 +17,7 @@ def new(answered: int, failed: int = 0, p99_s: float | None = None) -> Answers:
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("answers", "reason"),
     [
         (new(49, failed=49), ""),  # too few to tell
         (new(100, failed=3), ""),  # 3 %, the old one has 1 %
@@ -26,10 +26,10 @@ def new(answered: int, failed: int = 0, p99_s: float | None = None) -> Answers:
         (Answers(broken=True), "no replica"),
     ],
 )
-def test_errors_are_judged_at_any_time_once_there_are_enough_answers(answers: Answers, said: str) -> None:
+def test_errors_are_judged_at_any_time_once_there_are_enough_answers(answers: Answers, reason: str) -> None:
     for final in (False, True):
         verdict = judge(FINE, answers, LIMITS, final=final)
-        assert (said in verdict) if said else not verdict
+        assert (reason in verdict) if reason else not verdict
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Scaling decisions, case by case: each step, each rule, and what is said of them."""
+"""Scaling decisions, case by case: each step, each rule, and their explanations."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class History:
 
 def decided(what: Sample, policy: Policy = POLICY, history: History | None = None, now: float = NOW) -> Decision:
     history = history or History(policy, what.wanted, now)
-    made, history.state = decide(what, policy, history.state, now)
-    assert isinstance(made, Decision)
-    return made
+    decision, history.state = decide(what, policy, history.state, now)
+    assert isinstance(decision, Decision)
+    return decision
 
 
 def lasting(seconds: float, what: Sample, policy: Policy = POLICY, history: History | None = None) -> list[Decision]:
@@ -51,9 +51,9 @@ def lasting(seconds: float, what: Sample, policy: Policy = POLICY, history: Hist
     history = history or History(policy, what.wanted, NOW)
     decisions = []
     for half in range(int(seconds * 2) + 1):
-        made = decided(what, policy, history, NOW + half / 2)
-        decisions.append(made)
-        what = what._replace(wanted=made.wanted, ready=made.wanted)
+        decision = decided(what, policy, history, NOW + half / 2)
+        decisions.append(decision)
+        what = what._replace(wanted=decision.wanted, ready=decision.wanted)
     return decisions
 
 
@@ -224,9 +224,9 @@ def test_a_burst_asks_at_once_and_holds_for_the_stable_window() -> None:
     state = History(policy, 1, NOW)
     for second in range(60):
         decided(sample(running=1), policy, state, NOW + second)
-    made = decided(sample(200, 1), policy, state, NOW + 60)
-    assert (made.rule, made.panic) == ("panic", True)
-    assert made.wanted == math.ceil((200 + 1 + 5) / 6 / 4)
+    decision = decided(sample(200, 1), policy, state, NOW + 60)
+    assert (decision.rule, decision.panic) == ("panic", True)
+    assert decision.wanted == math.ceil((200 + 1 + 5) / 6 / 4)
     decided(sample(wanted=9, idle_since=NOW + 61), policy, state, NOW + 61)
     after = decided(sample(wanted=9, idle_since=NOW + 61), policy, state, NOW + 100)
     assert (after.wanted, after.rule) == (9, "panic")
@@ -238,25 +238,25 @@ def test_the_service_time_says_how_few_can_carry_the_load() -> None:
     """50 arrivals a second of 0.1 s each: 5 replicas' worth, at 80% 6.25; the queue alone asks for 2."""
     policy = Policy(max_replicas=100)
     state = History(policy, 7, NOW)
-    made = None
+    decision = None
     for half in range(20):
         what = sample(running=5, wanted=7, arrivals=25 * half, service=Service(0.0, 0.1))
-        made = decided(what, policy, state, NOW + half / 2)
-    assert made is not None
-    assert made.need == pytest.approx(6.25)
-    assert (made.wanted, made.rule) == (7, "capacity")
+        decision = decided(what, policy, state, NOW + half / 2)
+    assert decision is not None
+    assert decision.need == pytest.approx(6.25)
+    assert (decision.wanted, decision.rule) == (7, "capacity")
 
 
 def test_a_deep_batch_queue_asks_for_nothing_while_the_objective_is_kept() -> None:
     """64 in one batch of 60 ms, 600 a second: one replica carries 853 a second within 200 ms."""
     policy = Policy(max_replicas=100, latency_slo_s=0.2)
     service = Service(0.02, 0.000625, 64)
-    told = []
+    decisions = []
     state = History(policy, 1, NOW)
     for half in range(20):
         what = sample(30, 64, arrivals=300 * half, service=service)
-        told.append(decided(what, policy, state, NOW + half / 2))
-    assert {(d.wanted, d.rule) for d in told} == {(1, "latency")}
+        decisions.append(decided(what, policy, state, NOW + half / 2))
+    assert {(d.wanted, d.rule) for d in decisions} == {(1, "latency")}
 
 
 def test_a_missed_objective_lets_the_queue_speak_again() -> None:
@@ -274,9 +274,9 @@ def test_a_missed_objective_lets_the_queue_speak_again() -> None:
 
 def test_a_backlog_is_worked_off_inside_the_objective() -> None:
     policy = Policy(max_replicas=100, latency_slo_s=0.5)
-    made = decided(sample(50, 1, service=Service(0.0, 0.1)), policy)
-    assert made.need_panic == pytest.approx(50 / (10 * 0.5))
-    assert (made.wanted, made.rule) == (10, "panic")
+    decision = decided(sample(50, 1, service=Service(0.0, 0.1)), policy)
+    assert decision.need_panic == pytest.approx(50 / (10 * 0.5))
+    assert (decision.wanted, decision.rule) == (10, "panic")
 
 
 def test_the_capacity_of_a_replica() -> None:
@@ -309,8 +309,8 @@ def test_arrivals_of_less_than_a_moment_are_no_rate() -> None:
 
 
 def test_a_first_call_starts_a_replica_at_once() -> None:
-    made = decided(sample(1, wanted=0), Policy(upscale_delay_s=60))
-    assert (made.wanted, made.rule, made.next_at) == (1, "cold_start", NOW)
+    decision = decided(sample(1, wanted=0), Policy(upscale_delay_s=60))
+    assert (decision.wanted, decision.rule, decision.next_at) == (1, "cold_start", NOW)
 
 
 def test_calls_that_come_together_start_as_many_as_they_need() -> None:
@@ -340,8 +340,8 @@ def test_an_idle_function_at_its_floor_need_not_be_looked_at_again() -> None:
 def test_a_failed_or_absent_function_gives_no_data() -> None:
     state = History(POLICY, 1, NOW)
     assert decide(None, POLICY, state, NOW) == (NoData("the function is not running"), state)
-    made, _ = decide(sample(5, failed=True), POLICY, state, NOW)
-    assert isinstance(made, NoData)
+    decision, _ = decide(sample(5, failed=True), POLICY, state, NOW)
+    assert isinstance(decision, NoData)
 
 
 def test_buffer_replicas_come_on_top_while_there_is_demand() -> None:
@@ -427,9 +427,9 @@ def test_a_predicted_function_goes_early_and_returns_before_the_call() -> None:
 
 def test_short_learnt_times_keep_the_replica_without_a_pause() -> None:
     policy = Policy(keep_alive="learnt", downscale_to_zero_delay_s=300)
-    made = decided(sample(idle_since=NOW - 5), policy, History(policy, 1, NOW, learnt(*[10] * 20)))
-    assert made.rule == "keep_alive"
-    assert made.next_at < NOW + 10
+    decision = decided(sample(idle_since=NOW - 5), policy, History(policy, 1, NOW, learnt(*[10] * 20)))
+    assert decision.rule == "keep_alive"
+    assert decision.next_at < NOW + 10
 
 
 def test_idle_times_are_learnt_from_what_is_seen() -> None:
@@ -452,38 +452,38 @@ def test_idle_times_are_learnt_from_what_is_seen() -> None:
 
 def test_one_decision_multiplies_the_ready_replicas_at_most() -> None:
     policy = Policy(max_replicas=100, max_scale_up_rate=3)
-    made = decided(sample(400, wanted=2), policy)
-    assert (made.demanded, made.wanted, made.rule) == (100, 6, "rate_limit")
+    decision = decided(sample(400, wanted=2), policy)
+    assert (decision.demanded, decision.wanted, decision.rule) == (100, 6, "rate_limit")
     waiting = decided(sample(400, wanted=6, ready=2), policy)
     assert waiting.wanted == 6
 
 
 def test_one_decision_divides_the_wanted_replicas_at_most() -> None:
     policy = Policy(max_replicas=100, downscale_delay_s=0)
-    made = decided(sample(running=1, wanted=9), policy)
-    assert (made.demanded, made.wanted, made.rule) == (1, 4, "rate_limit")
+    decision = decided(sample(running=1, wanted=9), policy)
+    assert (decision.demanded, decision.wanted, decision.rule) == (1, 4, "rate_limit")
 
 
 def test_more_replicas_are_added_only_after_the_upscale_delay() -> None:
     policy = Policy(max_replicas=100, upscale_delay_s=10)
-    told = lasting(12, sample(running=7), policy)
-    assert {(d.wanted, d.rule) for d in told[:20]} == {(1, "upscale_delay")}
-    assert told[-1].wanted == 2
+    decisions = lasting(12, sample(running=7), policy)
+    assert {(d.wanted, d.rule) for d in decisions[:20]} == {(1, "upscale_delay")}
+    assert decisions[-1].wanted == 2
 
 
 def test_a_demand_that_was_lower_in_between_has_not_lasted() -> None:
     policy = Policy(max_replicas=100, upscale_delay_s=10, stable_window_s=1, panic_window_s=1)
     state = History(policy, 1, NOW)
     for second in range(30):
-        made = decided(sample(running=1 if second % 8 == 0 else 7), policy, state, NOW + second)
-        assert made.wanted == 1
+        decision = decided(sample(running=1 if second % 8 == 0 else 7), policy, state, NOW + second)
+        assert decision.wanted == 1
 
 
 def test_replicas_are_taken_away_only_after_the_downscale_delay() -> None:
     policy = Policy(max_replicas=100, downscale_delay_s=30)
-    told = lasting(40, sample(running=3, wanted=2), policy)
-    assert {(d.wanted, d.rule) for d in told[:60]} == {(2, "downscale_delay")}
-    assert told[-1].wanted == 1
+    decisions = lasting(40, sample(running=3, wanted=2), policy)
+    assert {(d.wanted, d.rule) for d in decisions[:60]} == {(2, "downscale_delay")}
+    assert decisions[-1].wanted == 1
 
 
 def test_bounds_hold_against_every_delay() -> None:
@@ -504,9 +504,9 @@ def test_an_open_window_has_the_last_word() -> None:
 # Words
 
 
-def words(made: Decision, policy: Policy = POLICY) -> str:
-    told = explain(made, policy)
-    return " | ".join([told.why, *told.steps, *told.change])
+def words(decision: Decision, policy: Policy = POLICY) -> str:
+    explanation = explain(decision, policy)
+    return " | ".join([explanation.why, *explanation.steps, *explanation.change])
 
 
 def test_every_rule_is_explained() -> None:
@@ -545,9 +545,9 @@ def test_a_prediction_and_the_service_time_are_explained() -> None:
         state = History(policy, 3, NOW)
         for half in range(20):
             what = sample(running=2, wanted=3, arrivals=half, service=ONE_SECOND)
-            made = decided(what, policy, state, NOW + half / 2)
-        assert expected in words(made, policy)
-        assert "arrivals per second" in words(made, policy)
+            decision = decided(what, policy, state, NOW + half / 2)
+        assert expected in words(decision, policy)
+        assert "arrivals per second" in words(decision, policy)
 
 
 def test_a_number_that_the_tolerance_keeps_is_explained_by_it() -> None:
@@ -559,29 +559,29 @@ def test_a_number_that_the_tolerance_keeps_is_explained_by_it() -> None:
 
 
 def test_what_rounding_leaves_of_a_load_is_nothing() -> None:
-    made = decided(sample(running=1, wanted=1))._replace(load_stable=4e-15, need=4e-15, need_panic=4e-15)
-    told = explain(made, POLICY)
-    assert told.why.startswith("0 queued and running")
-    assert told.why.endswith(": 0 replicas' worth")
-    assert told.steps[0] == "demand 1 (stable 0, panic 0)"
+    decision = decided(sample(running=1, wanted=1))._replace(load_stable=4e-15, need=4e-15, need_panic=4e-15)
+    explanation = explain(decision, POLICY)
+    assert explanation.why.startswith("0 queued and running")
+    assert explanation.why.endswith(": 0 replicas' worth")
+    assert explanation.steps[0] == "demand 1 (stable 0, panic 0)"
 
 
 def test_what_would_change_the_number_is_true() -> None:
     policy = Policy(max_replicas=100, panic_threshold=1000)
-    made = decided(sample(running=20, wanted=5), policy)
-    told = explain(made, policy).change
-    assert told == ("more replicas: above 22 queued and running", "fewer: below 14.4 queued and running for 30 s")
+    decision = decided(sample(running=20, wanted=5), policy)
+    changes = explain(decision, policy).change
+    assert changes == ("more replicas: above 22 queued and running", "fewer: below 14.4 queued and running for 30 s")
     assert decided(sample(running=23, wanted=5), policy).wanted > 5
     assert decided(sample(running=14, wanted=5), policy).demanded < 5
 
 
 def test_more_replicas_than_cores_are_remarked_on() -> None:
-    made = decided(sample(queued=40, running=2), replace(POLICY, max_replicas=3))
-    assert made.wanted == 3
-    assert explain(made, POLICY, 2).change[-1].startswith("3 replicas share 2 cores: right for")
-    assert explain(made, POLICY, 1).change[-1].startswith("3 replicas share 1 core:")
+    decision = decided(sample(queued=40, running=2), replace(POLICY, max_replicas=3))
+    assert decision.wanted == 3
+    assert explain(decision, POLICY, 2).change[-1].startswith("3 replicas share 2 cores: right for")
+    assert explain(decision, POLICY, 1).change[-1].startswith("3 replicas share 1 core:")
     for cores in (None, 3, 64):
-        assert not [told for told in explain(made, POLICY, cores).change if "share" in told]
+        assert not [change for change in explain(decision, POLICY, cores).change if "share" in change]
 
 
 def test_the_next_look_is_told_where_there_is_one() -> None:

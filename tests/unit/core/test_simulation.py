@@ -37,48 +37,48 @@ def run(
 
 
 def test_every_call_is_answered_once_and_the_clock_runs_to_the_end() -> None:
-    made = run(lambda _: 20.0, 20.0, 120.0, Policy())
-    assert [row.at for row in made.rows] == pytest.approx([6.0 * n for n in range(1, 21)])
-    assert made.summary.invocations == pytest.approx(2400, rel=0.1)
-    assert made.summary.refused == 0
-    assert sum(row.rate_per_s * 6 for row in made.rows) == pytest.approx(made.summary.invocations)
+    outcome = run(lambda _: 20.0, 20.0, 120.0, Policy())
+    assert [row.at for row in outcome.rows] == pytest.approx([6.0 * n for n in range(1, 21)])
+    assert outcome.summary.invocations == pytest.approx(2400, rel=0.1)
+    assert outcome.summary.refused == 0
+    assert sum(row.rate_per_s * 6 for row in outcome.rows) == pytest.approx(outcome.summary.invocations)
 
 
 def test_a_constant_load_settles() -> None:
-    made = run(lambda _: 50.0, 50.0, 600.0, Policy(max_replicas=20))
-    assert {row.wanted for row in made.rows[10:]} == {7}
-    assert len([d for d in made.decisions if d.at > 120]) == 0
-    assert made.summary.p99_s is not None
-    assert made.summary.p99_s < 0.5
+    outcome = run(lambda _: 50.0, 50.0, 600.0, Policy(max_replicas=20))
+    assert {row.wanted for row in outcome.rows[10:]} == {7}
+    assert len([d for d in outcome.decisions if d.at > 120]) == 0
+    assert outcome.summary.p99_s is not None
+    assert outcome.summary.p99_s < 0.5
 
 
 def test_a_step_of_ten_times_is_carried_within_seconds() -> None:
-    made = run(spike(50.0, 600.0), 50.0, 600.0, Policy(max_replicas=20, latency_slo_s=1.0))
+    outcome = run(spike(50.0, 600.0), 50.0, 600.0, Policy(max_replicas=20, latency_slo_s=1.0))
     # The peak is from 200 s to 260 s: the rows that end at 210, 240 and 270 s see it, the last two after it was met.
-    during = [row for row in made.rows if 230 <= row.at <= 260]
-    before = [row for row in made.rows if 60 < row.at <= 190]
+    during = [row for row in outcome.rows if 230 <= row.at <= 260]
+    before = [row for row in outcome.rows if 60 < row.at <= 190]
     assert all(row.ready >= 6 for row in during)
     assert all((row.p99_s or 0) < 2 * max(r.p99_s or 0 for r in before) for row in during)
-    assert made.rows[-1].wanted == 1
-    assert made.summary.within_slo is not None
-    assert made.summary.within_slo > 0.9
+    assert outcome.rows[-1].wanted == 1
+    assert outcome.summary.within_slo is not None
+    assert outcome.summary.within_slo > 0.9
 
 
 def test_a_day_goes_to_nothing_at_night_and_costs_little() -> None:
     policy = Policy(max_replicas=10, downscale_to_zero_delay_s=60)
-    made = run(diurnal(10.0, 7200.0), 10.0, 7200.0, policy)
-    assert made.rows[0].wanted == made.rows[-1].wanted == 0
-    assert made.rows[10].wanted >= 1
-    assert made.summary.cost_s < 0.5 * 7200 * made.summary.most_replicas
-    assert made.summary.cold >= 1
+    outcome = run(diurnal(10.0, 7200.0), 10.0, 7200.0, policy)
+    assert outcome.rows[0].wanted == outcome.rows[-1].wanted == 0
+    assert outcome.rows[10].wanted >= 1
+    assert outcome.summary.cost_s < 0.5 * 7200 * outcome.summary.most_replicas
+    assert outcome.summary.cold >= 1
 
 
 def test_a_ramp_is_followed_up_and_down_without_swinging() -> None:
-    made = run(ramp(50.0, 1200.0), 50.0, 1200.0, Policy(max_replicas=20))
-    numbers = [d.wanted - d.before for d in made.decisions]
+    outcome = run(ramp(50.0, 1200.0), 50.0, 1200.0, Policy(max_replicas=20))
+    numbers = [d.wanted - d.before for d in outcome.decisions]
     turns = sum((a > 0) != (b > 0) for a, b in pairwise(numbers))
     assert turns <= 3  # an early burst at a single replica, and the way down
-    assert max(row.wanted for row in made.rows) >= 6
+    assert max(row.wanted for row in outcome.rows) >= 6
 
 
 def test_batches_let_one_replica_carry_what_depth_would_give_many() -> None:
@@ -104,48 +104,48 @@ def test_a_sparse_trace_meets_a_cold_start_each_time_unless_it_is_learnt() -> No
 def test_a_burst_from_nothing_loses_no_call() -> None:
     calls = [100.0 + n / 1e6 for n in range(500)]
     policy = Policy(max_replicas=50, downscale_to_zero_delay_s=10)
-    made = simulate(FAST, lambda _: policy, calls, duration_s=120.0, replicas=1)
-    assert (made.summary.refused, made.summary.cold) == (0, 500)
-    first = made.decisions[1]
+    outcome = simulate(FAST, lambda _: policy, calls, duration_s=120.0, replicas=1)
+    assert (outcome.summary.refused, outcome.summary.cold) == (0, 500)
+    first = outcome.decisions[1]
     assert (first.rule, first.at) == ("cold_start", 100.0)
-    assert made.decisions[2].at - 100.0 < 0.1
-    assert made.summary.longest_s is not None
-    assert made.summary.longest_s < 0.5 + 0.05 + 1.1
+    assert outcome.decisions[2].at - 100.0 < 0.1
+    assert outcome.summary.longest_s is not None
+    assert outcome.summary.longest_s < 0.5 + 0.05 + 1.1
 
 
 def test_a_full_queue_refuses() -> None:
     function = Function(base_s=10.0, cold_start_s=0.0, max_queued=5)
-    made = simulate(function, lambda _: Policy(max_replicas=1), [1.0 + n / 100 for n in range(10)], duration_s=20.0)
-    assert made.summary.refused == 4
-    assert made.summary.longest_s == pytest.approx(60.0, abs=0.1)
+    outcome = simulate(function, lambda _: Policy(max_replicas=1), [1.0 + n / 100 for n in range(10)], duration_s=20.0)
+    assert outcome.summary.refused == 4
+    assert outcome.summary.longest_s == pytest.approx(60.0, abs=0.1)
 
 
 def test_a_window_opens_and_closes() -> None:
     policy = Policy(windows=(Window(30, 60, 4, None, "w"),), downscale_delay_s=0, downscale_to_zero_delay_s=5)
-    made = simulate(FAST, lambda _: policy, [], duration_s=100.0, rows=10)
-    assert [row.wanted for row in made.rows[3:5]] == [4, 4]
-    assert made.rows[-1].wanted == 0
-    assert made.summary.p50_s is made.summary.longest_s is made.summary.within_slo is None
+    outcome = simulate(FAST, lambda _: policy, [], duration_s=100.0, rows=10)
+    assert [row.wanted for row in outcome.rows[3:5]] == [4, 4]
+    assert outcome.rows[-1].wanted == 0
+    assert outcome.summary.p50_s is outcome.summary.longest_s is outcome.summary.within_slo is None
 
 
 def test_a_busy_replica_that_goes_finishes_first() -> None:
     slow = Function(base_s=30.0, cold_start_s=0.0)
     policy = Policy(max_replicas=2, max_scale_down_rate=2.0, downscale_delay_s=0)
     closing = (Window(0, 5, 2, 2, "w"),)
-    made = simulate(
+    outcome = simulate(
         slow, lambda now: replace(policy, windows=closing, max_replicas=1), [1.0, 1.1], duration_s=90.0, replicas=2
     )
-    assert made.summary.longest_s == 30.0
-    assert made.rows[-1].ready == 1
-    assert made.decisions[0].wanted == 1
+    assert outcome.summary.longest_s == 30.0
+    assert outcome.rows[-1].ready == 1
+    assert outcome.decisions[0].wanted == 1
 
 
 def test_an_unneeded_start_is_given_up_first() -> None:
     slow = Function(base_s=0.1, cold_start_s=50.0)
     opened = Policy(windows=(Window(2, 4, 3, 3, "w"),), downscale_delay_s=0)
-    made = simulate(slow, lambda _: opened, [], duration_s=90.0, rows=9)
-    assert made.decisions[0].wanted == 3
-    assert [row.ready for row in made.rows] == [1] * 9
+    outcome = simulate(slow, lambda _: opened, [], duration_s=90.0, rows=9)
+    assert outcome.decisions[0].wanted == 3
+    assert [row.ready for row in outcome.rows] == [1] * 9
 
 
 def test_nothing_arrives_where_the_rate_is_nothing() -> None:

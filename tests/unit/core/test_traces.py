@@ -59,17 +59,17 @@ def seen(row: dict[str, str], slo_s: float) -> Seen:
 
 def replayed(name: str, policy: Policy) -> list[Decision]:
     trace = recorded(name)
-    state, told = State.initial(policy, trace[0].sample.wanted, trace[0].at), []
+    state, decisions = State.initial(policy, trace[0].sample.wanted, trace[0].at), []
     for one in trace:
-        made, state = decide(one.sample, policy, state, one.at)
-        assert isinstance(made, Decision)
-        told.append(made)
-    return told
+        decision, state = decide(one.sample, policy, state, one.at)
+        assert isinstance(decision, Decision)
+        decisions.append(decision)
+    return decisions
 
 
 @pytest.mark.parametrize("name", ["ramp", "burst", "steady"])
 def test_what_was_decided_then_is_decided_now(name: str) -> None:
-    now = [(made.wanted, made.rule) for made in replayed(name, POLICIES[name])]
+    now = [(decision.wanted, decision.rule) for decision in replayed(name, POLICIES[name])]
     assert now == [(one.decided, one.rule) for one in recorded(name)]
 
 
@@ -89,8 +89,9 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", ["ramp", "burst", "steady"])
 def test_the_number_changes_as_often_as_the_load_does(name: str) -> None:
-    told = replayed(name, POLICIES[name])
-    assert [(made.rule, made.before, made.wanted) for made in told if made.wanted != made.before] == CHANGES[name]
+    decisions = replayed(name, POLICIES[name])
+    changes = [(decision.rule, decision.before, decision.wanted) for decision in decisions]
+    assert [change for change in changes if change[1] != change[2]] == CHANGES[name]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_the_number_changes_as_often_as_the_load_does(name: str) -> None:
 def test_another_policy_decides_otherwise_on_the_same_trace(
     name: str, changed: dict[str, float], wanted: int, rule: str
 ) -> None:
-    highest = max(replayed(name, replace(POLICIES[name], **changed)), key=lambda made: made.wanted)
+    highest = max(replayed(name, replace(POLICIES[name], **changed)), key=lambda decision: decision.wanted)
     assert (highest.wanted, highest.rule) == (wanted, rule)
 
 
@@ -127,10 +128,10 @@ def test_a_recorded_load_is_carried_by_the_closed_loop(
         came, passed = after.sample.arrivals - before.sample.arrivals, after.at - before.at
         calls += sorted(before.at - START + rng.random() * passed for _ in range(came))
     function = Function(base_s=0.02, cold_start_s=0.3)
-    made = simulate(function, lambda _: POLICIES[name], calls, duration_s=trace[-1].at - START).summary
-    assert made.invocations == len(calls) > 400
-    assert made.refused == refused
-    assert made.p99_s is not None
-    assert made.p99_s <= p99_s
-    assert made.cost_s <= replica_s
-    assert made.most_replicas <= most
+    decision = simulate(function, lambda _: POLICIES[name], calls, duration_s=trace[-1].at - START).summary
+    assert decision.invocations == len(calls) > 400
+    assert decision.refused == refused
+    assert decision.p99_s is not None
+    assert decision.p99_s <= p99_s
+    assert decision.cost_s <= replica_s
+    assert decision.most_replicas <= most
