@@ -161,5 +161,5 @@ def test_learnt_idle_times_survive_a_restart(tmp_path: Path) -> None:
         assert learnt() > before
         (platform.home / "idle_times").write_bytes(b"damaged")
         platform.start()
-        assert "learnt anew" in platform.log()
+        assert "counted anew" in platform.log()
         assert platform.call("p/slow", n=7) == 7
