@@ -69,8 +69,8 @@ class World:
             assert answer.status_code == 202, answer.text
             events = lines(await client.get(f"/api/v1/deployments/{answer.json()['id']}/events"))
         assert events[-1]["kind"] == "done"
-        made: dict[str, Any] = events[-1]["data"]["deployment"]
-        return made
+        deployment: dict[str, Any] = events[-1]["data"]["deployment"]
+        return deployment
 
 
 @pytest.fixture
@@ -166,13 +166,18 @@ async def test_a_bundle_over_the_limit_is_refused_announced_or_not(world: World)
 
 
 async def test_a_deploy_from_upload_to_url(world: World) -> None:
-    made = await world.deploy()
-    assert (made["state"], made["version"], made["previous"], made["error"]) == ("succeeded", 1, None, None)
-    assert made["functions"] == [
+    deployment = await world.deploy()
+    assert (deployment["state"], deployment["version"], deployment["previous"], deployment["error"]) == (
+        "succeeded",
+        1,
+        None,
+        None,
+    )
+    assert deployment["functions"] == [
         {"name": "classify", "url": f"{world.url}/fn/digits/classify", "schema": {"title": "classify"}}
     ]
     async with world.client() as client:
-        assert (await client.get(f"/api/v1/deployments/{made['id']}")).json() == made
+        assert (await client.get(f"/api/v1/deployments/{deployment['id']}")).json() == deployment
     tree = await world.gate.plane.artifacts.unpack(world.gate.plane.serving.running[F].bundle)
     assert (tree / "app.py").read_bytes() == b"def classify(): ..."
 
@@ -193,8 +198,8 @@ async def test_events_are_live_and_can_be_resumed(world: World) -> None:
     world.gate.plane.gates.hold("start classify")
     world.gate.plane.environments.lines = ["Resolved 3 packages"]
     async with world.client() as client:
-        made = (await client.post("/api/v1/projects/digits/deployments", json=world.manifest())).json()
-        path = f"/api/v1/deployments/{made['id']}/events"
+        deployment = (await client.post("/api/v1/projects/digits/deployments", json=world.manifest())).json()
+        path = f"/api/v1/deployments/{deployment['id']}/events"
         seen: list[dict[str, Any]] = []
         async with client.stream("GET", path) as stream:
             async for row in stream.aiter_lines():
@@ -211,8 +216,8 @@ async def test_a_deploy_goes_on_when_its_reader_goes_away(world: World) -> None:
     await world.upload()
     world.gate.plane.gates.hold("build")
     async with world.client() as client:
-        made = (await client.post("/api/v1/projects/digits/deployments", json=world.manifest())).json()
-        async with client.stream("GET", f"/api/v1/deployments/{made['id']}/events") as stream:
+        deployment = (await client.post("/api/v1/projects/digits/deployments", json=world.manifest())).json()
+        async with client.stream("GET", f"/api/v1/deployments/{deployment['id']}/events") as stream:
             await anext(stream.aiter_lines())
     world.gate.plane.gates.open("build")
     await until(lambda: world.gate.plane.serving.routes == {"digits": 1})
@@ -220,9 +225,9 @@ async def test_a_deploy_goes_on_when_its_reader_goes_away(world: World) -> None:
 
 async def test_a_failed_deploy_tells_phase_exception_log_and_hint(world: World) -> None:
     world.gate.plane.serving.broken["classify"] = replica_failure()
-    made = await world.deploy()
-    assert made["state"] == "failed"
-    assert made["error"] == {
+    deployment = await world.deploy()
+    assert deployment["state"] == "failed"
+    assert deployment["error"] == {
         "code": "deploy_failed",
         "message": "classify did not start (setup): ValueError: no model",
         "phase": "setup",
@@ -236,9 +241,9 @@ async def test_a_deploy_can_be_cancelled(world: World) -> None:
     await world.upload()
     world.gate.plane.gates.hold("build")
     async with world.client() as client:
-        made = (await client.post("/api/v1/projects/digits/deployments", json=world.manifest())).json()
+        deployment = (await client.post("/api/v1/projects/digits/deployments", json=world.manifest())).json()
         await world.gate.plane.gates.reached("build")
-        cancelled = await client.delete(f"/api/v1/deployments/{made['id']}")
+        cancelled = await client.delete(f"/api/v1/deployments/{deployment['id']}")
         assert (cancelled.status_code, cancelled.json()["state"]) == (200, "cancelled")
         busy_no_more = await client.post("/api/v1/projects/digits/deployments", json=world.manifest())
         assert busy_no_more.status_code == 202
@@ -288,9 +293,9 @@ async def test_a_typo_in_the_manifest_gets_the_nearest_right_name(world: World) 
     body["functions"][0]["max_batchsize"] = 8
     async with world.client() as client:
         answer = await client.post("/api/v1/projects/digits/deployments", json=body)
-    told = error(answer)
-    assert (answer.status_code, told["code"], told["key"]) == (400, "invalid_spec", "max_batchsize")
-    assert "did you mean 'max_batch_size'" in told["message"]
+    problem = error(answer)
+    assert (answer.status_code, problem["code"], problem["key"]) == (400, "invalid_spec", "max_batchsize")
+    assert "did you mean 'max_batch_size'" in problem["message"]
 
 
 async def test_a_deploy_without_its_bundle_or_beside_another_is_a_conflict(world: World) -> None:
@@ -473,9 +478,9 @@ async def test_bad_addresses_and_parameters_are_refused_by_name(world: World, pa
 
 async def test_a_key_from_its_making_to_its_end(world: World) -> None:
     async with world.client("admin") as client:
-        made = await client.post("/api/v1/keys", json={"name": "ci", "scopes": ["invoke"]})
-        assert made.status_code == 201
-        key = made.json()
+        created = await client.post("/api/v1/keys", json={"name": "ci", "scopes": ["invoke"]})
+        assert created.status_code == 201
+        key = created.json()
         assert key["key"].startswith("clip_")
         listed = (await client.get("/api/v1/keys")).json()["keys"]
         assert key["id"] in [k["id"] for k in listed]

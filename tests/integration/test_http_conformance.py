@@ -25,9 +25,9 @@ def fast_path(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 async def served(fast_path: bool) -> AsyncIterator[Gateway]:
-    async with gateway(fast_path=fast_path) as made:
-        await made.harness.deploy(target())
-        yield made
+    async with gateway(fast_path=fast_path) as gate:
+        await gate.harness.deploy(target())
+        yield gate
 
 
 def post(body: bytes, *headers: bytes, path: bytes = b"/fn/p/f") -> bytes:
@@ -177,10 +177,10 @@ async def test_an_endless_head_is_refused_and_the_connection_closed(served: Gate
         pass  # the server may have hung up in the middle
     async with asyncio.timeout(5):
         try:
-            told = await reader.read()
+            received = await reader.read()
         except ConnectionResetError:
-            told = b"HTTP/1.1 431"  # closed with our bytes unread: the answer may be lost on the way
-    assert told.startswith(b"HTTP/1.1 431")
+            received = b"HTTP/1.1 431"  # closed with our bytes unread: the answer may be lost on the way
+    assert received.startswith(b"HTTP/1.1 431")
     writer.close()
 
 
@@ -197,8 +197,8 @@ async def test_a_foreign_host_and_a_foreign_origin_are_refused(served: Gateway) 
 
 async def test_unknown_paths_are_not_found(served: Gateway) -> None:
     for path in (b"/fn/p/nobody", b"/fn/nobody/f", b"/fn/p/f@9", b"/fn/p/f/", b"/fn//f", b"/fn/p/f/more"):
-        told = await served.exchange(post(b"1", CLOSE, path=path))
-        assert told.startswith(b"HTTP/1.1 404"), path
+        received = await served.exchange(post(b"1", CLOSE, path=path))
+        assert received.startswith(b"HTTP/1.1 404"), path
 
 
 async def test_escaped_and_queried_paths_reach_the_function(served: Gateway) -> None:
@@ -207,15 +207,15 @@ async def test_escaped_and_queried_paths_reach_the_function(served: Gateway) -> 
 
 
 async def test_http_1_0_is_answered_and_closed(served: Gateway) -> None:
-    told = await served.exchange(post(b"1").replace(b"HTTP/1.1", b"HTTP/1.0"))
-    assert told.startswith(b"HTTP/1.1 200")
-    assert told.endswith(b"\r\n\r\n1")
+    received = await served.exchange(post(b"1").replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert received.startswith(b"HTTP/1.1 200")
+    assert received.endswith(b"\r\n\r\n1")
 
 
 async def test_a_bad_timeout_header_is_a_bad_request(served: Gateway) -> None:
     for value in (b"soon", b"-1", b"0", b"nan", b"inf"):
-        told = await served.exchange(post(b"1", b"X-Clip-Timeout-Ms: %b\r\n" % value, CLOSE))
-        assert told.startswith(b"HTTP/1.1 400"), value
+        received = await served.exchange(post(b"1", b"X-Clip-Timeout-Ms: %b\r\n" % value, CLOSE))
+        assert received.startswith(b"HTTP/1.1 400"), value
 
 
 async def test_a_compressed_body_is_refused_rather_than_misread(served: Gateway) -> None:
@@ -223,11 +223,11 @@ async def test_a_compressed_body_is_refused_rather_than_misread(served: Gateway)
 
 
 async def test_a_client_that_never_finishes_its_request_is_let_go(fast_path: bool) -> None:
-    async with gateway(fast_path=fast_path, body_timeout_s=0.2) as made:
-        await made.harness.deploy(target())
+    async with gateway(fast_path=fast_path, body_timeout_s=0.2) as gate:
+        await gate.harness.deploy(target())
         body = b"POST /fn/p/f HTTP/1.1\r\n%bContent-Length: 10\r\n%b\r\nhalf" % (HOST, CLOSE)
-        assert (await made.exchange(body)).startswith(b"HTTP/1.1 408")
-        assert (await made.exchange(b"POST /fn/p/f HTTP/1.1\r\nHost: 127")).startswith(b"HTTP/1.1 408")
+        assert (await gate.exchange(body)).startswith(b"HTTP/1.1 408")
+        assert (await gate.exchange(b"POST /fn/p/f HTTP/1.1\r\nHost: 127")).startswith(b"HTTP/1.1 408")
 
 
 class Held:
@@ -246,13 +246,13 @@ class Held:
 async def test_a_client_that_goes_away_frees_its_place(fast_path: bool) -> None:
     held = Held()
     backend = InMemoryBackend(held)
-    async with gateway(backend, fast_path=fast_path) as made:
-        await made.harness.deploy(target())
-        _, writer = await made.connect()
+    async with gateway(backend, fast_path=fast_path) as gate:
+        await gate.harness.deploy(target())
+        _, writer = await gate.connect()
         writer.write(post(b"1"))
         async with asyncio.timeout(5):
             await held.started.wait()
-            queue = made.harness.dispatcher.resolve("p/f")
+            queue = gate.harness.dispatcher.resolve("p/f")
             assert queue.running == 1
             writer.transport.abort()
             while queue.running:
@@ -263,15 +263,15 @@ async def test_a_client_that_goes_away_frees_its_place(fast_path: bool) -> None:
 
 async def test_a_half_closed_connection_is_a_client_that_went_away(fast_path: bool) -> None:
     held = Held()
-    async with gateway(InMemoryBackend(held), fast_path=fast_path) as made:
-        await made.harness.deploy(target())
-        reader, writer = await made.connect()
+    async with gateway(InMemoryBackend(held), fast_path=fast_path) as gate:
+        await gate.harness.deploy(target())
+        reader, writer = await gate.connect()
         writer.write(post(b"1"))
         async with asyncio.timeout(5):
             await held.started.wait()
             writer.write_eof()
             assert await reader.read() == b""
-            queue = made.harness.dispatcher.resolve("p/f")
+            queue = gate.harness.dispatcher.resolve("p/f")
             while queue.running:
                 await asyncio.sleep(0.005)
         writer.close()
@@ -280,14 +280,14 @@ async def test_a_half_closed_connection_is_a_client_that_went_away(fast_path: bo
 
 async def test_pipelined_requests_of_a_client_that_goes_away_are_dropped(fast_path: bool) -> None:
     held = Held()
-    async with gateway(InMemoryBackend(held), fast_path=fast_path) as made:
-        await made.harness.deploy(target())
-        _, writer = await made.connect()
+    async with gateway(InMemoryBackend(held), fast_path=fast_path) as gate:
+        await gate.harness.deploy(target())
+        _, writer = await gate.connect()
         writer.write(post(b"1") * 10)
         async with asyncio.timeout(5):
             await held.started.wait()
             writer.transport.abort()
-            queue = made.harness.dispatcher.resolve("p/f")
+            queue = gate.harness.dispatcher.resolve("p/f")
             while queue.running or queue.waiting.live:
                 await asyncio.sleep(0.005)
         held.go.set()
@@ -302,9 +302,9 @@ async def test_a_client_that_does_not_read_is_not_worked_for(fast_path: bool) ->
         return wire.Result(invoke.batch, outcomes), [big] * len(outcomes)
 
     backend = InMemoryBackend(behaviour)
-    async with gateway(backend, fast_path=fast_path) as made:
-        await made.harness.deploy(target())
-        reader, writer = await made.connect()
+    async with gateway(backend, fast_path=fast_path) as gate:
+        await gate.harness.deploy(target())
+        reader, writer = await gate.connect()
         writer.write(post(b"1") * 100)
         await asyncio.sleep(0.3)
         served = sum(len(i.items) for i in backend.replicas[0].invokes)
@@ -316,14 +316,14 @@ async def test_a_client_that_does_not_read_is_not_worked_for(fast_path: bool) ->
 
 async def test_a_graceful_shutdown_answers_what_runs_and_closes_what_is_idle(fast_path: bool) -> None:
     held = Held()
-    async with gateway(InMemoryBackend(held), fast_path=fast_path) as made:
-        await made.harness.deploy(target())
-        idle_reader, idle_writer = await made.connect()
-        reader, writer = await made.connect()
+    async with gateway(InMemoryBackend(held), fast_path=fast_path) as gate:
+        await gate.harness.deploy(target())
+        idle_reader, idle_writer = await gate.connect()
+        reader, writer = await gate.connect()
         writer.write(post(b"1"))
         async with asyncio.timeout(5):
             await held.started.wait()
-            stopping = asyncio.create_task(made.server.shutdown())
+            stopping = asyncio.create_task(gate.server.shutdown())
             assert await idle_reader.read() == b""
             held.go.set()
             answer = await read_answer(reader)
@@ -422,21 +422,21 @@ async def test_a_refusal_is_the_same_answer_by_every_way(fast_path: bool) -> Non
 
 async def test_only_plain_requests_take_the_fast_path() -> None:
     """The fast path must be what is measured: a plain request leaves no task behind, others make one."""
-    async with gateway(fast_path=True) as made:
-        await made.harness.deploy(target())
-        made.harness.dispatcher.resolve("p/f").streaming = False
-        before = made.server.server_state.total_requests
+    async with gateway(fast_path=True) as gate:
+        await gate.harness.deploy(target())
+        gate.harness.dispatcher.resolve("p/f").streaming = False
+        before = gate.server.server_state.total_requests
         seen: list[int] = []
 
         async def behaviour(invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
-            seen.append(len(made.server.server_state.tasks))
+            seen.append(len(gate.server.server_state.tasks))
             return await echo(invoke, payloads)
 
-        made.harness.backend.replicas[0]._behaviour = behaviour
-        await made.exchange(post(b"1", CLOSE))
-        await made.exchange(post(b"1", CLOSE, path=b"/fn/p/f?slow"))
+        gate.harness.backend.replicas[0]._behaviour = behaviour
+        await gate.exchange(post(b"1", CLOSE))
+        await gate.exchange(post(b"1", CLOSE, path=b"/fn/p/f?slow"))
         assert seen == [0, 1]
-        assert made.server.server_state.total_requests == before + 2
+        assert gate.server.server_state.total_requests == before + 2
 
 
 async def test_a_streaming_function_is_left_to_starlette() -> None:
@@ -449,9 +449,9 @@ async def test_a_streaming_function_is_left_to_starlette() -> None:
         return wire.Result(invoke.batch, [wire.Outcome(invoke.items[0].id, wire.Status.OK)]), [b""]
 
     backend = InMemoryBackend(stream, ready=ready)
-    async with gateway(backend, fast_path=True) as made:
-        await made.harness.deploy(target())
-        assert (await made.exchange(post(b"1", CLOSE))).endswith(b"[0,1,2]")
-        told = await made.exchange(post(b"1", b"Accept: text/event-stream\r\n", CLOSE))
-        assert b"data: 0\n\n" in told
-        assert b"event: end" in told
+    async with gateway(backend, fast_path=True) as gate:
+        await gate.harness.deploy(target())
+        assert (await gate.exchange(post(b"1", CLOSE))).endswith(b"[0,1,2]")
+        received = await gate.exchange(post(b"1", b"Accept: text/event-stream\r\n", CLOSE))
+        assert b"data: 0\n\n" in received
+        assert b"event: end" in received

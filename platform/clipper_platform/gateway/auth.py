@@ -1,4 +1,4 @@
-"""Who is calling and what the key allows."""
+"""Authentication by API key, and what the scopes of a key allow."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Access:
         return key
 
     def authorize_invoke(self, authorization: str | None, public: bool) -> None:
-        """Let an invocation pass or raise as `require` does. One comparison where functions are open or `public`,
-        else one hash, about a microsecond."""
+        """Return, or raise as `require` does. Takes one comparison where functions are open or `public`, else one hash,
+        about a microsecond."""
         if not (self.open_invoke or public):
             self.require(authorization, "invoke")

@@ -1,4 +1,4 @@
-"""Every error that leaves the platform is rendered here, whatever path it came by."""
+"""Renders every error that leaves the platform, on every path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 Rendered = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers (without X-Request-Id, which every answer carries), body."""
 
-# What Starlette raises by status. Statuses that have several classes map to the one a route can mean.
+# The class for the status of an exception of Starlette: of several classes, the one that a route can mean.
 _BY_STATUS: Final[dict[int, type[ClipperError]]] = {
     cls.status: cls
     for cls in (
@@ -49,26 +49,26 @@ _MESSAGES: Final[dict[type[ClipperError], str]] = {
     errors.MethodNotAllowed: "this address has other methods",
 }
 
-# Whoever is asked to come back gets told when, even where nobody computed it.
+# `Retry-After` of refusals for which no time was computed.
 _DEFAULT_RETRY_AFTER_S: Final = 1.0
 
 
 def translate(error: BaseException, request_id: str = "") -> ClipperError:
-    """The taxonomy's form of any exception. What is not known is a defect: logged with its traceback, never shown."""
+    """The ClipperError for any exception. An unknown one is a defect: it is logged with its traceback, never shown."""
     if isinstance(error, ClipperError):
         return error
     if isinstance(error, HTTPException):
         cls = _BY_STATUS.get(error.status_code)
         if cls is None:
             cls = errors.InvalidRequest if error.status_code < InternalError.status else InternalError
-        made = cls(_MESSAGES.get(cls) or error.detail)
+        translated = cls(_MESSAGES.get(cls) or error.detail)
         if (allow := (error.headers or {}).get("Allow")) is not None:
-            made.details["allow"] = sorted(part.strip() for part in allow.split(","))
-        return made
+            translated.details["allow"] = sorted(part.strip() for part in allow.split(","))
+        return translated
     if isinstance(error, ClientDisconnect):
         return errors.ClientClosed("the client went away")
-    logger.error("a request met a defect of the platform", exc_info=error, extra={"request_id": request_id})
-    return InternalError("the platform met a defect; its log tells more under this request_id")
+    logger.error("an unexpected error in a request", exc_info=error, extra={"request_id": request_id})
+    return InternalError("an unexpected error in the platform; its log has more under this request_id")
 
 
 def render(error: BaseException, request_id: str) -> Rendered:
@@ -89,7 +89,7 @@ def render(error: BaseException, request_id: str) -> Rendered:
 
 
 def _seconds(retry_after_s: float | None) -> bytes:
-    """Whole seconds, at least one: `Retry-After` knows no fractions, and 0 would invite a storm."""
+    """Whole seconds, at least one: `Retry-After` has no fractions, and after 0 all clients would return at once."""
     if retry_after_s is None or not math.isfinite(retry_after_s):
         retry_after_s = _DEFAULT_RETRY_AFTER_S
     return str(max(1, math.ceil(retry_after_s))).encode()
@@ -99,7 +99,7 @@ def _encode(content: Mapping[str, Any]) -> bytes:
     try:
         return msgspec.json.encode({"error": content}, enc_hook=_printable)
     except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
-        # Messages quote what people sent: lone surrogates, odd keys. The error must still be told.
+        # Messages quote requests, with lone surrogates and odd keys. The error must be sent nevertheless.
         safe = {str(k): _printable(v) for k, v in content.items()}
         return msgspec.json.encode({"error": safe})
 
@@ -108,5 +108,5 @@ def _printable(value: object) -> str:
     try:
         return str(value).encode(errors="backslashreplace").decode()
     except Exception:
-        logger.exception("a detail of an error could not be shown")
+        logger.exception("a detail of an error cannot be shown as text")
         return ""

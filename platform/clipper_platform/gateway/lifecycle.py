@@ -11,7 +11,7 @@ LifecycleState = Literal["starting", "ready", "draining"]
 
 
 class Lifecycle:
-    """Moved by the composition root; read by `/readyz` and by streams that would otherwise hold the server open."""
+    """Set by `main`; read by `/readyz`, and by streams, which would otherwise keep the server from stopping."""
 
     def __init__(self) -> None:
         self._state: LifecycleState = "starting"
@@ -22,12 +22,12 @@ class Lifecycle:
         return self._state
 
     def ready(self) -> None:
-        """Everything was brought back. Without effect once draining."""
+        """The functions run again. Has no effect after `drain`."""
         if self._state == "starting":
             self._state = "ready"
 
     def drain(self) -> None:
-        """No new requests should come; open streams end now."""
+        """Clients should send no more requests; open streams end now."""
         self._state = "draining"
         self._draining.set()
 

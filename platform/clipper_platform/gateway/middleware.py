@@ -1,4 +1,4 @@
-"""The outermost layer around every route: request id, host and origin, errors, the access log line. Plain ASGI."""
+"""The outermost layer around every route: request id, host and origin, errors, access log. Plain ASGI."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["RequestMiddleware"]
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("clipper_platform.access")
 
-# Asked every few seconds by machines, or, invocations, thousands of times a second: of interest only when something is
-# wrong with us. Metrics count them all.
+# Probes come every few seconds, and invocations thousands of times a second: they are logged only when the platform
+# fails. Metrics count them all.
 _QUIET_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _MAX_LOGGED_PATH: Final = 500
 
@@ -61,18 +61,18 @@ class _Exchange:
     async def run(self, receive: Receive) -> None:
         self._scope.setdefault("state", {})["request_id"] = self._id
         try:
-            if not await self._refused_or_preflight():
+            if not await self._answer_preflight():
                 await self._app(self._scope, receive, self._sender)
-        except Exception as error:  # noqa: BLE001 - the one place where errors are told; render logs what is unknown
-            await self._tell(error)
+        except Exception as error:  # noqa: BLE001 - the one place that answers errors; `render` logs unknown ones
+            await self._answer_error(error)
         except asyncio.CancelledError:
             self._status = self._status or ClientClosed.status
             raise
         finally:
             self._log(self._clock.monotonic() - self._began)
 
-    async def _refused_or_preflight(self) -> bool:
-        """Host, origin, preflight. Raises Forbidden."""
+    async def _answer_preflight(self) -> bool:
+        """Check host and origin; True if the request is a preflight, which is answered here. Raises Forbidden."""
         hosts = self._headers.getlist("host")
         if len(hosts) > 1:
             raise Forbidden("more than one Host header")
@@ -102,10 +102,10 @@ class _Exchange:
             self._complete = not message.get("more_body", False)
         await self._send(message)
 
-    async def _tell(self, error: Exception) -> None:
+    async def _answer_error(self, error: Exception) -> None:
         status, headers, body = render(error, self._id)
         if self._status:
-            # Part of an answer is out: it must not look whole. Raising makes the server cut the connection.
+            # Part of the answer is sent and must not look complete: after an exception the server disconnects.
             if not self._complete:
                 raise error
             return

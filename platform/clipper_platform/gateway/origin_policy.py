@@ -1,8 +1,8 @@
-"""Who may talk to the platform at all: the request's host and origin. Decisions only, shared by every HTTP path.
+"""Which hosts and origins of requests are allowed. Decisions only, shared by every HTTP path.
 
-On a loopback bind any web page that a developer opens could otherwise reach the platform: by a form or a script from
-its own origin, or under a name of its own that resolves to 127.0.0.1 (DNS rebinding). Hence: the Host must be a
-loopback name, and a cross-origin request of a browser is refused unless its origin was allowed.
+On a loopback bind, any web page that a developer opens could otherwise reach the platform: by a form or a script from
+its own origin, or under a name of its own that resolves to 127.0.0.1 (DNS rebinding). Therefore the Host must be a
+loopback name, and a cross-origin request of a browser is refused unless its origin is allowed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def is_loopback(host: str) -> bool:
 
 @lru_cache(maxsize=256)
 def is_loopback_authority(authority: str) -> bool:
-    """The same for a Host header's value, any port allowed."""
+    """As `is_loopback`, for the value of a Host header with any port."""
     match = _AUTHORITY.match(authority)
     return match is not None and is_loopback(match["host"])
 
@@ -71,7 +71,7 @@ class OriginPolicy:
         self._allowed = frozenset(_origin(value) for value in cors_origins if value != "*")
 
     def allows_host(self, host: str) -> bool:
-        """Whether the Host header's value is one of ours. Cheap enough for every request."""
+        """Whether the Host header's value is allowed. Cheap enough for every request."""
         return not self.loopback or is_loopback_authority(host)
 
     def check_host(self, host: str | None) -> None:
@@ -95,7 +95,7 @@ class OriginPolicy:
         """Refuse a browser's cross-origin request unless its origin is allowed; True if the answer needs CORS headers.
 
         `origin`, `fetch_site`, `host`: the headers Origin, Sec-Fetch-Site and Host. Raises Forbidden. On a bind that
-        is not loopback, keys decide and other origins merely get no CORS headers.
+        is not loopback, keys decide, and other origins only get no CORS headers.
         """
         if origin is None:
             crossed = fetch_site in ("cross-site", "same-site") and not self._any
@@ -132,7 +132,7 @@ class OriginPolicy:
 
 
 def _same_host(origin: str, host: str | None) -> bool:
-    """Whether the origin's host and port are those of the Host header. The scheme may differ: TLS may end before us."""
+    """Whether the origin's host and port are those of the Host header. The scheme may differ: a proxy may end TLS."""
     try:
         parts = urlsplit(origin)
         mine = urlsplit(f"//{host or ''}")

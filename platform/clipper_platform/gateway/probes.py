@@ -1,4 +1,4 @@
-"""What machines ask: liveness, readiness, metrics, the API's description."""
+"""Routes for machines: liveness, readiness, metrics, the API's description."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Probes:
                 "GET",
                 "/metrics",
                 self.metrics,
-                "Prometheus metrics; on a bind that is not loopback any key is asked for",
+                "Prometheus metrics; on a bind that is not loopback any key is needed",
                 scope=None,
                 media_type="text/plain",
             ),
@@ -64,7 +64,7 @@ class Probes:
         state = self._s.lifecycle.state
         degraded = []
         if self._s.registry.watch.error is not None:
-            # Only the store's kind: anyone may ask, and its address is nobody's business.
+            # Only the kind of the store, without its address: this route needs no key.
             kind = self._s.registry.store.url.partition(":")[0]
             degraded.append(f"store: {kind} cannot be reached; functions answer, changes are refused")
         body = Readiness(ready=state == "ready", state=state, degraded=degraded)
@@ -72,7 +72,7 @@ class Probes:
         return Response(msgspec.json.encode(body), status, media_type=JSON)
 
     async def metrics(self, request: ApiRequest) -> Response:
-        # Labels name projects, which are nobody's business without a key; the rule is that of invocations.
+        # Labels name projects, so the rule is that of invocations.
         self._s.access.authorize_invoke(request.http.headers.get("authorization"), public=False)
         parts = []
         for part in self._s.metrics_slices():

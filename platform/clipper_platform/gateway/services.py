@@ -1,4 +1,4 @@
-"""What the gateway's routes work with, put together by the composition root."""
+"""The parts of the platform that the gateway's routes use; the composition root joins them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Services:
     lifecycle: Lifecycle
     clock: Clock
     metrics_slices: Callable[[], Iterable[bytes]]
-    """The exposition in pieces; others have a turn after each."""
+    """The exposition in pieces; the event loop runs other work after each."""
 
     metrics_type: str
     platform: PlatformFacts

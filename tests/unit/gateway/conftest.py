@@ -10,6 +10,6 @@ from tests.unit.gateway.gate import Gate, make_gate
 
 @pytest.fixture
 async def gate(tmp_path: Path) -> AsyncIterator[Gate]:
-    made = await make_gate(tmp_path)
-    yield made
-    await made.close()
+    gate = await make_gate(tmp_path)
+    yield gate
+    await gate.close()

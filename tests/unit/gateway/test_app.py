@@ -1,4 +1,4 @@
-"""The application as a whole: the edge around every route, probes, the description, the table of scopes."""
+"""The application as a whole: the middleware around every route, probes, the description, the table of scopes."""
 
 from __future__ import annotations
 
@@ -276,14 +276,14 @@ async def test_the_description_has_every_route_and_only_those(gate: Gate) -> Non
     assert {"title", "version"} <= set(document["info"])
     app = build_app(gate.services)
     routed = {(route.path, m) for route in app.routes if isinstance(route, Route) for m in route.methods or ()}
-    told = {
+    documented = {
         (path, method.upper())
         for path, item in document["paths"].items()
         for method in item
         if not path.startswith("/fn/")
     }
     # GET answers HEAD as well, by HTTP's own rules.
-    assert {(p, m) for p, m in routed if m != "HEAD"} == {(p, m) for p, m in told if m != "HEAD"}
+    assert {(p, m) for p, m in routed if m != "HEAD"} == {(p, m) for p, m in documented if m != "HEAD"}
     assert "/fn/{project}/{function}" in document["paths"]
 
 

@@ -30,7 +30,7 @@ class DeploymentRoutes:
                 "POST",
                 f"{API_ROOT}/projects/{{project}}/deployments",
                 self.deploy,
-                "Deploy; it goes on by itself, its events tell how",
+                "Deploy in the background; its events report the progress",
                 body=Raw,
                 body_schema=DeployRequest,
                 response=DeploymentInfo,

@@ -27,7 +27,7 @@ class KeyRoutes:
                 "POST",
                 keys,
                 self.create_key,
-                "Make a key; its secret is shown this once",
+                "Make a key; only this response has its secret",
                 scope="admin",
                 body=KeyRequest,
                 response=KeyMade,

@@ -32,7 +32,7 @@ class PlatformRoutes:
                 "GET",
                 f"{API_ROOT}/info",
                 self.info,
-                "What this platform is and who is asking",
+                "The platform's version, limits and addresses, and the caller's key",
                 scope="any",
                 response=Info,
             ),

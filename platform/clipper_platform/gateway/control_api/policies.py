@@ -1,4 +1,4 @@
-"""The control API's autoscaling policies, and why a function has the replicas that it has."""
+"""The control API's routes about autoscaling policies and decisions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from clipper_platform.types import FunctionId
 
 __all__ = ["PolicyRoutes"]
 
-# Fields of a decision that have a place of their own in the answer.
+# Fields of a decision that are fields of the response themselves or are not shown; the others are `inputs`.
 _SHOWN_APART: Final = frozenset({"at", "wanted", "before", "rule", "next_at", "schedules"})
 
 
@@ -38,14 +38,14 @@ class PolicyRoutes:
                 "GET",
                 policy,
                 self.get,
-                "The autoscaling policy that counts, and where it came from",
+                "The autoscaling policy in effect, and its source",
                 response=PolicyInfo,
             ),
             Endpoint(
                 "PUT",
                 policy,
                 self.put,
-                "Apply a policy now; it stays until a version declares another one than today's",
+                "Apply a policy now; it stays in effect until a version declares a different one",
                 body=PolicyRequest,
                 response=PolicyInfo,
             ),
@@ -68,7 +68,7 @@ class PolicyRoutes:
 
     async def decisions(self, request: ApiRequest) -> DecisionList:
         project, function = request.params["project"], request.params["function"]
-        counts = self._s.policies.effective(project, function)
+        effective = self._s.policies.effective(project, function)
         current = self._s.registry.current(project)
         version = current.route.version if current is not None else 0
         outlook = self._s.autoscaler.outlook(FunctionId(project, function, version))
@@ -83,39 +83,41 @@ class PolicyRoutes:
         return DecisionList(
             function=f"{project}/{function}",
             version=version,
-            source="applied" if counts.applied else "deployed",
+            source="applied" if effective.applied else "deployed",
             policy=outlook.policy.to_dict(),
             latest=latest,
             no_data=no_data,
             changes=[
-                ScalingChange(at=made.at + wall, before=made.before, wanted=made.wanted, rule=made.rule, why=why)
-                for made, why in outlook.changes
+                ScalingChange(
+                    at=change.at + wall, before=change.before, wanted=change.wanted, rule=change.rule, why=why
+                )
+                for change, why in outlook.changes
             ],
         )
 
 
-def _policy(request: ApiRequest, counts: Effective) -> PolicyInfo:
-    applied = counts.applied
+def _policy(request: ApiRequest, effective: Effective) -> PolicyInfo:
+    applied = effective.applied
     return PolicyInfo(
         function=f"{request.params['project']}/{request.params['function']}",
         source="applied" if applied else "deployed",
-        policy=counts.policy.to_dict(),
-        deployed=counts.deployed.to_dict(),
+        policy=effective.policy.to_dict(),
+        deployed=effective.deployed.to_dict(),
         digest=applied.digest if applied else "",
         applied_at=applied.applied_at if applied else None,
     )
 
 
-def _decision(made: Decision, told: Explanation, wall: float) -> DecisionInfo:
-    inputs: dict[str, Any] = {k: v for k, v in made._asdict().items() if k not in _SHOWN_APART}
+def _decision(decision: Decision, explanation: Explanation, wall: float) -> DecisionInfo:
+    inputs: dict[str, Any] = {k: v for k, v in decision._asdict().items() if k not in _SHOWN_APART}
     return DecisionInfo(
-        at=made.at + wall,
-        before=made.before,
-        wanted=made.wanted,
-        rule=made.rule,
-        why=told.why,
-        steps=list(told.steps),
-        change=list(told.change),
+        at=decision.at + wall,
+        before=decision.before,
+        wanted=decision.wanted,
+        rule=decision.rule,
+        why=explanation.why,
+        steps=list(explanation.steps),
+        change=list(explanation.change),
         inputs=inputs,
-        schedules=list(made.schedules),
+        schedules=list(decision.schedules),
     )

@@ -53,7 +53,7 @@ class ProjectRoutes:
                 "GET",
                 f"{project}/events",
                 self.events,
-                "What happened to a project",
+                "A project's events",
                 query=(
                     Query("after", "integer", "only events with a greater seq; 0: the newest ones", 0),
                     Query("limit", "integer", f"at most so many, up to {_MAX_EVENTS}", 100),
@@ -63,11 +63,11 @@ class ProjectRoutes:
         ]
 
     async def projects(self, request: ApiRequest) -> ProjectList:
-        shown, registry = self._views(request), self._s.registry
+        project_views, registry = self._views(request), self._s.registry
         summaries = []
         for count, project in enumerate(registry.projects(), 1):
-            if registry.has(project.name):  # else it was deleted in one of the pauses
-                summaries.append(shown.summary(project.name))
+            if registry.has(project.name):  # else it was deleted while other work ran
+                summaries.append(project_views.summary(project.name))
             if count % SLICE == 0:
                 await asyncio.sleep(0)
         return ProjectList(projects=summaries)
@@ -82,12 +82,12 @@ class ProjectRoutes:
     async def restart(self, request: ApiRequest) -> Restarted:
         project, function = request.params["project"], request.body.function
         current = await self._s.deployer.restart(project, function)
-        shown = self._views(request)
+        project_views = self._views(request)
         specs = [spec for spec in current.manifest.functions if function is None or spec.name == function]
         return Restarted(
             project=project,
             version=current.route.version,
-            functions=[shown.function(current, spec) for spec in specs],
+            functions=[project_views.function(current, spec) for spec in specs],
         )
 
     async def events(self, request: ApiRequest) -> EventList:

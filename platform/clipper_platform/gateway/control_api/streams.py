@@ -1,4 +1,4 @@
-"""NDJSON answers that stay open: they end with their source, with the client, or with the platform."""
+"""NDJSON responses that stay open until their source ends, the client disconnects, or the platform drains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEARTBEAT_S: Final = 15.0
 
 
 class LineStream(Response):
-    """`source` yields encoded lines, each with its line break. `on_close` is called at the end, whatever it was."""
+    """`source` yields encoded lines, each with its line break. `on_close` is called at the end in every case."""
 
     media_type = NDJSON
 
@@ -45,8 +45,8 @@ class LineStream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         ends = [
             asyncio.create_task(self._pump(send), name="stream lines"),
-            asyncio.create_task(_disconnected(receive), name="watch for the client's end"),
-            asyncio.create_task(self._lifecycle.drained(), name="watch for the platform's end"),
+            asyncio.create_task(_disconnected(receive), name="watch for the client's disconnect"),
+            asyncio.create_task(self._lifecycle.drained(), name="watch for the platform's drain"),
         ]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -57,7 +57,7 @@ class LineStream(Response):
         pump, gone, _ = ends
         if not pump.cancelled() and (error := pump.exception()) is not None:
             raise error
-        if gone.cancelled():  # the client is still there: end the answer as it should end
+        if gone.cancelled():  # the client is still connected: end the response properly
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _pump(self, send: Send) -> None:

@@ -31,7 +31,7 @@ class VersionRoutes:
                 "POST",
                 f"{project}/rollback",
                 self.rollback,
-                "Let an earlier version answer again",
+                "Return to an earlier version",
                 body=RollbackRequest,
                 response=RolledBack,
             ),
@@ -54,13 +54,13 @@ class VersionRoutes:
     async def rollback(self, request: ApiRequest) -> RolledBack:
         project = request.params["project"]
         current = await self._s.deployer.rollback(project, request.body.version)
-        shown = Views(self._s, request.base_url)
+        url = Views(self._s, request.base_url).url
         return RolledBack(
             project=project,
             version=current.route.version,
             previous=current.route.previous,
             functions=[
-                FunctionLink(name=spec.name, url=shown.url(project, spec.name)) for spec in current.manifest.functions
+                FunctionLink(name=spec.name, url=url(project, spec.name)) for spec in current.manifest.functions
             ],
         )
 

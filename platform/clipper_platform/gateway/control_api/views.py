@@ -1,4 +1,4 @@
-"""What the control plane knows, in the shapes that the control API answers with."""
+"""The state of the control plane as bodies of the control API's responses."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def version(record: Version, current: int | None) -> VersionInfo:
 
 
 class Views:
-    """`base_url`: the platform's address as the asking client writes it."""
+    """`base_url`: the platform's address as the client writes it."""
 
     def __init__(self, services: Services, base_url: str) -> None:
         self._services = services
@@ -73,26 +73,26 @@ class Views:
 
     # Deployments
 
-    def deployment(self, made: Deployment) -> DeploymentInfo:
-        problem = made.error
+    def deployment(self, deployment: Deployment) -> DeploymentInfo:
+        problem, schemas = deployment.error, deployment.schemas
         return DeploymentInfo(
-            id=made.id,
-            project=made.project,
-            state=made.state,
-            version=made.version,
-            previous=made.previous,
+            id=deployment.id,
+            project=deployment.project,
+            state=deployment.state,
+            version=deployment.version,
+            previous=deployment.previous,
             functions=[
-                DeployedFunction(name=name, url=self.url(made.project, name), schema=made.schemas.get(name, {}))
-                for name in made.function_names
+                DeployedFunction(name=name, url=self.url(deployment.project, name), schema=schemas.get(name, {}))
+                for name in deployment.function_names
             ],
             error=None if problem is None else ProblemInfo(**msgspec.structs.asdict(problem)),
         )
 
-    def deploy_event(self, made: Deployment, told: DeployEvent) -> DeployEvent:
-        """The last event carries the deployment."""
-        if told.kind != "done":
-            return told
-        return msgspec.structs.replace(told, data={"deployment": msgspec.to_builtins(self.deployment(made))})
+    def deploy_event(self, deployment: Deployment, event: DeployEvent) -> DeployEvent:
+        """Adds the deployment to the last event."""
+        if event.kind != "done":
+            return event
+        return msgspec.structs.replace(event, data={"deployment": msgspec.to_builtins(self.deployment(deployment))})
 
     # Projects
 
@@ -119,7 +119,7 @@ class Views:
         )
 
     async def status(self, name: str) -> ProjectStatus:
-        """Answers also while the store is away: that is when people look."""
+        """Answers while the store cannot be reached too: users look at the status then."""
         registry = self._services.registry
         summary = self.summary(name)
         events: Sequence[Event] = ()
@@ -203,12 +203,12 @@ def _replicas(status: FunctionStatus) -> list[ReplicaInfo]:
 
 
 def _snapshot(status: FunctionStatus) -> SnapshotInfo | None:
-    found = status.snapshot
-    return None if found is None else SnapshotInfo(found.state, found.reason, found.retry_s)
+    snapshot = status.snapshot
+    return None if snapshot is None else SnapshotInfo(snapshot.state, snapshot.reason, snapshot.retry_s)
 
 
 def _absent(id: FunctionId, trouble: str) -> FunctionStatus:
-    """A routed function that the data plane does not know: it is being brought back, or cannot be."""
+    """The status of a routed function without a queue: the platform is starting it again, or cannot."""
     return FunctionStatus(
         id=id,
         state="failed" if trouble else "starting",

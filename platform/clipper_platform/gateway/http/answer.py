@@ -1,4 +1,4 @@
-"""The answer to a finished invocation: status, header lines and body, the same for every way in."""
+"""The answer to a finished invocation: status, header lines and body; the same on the fast path and over ASGI."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Connection(HttpToolsProtocol):
     # Turns
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        """The turn of a request that was pipelined."""
+        """Begin the turn of a request."""
         self.turn = cycle
         if isinstance(cycle, FastCycle):
             cycle.started = True
@@ -87,7 +87,7 @@ class Connection(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            # Not from here: a pipeline of a thousand cached answers would be a thousand calls deep.
+            # In a later turn: a pipeline of a thousand cached answers would be a thousand calls deep.
             self.loop.call_soon(self._next_in_pipeline)
         elif self.timeout_keep_alive_task is None:
             self._set_keep_alive_timer()
@@ -115,7 +115,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def incomplete(self) -> bool:
-        """Whether a request has begun to arrive that is not here as a whole. (An ASGI endpoint times its own body.)"""
+        """Whether part of a request has arrived. (The ASGI endpoint limits the time of its own bodies.)"""
         cycle = self.cycle
         return self.in_head or (isinstance(cycle, FastCycle) and cycle.more_body and not cycle.response_complete)
 
@@ -138,10 +138,10 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
             self.cycle.refuse(error)
 
-    # The end
+    # End
 
     def reject(self, error: ClipperError) -> None:
-        """Refuse a request whose head is not complete, and close."""
+        """Refuse a request whose head is not complete, and close the connection."""
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete:

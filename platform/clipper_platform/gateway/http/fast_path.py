@@ -89,7 +89,7 @@ class FastPathProtocol(Connection):
         self.now = options.service.clock.monotonic
         self._read = b""  # the latest read of the socket
         self._head_bytes = 0  # of the latest request, to within one read
-        self._between_requests = True  # as the parser sees it
+        self._between_requests = True  # the parser expects the beginning of one
         self._length = -1  # Content-Length of the latest request; -1 where it is not given
         self._given_id = ""  # X-Request-Id of the latest request
         self._known: KnownHead | None = None  # the latest one
@@ -183,7 +183,7 @@ class FastPathProtocol(Connection):
             self.begin(cycle)
 
     def _pass_to_uvicorn(self) -> None:
-        """uvicorn makes its scope when a message begins: make it now, around what was parsed since."""
+        """uvicorn makes its scope when a message begins. Do that now, with what was parsed since then."""
         url, headers = self.url, list(self.headers)
         if self._length >= 0:
             headers.append((b"content-length", b"%d" % self._length))
@@ -206,7 +206,7 @@ class FastPathProtocol(Connection):
         else:
             self.transport.close()
 
-    # Recognising
+    # Plain requests and known heads
 
     def _fast_cycle(self) -> FastCycle | None:
         """The cycle of a plain request, else None."""
@@ -251,7 +251,7 @@ class FastPathProtocol(Connection):
 
     def _answer_known(self, data: bytes) -> bool:
         """Answer a request that arrived as a whole and whose head is known, without parsing it. False: nothing was
-        done, and the parser, which is between two requests, gets it."""
+        done, and the parser, which expects the beginning of a request, gets the data."""
         if self.cycle is not None and not self.cycle.response_complete:
             return False
         known = self._known

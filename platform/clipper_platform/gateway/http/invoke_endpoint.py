@@ -145,7 +145,7 @@ async def _receive_body(receive: Receive, limit: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientClosed("the caller went away while it sent the body")
+            raise ClientClosed("the client disconnected while it sent the body")
         part = message.get("body", b"")
         size += len(part)
         if size > limit:

@@ -1,6 +1,6 @@
 """The step between HTTP and the dispatcher: which queue a request may use, and the invocation that it becomes.
 
-Both ways in share it: the Starlette endpoint and the fast path. The body passes through without being decoded.
+The Starlette endpoint and the fast path share it. Neither decodes the body.
 """
 
 from __future__ import annotations

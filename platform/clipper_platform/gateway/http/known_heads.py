@@ -33,8 +33,8 @@ class KnownHead:
 
 
 class KnownHeads:
-    """Those of all connections. Forgets all when there are too many: a client whose heads all differ has no use for
-    them."""
+    """The known heads of all connections. Forgets all of them at the limit: when every head differs, none is found
+    anyway."""
 
     def __init__(self) -> None:
         self._heads: dict[bytes, KnownHead] = {}

@@ -22,8 +22,8 @@ SPECIAL_HEADERS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlainRequest:
-    """`path`: `project/function[@version]`. `keeps_alive`: an HTTP/1.1 request with these headers keeps its connection,
-    so that the same headers on an HTTP/1.0 request, which would not, are told apart by the parser's answer to that."""
+    """`path`: `project/function[@version]`. `keeps_alive`: an HTTP/1.1 request with these headers keeps its connection
+    open. An HTTP/1.0 request with the same headers does not, and so is not taken for an equal one."""
 
     path: str
     head: RequestHead
@@ -33,7 +33,7 @@ class PlainRequest:
 def plain_request(
     url: bytes, headers: Sequence[tuple[bytes, bytes]], host_allowed: Callable[[str], bool]
 ) -> PlainRequest | None:
-    """What a POST asks for if it is plain, else None. `headers`: with lower-case names."""
+    """The plain request that a POST is, else None. `headers`: with lower-case names."""
     if not url.startswith(PREFIX) or b"?" in url or b"%" in url or b"#" in url or not url.isascii():
         return None
     hosts = [value for name, value in headers if name == b"host"]

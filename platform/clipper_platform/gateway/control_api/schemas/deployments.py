@@ -1,4 +1,4 @@
-"""Deployments."""
+"""Deployments: the request, and its state."""
 
 from __future__ import annotations
 

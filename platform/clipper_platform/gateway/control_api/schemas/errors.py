@@ -1,4 +1,4 @@
-"""Errors."""
+"""The body of an error, the same on every route."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ __all__ = ["CacheInfo", "FunctionInfo", "LatencyInfo", "ReplicaInfo", "SnapshotI
 
 
 class ReplicaInfo(ResponseBody, frozen=True):
-    """`restarts`: of the function's replicas; a replica that is started anew gets an id of its own."""
+    """`restarts`: of all replicas of the function; each start of a replica gets a new id."""
 
     id: str
     state: str
@@ -35,7 +35,7 @@ class CacheInfo(ResponseBody, frozen=True):
 
 
 class SnapshotInfo(ResponseBody, frozen=True):
-    """What has become of a function's snapshot. `retry_in_s`: from when on a start of a replica makes it again."""
+    """The state of a function's snapshot. `retry_in_s`: after this time the next start of a replica makes it again."""
 
     state: Literal["making", "ready", "refused", "gone"]
     reason: str
@@ -60,4 +60,4 @@ class FunctionInfo(ResponseBody, frozen=True):
     latency: LatencyInfo | None
     rate_per_s: float
     cache: CacheInfo
-    snapshot: SnapshotInfo | None  # None: it asks for none, or no replica was started yet
+    snapshot: SnapshotInfo | None  # None: the function asks for none, or has had no replica

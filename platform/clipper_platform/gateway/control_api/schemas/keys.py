@@ -23,7 +23,7 @@ class KeyInfo(ResponseBody, frozen=True):
 
 
 class KeyMade(ResponseBody, frozen=True):
-    """`key` is shown this once."""
+    """`key`: the secret, in this response only."""
 
     id: str
     name: str

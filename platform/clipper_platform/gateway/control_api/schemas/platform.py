@@ -19,7 +19,7 @@ class OwnKey(ResponseBody, frozen=True):
 
 
 class Info(ResponseBody, frozen=True):
-    """`key`: the one that asked."""
+    """`key`: the caller's."""
 
     version: str
     url: str

@@ -17,7 +17,7 @@ class PolicyRequest(RequestBody, frozen=True):
 
 
 class PolicyInfo(ResponseBody, frozen=True):
-    """`policy` is the one that counts: every key with its value. `digest` and `applied_at` of an applied one."""
+    """`policy`: every key of the policy in effect. `digest`, `applied_at`: of an applied policy."""
 
     function: str
     source: Literal["applied", "deployed"]
@@ -28,7 +28,7 @@ class PolicyInfo(ResponseBody, frozen=True):
 
 
 class DecisionInfo(ResponseBody, frozen=True):
-    """`rule` had the last word; `steps` lead from the demand to the number; `change` says what would change it."""
+    """`rule` decided last; `steps` lead from the demand to the number; `change`: what would change it."""
 
     at: float
     before: int

@@ -140,7 +140,7 @@ class RestartRequest(RequestBody, frozen=True):
 
 
 class Restarted(ResponseBody, frozen=True):
-    """How the functions are doing after it."""
+    """`functions`: their state after the restart."""
 
     project: str
     version: int
