@@ -32,11 +32,11 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def store(path: Path) -> AsyncIterator[SqliteStore]:
-    made = SqliteStore(path, busy_timeout_s=0.2)
-    await made.open()
-    await made.put_project(Project(name="digits", created_at=1.0))
-    yield made
-    await made.close()
+    store = SqliteStore(path, busy_timeout_s=0.2)
+    await store.open()
+    await store.put_project(Project(name="digits", created_at=1.0))
+    yield store
+    await store.close()
 
 
 def version(size: int = 0) -> Version:
@@ -326,15 +326,15 @@ def test_processes_that_create_and_write_one_file_at_once_share_no_number(path: 
 async def test_what_a_killed_process_was_told_is_stored_survives(path: Path) -> None:
     process = writer(path, 1_000_000)
     assert process.stdout is not None
-    told = [int(process.stdout.readline()) for _ in range(25)]
+    numbers = [int(process.stdout.readline()) for _ in range(25)]
     process.send_signal(signal.SIGKILL)
-    told += [int(line) for line in process.communicate(timeout=30)[0].split("\n")[:-1]]
+    numbers += [int(line) for line in process.communicate(timeout=30)[0].split("\n")[:-1]]
 
     store = SqliteStore(path)
     await store.open()
     kept = [v.number for v in await store.list_versions("digits")]
     assert kept == list(range(len(kept), 0, -1))
-    assert len(kept) >= len(told) >= 25
+    assert len(kept) >= len(numbers) >= 25
     assert (await store.add_version(version())).number == len(kept) + 1
     await store.set_route(Route(project="digits", version=1))
     await store.close()

@@ -10,13 +10,13 @@ from tests.unit.control.doubles import Plane, make_plane
 
 @pytest.fixture
 async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
-    made = make_plane(tmp_path)
-    await made.registry.load()
-    yield made
-    made.store.outage = ""
-    for gate in made.gates.closed.values():
+    plane = make_plane(tmp_path)
+    await plane.registry.load()
+    yield plane
+    plane.store.outage = ""
+    for gate in plane.gates.closed.values():
         gate.set()
-    await made.deployer.close()
-    await made.logs.close()
-    assert made.environments.running == 0, "a build was left behind"
-    assert not made.serving.starting, "a start was left behind"
+    await plane.deployer.close()
+    await plane.logs.close()
+    assert plane.environments.running == 0, "a build was left behind"
+    assert not plane.serving.starting, "a start was left behind"

@@ -34,7 +34,7 @@ BUNDLE = "sha256:" + "a" * 64
 
 
 class FakeClock:
-    """Moves when told to."""
+    """Moves when a test sets `now`."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -359,11 +359,11 @@ class Plane:
     async def deployed(self, **kwargs: Any) -> int:
         """Deploy and expect it to succeed; the version."""
         body = manifest(**kwargs)
-        made = self.deployer.submit(body["project"], body)
-        await made.wait()
-        assert made.state == "succeeded", made.error
-        assert made.version is not None
-        return made.version
+        deployment = self.deployer.submit(body["project"], body)
+        await deployment.wait()
+        assert deployment.state == "succeeded", deployment.error
+        assert deployment.version is not None
+        return deployment.version
 
     async def settle(self) -> None:
         """Let background tasks (drains) end."""

@@ -30,9 +30,9 @@ BEFORE_THE_FLIP = ["unpack", "build", "add_version", "start classify", "update_v
 
 async def finished(plane: Plane, **kwargs: Any) -> Any:
     body = manifest(**kwargs)
-    made = plane.deployer.submit(body["project"], body)
-    await made.wait()
-    return made
+    deployment = plane.deployer.submit(body["project"], body)
+    await deployment.wait()
+    return deployment
 
 
 def kinds(deployment: Any) -> list[str]:
@@ -40,9 +40,9 @@ def kinds(deployment: Any) -> list[str]:
 
 
 async def test_a_deploy_ends_with_the_route_on_the_new_version_and_its_schema(plane: Plane) -> None:
-    made = await finished(plane)
-    assert (made.state, made.version, made.previous, made.error) == ("succeeded", 1, None, None)
-    assert made.schemas == {"classify": {"title": "classify"}}
+    deployment = await finished(plane)
+    assert (deployment.state, deployment.version, deployment.previous, deployment.error) == ("succeeded", 1, None, None)
+    assert deployment.schemas == {"classify": {"title": "classify"}}
     assert plane.serving.routes == {"digits": 1}
     stored = await plane.store.get_version("digits", 1)
     assert (stored.state, stored.schemas) == ("ready", {"classify": {"title": "classify"}})
@@ -54,8 +54,8 @@ async def test_a_deploy_ends_with_the_route_on_the_new_version_and_its_schema(pl
 async def test_the_events_tell_each_phase_with_its_lines_and_end_with_done(plane: Plane) -> None:
     plane.environments.lines = ["Resolved 3 packages"]
     plane.serving.log = plane.logs.append
-    made = await finished(plane)
-    assert kinds(made) == [
+    deployment = await finished(plane)
+    assert kinds(deployment) == [
         "phase:environment",
         "log:environment",
         "phase_done:environment",
@@ -67,24 +67,24 @@ async def test_the_events_tell_each_phase_with_its_lines_and_end_with_done(plane
         "phase_done:route",
         "done",
     ]
-    by_kind = {f"{e.kind}:{e.phase}": e for e in made.events()}
+    by_kind = {f"{e.kind}:{e.phase}": e for e in deployment.events()}
     assert by_kind["phase_done:environment"].data == {"seconds": 0.0, "reused": False}
     assert by_kind["log:replicas"].message == "loading"
     assert by_kind["log:replicas"].data == {"function": "classify"}
     assert by_kind["progress:replicas"].data == {"ready": 1, "wanted": 1, "function": "classify"}
 
 
-async def test_an_environment_that_was_there_is_told_as_reused(plane: Plane) -> None:
-    made = await finished(plane)
-    done = next(e for e in made.events() if e.kind == "phase_done" and e.phase == "environment")
+async def test_an_environment_that_was_there_is_reported_as_reused(plane: Plane) -> None:
+    deployment = await finished(plane)
+    done = next(e for e in deployment.events() if e.kind == "phase_done" and e.phase == "environment")
     assert done.data["reused"] is True
 
 
 async def test_the_second_version_takes_over_and_the_first_drains(plane: Plane) -> None:
     await plane.deployed()
-    made = await finished(plane, latency_slo_s=1.0)
+    deployment = await finished(plane, latency_slo_s=1.0)
     await plane.settle()
-    assert (made.version, made.previous) == (2, 1)
+    assert (deployment.version, deployment.previous) == (2, 1)
     assert plane.serving.routes == {"digits": 2}
     assert plane.serving.versions("digits") == {2}
     assert plane.serving.history.index("route digits@2") < plane.serving.history.index("stop digits@1")
@@ -92,37 +92,37 @@ async def test_the_second_version_takes_over_and_the_first_drains(plane: Plane) 
 
 async def test_the_same_manifest_again_deploys_nothing(plane: Plane) -> None:
     await plane.deployed()
-    made = await finished(plane)
-    assert (made.state, made.version) == ("unchanged", 1)
-    assert kinds(made) == ["done"]
+    deployment = await finished(plane)
+    assert (deployment.state, deployment.version) == ("unchanged", 1)
+    assert kinds(deployment) == ["done"]
     assert [v.number for v in await plane.store.list_versions("digits")] == [1]
 
 
 async def test_force_deploys_the_same_manifest_again(plane: Plane) -> None:
     await plane.deployed()
-    made = plane.deployer.submit("digits", {**manifest(), "force": True})
-    await made.wait()
-    assert (made.state, made.version) == ("succeeded", 2)
+    deployment = plane.deployer.submit("digits", {**manifest(), "force": True})
+    await deployment.wait()
+    assert (deployment.state, deployment.version) == ("succeeded", 2)
 
 
 async def test_the_same_manifest_is_deployed_again_when_its_version_gave_up(plane: Plane) -> None:
     await plane.deployed()
     plane.serving.states[FunctionId("digits", "classify", 1)] = "failed"
-    made = await finished(plane)
-    assert (made.state, made.version) == ("succeeded", 2)
+    deployment = await finished(plane)
+    assert (deployment.state, deployment.version) == ("succeeded", 2)
 
 
 async def test_all_functions_start_at_the_same_time(plane: Plane) -> None:
     plane.gates.hold("start a")
     plane.gates.hold("start b")
     body = manifest(functions=("a", "b"))
-    made = plane.deployer.submit("digits", body)
+    deployment = plane.deployer.submit("digits", body)
     await plane.gates.reached("start a")
     await plane.gates.reached("start b")
     plane.gates.open("start a")
     plane.gates.open("start b")
-    await made.wait()
-    assert set(made.schemas) == {"a", "b"}
+    await deployment.wait()
+    assert set(deployment.schemas) == {"a", "b"}
 
 
 @pytest.mark.parametrize(("options", "wanted"), [({}, 1), ({"min_replicas": 3}, 3), ({"max_replicas": 1}, 1)])
@@ -181,10 +181,10 @@ async def test_a_second_deploy_of_the_project_is_refused_while_one_runs_but_othe
     assert (first.state, other.state) == ("succeeded", "succeeded")
 
 
-async def test_the_next_deploy_may_begin_as_soon_as_done_was_told(plane: Plane) -> None:
+async def test_the_next_deploy_may_begin_as_soon_as_done_was_emitted(plane: Plane) -> None:
     plane.serving.broken["classify"] = replica_failure()
-    made = plane.deployer.submit("digits", manifest())
-    async for event in made.follow():
+    deployment = plane.deployer.submit("digits", manifest())
+    async for event in deployment.follow():
         if event.kind == "done":
             plane.serving.broken.clear()
             again = plane.deployer.submit("digits", manifest())
@@ -215,32 +215,32 @@ async def untouched(plane: Plane) -> None:
 async def test_a_failed_build_brings_the_builders_explanation(plane: Plane) -> None:
     await plane.deployed()
     plane.environments.broken = DeployFailed("no such package", phase="environment", log=["× nopkg"], hint="check it")
-    made = await finished(plane, latency_slo_s=1.0)
-    assert made.state == "failed"
-    assert (made.version, made.error.phase, made.error.log, made.error.hint) == (
+    deployment = await finished(plane, latency_slo_s=1.0)
+    assert deployment.state == "failed"
+    assert (deployment.version, deployment.error.phase, deployment.error.log, deployment.error.hint) == (
         None,
         "environment",
         ["× nopkg"],
         "check it",
     )
-    assert made.error.code == "deploy_failed"
+    assert deployment.error.code == "deploy_failed"
     await untouched(plane)
 
 
 async def test_a_lost_bundle_fails_the_deploy_with_what_to_do(plane: Plane) -> None:
     plane.artifacts.broken = NotFound("the archive is gone")
-    made = await finished(plane)
-    assert (made.state, made.error.phase) == ("failed", "bundle")
-    assert "uploads it anew" in made.error.hint
+    deployment = await finished(plane)
+    assert (deployment.state, deployment.error.phase) == ("failed", "bundle")
+    assert "uploads it anew" in deployment.error.hint
 
 
 async def test_a_replica_that_does_not_start_leaves_the_old_route_and_marks_the_version(plane: Plane) -> None:
     await plane.deployed()
     plane.serving.broken["classify"] = replica_failure()
-    made = await finished(plane, latency_slo_s=1.0)
-    assert (made.state, made.version) == ("failed", 2)
-    assert (made.error.phase, made.error.exception) == ("setup", "ValueError: no model")
-    assert made.error.log == ["loading", "Traceback…"]
+    deployment = await finished(plane, latency_slo_s=1.0)
+    assert (deployment.state, deployment.version) == ("failed", 2)
+    assert (deployment.error.phase, deployment.error.exception) == ("setup", "ValueError: no model")
+    assert deployment.error.log == ["loading", "Traceback…"]
     stored = await plane.store.get_version("digits", 2)
     assert stored.state == "failed"
     assert "no model" in stored.detail
@@ -250,29 +250,29 @@ async def test_a_replica_that_does_not_start_leaves_the_old_route_and_marks_the_
 async def test_functions_that_were_quicker_than_the_one_that_failed_are_stopped(plane: Plane) -> None:
     plane.gates.hold("start b")
     plane.serving.broken["b"] = replica_failure("b")
-    made = plane.deployer.submit("digits", manifest(functions=("a", "b")))
+    deployment = plane.deployer.submit("digits", manifest(functions=("a", "b")))
     await plane.gates.reached("start b")
     await plane.settle()
     assert plane.serving.versions("digits") == {1}
     plane.gates.open("start b")
-    await made.wait()
-    assert made.state == "failed"
+    await deployment.wait()
+    assert deployment.state == "failed"
     assert plane.serving.versions("digits") == set()
 
 
 async def test_functions_that_are_slower_than_the_one_that_failed_are_cancelled(plane: Plane) -> None:
     plane.gates.hold("start a")
     plane.serving.broken["b"] = replica_failure("b")
-    made = await finished(plane, functions=("a", "b"))
-    assert (made.state, made.error.exception) == ("failed", "ValueError: no model")
+    deployment = await finished(plane, functions=("a", "b"))
+    assert (deployment.state, deployment.error.exception) == ("failed", "ValueError: no model")
     assert not plane.serving.starting
 
 
 async def test_a_defect_of_the_platform_is_logged_and_not_shown(plane: Plane, caplog: pytest.LogCaptureFixture) -> None:
     plane.serving.broken["classify"] = RuntimeError("secret detail")
-    made = await finished(plane)
-    assert (made.state, made.error.code) == ("failed", "internal_error")
-    assert "secret detail" not in made.error.message
+    deployment = await finished(plane)
+    assert (deployment.state, deployment.error.code) == ("failed", "internal_error")
+    assert "secret detail" not in deployment.error.message
     assert "secret detail" in caplog.text
 
 
@@ -280,8 +280,8 @@ async def test_a_defect_of_the_platform_is_logged_and_not_shown(plane: Plane, ca
 async def test_losing_the_store_at_a_write_fails_the_deploy_and_leaves_the_old_route(plane: Plane, method: str) -> None:
     await plane.deployed()
     plane.store.lose_answer_of = {method}
-    made = await finished(plane, latency_slo_s=1.0)
-    assert (made.state, made.error.code) == ("failed", "store_unavailable")
+    deployment = await finished(plane, latency_slo_s=1.0)
+    assert (deployment.state, deployment.error.code) == ("failed", "store_unavailable")
     await untouched(plane)
 
 
@@ -354,8 +354,8 @@ async def test_a_route_that_someone_else_moved_is_a_conflict_once_and_works_then
     route = await plane.store.get_route("digits")
     assert route is not None
     await plane.store.set_route(route)
-    made = await finished(plane, latency_slo_s=1.0)
-    assert (made.state, made.error.code) == ("failed", "conflict")
+    deployment = await finished(plane, latency_slo_s=1.0)
+    assert (deployment.state, deployment.error.code) == ("failed", "conflict")
     await untouched(plane)
     assert await plane.deployed(latency_slo_s=1.0) == 3
 
@@ -367,14 +367,14 @@ async def test_a_route_that_someone_else_moved_is_a_conflict_once_and_works_then
 async def test_cancelled_at_any_await_before_the_flip_nothing_changes(plane: Plane, gate: str) -> None:
     await plane.deployed()
     plane.gates.hold(gate)
-    made = plane.deployer.submit("digits", manifest(latency_slo_s=1.0))
+    deployment = plane.deployer.submit("digits", manifest(latency_slo_s=1.0))
     await plane.gates.reached(gate)
-    cancelling = asyncio.create_task(plane.deployer.cancel(made.id))
+    cancelling = asyncio.create_task(plane.deployer.cancel(deployment.id))
     await plane.settle()
     plane.gates.open(gate)
-    assert await cancelling is made
-    assert (made.state, made.error) == ("cancelled", None)
-    assert made.events()[-1].kind == "done"
+    assert await cancelling is deployment
+    assert (deployment.state, deployment.error) == ("cancelled", None)
+    assert deployment.events()[-1].kind == "done"
     await untouched(plane)
     for version in await plane.store.list_versions("digits"):
         if version.number != 1:
@@ -383,27 +383,27 @@ async def test_cancelled_at_any_await_before_the_flip_nothing_changes(plane: Pla
 
 
 async def test_cancelled_before_its_first_step_it_still_ends(plane: Plane) -> None:
-    made = plane.deployer.submit("digits", manifest())
-    await plane.deployer.cancel(made.id)
-    assert made.state == "cancelled"
+    deployment = plane.deployer.submit("digits", manifest())
+    await plane.deployer.cancel(deployment.id)
+    assert deployment.state == "cancelled"
     assert await plane.deployed() == 1
 
 
 async def test_a_cancel_while_the_route_flips_comes_too_late(plane: Plane) -> None:
     plane.gates.hold("set_route")
-    made = plane.deployer.submit("digits", manifest())
+    deployment = plane.deployer.submit("digits", manifest())
     await plane.gates.reached("set_route")
-    cancelling = asyncio.create_task(plane.deployer.cancel(made.id))
+    cancelling = asyncio.create_task(plane.deployer.cancel(deployment.id))
     await plane.settle()
     plane.gates.open("set_route")
     await cancelling
-    assert made.state == "succeeded"
+    assert deployment.state == "succeeded"
     assert plane.serving.routes == {"digits": 1}
 
 
 async def test_cancelling_what_is_over_changes_nothing(plane: Plane) -> None:
-    made = await finished(plane)
-    assert (await plane.deployer.cancel(made.id)).state == "succeeded"
+    deployment = await finished(plane)
+    assert (await plane.deployer.cancel(deployment.id)).state == "succeeded"
     with pytest.raises(NotFound):
         await plane.deployer.cancel("dep_unknown")
 
@@ -411,13 +411,13 @@ async def test_cancelling_what_is_over_changes_nothing(plane: Plane) -> None:
 @pytest.mark.parametrize("gate", BEFORE_THE_FLIP)
 async def test_a_shutdown_cancels_running_deploys(plane: Plane, gate: str) -> None:
     plane.gates.hold(gate)
-    made = plane.deployer.submit("digits", manifest())
+    deployment = plane.deployer.submit("digits", manifest())
     await plane.gates.reached(gate)
     closing = asyncio.create_task(plane.deployer.close())
     await plane.settle()
     plane.gates.open(gate)
     await closing
-    assert made.state == "cancelled"
+    assert deployment.state == "cancelled"
     assert plane.serving.versions("digits") == set()
     with pytest.raises(Unavailable):
         plane.deployer.submit("digits", manifest())
@@ -425,13 +425,13 @@ async def test_a_shutdown_cancels_running_deploys(plane: Plane, gate: str) -> No
 
 async def test_a_shutdown_lets_a_flip_end(plane: Plane) -> None:
     plane.gates.hold("set_route")
-    made = plane.deployer.submit("digits", manifest())
+    deployment = plane.deployer.submit("digits", manifest())
     await plane.gates.reached("set_route")
     closing = asyncio.create_task(plane.deployer.close())
     await plane.settle()
     plane.gates.open("set_route")
     await closing
-    assert made.state == "succeeded"
+    assert deployment.state == "succeeded"
 
 
 # Events and history
@@ -439,26 +439,26 @@ async def test_a_shutdown_lets_a_flip_end(plane: Plane) -> None:
 
 async def test_any_number_of_readers_follow_a_deploy_from_any_point(plane: Plane) -> None:
     plane.gates.hold("build")
-    made = plane.deployer.submit("digits", manifest())
+    deployment = plane.deployer.submit("digits", manifest())
 
     async def read(after: int) -> list[int]:
-        return [event.seq async for event in made.follow(after)]
+        return [event.seq async for event in deployment.follow(after)]
 
     readers = [asyncio.create_task(read(after)) for after in (0, 0, 1)]
     await plane.gates.reached("build")
     readers[1].cancel()
     plane.gates.open("build")
     whole, _, rest = await asyncio.gather(*readers, return_exceptions=True)
-    seqs = [event.seq for event in made.events()]
+    seqs = [event.seq for event in deployment.events()]
     assert whole == seqs
     assert rest == seqs[1:]
-    assert [event.seq async for event in made.follow(seqs[-1])] == []
+    assert [event.seq async for event in deployment.follow(seqs[-1])] == []
 
 
 async def test_a_very_long_build_log_keeps_its_newest_lines_and_says_so(plane: Plane) -> None:
     plane.environments.lines = [f"line {i}" for i in range(6000)]
-    made = await finished(plane)
-    events = made.events()
+    deployment = await finished(plane)
+    events = deployment.events()
     assert "earlier lines are not kept" in events[0].message
     assert len(events) <= 5001
     assert events[-1].kind == "done"
@@ -477,8 +477,8 @@ async def test_deploys_leave_events_for_people(plane: Plane) -> None:
     plane.serving.broken["classify"] = replica_failure()
     await finished(plane, latency_slo_s=1.0)
     assert await plane.events.flush()
-    told = [(e.kind, e.version) for e in await plane.registry.events("digits")]
-    assert told == [("deploy", 1), ("deploy_failed", 2)]
+    events = [(e.kind, e.version) for e in await plane.registry.events("digits")]
+    assert events == [("deploy", 1), ("deploy_failed", 2)]
 
 
 # Rollback
@@ -603,11 +603,11 @@ async def test_a_bundle_that_another_project_refers_to_survives_a_delete(plane: 
 async def test_a_delete_is_refused_while_a_deploy_runs_and_when_the_store_is_away(plane: Plane) -> None:
     await plane.deployed()
     plane.gates.hold("build")
-    made = plane.deployer.submit("digits", manifest(latency_slo_s=1.0))
+    deployment = plane.deployer.submit("digits", manifest(latency_slo_s=1.0))
     with pytest.raises(Conflict):
         await plane.deployer.delete("digits")
     plane.gates.open("build")
-    await made.wait()
+    await deployment.wait()
     plane.store.outage = "gone"
     with pytest.raises(StoreUnavailable):
         await plane.deployer.delete("digits")
@@ -679,9 +679,9 @@ async def test_a_deploy_takes_over_from_a_restore_that_still_tries(plane: Plane)
     restoring = asyncio.create_task(again.deployer.restore(wait_s=5))
     await again.gates.reached("unpack")
     del again.gates.closed["unpack"]
-    made = again.deployer.submit("digits", manifest(latency_slo_s=1.0))
-    await made.wait()
-    assert made.state == "succeeded"
+    deployment = again.deployer.submit("digits", manifest(latency_slo_s=1.0))
+    await deployment.wait()
+    assert deployment.state == "succeeded"
     async with asyncio.timeout(5):
         await restoring
     await again.settle()

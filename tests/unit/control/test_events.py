@@ -32,9 +32,9 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> World:
-    made = World(tmp_path)
-    await made.store.put_project(Project(name="digits", created_at=0.0))
-    return made
+    world = World(tmp_path)
+    await world.store.put_project(Project(name="digits", created_at=0.0))
+    return world
 
 
 async def test_an_event_of_a_replica_is_a_line_of_its_functions_log_and_a_stored_event(world: World) -> None:

@@ -44,33 +44,33 @@ def test_a_scope_includes_those_below_it(held: str, allowed: set[str]) -> None:
 async def test_a_new_key_is_found_by_its_secret_and_only_its_hash_is_stored(
     keyring: Keyring, store: MemoryStore
 ) -> None:
-    made, secret = await keyring.create("ci", ("deploy",))
+    created, secret = await keyring.create("ci", ("deploy",))
     assert secret.startswith("clip_")
     assert len(secret) >= 5 + 43
-    assert keyring.find(secret) == made
+    assert keyring.find(secret) == created
     assert keyring.find(secret + "x") is None
     assert secret not in repr(await store.list_keys())
 
 
 async def test_keys_survive_a_restart(keyring: Keyring, store: MemoryStore) -> None:
-    made, secret = await keyring.create("ci", ("invoke",))
+    created, secret = await keyring.create("ci", ("invoke",))
     again = keyring_on(store)
     assert again.find(secret) is None
     await again.load()
-    assert again.find(secret) == made
+    assert again.find(secret) == created
 
 
 async def test_a_revoked_key_is_refused_at_once_and_after_a_restart(keyring: Keyring, store: MemoryStore) -> None:
     await keyring.create("root", ("admin",))
-    made, secret = await keyring.create("ci", ("invoke",))
-    revoked = await keyring.revoke(made.id)
+    created, secret = await keyring.create("ci", ("invoke",))
+    revoked = await keyring.revoke(created.id)
     assert revoked.revoked_at == 1000.0
     assert keyring.find(secret) is None
-    assert await keyring.revoke(made.id) == revoked
+    assert await keyring.revoke(created.id) == revoked
     again = keyring_on(store)
     await again.load()
     assert again.find(secret) is None
-    assert [k.revoked_at for k in again.list() if k.id == made.id] == [1000.0]
+    assert [k.revoked_at for k in again.list() if k.id == created.id] == [1000.0]
 
 
 async def test_the_last_admin_key_cannot_be_revoked(keyring: Keyring) -> None:
@@ -109,13 +109,13 @@ async def test_without_the_store_nothing_changes_and_known_keys_still_work(
     keyring: Keyring, store: MemoryStore
 ) -> None:
     await keyring.create("root", ("admin",))
-    made, secret = await keyring.create("ci", ("invoke",))
+    created, secret = await keyring.create("ci", ("invoke",))
     store.outage = "gone"
     with pytest.raises(StoreUnavailable):
         await keyring.create("other", ("invoke",))
     with pytest.raises(StoreUnavailable):
-        await keyring.revoke(made.id)
-    assert keyring.find(secret) == made
+        await keyring.revoke(created.id)
+    assert keyring.find(secret) == created
 
 
 @given(st.text(alphabet=st.characters(), max_size=200))

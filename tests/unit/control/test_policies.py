@@ -20,9 +20,9 @@ from tests.unit.control.doubles import BUNDLE, Plane, make_plane
 
 @pytest.fixture
 async def plane(tmp_path: Path) -> Plane:
-    made = make_plane(tmp_path)
-    await made.registry.load()
-    return made
+    plane = make_plane(tmp_path)
+    await plane.registry.load()
+    return plane
 
 
 async def applied(plane: Plane, **keys: object) -> Policies:
@@ -33,21 +33,21 @@ async def applied(plane: Plane, **keys: object) -> Policies:
     return policies
 
 
-async def test_an_applied_policy_counts_and_is_told(plane: Plane) -> None:
+async def test_an_applied_policy_is_in_force_and_announced(plane: Plane) -> None:
     await plane.deployed(min_replicas=1)
     policies = await applied(plane)
-    told: list[tuple[str, str]] = []
-    policies.on_change(lambda *names: told.append(names))
+    changed: list[tuple[str, str]] = []
+    policies.on_change(lambda *names: changed.append(names))
     assert policies.effective("digits", "classify").policy.min_replicas == 1
-    made = await policies.apply("digits", "classify", {"min_replicas": 3}, "sha256:file")
-    assert made.policy.min_replicas == 3
-    assert made.deployed.min_replicas == 1
-    assert made.applied is not None
-    assert made.applied.digest == "sha256:file"
-    assert told == [("digits", "classify")]
+    effective = await policies.apply("digits", "classify", {"min_replicas": 3}, "sha256:file")
+    assert effective.policy.min_replicas == 3
+    assert effective.deployed.min_replicas == 1
+    assert effective.applied is not None
+    assert effective.applied.digest == "sha256:file"
+    assert changed == [("digits", "classify")]
     back = await policies.withdraw("digits", "classify")
     assert (back.policy.min_replicas, back.applied) == (1, None)
-    assert len(told) == 2
+    assert len(changed) == 2
     assert await plane.store.list_policies() == []
 
 
@@ -241,22 +241,22 @@ def moment(text: str, zone: str = "UTC") -> float:
     return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()
 
 
-def open_at(made: Plan, at: float) -> bool:
-    return any(w.opens_at <= at < w.closes_at for w in made.at(at).windows)
+def open_at(planned: Plan, at: float) -> bool:
+    return any(w.opens_at <= at < w.closes_at for w in planned.at(at).windows)
 
 
 def test_a_window_is_open_from_its_minute_for_its_duration() -> None:
-    made = plan("0 8 * * 1-5", 3600)
-    assert not open_at(made, moment("2026-01-05T07:59:59"))
-    assert open_at(made, moment("2026-01-05T08:00:00"))
-    assert open_at(made, moment("2026-01-05T08:59:59"))
-    assert not open_at(made, moment("2026-01-05T09:00:00"))
-    assert not open_at(made, moment("2026-01-10T08:30:00"))
+    planned = plan("0 8 * * 1-5", 3600)
+    assert not open_at(planned, moment("2026-01-05T07:59:59"))
+    assert open_at(planned, moment("2026-01-05T08:00:00"))
+    assert open_at(planned, moment("2026-01-05T08:59:59"))
+    assert not open_at(planned, moment("2026-01-05T09:00:00"))
+    assert not open_at(planned, moment("2026-01-10T08:30:00"))
 
 
 def test_the_controller_knows_of_the_next_window_in_time() -> None:
-    made = plan("0 8 * * *", 3600)
-    (window,) = made.at(moment("2026-01-05T10:00:00")).windows
+    planned = plan("0 8 * * *", 3600)
+    (window,) = planned.at(moment("2026-01-05T10:00:00")).windows
     assert window.opens_at == moment("2026-01-06T08:00:00")
     assert window.name == "0 8 * * * UTC"
 
@@ -267,18 +267,18 @@ def test_windows_follow_their_time_zone_through_its_clock_change() -> None:
         assert open_at(plan("0 8 * * *", 3600, "Europe/Berlin"), local)
     winter, summer = moment("2026-03-28T07:30:00"), moment("2026-03-30T06:30:00")
     assert datetime.fromtimestamp(winter, UTC).hour != datetime.fromtimestamp(summer, UTC).hour
-    made = plan("0 8 * * *", 3600, "Europe/Berlin")
-    assert open_at(made, winter)
-    assert open_at(made, summer)
+    planned = plan("0 8 * * *", 3600, "Europe/Berlin")
+    assert open_at(planned, winter)
+    assert open_at(planned, summer)
 
 
 def test_the_latest_of_overlapping_openings_counts() -> None:
-    made = plan("*/10 * * * *", 1500)
+    planned = plan("*/10 * * * *", 1500)
     at = moment("2026-01-05T08:11:00")
-    assert max(w.closes_at for w in made.at(at).windows if w.opens_at <= at) == moment("2026-01-05T08:35:00")
+    assert max(w.closes_at for w in planned.at(at).windows if w.opens_at <= at) == moment("2026-01-05T08:35:00")
 
 
 def test_a_policy_without_schedules_never_changes() -> None:
-    made = Plan(AutoscalingPolicy(max_replicas=7), 0.5, 100.0)
-    assert made.at(0.0) is made.at(1e9)
-    assert made.at(0.0).latency_slo_s == 0.5
+    planned = Plan(AutoscalingPolicy(max_replicas=7), 0.5, 100.0)
+    assert planned.at(0.0) is planned.at(1e9)
+    assert planned.at(0.0).latency_slo_s == 0.5

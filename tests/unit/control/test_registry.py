@@ -21,9 +21,9 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 async def registry(store: MemoryStore) -> Registry:
-    made = Registry(store, FakeClock())
-    await made.load()
-    return made
+    registry = Registry(store, FakeClock())
+    await registry.load()
+    return registry
 
 
 async def routed(registry: Registry, project: str = "digits", bundle: str = BUNDLE) -> int:
@@ -70,7 +70,7 @@ async def test_a_failed_version_that_could_not_be_stored_is_stored_later(
     assert (stored.state, stored.detail) == ("failed", "it broke")
 
 
-async def test_a_route_to_what_cannot_be_read_is_left_out_and_told(
+async def test_a_route_to_what_cannot_be_read_is_left_out_and_logged(
     registry: Registry, store: MemoryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     await routed(registry)

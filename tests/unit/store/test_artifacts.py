@@ -42,10 +42,10 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def store(root: Path) -> AsyncIterator[ArtifactStore]:
-    made = ArtifactStore(root, max_bundle_bytes=1024**2, max_unpacked_bytes=2 * 1024**2, max_files=50)
-    await made.open()
-    yield made
-    await made.close()
+    store = ArtifactStore(root, max_bundle_bytes=1024**2, max_unpacked_bytes=2 * 1024**2, max_files=50)
+    await store.open()
+    yield store
+    await store.close()
     assert os.listdir(root / "tmp") == []  # whatever happened left nothing half-written
 
 

@@ -14,10 +14,10 @@ from clipper_platform.store.redis_keys import RedisKeys
 def test_every_key_begins_with_the_prefix_and_no_two_are_the_same() -> None:
     keys = RedisKeys("here:")
     one_argument = (keys.versions, keys.secrets, keys.events)
-    made = [key(project) for key in one_argument for project in ("a", "b", "a:b")]
-    made += [getattr(keys, name) for name, part in inspect.getmembers(RedisKeys) if isinstance(part, property)]
-    assert len(made) == len(set(made)) == 9 + 10
-    assert all(key.startswith("here:") for key in made)
+    every = [key(project) for key in one_argument for project in ("a", "b", "a:b")]
+    every += [getattr(keys, name) for name, part in inspect.getmembers(RedisKeys) if isinstance(part, property)]
+    assert len(every) == len(set(every)) == 9 + 10
+    assert all(key.startswith("here:") for key in every)
     assert RedisKeys().projects == "clip:projects"
 
 
