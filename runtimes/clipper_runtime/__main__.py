@@ -58,8 +58,8 @@ def run_replica(
     token: str = "",
     await_assignment: Callable[[], None] = lambda: None,
 ) -> Never:
-    """The life of a replica on a connected channel. `prepared`: the function that this process has set up already.
-    `await_assignment` is called after the greeting: a forked child waits there until it is assigned to a replica."""
+    """Run a replica on a connected channel. `prepared`: the function that this process has set up already.
+    `await_assignment` is called after Hello: a forked child waits there until it is assigned to a replica."""
     channel = Channel(sock)
     try:
         greet(channel, token)

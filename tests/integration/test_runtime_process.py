@@ -28,15 +28,15 @@ Launch = Callable[..., RuntimeProcess]
 @pytest.fixture
 def spawn(tmp_path: Path) -> Iterator[Launch]:
     """Launch a runtime whose bundle has `code` as app.py; nothing is sent to it yet."""
-    made: list[RuntimeProcess] = []
+    processes: list[RuntimeProcess] = []
 
     def run(code: str = "", **options: Any) -> RuntimeProcess:
         (tmp_path / "app.py").write_text(code)
-        made.append(RuntimeProcess(tmp_path, **options))
-        return made[-1]
+        processes.append(RuntimeProcess(tmp_path, **options))
+        return processes[-1]
 
     yield run
-    for process in made:
+    for process in processes:
         process.end()
 
 
@@ -56,7 +56,7 @@ def serve(spawn: Launch) -> Launch:
 # Start
 
 
-def test_hello_says_who_speaks(spawn: Launch) -> None:
+def test_hello_names_the_runtime_and_its_versions(spawn: Launch) -> None:
     hello = spawn().receive(wire.Hello)
     assert (hello.protocol_min, hello.protocol_max, hello.runtime) == (1, 1, "clipper-python")
     assert hello.token == "token"
@@ -93,7 +93,7 @@ def test_ready_describes_the_function(serve: Launch) -> None:
         ("async def f(): yield 1", {}, (True, 32)),
     ],
 )
-def test_ready_says_how_much_runs_at_once(
+def test_ready_gives_the_concurrency(
     serve: Launch, code: str, options: dict[str, int], expected: tuple[bool, int]
 ) -> None:
     ready = serve(code, **options).ready
@@ -245,7 +245,7 @@ def test_reruns_are_counted_and_fail_mode_does_none(serve: Launch) -> None:
     assert {o.error_type for o in result.outcomes} == {"ValueError"}
 
 
-def test_several_batches_may_be_on_their_way(serve: Launch) -> None:
+def test_several_batches_may_be_sent_before_the_first_is_answered(serve: Launch) -> None:
     process = serve(BATCHED, max_batch_size=64)
     for batch in range(20):
         process.invoke(*[{"x": 1}] * 32, batch=batch)
@@ -333,7 +333,7 @@ def test_output_of_a_long_call_comes_while_it_runs(serve: Launch) -> None:
     assert process.wait_log("begun").request_id == "req-0"
 
 
-def test_a_background_thread_of_an_idle_replica_is_heard(serve: Launch) -> None:
+def test_output_of_a_background_thread_of_an_idle_replica_is_sent(serve: Launch) -> None:
     process = serve(
         """
 import threading, time
@@ -651,7 +651,7 @@ def test_sigterm_drains_an_idle_replica_at_once(serve: Launch, code: str) -> Non
     assert process.wait() == 0
 
 
-def test_sigint_is_the_platforms_business(serve: Launch) -> None:
+def test_sigint_is_ignored(serve: Launch) -> None:
     process = serve(CLOSES)
     os.kill(process.process.pid, signal.SIGINT)
     assert process.values({"s": 0.0}) == [0.0]

@@ -1,4 +1,4 @@
-"""Payloads in and values out: what fits, and what each kind of misfit is told."""
+"""Payloads in and values out: what fits, and how everything else is refused."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_a_raw_body_is_refused_where_no_single_parameter_takes_it() -> None:
         assert rejection(codec, npy(np.zeros(2)), "application/x-npy")[0] is Status.UNSUPPORTED_MEDIA_TYPE
 
 
-def test_an_unknown_content_type_is_told_which_ones_are_known() -> None:
+def test_the_refusal_of_a_content_type_names_the_known_ones() -> None:
     status, message = rejection(takes(bytes), b"a=b", "application/x-www-form-urlencoded")
     assert status is Status.UNSUPPORTED_MEDIA_TYPE
     assert "-H 'Content-Type: application/json'" in message

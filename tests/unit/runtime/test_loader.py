@@ -1,4 +1,4 @@
-"""Bundles: what is found, what it is taken for, and what is said when it is not there."""
+"""Bundles: how their functions are found and classified, and how a bundle without one is refused."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def failure(load_code: Load, *arguments: str, **options: Any) -> LoadError:
         ("import clipper\n@clipper.function()\nclass f:\n  def __call__(self, x): ...", "sync", False),
     ],
 )
-def test_a_function_is_taken_for_what_it_is(load_code: Load, code: str, kind: str, streaming: bool) -> None:
+def test_each_kind_of_function_is_recognised(load_code: Load, code: str, kind: str, streaming: bool) -> None:
     loaded = load_code(code)
     assert (loaded.kind, loaded.streaming) == (kind, streaming)
     assert "x" in loaded.schema["parameters"]["properties"]
 
 
-def test_a_class_is_made_once_and_called_with_close_found(load_code: Load) -> None:
+def test_a_class_is_instantiated_once_and_its_close_is_found(load_code: Load) -> None:
     code = """
 class f:
     def __init__(self): self.n = 5
@@ -138,7 +138,7 @@ def test_a_generator_cannot_be_batched(load_code: Load) -> None:
     assert (error.phase, "generator" in error.message) == ("schema", True)
 
 
-def test_a_missing_module_is_told_from_a_missing_import_inside_it(load_code: Load, tmp_path: Path) -> None:
+def test_a_missing_module_is_distinguished_from_a_missing_import_inside_it(load_code: Load, tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text("")
     with pytest.raises(LoadError) as caught:
         load(str(tmp_path), FunctionSpec.parse("f", "mian:f", {}), Phases())

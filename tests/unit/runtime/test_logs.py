@@ -233,11 +233,11 @@ def test_installing_catches_print_stderr_and_logging_and_removing_lets_them_go(l
     assert output.handler not in logging.getLogger().handlers
 
 
-def test_every_addition_tells_whoever_takes(logs: LogBuffer) -> None:
-    told = []
-    logs.on_waiting = lambda: told.append(logs.waiting)
+def test_every_addition_calls_the_hook_for_waiting_records(logs: LogBuffer) -> None:
+    calls = []
+    logs.on_waiting = lambda: calls.append(logs.waiting)
     logs.add("stdout", "INFO", "x")
-    assert told == [True]
+    assert calls == [True]
 
 
 def test_clean_text_says_how_much_it_cut() -> None:

@@ -1,4 +1,4 @@
-"""Signatures that can be served, and what is said about those that cannot."""
+"""Signatures that can be served, and the refusals of those that cannot."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_mutable_default_is_the_functions_own_object_as_in_python() -> None:
     assert struct().x is shared
 
 
-def test_a_methods_self_is_no_parameter() -> None:
+def test_the_self_of_a_method_is_not_a_parameter() -> None:
     class Model:
         def __call__(self, x: int) -> str: ...
 
