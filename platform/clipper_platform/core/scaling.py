@@ -8,7 +8,8 @@ whose queue is empty. And a tolerance: a demand that is within 10% of what there
 
 A platform with 10,000 busy functions decides 20,000 times a second, in 6 µs each with the sample
 (`python -m tests.benchmarks.deciding`): so results are built by position, what two steps have in common is calculated
-once, and steps that cannot change the number are not taken.
+once, and steps that cannot change the number are not taken. A state that is a value costs 1 µs of these: one that is
+changed in place took 5 µs.
 
 A demand is a number of replicas with a fraction ("need"); 2.3 replicas' worth of load need 3.
 """

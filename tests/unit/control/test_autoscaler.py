@@ -311,8 +311,8 @@ def test_idle_functions_cost_nothing_per_round() -> None:
 
 
 def test_ten_thousand_functions_with_load_are_decided_on_in_one_round_by_few_calls_each() -> None:
-    """Calls of Python functions, counted: they do not depend on the machine. What they take, the benchmark tells
-    (`python -m tests.benchmarks.deciding`)."""
+    """Calls of Python functions are counted, which do not depend on the machine; `python -m tests.benchmarks.deciding`
+    measures their time."""
     loop = many(10_000, 10_000)
     loop.clock.now += 0.5
     asked, calls = loop.scale_target.asked, 0

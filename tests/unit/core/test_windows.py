@@ -199,7 +199,15 @@ def test_the_drain_rate_falls_while_work_is_stuck() -> None:
     assert stuck < moving / 4
 
 
-def test_completions_told_while_paused_or_out_of_order_still_count() -> None:
+def test_a_completion_that_is_observed_after_the_pause_counts_for_the_work_before_it() -> None:
+    drain = DrainRate(window_s=10.0)
+    drain.resume(0.0)
+    drain.pause(2.0)
+    drain.observe(10, 5.0)
+    assert drain.rate(60.0) == pytest.approx(10 / 1.81, rel=0.02)  # 2 s of work, which count as 1.81
+
+
+def test_completions_while_paused_or_out_of_order_still_count() -> None:
     drain = DrainRate(window_s=10.0)
     drain.resume(0.0)
     drain.observe(10, 2.0)
