@@ -88,14 +88,17 @@ class AnswerTemplates:
         until, head, body = self._refusals.get(queue, (0.0, b"", b""))
         if now >= until:
             status, headers, body = render(queue.queue_full(), NO_ID)
-            head = STATUS_LINE[status] + date + header_lines(headers)
+            # Ids that clients send have any length, and so has the body.
+            head = STATUS_LINE[status] + date + header_lines([h for h in headers if h[0] != b"content-length"])
             self._refusals[queue] = (now + REFUSAL_LIFETIME_S, head, body)
         id = invocation.request_id.encode()
-        return b"%bserver-timing: total;dur=%.3f\r\nx-request-id: %b\r\n\r\n%b" % (
+        body = body.replace(NO_ID.encode(), id)
+        return b"%bcontent-length: %d\r\nserver-timing: total;dur=%.3f\r\nx-request-id: %b\r\n\r\n%b" % (
             head,
+            len(body),
             (now - invocation.arrived) * 1000,
             id,
-            body.replace(NO_ID.encode(), id),
+            body,
         )
 
     def _head(self, queue: OwningQueue, content_type: str, length: int) -> bytes:

@@ -125,9 +125,10 @@ async def test_a_refusal_has_its_own_id_and_time_and_numbers_that_are_a_tenth_of
     templates, rendered = AnswerTemplates(), []
     refusal = queue.queue_full()
     monkeypatch.setattr(type(queue), "queue_full", lambda _: rendered.append(1) or refusal)
-    for now, id in ((2.0, "a"), (2.05, "b"), (2.2, "c")):
+    for now, id in ((2.0, "a"), (2.05, "of-a-client"), (2.2, "c")):
         head, _, body = templates.queue_full(answered(queue, request_id=id), now, DATE).partition(b"\r\n\r\n")
         assert re.match(rb"HTTP/1.1 429 ", head)
         assert lines(head)["x-request-id"] == msgspec.json.decode(body)["error"]["request_id"] == id
+        assert lines(head)["content-length"] == str(len(body))
         assert lines(head)["server-timing"] == f"total;dur={(now - 1) * 1000:.3f}"
     assert len(rendered) == 2
