@@ -120,7 +120,7 @@ class InlineEngine:
             elif self.busy_since - first_at > _HOLD_ANSWERS_S:
                 self._replies.answer(work.batch, answer)
                 answer, first_at = Answer(), self.busy_since
-            complete(self._core.run(call, answer))
+            self._core.run_now(call, answer)
         self._replies.answer(work.batch, answer)
         self.busy_since = 0.0
         self._few = len(work.items) <= _FEW_ITEMS
