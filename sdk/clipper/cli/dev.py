@@ -272,7 +272,7 @@ class _Session:
         try:
             if version is None:
                 self._control.delete_project(name)
-                result = f"{name} is gone again"
+                result = f"{name} is deleted again"
             elif self._control.project(name).get("version") != version:
                 self._control.rollback(name, version)
                 result = f"{name} is back at version {version}"
