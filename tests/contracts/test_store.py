@@ -149,6 +149,12 @@ async def test_a_version_that_was_never_added_is_not_found(store: MetadataStore,
         await store.set_route(Route(project="digits", version=number))
 
 
+async def test_an_update_that_repeats_what_was_added_gives_the_version(store: MetadataStore) -> None:
+    await with_project(store)
+    added = await store.add_version(version(number=9))
+    assert await store.update_version(changed(added, revision=0)) == added
+
+
 async def test_a_version_is_updated_by_compare_and_set(store: MetadataStore) -> None:
     await with_project(store)
     added = await store.add_version(version(builder="home/1"))

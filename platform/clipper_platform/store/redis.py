@@ -183,6 +183,8 @@ class RedisStore:
         for _ in range(SWAP_ATTEMPTS):
             old = await self._read(key, field, *needs)
             stored = None if old is None else records.decode(type(record), old, self.url)
+            if isinstance(stored, Version) and isinstance(record, Version):
+                stored = msgspec.structs.replace(stored, number=record.number)  # a new version's bytes lack its number
             new = records.successor(record, stored)
             if new is stored or await self._swap(key, field, old, records.encode(new), change, *needs):
                 return new
