@@ -214,6 +214,13 @@ class Metrics:
         "function", "result",
     )  # fmt: skip
     cache_bytes: Family[Gauge] = _gauge("clip_cache_bytes", "Bytes that the result cache holds.")
+    environments: Family[Gauge] = _gauge("clip_environments", "Environments on the disk.")
+    environments_bytes: Family[Gauge] = _gauge(
+        "clip_environments_bytes", "Bytes of the environments; a file that several share counts once."
+    )
+    environments_removed: Family[Counter] = _counter(
+        "clip_environments_removed", "Environments removed because nothing used them."
+    )
     store_up: Family[Gauge] = _gauge("clip_store_up", "1 while the metadata store answers.")
     connections: Family[Gauge] = _gauge("clip_connections", "Open client connections.")
     log_dropped: Family[Counter] = _counter(

@@ -3,6 +3,7 @@ else the defaults. Parsed once, here; a refusal names the key and what is allowe
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -33,6 +34,10 @@ class Settings:
     backend: str = "process"
     store: str = ""  # sqlite:///PATH or redis://…; empty: clipper.db in the home directory
     environments: Path | None = None  # where virtual environments are kept; None: in the home directory
+    environment_grace_s: float = (
+        86_400.0  # how long an environment stays after its last use, for a deploy that needs it
+    )
+    environments_bytes: int = 20 * 1024 * MiB  # unused ones go at once, the least recently used first, beyond this
     cors_origins: tuple[str, ...] = ()
     log_level: str = "info"
     log_format: str = "text"
@@ -101,6 +106,9 @@ class Settings:
         for key in ("max_body_bytes", "max_bundle_bytes", "max_queued_total"):
             if getattr(self, key) < 1:
                 raise InvalidSpec(f"{key} = {getattr(self, key)} is not allowed: at least 1", key=key)
+        for key in ("environment_grace_s", "environments_bytes"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise InvalidSpec(f"{key} = {getattr(self, key)} is not allowed: at least 0", key=key)
         if not 0 <= self.warm_pool_size <= 16:
             raise InvalidSpec(f"warm_pool_size = {self.warm_pool_size} is not allowed: 0 to 16", key="warm_pool_size")
         if self.max_body_bytes > 64 * MiB:

@@ -15,15 +15,20 @@ from clipper.contract.constants import KEY_FILE
 from clipper_platform.backends.base import Backend, BundleResolver, LogSink
 from clipper_platform.clock import Clock
 from clipper_platform.control.access.keyring import Keyring
+from clipper_platform.control.environment_gc import EnvironmentGarbageCollector
 from clipper_platform.control.events import EventLog
 from clipper_platform.control.function_facts import FunctionFacts, ScaledFunctions
+from clipper_platform.control.log_gc import LogGarbageCollector
 from clipper_platform.control.log_store import LogStore
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.scaling.autoscaler import Autoscaler
 from clipper_platform.control.scaling.idle_history import IdleHistory
 from clipper_platform.control.scaling.policies import Policies
+from clipper_platform.control.storage import Storage, period_s
+from clipper_platform.control.versions.bundle_gc import BundleGarbageCollector
 from clipper_platform.control.versions.deployer import Deployer
 from clipper_platform.control.versions.pinned import PinnedVersions
+from clipper_platform.control.versions.retention import VersionRetention
 from clipper_platform.control.versions.rollout import Rollout
 from clipper_platform.environments.base import EnvironmentBuilder
 from clipper_platform.home import home_id
@@ -75,6 +80,7 @@ class Planes:
     autoscaler: Autoscaler
     deployer: Deployer
     pins: PinnedVersions
+    storage: Storage
 
 
 async def open_planes(
@@ -156,10 +162,26 @@ async def open_planes(
         trouble=deployer.trouble,
     )
     stack.push_async_callback(pins.close)
+    storage = make_storage(
+        settings,
+        registry,
+        artifacts,
+        environments,
+        replica_sets,
+        rollout,
+        deployer,
+        pins,
+        log_store,
+        events,
+        metrics,
+        clock,
+    )
+    deployer.on_change(storage.ask)
     await stack.enter_async_context(
         background(
             {
                 "pinned versions": pins.watch(),
+                "storage": storage.run(),
                 "autoscaler": autoscaler.run(),
                 "learnt idle times": learnt.run(),
                 "applied policies": policies.watch(
@@ -186,6 +208,53 @@ async def open_planes(
         autoscaler=autoscaler,
         deployer=deployer,
         pins=pins,
+        storage=storage,
+    )
+
+
+def make_storage(
+    settings: Settings,
+    registry: Registry,
+    artifacts: ArtifactStore,
+    environments: EnvironmentBuilder,
+    replica_sets: ReplicaSets,
+    rollout: Rollout,
+    deployer: Deployer,
+    pins: PinnedVersions,
+    logs: LogStore,
+    events: EventLog,
+    metrics: Metrics,
+    clock: Clock,
+) -> Storage:
+    """What collects old versions, and the bundles, environments and logs that nothing refers to."""
+    versions = VersionRetention(
+        registry,
+        artifacts,
+        events,
+        in_use=lambda project: replica_sets.versions(project) | pins.starting(project),
+        changing=deployer.changes,
+    )
+    bundles = BundleGarbageCollector(
+        artifacts, lambda: registry.references.bundles() | deployer.bundles() | replica_sets.bundles(), clock
+    )
+    environment_gc = EnvironmentGarbageCollector(
+        environments,
+        lambda: (
+            registry.references.environments()
+            | rollout.environments()
+            | deployer.environments()
+            | replica_sets.environments()
+        ),
+        grace_s=settings.environment_grace_s,
+        max_bytes=settings.environments_bytes,
+        clock=clock,
+        metrics=metrics,
+    )
+    log_gc = LogGarbageCollector(logs, lambda project: registry.has(project) or deployer.changes(project))
+    return Storage(
+        versions,
+        {"bundles": bundles, "environments": environment_gc, "logs": log_gc},
+        round_s=period_s(settings.environment_grace_s),
     )
 
 

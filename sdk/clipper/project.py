@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clipper.contract.deploys import DeploySpec
-from clipper.contract.manifest import Manifest
+from clipper.contract.manifest import DEFAULT_KEEP_VERSIONS, KEEP_VERSIONS, Manifest
 from clipper.contract.spec import (
     ENTRYPOINT_PATTERN,
     AutoscalingPolicy,
@@ -46,6 +46,8 @@ class Project:
     deploy: DeploySpec = field(default_factory=DeploySpec)
     deploy_provenance: Mapping[str, str] = field(default_factory=dict)  # as `provenance` does, for keys of `deploy`
     environment_provenance: Mapping[str, str] = field(default_factory=dict)  # and for those of `environment`
+    keep_versions: int = DEFAULT_KEEP_VERSIONS
+    keep_versions_provenance: str = "default"
 
     def manifest(self, bundle_digest: str) -> Manifest:
         """The manifest of a deployment of this bundle. Raises SpecError for an invalid digest."""
@@ -55,6 +57,7 @@ class Project:
             environment=self.environment,
             functions=self.functions,
             deploy=self.deploy,
+            keep_versions=self.keep_versions,
         )
         return Manifest.from_dict(manifest.to_dict())
 
@@ -63,7 +66,7 @@ def load_project(directory: str | Path) -> Project:
     """Read and validate the project in `directory`. Raises SpecError naming the file, the key and the fix."""
     directory = Path(directory).resolve()
     table = read_table(directory)
-    _check_keys(table, ("name", "environment", "functions", "deploy"), PROJECT_FILE)
+    _check_keys(table, ("name", "keep_versions", "environment", "functions", "deploy"), PROJECT_FILE)
     if "name" not in table:
         raise SpecError(f'name is missing: write name = "{_suggested_name(directory)}"', where=PROJECT_FILE, key="name")
     name = check_name(table["name"], "project", where=PROJECT_FILE)
@@ -92,6 +95,10 @@ def load_project(directory: str | Path) -> Project:
             f.name: PROJECT_FILE if f.name in table.get("deploy", {}) else "default" for f in fields(DeploySpec)
         },
         environment_provenance=_environment_provenance(table.get("environment", {})),
+        keep_versions=KEEP_VERSIONS.check(
+            "keep_versions", table.get("keep_versions", DEFAULT_KEEP_VERSIONS), PROJECT_FILE
+        ),
+        keep_versions_provenance=PROJECT_FILE if "keep_versions" in table else "default",
     )
 
 

@@ -87,6 +87,7 @@ UNKNOWN_PROJECT: dict[str, Callable[[MetadataStore], Any]] = {
     "get_version": lambda s: s.get_version("nobody", 1),
     "list_versions": lambda s: s.list_versions("nobody"),
     "update_version": lambda s: s.update_version(version("nobody", number=1, revision=1)),
+    "delete_version": lambda s: s.delete_version(version("nobody", number=1, revision=1)),
     "set_route": lambda s: s.set_route(Route(project="nobody", version=1)),
     "set_secret": lambda s: s.set_secret("nobody", "TOKEN", "x", expected=None),
     "get_secrets": lambda s: s.get_secrets("nobody"),
@@ -146,6 +147,8 @@ async def test_a_version_that_was_never_added_is_not_found(store: MetadataStore,
     with pytest.raises(NotFound, match="has no version"):
         await store.update_version(version(number=number, revision=1))
     with pytest.raises(NotFound, match="has no version"):
+        await store.delete_version(version(number=number, revision=1))
+    with pytest.raises(NotFound, match="has no version"):
         await store.set_route(Route(project="digits", version=number))
 
 
@@ -181,6 +184,46 @@ async def test_of_ten_updates_of_the_version_that_was_read_one_wins(store: Metad
     winners = [result for result in results if isinstance(result, Version)]
     assert [type(r) for r in results if not isinstance(r, Version)] == [Conflict] * 9
     assert winners == [await store.get_version("digits", 1)]
+
+
+async def test_a_version_is_deleted_by_compare_and_set_and_its_number_is_not_given_out_again(
+    store: MetadataStore,
+) -> None:
+    await with_project(store)
+    first, second = [await store.add_version(version()) for _ in range(2)]
+    ready = await store.update_version(changed(second, state="ready"))
+    for stale in (0, 1, 3):
+        with pytest.raises(Conflict, match="version 2 of project 'digits' was changed by someone else"):
+            await store.delete_version(changed(second, revision=stale))
+    await store.delete_version(ready)
+    with pytest.raises(NotFound, match="has no version 2"):
+        await store.delete_version(ready)
+    assert await store.list_versions("digits") == [first]
+    assert (await store.add_version(version())).number == 3
+
+
+async def test_a_version_that_the_route_leads_to_or_returns_to_is_not_deleted(store: MetadataStore) -> None:
+    await with_project(store)
+    added = [await store.add_version(version()) for _ in range(3)]
+    route = await store.set_route(Route(project="digits", version=2, previous=1))
+    for needed in added[:2]:
+        with pytest.raises(Conflict, match=f"needs version {needed.number}"):
+            await store.delete_version(needed)
+    await store.set_route(changed(route, version=3, previous=2))
+    await store.delete_version(added[0])
+    assert [v.number for v in await store.list_versions("digits")] == [3, 2]
+
+
+async def test_of_a_deletion_and_a_route_to_the_same_version_one_wins(store: MetadataStore) -> None:
+    await with_project(store)
+    for number in range(1, 11):
+        added = await store.add_version(version())
+        route = await store.get_route("digits") or Route(project="digits", version=number)
+        race = store.delete_version(added), store.set_route(changed(route, version=number, previous=None))
+        deleted, moved = await asyncio.gather(*race, return_exceptions=True)
+        assert isinstance(deleted, Conflict) != isinstance(moved, NotFound), (deleted, moved)
+        stored = await store.get_route("digits")
+        assert stored is None or stored.version in [v.number for v in await store.list_versions("digits")]
 
 
 async def test_a_manifest_comes_back_as_json_and_shares_nothing_with_the_caller(store: MetadataStore) -> None:

@@ -116,6 +116,13 @@ class StoreMachine(RuleBasedStateMachine):
         )  # fmt: skip
         self.both(lambda s: s.update_version(version))
 
+    @rule(name=NAMES, number=NUMBERS, revision=REVISIONS)
+    def delete_version(self, name: str, number: int, revision: int) -> None:
+        version = Version(
+            project=name, number=number, created_at=1.0, manifest={}, bundle="b", environment="e", revision=revision
+        )
+        self.both(lambda s: s.delete_version(version))
+
     @rule(name=NAMES, number=NUMBERS)
     def get_version(self, name: str, number: int) -> None:
         self.both(lambda s: s.get_version(name, number))

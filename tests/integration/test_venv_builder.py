@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from clipper.contract.spec import EnvironmentSpec
-from clipper_platform.environments.venv import VenvBuilder
+from clipper_platform.environments.venv import VenvBuilder, measure
 from clipper_platform.environments.virtual import VirtualEnvironment
 from clipper_platform.errors import DeployFailed
 from clipper_platform.types import EnvironmentId
@@ -84,11 +85,12 @@ async def test_what_was_asked_for_can_be_imported_and_is_recorded(tmp_path: Path
     assert environment == builder.identify(spec) == found(builder, environment).id
     assert versions_in(found(builder, environment), "six", "msgspec", "cloudpickle") == sys.version.split()[0]
     assert any("six==1.17.0" in line for line in lines)
-    (record,) = builder.list()
-    assert record.id == environment
-    assert "six==1.17.0" in record.packages
-    assert record.size_bytes > 100_000
-    assert record.python == sys.version.split()[0]
+    record = json.loads((tmp_path / environment / ".complete").read_text())
+    assert "six==1.17.0" in record["packages"]
+    assert record["python"] == sys.version.split()[0]
+    (facts,) = await builder.stored()
+    assert (facts.id, facts.complete) == (environment, True)
+    assert facts.bytes > 100_000
 
 
 async def test_a_second_build_of_the_same_is_the_first_and_says_nothing(tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ async def test_a_bad_requirement_fails_with_uvs_own_words(
     assert any(says in line for line in caught.value.details["log"])
     assert any(says in line for line in lines)
     assert str(tmp_path) not in caught.value.message
-    assert builder.list() == []
+    assert await builder.stored() == []
     assert directories(tmp_path) == []
 
 
@@ -238,12 +240,53 @@ async def test_while_an_orphan_of_a_killed_build_lives_no_other_build_begins(tmp
 async def test_a_removed_environment_is_gone_and_can_be_built_again(tmp_path: Path) -> None:
     builder = VenvBuilder(tmp_path)
     environment = await builder.build(PLAIN, quiet)
-    await builder.remove(environment)
+    assert await builder.remove(environment)
     assert not (tmp_path / environment).exists()
     assert builder.find(environment) is None
-    assert builder.list() == []
-    await builder.remove(environment)
+    assert await builder.stored() == []
+    assert not await builder.remove(environment)
     assert versions_in(found(builder, await builder.build(PLAIN, quiet)), "msgspec")
+
+
+async def test_an_environment_that_another_platform_uses_is_not_removed(tmp_path: Path) -> None:
+    one, other = VenvBuilder(tmp_path), VenvBuilder(tmp_path)
+    environment = await one.build(PLAIN, quiet)
+    assert not await other.remove(environment)
+    assert other.find(environment) is not None
+    one.retain([])
+    assert not await one.remove(environment)
+    other.retain([])
+    assert await one.remove(environment)
+
+
+async def test_what_is_retained_counts_as_used_now(tmp_path: Path) -> None:
+    builder = VenvBuilder(tmp_path)
+    environment = await builder.build(PLAIN, quiet)
+    os.utime(tmp_path / environment / ".complete", (1.0, 1.0))
+    assert [facts.last_used_at for facts in await builder.stored()] == [1.0]
+    builder.retain([environment, EnvironmentId("f" * 20)])
+    assert (await builder.stored())[0].last_used_at > 1.0
+
+
+async def test_what_an_interrupted_build_left_is_listed_and_can_be_removed(tmp_path: Path) -> None:
+    builder = VenvBuilder(tmp_path)
+    left = tmp_path / ("a" * 20)
+    left.mkdir()
+    (left / "half").write_bytes(b"123")
+    (facts,) = await builder.stored()
+    assert (facts.id, facts.bytes, facts.complete) == (left.name, 3, False)
+    assert await builder.remove(EnvironmentId(left.name))
+    assert not left.exists()
+
+
+def test_a_file_that_environments_share_counts_once(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own").write_bytes(b"12")
+    (tmp_path / "one" / "shared").write_bytes(b"12345")
+    (tmp_path / "other" / "shared").hardlink_to(tmp_path / "one" / "shared")
+    assert measure([tmp_path / "one", tmp_path / "other"]) == [7, 2]
+    assert measure([tmp_path / "other"]) == [7]
 
 
 @pytest.mark.parametrize("name", ["..", "../other", "", "x" * 20, "0123456789abcdef0123/.."])

@@ -154,6 +154,14 @@ class MemoryStore:
         self._bump(version.project)
         return records.storable(new)
 
+    async def delete_version(self, version: Version) -> None:
+        stored = self._under(version.project)
+        records.check_deletable(
+            version, stored=await self.get_version(version.project, version.number), route=stored.route
+        )
+        del stored.versions[version.number]
+        self._bump(version.project)
+
     # Routes
 
     async def get_route(self, project: str) -> Route | None:

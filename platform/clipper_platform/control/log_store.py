@@ -7,6 +7,7 @@ A line enters its function's ring in memory at once, where readers see it, and a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -226,6 +227,10 @@ class LogStore:
         finally:
             reader.close()
 
+    async def sizes(self) -> dict[str, int]:
+        """Bytes on disk by project, also of projects that are not known any more."""
+        return await asyncio.to_thread(_sizes, self._root)
+
     async def delete(self, project: str) -> None:
         """Deletes a project's logs and ends their readers."""
         for key in [key for key in self._streams if key[0] == project]:
@@ -268,3 +273,11 @@ def _read(path: Path, n: int, overlap: int, since: float | None) -> list[LogLine
                 return found[::-1]
             found.append(line)
     return found[::-1]
+
+
+def _sizes(root: Path) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for file in root.glob("*/*"):
+        with contextlib.suppress(FileNotFoundError):  # rotated or deleted meanwhile
+            found[file.parent.name] = found.get(file.parent.name, 0) + file.stat().st_size
+    return found

@@ -9,7 +9,7 @@ from clipper_platform.control.function_facts import FunctionStatus
 from clipper_platform.core.canary import Answers
 from clipper_platform.replicas.base import Progress, Target
 from clipper_platform.serving.call import Answer
-from clipper_platform.types import FunctionId
+from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId
 
 __all__ = ["Artifacts", "Facts", "Replicas", "Router", "Stored"]
 
@@ -52,6 +52,14 @@ class Replicas(Protocol):
         """The functions of a version that have replica sets."""
         ...
 
+    def bundles(self) -> set[BundleDigest]:
+        """The bundles that replicas are started from."""
+        ...
+
+    def environments(self) -> set[EnvironmentId]:
+        """The environments that replicas run in."""
+        ...
+
     def ready(self, id: FunctionId) -> int:
         """How many replicas are ready."""
         ...
@@ -81,10 +89,14 @@ class Facts(Protocol):
 
 
 class Stored(Protocol):
-    """A stored bundle."""
+    """A stored bundle. `used_at`: when it was stored or asked for last, in Unix seconds."""
 
     @property
+    def digest(self) -> BundleDigest: ...
+    @property
     def bytes(self) -> int: ...
+    @property
+    def used_at(self) -> float: ...
 
 
 class Artifacts(Protocol):
@@ -100,6 +112,16 @@ class Artifacts(Protocol):
         when the archive is lost, InternalError when it is damaged."""
         ...
 
-    async def collect(self, keep: Collection[str]) -> Sequence[Stored]:
-        """Remove bundles that are neither in `keep` (digests) nor new; those removed."""
+    async def list(self) -> Sequence[Stored]: ...
+    async def sizes(self) -> Mapping[BundleDigest, int]:
+        """Bytes that each bundle takes up."""
+        ...
+
+    async def discard(self, digest: str, *, asked_before: float) -> bool:
+        """Remove the bundle unless it was stored or asked for after `asked_before` (Unix seconds)."""
+        ...
+
+    async def collect(self, keep: Collection[str], *, min_age_s: float) -> Sequence[Stored]:
+        """Remove the bundles that are not in `keep` (digests) and were not stored or asked for within `min_age_s`;
+        those removed."""
         ...

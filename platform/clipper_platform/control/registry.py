@@ -16,10 +16,11 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from clipper.contract.manifest import Manifest
+from clipper.contract.manifest import DEFAULT_KEEP_VERSIONS, Manifest
 from clipper.contract.spec import FunctionSpec, SpecError
 from clipper_platform.clock import Clock
 from clipper_platform.control.builds import Builds
+from clipper_platform.control.references import References
 from clipper_platform.control.store_watch import StoreWatch
 from clipper_platform.errors import ClipperError, Conflict, InternalError, NotFound, StoreUnavailable
 from clipper_platform.store.base import Changes, Event, MetadataStore, Project, Route, Version
@@ -71,7 +72,8 @@ class Registry:
         self._projects: dict[str, Project] = {}
         self._current: dict[str, Current] = {}
         self._routes: dict[str, Route] = {}  # as stored, also where their version cannot be brought back
-        self._bundles: dict[str, tuple[str, ...]] = {}  # project -> those of its versions
+        self._deleting: set[tuple[str, int]] = set()  # versions
+        self.references = References()
         self._builds = Builds(store, clock, home)
         self._doubtful: dict[str, None] = {}  # projects to read again, in this order
         self._trouble = ""
@@ -103,7 +105,7 @@ class Registry:
         await self.watch.begin()
         self._projects = {project.name: project for project in await self._store.list_projects()}
         self._routes = {route.project: route for route in await self._store.list_routes()}
-        self._current, self._bundles = {}, {}
+        self._current = {}
         names = list(self._projects)
         for first in range(0, len(names), LOADED_AT_ONCE):
             some = names[first : first + LOADED_AT_ONCE]
@@ -213,11 +215,11 @@ class Registry:
         self._projects.pop(project, None)
         self._current.pop(project, None)
         self._routes.pop(project, None)
-        self._bundles.pop(project, None)
+        self.references.forget(project)
         self._builds.forget(project)
 
     def _note_versions(self, project: str, versions: Sequence[Version]) -> None:
-        self._bundles[project] = tuple({version.bundle for version in versions})
+        self.references.replace(project, versions)
         self._builds.note(project, versions)
 
     async def _repeated(self, write: Callable[[], Awaitable[T]]) -> T:
@@ -314,17 +316,34 @@ class Registry:
         """Record a version in state `building`, under the project's next number, as built by this instance."""
         project = manifest.project
         await self.ensure_project(project)
-        # Before it is stored: if the outcome of the write is unknown, the bundle must stay.
-        self._bundles[project] = tuple({*self._bundles.get(project, ()), manifest.bundle})
         try:
-            return await self._builds.add(manifest, environment)
+            with self.references.adding(project, manifest.bundle, environment):
+                version = await self._builds.add(manifest, environment)
         except StoreUnavailable:
             self._doubtful[project] = None  # a version that was added all the same has no builder
             raise
+        self.references.add(version)
+        return version
 
-    def bundles(self) -> set[str]:
-        """Bundles that any version refers to, failed ones included."""
-        return set[str]().union(*self._bundles.values())
+    async def delete_version(self, version: Version) -> None:
+        """Forget a version for good. From the call on `version` does not find it.
+
+        Raises Conflict if it was changed meanwhile, or the stored route needs it.
+        """
+        project, number = version.project, version.number
+        self._deleting.add((project, number))
+        try:
+            await self._repeated(lambda: self._store.delete_version(version))
+        except NotFound:
+            pass  # an earlier try got through although its answer was lost, or another platform was first
+        finally:
+            self._deleting.discard((project, number))
+        self.references.delete(project, number)
+
+    def keep_versions(self, project: str) -> int:
+        """How many versions of a project are kept, as its current version declares."""
+        current = self._current.get(project)
+        return DEFAULT_KEEP_VERSIONS if current is None else current.manifest.keep_versions
 
     async def versions(self, project: str) -> list[Version]:
         """Newest first. Raises NotFound."""
@@ -334,7 +353,21 @@ class Registry:
     async def version(self, project: str, number: int) -> Version:
         """Raises NotFound."""
         self.project(project)
-        return await self._store.get_version(project, number)
+        try:
+            version = await self._store.get_version(project, number)
+        except NotFound:
+            if 0 < number < self.references.newest(project):
+                raise self._removed(project, number) from None
+            raise
+        if (project, number) in self._deleting:
+            raise self._removed(project, number)
+        return version
+
+    def _removed(self, project: str, number: int) -> NotFound:
+        return NotFound(
+            f"version {number} of {project!r} was removed: the project keeps its newest {self.keep_versions(project)} "
+            "versions (keep_versions in clip.toml)"
+        )
 
     async def mark_ready(self, project: str, number: int, schemas: dict[str, Any]) -> Version:
         """Raises Conflict if another platform took this instance for gone and marked the version failed."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from clipper.contract.spec import EnvironmentSpec
+from clipper_platform.core.retention import EnvironmentFacts
 from clipper_platform.types import EnvironmentId
 
 __all__ = ["BuildProgress", "EnvironmentBuilder"]
@@ -32,6 +33,15 @@ class EnvironmentBuilder(Protocol):
         """The versions of Python that an environment may ask for. Looks at the disk."""
         ...
 
-    async def remove(self, environment: EnvironmentId) -> None:
-        """Delete it. Nothing happens if it does not exist."""
+    def retain(self, wanted: Collection[EnvironmentId]) -> None:
+        """Count these as used now, and keep every process that shares them from removing them. The others that this
+        platform built or looked up before may be removed from now on."""
+        ...
+
+    async def stored(self) -> list[EnvironmentFacts]:
+        """All that are there, also what interrupted builds left."""
+        ...
+
+    async def remove(self, environment: EnvironmentId) -> bool:
+        """Delete it, unless a process builds or uses it; whether it was deleted."""
         ...

@@ -4,44 +4,43 @@ Layout of the root directory::
 
     <id>/                 the virtual environment, built in place since its scripts contain their own path
     <id>/.complete        metadata as JSON, written last: a directory without it is an interrupted build
-    <id>.lock             held (flock) by the process that builds or removes <id>
+    <id>.lock             held exclusively while <id> is built or removed, shared while a process uses it
     uv.toml               empty: ends uv's search for configuration in the directories above
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from clipper.contract.spec import EnvironmentSpec
 from clipper_platform.clock import Clock, SystemClock
+from clipper_platform.core.retention import EnvironmentFacts
 from clipper_platform.environments.base import BuildProgress
 from clipper_platform.environments.interpreters import Interpreter, Interpreters
+from clipper_platform.environments.locks import EnvironmentLocks
 from clipper_platform.environments.uv import Uv, UvError, explain, hint_for, uv_environment
 from clipper_platform.environments.virtual import VirtualEnvironment
 from clipper_platform.errors import DeployFailed
 from clipper_platform.types import EnvironmentId
 
-__all__ = ["RUNTIME_REQUIREMENTS", "EnvironmentRecord", "VenvBuilder", "normalise"]
+__all__ = ["RUNTIME_REQUIREMENTS", "VenvBuilder", "measure", "normalise"]
 
 RUNTIME_REQUIREMENTS = ("msgspec>=0.19", "cloudpickle>=3.1")
 """What `clipper_runtime` needs beside the standard library."""
 
 # Long enough to download and install the largest frameworks on a slow line; a build that hangs still ends.
 BUILD_TIMEOUT_S = 1_800.0
-# How often a lock that another process holds is tried again.
-LOCK_POLL_S = 0.1
 # The earlier lines that a waiter gets when it joins a running build.
 _HISTORY_LINES = 200
 _LOG_LINES = 60
@@ -50,19 +49,6 @@ _ID = re.compile(r"[0-9a-f]{20}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMPLETE = ".complete"
 _REQUIREMENTS = "requirements.txt"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvironmentRecord:
-    """The metadata of a complete environment. Times are Unix seconds."""
-
-    id: EnvironmentId
-    python: str
-    requirements: tuple[str, ...]
-    packages: tuple[str, ...]  # as `uv pip freeze` names them
-    size_bytes: int
-    created_at: float
-    last_used_at: float
 
 
 def normalise(lines: Sequence[str]) -> tuple[str, ...]:
@@ -143,6 +129,8 @@ class VenvBuilder:
         self._uv = Uv(cwd=self._root, environ=uv_environment(os.environ if environ is None else environ, marker))
         self._timeout_s = build_timeout_s
         self._builds: dict[EnvironmentId, tuple[_Build, asyncio.Task[None]]] = {}
+        self._locks = EnvironmentLocks(self._root)
+        self._sizes: dict[tuple[EnvironmentId, bool], int] = {}  # (id, complete) -> bytes, as measured last
 
     def pythons(self) -> list[str]:
         """Full versions of the interpreters that can be asked for, newest first."""
@@ -164,15 +152,14 @@ class VenvBuilder:
     async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> EnvironmentId:
         python = await asyncio.to_thread(self._interpreters.find, spec.python)
         id = self._identify(spec, python)
-        if self.find(id) is not None:
-            return id
-        running = self._builds.get(id)
-        if running is None:
-            build = _Build(id, (*normalise(spec.requirements), *self._runtime), python, spec.exclude)
-            task = asyncio.create_task(self._build(build), name=f"build environment {id}")
-            running = self._builds[id] = (build, task)
-            task.add_done_callback(lambda _: self._forget(build))
-        await self._join(*running, progress)
+        while self.find(id) is None:  # more than once only if another process removes what was just built
+            running = self._builds.get(id)
+            if running is None:
+                build = _Build(id, (*normalise(spec.requirements), *self._runtime), python, spec.exclude)
+                task = asyncio.create_task(self._build(build), name=f"build environment {id}")
+                running = self._builds[id] = (build, task)
+                task.add_done_callback(partial(self._forget, build))
+            await self._join(*running, progress)
         return id
 
     async def _join(self, build: _Build, task: asyncio.Task[None], progress: BuildProgress) -> None:
@@ -189,15 +176,20 @@ class VenvBuilder:
                 task.cancel()
                 await asyncio.wait([task])
 
-    def _forget(self, build: _Build) -> None:
+    def _forget(self, build: _Build, _: object = None) -> None:
         if self._builds.get(build.id, (None,))[0] is build:
             del self._builds[build.id]
 
     async def _build(self, build: _Build) -> None:
+        def is_built() -> bool:
+            """Another process may have built it while this one waited."""
+            return self._complete(build.id) is not None
+
         try:
-            async with asyncio.timeout(self._timeout_s), self._lock(build.id, build.tell) as lock:
-                # Another process may have built it while this one waited.
-                if self.find(build.id) is None:
+            self._prepare_root()
+            waiting = partial(build.tell, "Waiting for another process that builds the same environment")
+            async with asyncio.timeout(self._timeout_s), self._locks.building(build.id, waiting, is_built) as lock:
+                if lock is not None and not is_built():
                     await self._build_anew(build, lock)
                 return
         except TimeoutError:
@@ -221,7 +213,7 @@ class VenvBuilder:
             await self._install(build, path, python, lock)
             freeze = ("pip", "freeze", "--python", python)
             packages = [line for line in await self._uv.run(*freeze, keep_open=lock) if re.search(r"==| @ ", line)]
-            await _in_thread(lambda: self._complete(build, path, packages))
+            await _in_thread(lambda: self._mark_complete(build, path, packages))
             done = True
         finally:
             if not done:
@@ -240,13 +232,12 @@ class VenvBuilder:
             install += ["--overrides", overrides]
         await self._uv.run(*install, on_line=build.tell, keep_open=lock)
 
-    def _complete(self, build: _Build, path: Path, packages: Sequence[str]) -> None:
+    def _mark_complete(self, build: _Build, path: Path, packages: Sequence[str]) -> None:
         metadata = {
             "python": build.python.name,
             "interpreter": str(build.python.path),
             "requirements": list(build.requirements),
             "packages": list(packages),
-            "size_bytes": _tree_size(path),
             "created_at": self._clock.time(),
         }
         draft = path / f"{_COMPLETE}.draft"
@@ -262,7 +253,17 @@ class VenvBuilder:
             os.close(directory)
 
     def find(self, id: EnvironmentId) -> VirtualEnvironment | None:
-        """The environment if it is complete, marked as used now. One whose base Python is gone is not complete."""
+        """The environment if it is complete, marked as used now and held: until `retain` no process removes it."""
+        environment = self._complete(id)
+        if environment is None or not self._locks.hold(id):
+            return None
+        environment = self._complete(id)  # it may have been removed before it was held
+        if environment is None:
+            self._locks.release(id)
+        return environment
+
+    def _complete(self, id: EnvironmentId) -> VirtualEnvironment | None:
+        """The environment, marked as used now. One whose base Python is gone is not complete."""
         path = self._root / id
         python = path / "bin" / "python"
         if not python.exists():
@@ -274,44 +275,41 @@ class VenvBuilder:
             return None
         return VirtualEnvironment(id=id, python=python, path=path)
 
-    async def remove(self, environment: EnvironmentId) -> None:
+    def retain(self, wanted: Collection[EnvironmentId]) -> None:
+        self._locks.release_others(wanted)
+        for id in wanted:
+            self.find(id)
+
+    async def stored(self) -> list[EnvironmentFacts]:
+        return await asyncio.to_thread(self._stored)
+
+    def _stored(self) -> list[EnvironmentFacts]:
+        """In a thread: a large environment has 20,000 files. A complete environment does not change, so that they are
+        measured again only when there are others."""
+        paths = [path for path in self._root.glob("*") if _ID.match(path.name)]
+        found = {(EnvironmentId(path.name), (path / _COMPLETE).exists()): path for path in paths}
+        if found.keys() != self._sizes.keys():
+            self._sizes = dict(zip(found, measure(found.values()), strict=True))
+        return [
+            EnvironmentFacts(id=id, bytes=self._sizes[id, complete], last_used_at=_last_use(path), complete=complete)
+            for (id, complete), path in found.items()
+        ]
+
+    async def remove(self, environment: EnvironmentId) -> bool:
         """Raises ValueError for what is not an environment's id, so that no other directory can be named."""
         if not _ID.match(environment):
             raise ValueError(f"{environment!r} is not the id of an environment")
         path = self._root / environment
-        if path.exists():
-            async with self._lock(environment, lambda _: None):
+        if not path.exists():
+            return False
+        with self._locks.removing(environment) as free:
+            if free:
                 await _in_thread(lambda: _remove_tree(path))
+        return free
 
-    def list(self) -> list[EnvironmentRecord]:
-        """All complete environments, the most recently used first."""
-        found = [record for path in self._root.glob("*/" + _COMPLETE) if (record := _read(path)) is not None]
-        return sorted(found, key=lambda record: record.last_used_at, reverse=True)
-
-    @asynccontextmanager
-    async def _lock(self, id: EnvironmentId, tell: Callable[[str], None]) -> AsyncIterator[int]:
-        """Hold `<id>.lock`. uv inherits the descriptor: the lock lasts as long as uv, also after the platform's end.
-
-        The file stays: removing it would let two processes lock two different files of the same name.
-        """
+    def _prepare_root(self) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
         (self._root / "uv.toml").touch()
-        descriptor = os.open(self._root / f"{id}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        announced = False
-        try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not announced:
-                        tell("Waiting for another process that builds the same environment")
-                        announced = True
-                    await asyncio.sleep(LOCK_POLL_S)
-            yield descriptor
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also where a daemon that a build started still has it open
-        finally:
-            os.close(descriptor)
 
 
 def _failed(lines: Sequence[str], path: Path) -> DeployFailed:
@@ -327,20 +325,12 @@ def _failed(lines: Sequence[str], path: Path) -> DeployFailed:
     )
 
 
-def _read(marker: Path) -> EnvironmentRecord | None:
-    try:
-        metadata: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
-        return EnvironmentRecord(
-            id=EnvironmentId(marker.parent.name),
-            python=metadata["python"],
-            requirements=tuple(metadata["requirements"]),
-            packages=tuple(metadata["packages"]),
-            size_bytes=metadata["size_bytes"],
-            created_at=metadata["created_at"],
-            last_used_at=marker.stat().st_mtime,
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # removed meanwhile, or written by another program
+def _last_use(path: Path) -> float:
+    """When it was used last or, if it is not complete, changed last, in Unix seconds; 0 if it is gone by now."""
+    for part in (path / _COMPLETE, path):
+        with contextlib.suppress(FileNotFoundError):
+            return part.stat().st_mtime
+    return 0.0
 
 
 def _remove_tree(path: Path) -> None:
@@ -350,12 +340,25 @@ def _remove_tree(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def _tree_size(path: Path) -> int:
-    """Bytes of regular files; hard links into uv's cache count in full."""
+def measure(directories: Iterable[Path]) -> list[int]:
+    """Bytes of the files of each. A file that several share, as a hard link into uv's cache, counts for the first of
+    them; the cache itself does not count."""
+    seen: set[tuple[int, int]] = set()
+    return [_tree_size(directory, seen) for directory in directories]
+
+
+def _tree_size(path: Path, seen: set[tuple[int, int]]) -> int:
     total = 0
     for directory, _, names in os.walk(path):
         for name in names:
-            total += os.lstat(os.path.join(directory, name)).st_size
+            try:
+                stat = os.lstat(os.path.join(directory, name))
+            except FileNotFoundError:
+                continue  # removed meanwhile
+            if stat.st_nlink == 1 or (stat.st_dev, stat.st_ino) not in seen:
+                total += stat.st_size
+            if stat.st_nlink > 1:
+                seen.add((stat.st_dev, stat.st_ino))
     return total
 
 

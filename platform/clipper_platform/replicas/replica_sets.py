@@ -15,7 +15,7 @@ from clipper_platform.metrics import Metrics
 from clipper_platform.replicas.base import EventSink, Progress, Queues, Target, published_schema
 from clipper_platform.replicas.replica_set import ReplicaSet
 from clipper_platform.replicas.start_failure import start_failed
-from clipper_platform.types import FunctionId
+from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId
 
 __all__ = ["ReplicaSets"]
 
@@ -49,6 +49,14 @@ class ReplicaSets:
     def functions(self, project: str, version: int) -> list[str]:
         """The functions of a version that have replica sets."""
         return [replicas.target.id.function for replicas in self._of(project, version)]
+
+    def bundles(self) -> set[BundleDigest]:
+        """The bundles that replicas are started from."""
+        return {replicas.target.bundle for sets in self._sets.values() for replicas in sets}
+
+    def environments(self) -> set[EnvironmentId]:
+        """The environments that replicas run in."""
+        return {replicas.target.environment for sets in self._sets.values() for replicas in sets}
 
     def ready(self, id: FunctionId) -> int:
         """How many replicas of the function version are ready."""

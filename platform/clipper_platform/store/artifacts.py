@@ -18,7 +18,7 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -45,10 +45,11 @@ THREADS = 4  # a long unpacking must not hold up the small uploads
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A stored bundle; `bytes` is the archive's size."""
+    """A stored bundle; `bytes` is the archive's size, `used_at` when it was stored or asked for last (Unix seconds)."""
 
     digest: BundleDigest
     bytes: int
+    used_at: float
 
 
 class ArtifactStore:
@@ -116,7 +117,7 @@ class ArtifactStore:
             await self._in_thread(lambda: upload.finish(bytes(buffered), name, self._archive(name), self._limits))
         finally:
             await asyncio.shield(self._in_thread(upload.discard))
-        return Artifact(BundleDigest(digest), upload.admitted)
+        return Artifact(BundleDigest(digest), upload.admitted, self._clock.time())
 
     async def read(self, digest: str) -> bytes:
         """The archive, verified. Raises NotFound; InternalError if its bytes changed on disk: it is then moved to
@@ -141,17 +142,23 @@ class ArtifactStore:
 
     async def list(self) -> Sequence[Artifact]:
         """All bundles, by digest."""
-        return [artifact for artifact, _ in await self._in_thread(self._archives)]
+        return await self._in_thread(self._archives)
 
-    async def size(self) -> int:
-        """Bytes of the archives and trees together."""
-        return await self._in_thread(lambda: _size(self.root))
+    async def sizes(self) -> Mapping[BundleDigest, int]:
+        """Bytes of each bundle's archive and tree together."""
+        return await self._in_thread(self._sizes)
 
     async def delete(self, digest: str) -> None:
         """Remove the bundle and its tree. Raises NotFound."""
         name = _hex(digest)
         if not await self._in_thread(lambda: self._delete(name)):
             raise _missing(name)
+
+    async def discard(self, digest: str, *, asked_before: float) -> bool:
+        """Remove the bundle unless it was stored or asked for after `asked_before` (Unix seconds); whether it was
+        removed."""
+        name = _hex(digest)
+        return await self._in_thread(lambda: self._discard(name, asked_before))
 
     async def collect(self, keep: Collection[str], *, min_age_s: float = 3600.0) -> Sequence[Artifact]:
         """Remove the bundles that are not in `keep` (digests) and return them.
@@ -241,8 +248,7 @@ class ArtifactStore:
             digest=f"sha256:{name}",
         )
 
-    def _archives(self) -> Sequence[tuple[Artifact, float]]:
-        """What is stored, by digest, and when each was last stored or asked for (Unix seconds)."""
+    def _archives(self) -> Sequence[Artifact]:
         found = []
         for entry in os.scandir(self.root):
             if match := ARCHIVE_PATTERN.match(entry.name):
@@ -250,8 +256,17 @@ class ArtifactStore:
                     stat = entry.stat()
                 except FileNotFoundError:
                     continue  # deleted meanwhile
-                found.append((Artifact(BundleDigest(f"sha256:{match[1]}"), stat.st_size), stat.st_mtime))
-        return sorted(found, key=lambda pair: pair[0].digest)
+                found.append(Artifact(BundleDigest(f"sha256:{match[1]}"), stat.st_size, stat.st_mtime))
+        return sorted(found, key=lambda artifact: artifact.digest)
+
+    def _sizes(self) -> Mapping[BundleDigest, int]:
+        return {a.digest: a.bytes + _size(self._trees / _hex(a.digest)) for a in self._archives()}
+
+    def _discard(self, name: str, asked_before: float) -> bool:
+        try:
+            return self._archive(name).stat().st_mtime <= asked_before and self._delete(name)
+        except FileNotFoundError:
+            return False
 
     def _delete(self, name: str) -> bool:
         with self._deleting:
@@ -271,7 +286,7 @@ class ArtifactStore:
         return gone
 
     def _collect(self, keep: Collection[str], before: float) -> Sequence[Artifact]:
-        idle = [artifact for artifact, used_at in self._archives() if used_at <= before]
+        idle = [artifact for artifact in self._archives() if artifact.used_at <= before]
         removed = [a for a in idle if _hex(a.digest) not in keep and self._delete(_hex(a.digest))]
         for tree in self._trees.glob("?" * 64):
             if tree.name not in keep and not self._archive(tree.name).exists():

@@ -189,6 +189,11 @@ class MetadataStore(Protocol):
         """Compare-and-set."""
         ...
 
+    async def delete_version(self, version: Version) -> None:
+        """Conflict if the store holds another revision of it, or if its project's route leads to it or returns to it
+        (`previous`). Its number is never given out again."""
+        ...
+
     # Routes
     async def get_route(self, project: str) -> Route | None: ...
     async def list_routes(self) -> list[Route]:

@@ -12,6 +12,7 @@ from clipper_platform.store.base import EVENTS_KEPT, Event, Key, Policy, Project
 __all__ = [
     "changed",
     "changed_secret",
+    "check_deletable",
     "decode",
     "encode",
     "event_window",
@@ -77,6 +78,14 @@ def successor(record: Revised, stored: Revised | None) -> Revised:
     if (stored.revision if stored is not None else 0) != record.revision:
         raise changed(record)
     return new
+
+
+def check_deletable(version: Version, *, stored: Version, route: Route | None) -> None:
+    """Raises Conflict where another writer was first, or where the project's route needs the version."""
+    if stored.revision != version.revision:
+        raise changed(version)
+    if route is not None and version.number in (route.version, route.previous):
+        raise Conflict(f"the route of project {version.project!r} needs version {version.number}")
 
 
 def next_secret(name: str, value: str | None, *, expected: str | None, stored: str | None) -> bool:

@@ -293,6 +293,23 @@ class RedisStore:
         needs = self._project(project), self._version(project, number)
         return await self._put(version, self._keys.versions(project), str(number), project_change(project), *needs)
 
+    async def delete_version(self, version: Version) -> None:
+        project, number, keys = version.project, version.number, self._keys
+        for _ in range(SWAP_ATTEMPTS):
+            old = await self._read(keys.versions(project), str(number), self._project(project))
+            stored = self._decoded_version(project, number, old)
+            route = await self._ask("HGET", keys.routes, project)
+            decoded = None if route is None else records.decode(Route, route, self.url)
+            records.check_deletable(version, stored=stored, route=decoded)
+            outcome = await self._script(
+                redis_scripts.DELETE_VERSION,
+                [keys.projects, keys.versions(project), keys.routes, keys.revision, keys.changes],
+                project, str(number), _optional(old), _optional(route), project_change(project),
+            )  # fmt: skip
+            if outcome == redis_scripts.SWAPPED:
+                return
+        raise records.changed(version)
+
     def _version(self, project: str, number: int) -> Need:
         return self._keys.versions(project), str(number), records.no_version(project, number)
 

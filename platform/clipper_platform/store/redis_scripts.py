@@ -11,6 +11,7 @@ __all__ = [
     "CHANGES",
     "CLAIM_SCHEMA",
     "DELETE_PROJECT",
+    "DELETE_VERSION",
     "LATER_EVENTS",
     "LIST_HASH",
     "LIVE_INSTANCES",
@@ -23,7 +24,7 @@ __all__ = [
     "SWAP_FIELD",
 ]
 
-# Answers of SWAP_FIELD and DELETE_PROJECT.
+# Answers of SWAP_FIELD, DELETE_PROJECT and DELETE_VERSION.
 SWAPPED = 0
 LOST_RACE = -1
 
@@ -119,6 +120,23 @@ local number = redis.call('HINCRBY', KEYS[3], ARGV[1], 1)
 redis.call('HSET', KEYS[2], number, ARGV[2])
 changed(ARGV[3], KEYS[4], KEYS[5])
 return number
+"""
+)
+
+# KEYS: projects, versions, routes, revision, changes. ARGV: project, number, the version and the route expected (as in
+# SWAP_FIELD), the change. → SWAPPED, LOST_RACE
+DELETE_VERSION = (
+    _CHANGE
+    + _NEEDS_PROJECT
+    + """
+local function value(key, field)
+  local found = redis.call('HGET', key, field)
+  return found and '=' .. found or ''
+end
+if value(KEYS[2], ARGV[2]) ~= ARGV[3] or value(KEYS[3], ARGV[1]) ~= ARGV[4] then return -1 end
+redis.call('HDEL', KEYS[2], ARGV[2])
+changed(ARGV[5], KEYS[4], KEYS[5])
+return 0
 """
 )
 

@@ -127,6 +127,16 @@ class SqliteStore:
 
         return await self._write(job)
 
+    async def delete_version(self, version: Version) -> None:
+        project, number = version.project, version.number
+
+        def job(db: sqlite3.Connection) -> None:
+            stored = self._version(db, project, number)
+            records.check_deletable(version, stored=stored, route=self._route(db, project))
+            db.execute("DELETE FROM versions WHERE project = ? AND number = ?", (project, number))
+
+        await self._write(job)
+
     # Routes
 
     async def get_route(self, project: str) -> Route | None:

@@ -70,6 +70,7 @@ def _document(project: Project) -> dict[str, Any]:
 
     return {
         "name": project.name,
+        "keep_versions": {"value": project.keep_versions, "from": project.keep_versions_provenance},
         "environment": {
             key: {"value": getattr(project.environment, key), "from": source}
             for key, source in project.environment_provenance.items()
@@ -85,6 +86,11 @@ def _document(project: Project) -> dict[str, Any]:
 def _project(out: Output, project: Project) -> None:
     out.line()
     out.line("Project ", (project.name, "bold"))
+    out.table(
+        [PROJECT_FILE, "VALUE", "FROM"],
+        [_row("keep_versions", scalar(project.keep_versions), project.keep_versions_provenance)],
+    )
+    out.line()
     out.table(
         ["[environment]", "VALUE", "FROM"],
         [

@@ -22,6 +22,7 @@ from clipper.cli.private import private_platform
 from clipper.cli.problems import CommandFailed, advice, as_document
 from clipper.cli.text import duration
 from clipper.cli.watching import Watcher
+from clipper.contract.manifest import MAX_KEEP_VERSIONS
 from clipper.contract.spec import SpecError
 from clipper.errors import ClipperError, NotFound, PlatformUnreachable
 from clipper.project import Project, load_project
@@ -336,6 +337,7 @@ def _as_dict(place: Place) -> dict[str, Any]:
 
 
 def _quick(project: Project) -> Project:
-    """The project without canary and standby version, for short deploys. Smoke calls stay."""
+    """The project without canary and standby version, for short deploys. Smoke calls stay. The versions of all saves
+    are kept, so that the version to return to is not removed."""
     deploy = type(project.deploy)(keep_previous_s=0.0, smoke=project.deploy.smoke)
-    return replace(project, deploy=deploy)
+    return replace(project, deploy=deploy, keep_versions=MAX_KEEP_VERSIONS)

@@ -9,35 +9,43 @@ from typing import Any, Self
 
 from clipper.contract.deploys import DeploySpec
 from clipper.contract.environment import EnvironmentSpec
-from clipper.contract.rules import SpecError, check_name, key_word, unknown_key
+from clipper.contract.rules import Rule, SpecError, check_name, key_word, unknown_key
 from clipper.contract.spec import FunctionSpec
 
-__all__ = ["Manifest"]
+__all__ = ["DEFAULT_KEEP_VERSIONS", "KEEP_VERSIONS", "MAX_KEEP_VERSIONS", "Manifest"]
 
+DEFAULT_KEEP_VERSIONS = 20  # a deploy a day keeps almost three weeks
+MAX_KEEP_VERSIONS = 1000
+KEEP_VERSIONS = Rule(int, low=1, high=MAX_KEEP_VERSIONS)
 
 _USUAL_DEPLOY = DeploySpec()
+_REQUIRED = ("project", "bundle", "environment", "functions")
+_KNOWN = (*_REQUIRED, "deploy", "keep_versions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What one deploy asks for: the project, its bundle by digest, its environment and its functions."""
+    """What one deploy asks for: the project, its bundle by digest, its environment and its functions.
+
+    `keep_versions` is how many of the project's newest versions the platform keeps while this one is current.
+    """
 
     project: str
     bundle: str  # "sha256:" + 64 hexadecimal digits
     environment: EnvironmentSpec
     functions: tuple[FunctionSpec, ...]
     deploy: DeploySpec = _USUAL_DEPLOY
+    keep_versions: int = DEFAULT_KEEP_VERSIONS
 
     @classmethod
     def from_dict(cls, table: object) -> Self:
         """Parse and validate a manifest. Raises SpecError naming the key."""
         if not isinstance(table, Mapping):
             raise SpecError("the manifest must be an object", where="manifest")
-        known = ("project", "bundle", "environment", "functions")
         for key in table:
-            if key not in (*known, "deploy"):
-                raise unknown_key(key_word(key), (*known, "deploy"), "manifest")
-        for key in known:
+            if key not in _KNOWN:
+                raise unknown_key(key_word(key), _KNOWN, "manifest")
+        for key in _REQUIRED:
             if key not in table:
                 raise SpecError(f"{key} is missing", where="manifest", key=key)
         check_name(table["project"], "project", where="manifest")
@@ -55,7 +63,15 @@ class Manifest:
             seen.add(spec.name)
         environment = EnvironmentSpec.parse(table["environment"], where="manifest environment")
         deploy = DeploySpec.parse(table.get("deploy", {}), [s.name for s in functions], where="manifest deploy")
-        return cls(project=table["project"], bundle=bundle, environment=environment, functions=functions, deploy=deploy)
+        keep = KEEP_VERSIONS.check("keep_versions", table.get("keep_versions", DEFAULT_KEEP_VERSIONS), "manifest")
+        return cls(
+            project=table["project"],
+            bundle=bundle,
+            environment=environment,
+            functions=functions,
+            deploy=deploy,
+            keep_versions=keep,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         deploy = self.deploy.to_dict()
@@ -65,4 +81,5 @@ class Manifest:
             "environment": self.environment.to_dict(),
             "functions": [spec.to_dict() for spec in self.functions],
             **({"deploy": deploy} if deploy else {}),
+            **({"keep_versions": self.keep_versions} if self.keep_versions != DEFAULT_KEEP_VERSIONS else {}),
         }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clipper.contract.deploys import DeploySpec
-from clipper.contract.manifest import Manifest
+from clipper.contract.manifest import DEFAULT_KEEP_VERSIONS, Manifest
 from clipper.contract.spec import EnvironmentSpec, FunctionSpec
 from clipper.contract.wire import LogRecord
 from clipper_platform.clock import Clock
@@ -20,14 +20,16 @@ from clipper_platform.control.log_store import LogStore
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.versions.deployer import Deployer
 from clipper_platform.control.versions.pinned import PinnedVersions
+from clipper_platform.control.versions.retention import VersionRetention
 from clipper_platform.control.versions.rollout import Rollout
 from clipper_platform.core.canary import Answers
+from clipper_platform.core.retention import EnvironmentFacts
 from clipper_platform.core.scaling import Sample
 from clipper_platform.environments.base import BuildProgress
 from clipper_platform.errors import DeployFailed, NotFound, StoreUnavailable
 from clipper_platform.replicas.base import Progress, Target
 from clipper_platform.serving.call import Answer
-from clipper_platform.types import EnvironmentId, FunctionId
+from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId
 from tests.support.memory_store import MemoryStore
 
 BUNDLE = "sha256:" + "a" * 64
@@ -109,6 +111,7 @@ class FakeArtifacts:
     def __init__(self, gates: Gates) -> None:
         self.gates = gates
         self.known = {BUNDLE: 10}
+        self.used_at: dict[str, float] = {}  # Unix seconds; 0 for the others
         self.broken: Exception | None = None
 
     def has(self, digest: str) -> bool:
@@ -116,7 +119,7 @@ class FakeArtifacts:
 
     async def put(self, digest: str, chunks: AsyncIterator[bytes]) -> Any:
         self.known[digest] = sum([len(chunk) async for chunk in chunks])
-        return Taken(self.known[digest])
+        return StoredBundle(digest, self.known[digest], 0.0)
 
     async def unpack(self, digest: str) -> Path:
         await self.gates.passing("unpack")
@@ -126,14 +129,28 @@ class FakeArtifacts:
             raise NotFound(f"there is no bundle {digest}")
         return Path("/bundles") / digest
 
-    async def collect(self, keep: Collection[str]) -> list[Any]:
-        gone = [digest for digest in self.known if digest not in keep]
-        return [Taken(self.known.pop(digest)) for digest in gone]
+    async def list(self) -> Any:
+        return [StoredBundle(digest, size, self.used_at.get(digest, 0.0)) for digest, size in self.known.items()]
+
+    async def sizes(self) -> Any:
+        return {digest: size + 1000 for digest, size in self.known.items()}  # with the unpacked files
+
+    async def discard(self, digest: str, *, asked_before: float) -> bool:
+        return self.used_at.get(digest, 0.0) <= asked_before and self.known.pop(digest, None) is not None
+
+    async def collect(self, keep: Collection[str], *, min_age_s: float) -> Any:
+        self.min_age_s = min_age_s
+        unused = [bundle for bundle in await self.list() if bundle.digest not in keep]
+        for bundle in unused:
+            del self.known[bundle.digest]
+        return unused
 
 
 @dataclass(frozen=True)
-class Taken:
+class StoredBundle:
+    digest: Any
     bytes: int
+    used_at: float
 
 
 class FakeEnvironments:
@@ -142,6 +159,9 @@ class FakeEnvironments:
         self.lines: list[str] = []
         self.broken: Exception | None = None
         self.running = 0
+        self.facts: dict[str, EnvironmentFacts] = {}
+        self.in_use: set[str] = set()  # by other platforms
+        self.retained: set[EnvironmentId] = set()
 
     def identify(self, spec: EnvironmentSpec) -> EnvironmentId:
         return EnvironmentId(f"env-{spec.python}-{len(spec.requirements)}")
@@ -158,7 +178,16 @@ class FakeEnvironments:
             self.running -= 1
         return self.identify(spec)
 
-    async def remove(self, environment: EnvironmentId) -> None: ...
+    def retain(self, wanted: Collection[EnvironmentId]) -> None:
+        self.retained = set(wanted)
+
+    async def stored(self) -> list[EnvironmentFacts]:
+        return list(self.facts.values())
+
+    async def remove(self, environment: EnvironmentId) -> bool:
+        if environment in self.in_use:
+            return False
+        return self.facts.pop(environment, None) is not None
 
 
 class FakeServing:
@@ -293,6 +322,12 @@ class FakeServing:
             cache_bytes=0,
         )
 
+    def bundles(self) -> set[BundleDigest]:
+        return {target.bundle for target in self.running.values()}
+
+    def environments(self) -> set[EnvironmentId]:
+        return {target.environment for target in self.running.values()}
+
     def ready(self, id: FunctionId) -> int:
         return self.ready_replicas.get(id, 1 if id in self.running else 0)
 
@@ -318,14 +353,16 @@ def manifest(
     bundle: str = BUNDLE,
     functions: tuple[str, ...] = ("classify",),
     deploy: Mapping[str, Any] | None = None,
+    keep_versions: int = DEFAULT_KEEP_VERSIONS,
     **options: Any,
 ) -> dict[str, Any]:
     """What a client sends to deploy. Unless `deploy` says otherwise, a replaced version drains at once."""
     specs = tuple(FunctionSpec.parse(name, f"app:{name}", options) for name in functions)
     spec = DeploySpec.parse({"keep_previous_s": 0} if deploy is None else deploy, functions)
     return Manifest(
-        project=project, bundle=bundle, environment=EnvironmentSpec(), functions=specs, deploy=spec
-    ).to_dict()
+        project=project, bundle=bundle, environment=EnvironmentSpec(), functions=specs, deploy=spec,
+        keep_versions=keep_versions,
+    ).to_dict()  # fmt: skip
 
 
 def replica_failure(function: str = "classify") -> DeployFailed:
@@ -355,6 +392,7 @@ class Plane:
     serving: FakeServing
     deployer: Deployer
     pins: PinnedVersions
+    retention: VersionRetention
 
     async def deployed(self, **kwargs: Any) -> int:
         """Deploy and expect it to succeed; the version."""
@@ -433,4 +471,11 @@ def make_plane(
         serving=serving,
         deployer=deployer,
         pins=pins,
+        retention=VersionRetention(
+            registry,
+            artifacts,
+            events,
+            in_use=lambda project: serving.versions(project) | pins.starting(project),
+            changing=deployer.changes,
+        ),
     )

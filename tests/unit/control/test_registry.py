@@ -137,11 +137,11 @@ async def test_a_start_asks_the_store_once_for_each_project_and_at_the_same_time
 async def test_the_bundles_of_all_versions_are_known_without_the_store(registry: Registry, store: MemoryStore) -> None:
     await routed(registry)
     await routed(registry, project="letters", bundle=OTHER_BUNDLE)
-    assert registry.bundles() == {BUNDLE, OTHER_BUNDLE}
+    assert registry.references.bundles() == {BUNDLE, OTHER_BUNDLE}
     again = Registry(store, FakeClock())
     await again.load()
     store.outage = "gone"
-    assert again.bundles() == {BUNDLE, OTHER_BUNDLE}
+    assert again.references.bundles() == {BUNDLE, OTHER_BUNDLE}
     store.outage = ""
     await again.delete_project("letters")
-    assert again.bundles() == {BUNDLE}
+    assert again.references.bundles() == {BUNDLE}

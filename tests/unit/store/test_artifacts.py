@@ -49,6 +49,10 @@ async def store(root: Path) -> AsyncIterator[ArtifactStore]:
     assert os.listdir(root / "tmp") == []  # whatever happened left nothing half-written
 
 
+async def sizes(store: ArtifactStore) -> dict[str, int]:
+    return {artifact.digest: artifact.bytes for artifact in await store.list()}
+
+
 async def put(store: ArtifactStore, data: bytes = DATA, digest: str = "") -> Artifact:
     return await store.put(digest or digest_of(data), chunks_of(data))
 
@@ -58,10 +62,11 @@ async def put(store: ArtifactStore, data: bytes = DATA, digest: str = "") -> Art
 
 async def test_a_bundle_is_stored_under_its_digest_and_read_back(store: ArtifactStore) -> None:
     assert not store.has(DIGEST)
-    assert await put(store) == Artifact(DIGEST, len(DATA))
+    stored = await put(store)
+    assert (stored.digest, stored.bytes) == (DIGEST, len(DATA))
     assert store.has(DIGEST)
     assert await store.read(DIGEST) == DATA
-    assert list(await store.list()) == [Artifact(DIGEST, len(DATA))]
+    assert await sizes(store) == {DIGEST: len(DATA)}
 
 
 async def test_only_the_owner_can_read_what_is_stored(store: ArtifactStore, root: Path) -> None:
@@ -147,7 +152,7 @@ async def test_an_upload_cancelled_anywhere_leaves_all_or_nothing(store: Artifac
 
 async def test_the_same_bundle_uploaded_many_times_at_once_is_stored_once(store: ArtifactStore) -> None:
     await asyncio.gather(*(put(store) for _ in range(10)))
-    assert list(await store.list()) == [Artifact(DIGEST, len(DATA))]
+    assert await sizes(store) == {DIGEST: len(DATA)}
     assert await store.read(DIGEST) == DATA
 
 
@@ -313,7 +318,7 @@ async def test_deleting_removes_the_archive_and_the_tree(store: ArtifactStore, r
     await store.delete(DIGEST)
     assert not store.has(DIGEST)
     assert not tree.exists()
-    assert await store.size() < 100  # the stamp of the boot
+    assert await store.sizes() == {}
 
 
 async def test_collecting_keeps_what_is_named_and_what_was_used_lately(root: Path) -> None:
@@ -341,13 +346,26 @@ async def test_collecting_keeps_what_is_named_and_what_was_used_lately(root: Pat
     await store.close()
 
 
-async def test_the_size_counts_archives_and_trees(store: ArtifactStore) -> None:
-    empty = await store.size()
+async def test_sizes_count_archives_and_trees(store: ArtifactStore) -> None:
     await put(store)
-    packed_only = await store.size()
-    assert packed_only - empty == len(DATA)
+    assert await store.sizes() == {DIGEST: len(DATA)}
     await store.unpack(DIGEST)
-    assert await store.size() - packed_only == len(b"print('hello')\n") + 100_000
+    assert await store.sizes() == {DIGEST: len(DATA) + len(b"print('hello')\n") + 100_000}
+
+
+async def test_a_bundle_that_was_asked_for_since_is_not_discarded(root: Path) -> None:
+    clock = SettableClock(1_000_000.0)
+    store = ArtifactStore(root, clock=clock)
+    await store.open()
+    await put(store)
+    tree = await store.unpack(DIGEST)
+    assert store.has(DIGEST)
+    assert not await store.discard(DIGEST, asked_before=clock.now - 1)
+    assert tree.exists()
+    assert await store.discard(DIGEST, asked_before=clock.now)
+    assert not tree.exists()
+    assert not await store.discard(DIGEST, asked_before=clock.now)
+    await store.close()
 
 
 # Trouble

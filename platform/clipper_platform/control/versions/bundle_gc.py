@@ -1,56 +1,44 @@
-"""Removes the bundles that nothing refers to any more."""
+"""Removes the bundles that no version refers to."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Final
 
+from clipper_platform.clock import Clock
+from clipper_platform.control.holding import Freed, Holding
 from clipper_platform.control.ports import Artifacts
-from clipper_platform.control.tasks import TaskSet
-from clipper_platform.errors import ClipperError
 
 __all__ = ["BundleGarbageCollector"]
 
 logger = logging.getLogger(__name__)
 
-PAUSE_S: Final = 10.0
+# A bundle without a version may be one whose deploy is not recorded yet: its environment is being built.
+GRACE_S: Final = 3600.0
+# Between the upload of a bundle and the request that deploys it, after which the running deploy refers to it.
+UPLOAD_GRACE_S: Final = 10.0
 
 
 class BundleGarbageCollector:
-    """`wanted()` are the digests that something refers to.
+    """`wanted()` are the digests of the bundles that a version, a running deploy or a replica refers to."""
 
-    A collection looks at every bundle that there is: those asked for within `pause_s` after one are one.
-    """
-
-    def __init__(
-        self, artifacts: Artifacts, wanted: Callable[[], set[str]], tasks: TaskSet, *, pause_s: float = PAUSE_S
-    ) -> None:
+    def __init__(self, artifacts: Artifacts, wanted: Callable[[], set[str]], clock: Clock) -> None:
         self._artifacts = artifacts
         self._wanted = wanted
-        self._tasks = tasks
-        self._pause_s = pause_s
-        self._asked = False
-        self._running: asyncio.Task[None] | None = None
+        self._clock = clock
 
-    def ask(self) -> None:
-        """Collect in the background, now or soon."""
-        self._asked = True
-        if self._running is None or self._running.done():
-            self._running = self._tasks.start(self._run(), "collect bundles")
+    async def holding(self) -> Holding:
+        sizes, wanted = await self._artifacts.sizes(), self._wanted()
+        newest = self._clock.time() - UPLOAD_GRACE_S
+        used_at = {bundle.digest: bundle.used_at for bundle in await self._artifacts.list()}
+        unused = [sizes.get(digest, 0) for digest, at in used_at.items() if digest not in wanted and at <= newest]
+        return Holding(count=len(sizes), bytes=sum(sizes.values()), unused_count=len(unused), unused_bytes=sum(unused))
 
-    async def _run(self) -> None:
-        while self._asked:
-            self._asked = False
-            await self._collect()
-            await asyncio.sleep(self._pause_s)
-
-    async def _collect(self) -> None:
-        try:
-            removed = await self._artifacts.collect(self._wanted())
-        except ClipperError as error:
-            logger.warning("bundles were not collected: %s", error)
-            return
+    async def collect(self, *, at_once: bool = False) -> Freed:
+        """Raises StoreUnavailable."""
+        sizes = await self._artifacts.sizes() if at_once else {}
+        removed = await self._artifacts.collect(self._wanted(), min_age_s=UPLOAD_GRACE_S if at_once else GRACE_S)
         if removed:
             logger.info("removed %d bundles that nothing refers to", len(removed))
+        return Freed(count=len(removed), bytes=sum(sizes.get(bundle.digest, bundle.bytes) for bundle in removed))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -21,7 +21,6 @@ from clipper_platform.control.log_store import LogStore
 from clipper_platform.control.ports import Artifacts, Facts, Replicas, Router
 from clipper_platform.control.registry import Current, Registry, parse_manifest
 from clipper_platform.control.tasks import TaskSet, uninterrupted
-from clipper_platform.control.versions.bundle_gc import BundleGarbageCollector
 from clipper_platform.control.versions.canary import Canary
 from clipper_platform.control.versions.claims import Claims
 from clipper_platform.control.versions.deploy_request import read_deploy
@@ -74,7 +73,7 @@ class Deployer:
         self._claims = Claims(self._tasks)
         self._restorer = Restorer(rollout, replicas, router, events, self._tasks, retry_s=restore_retry_s)
         self._deployments = Deployments(clock)
-        self._collector = BundleGarbageCollector(artifacts, self._wanted_bundles, self._tasks)
+        self._on_change: list[Callable[[str], None]] = []
         self._working: dict[str, asyncio.Task[Current]] = {}  # deployment -> its steps, while they may be cancelled
         self._canaries: dict[str, Canary] = {}
         self.takeover = Takeover(registry, replicas, router, self._restorer, self._tasks)
@@ -89,6 +88,14 @@ class Deployer:
             retry_s=restore_retry_s,
         )
         registry.on_foreign_change(self._follower.ask)
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        """Have `callback(project)` called after a deploy of the project succeeded."""
+        self._on_change.append(callback)
+
+    def changes(self, project: str) -> bool:
+        """Whether a deploy, a rollback, a restart or a delete of the project is under way."""
+        return self._claims.held(project)
 
     # Deploying
 
@@ -177,6 +184,8 @@ class Deployer:
         self._events.record(project, "deploy", f"version {number} answers", version=number)
         logger.info("version %d answers", number, extra={"project": project})
         deployment.finish("succeeded", f"version {number} answers")
+        for callback in self._on_change:
+            callback(project)
 
     async def _fail(self, deployment: Deployment, problem: DeployProblem | None) -> None:
         """`problem` is None for a cancelled deploy."""
@@ -205,6 +214,7 @@ class Deployer:
                 deployment.emit("log", line, phase="environment")
 
             prepared = await self._rollout.prepare(manifest, on_line)
+            deployment.environment = prepared.environment
             facts["reused"] = lines == 0  # a builder that finds the environment there has nothing to say
         await uninterrupted(self._record(deployment, manifest, prepared.environment))
         version = deployment.version
@@ -367,7 +377,6 @@ class Deployer:
         """End all that runs of a project that the store holds no more."""
         await self.takeover.end_all(project)
         await self._logs.delete(project)
-        self._collector.ask()
 
     # Restart and shutdown
 
@@ -378,11 +387,15 @@ class Deployer:
     async def restore(self, wait_s: float = RESTORE_WAIT_S) -> None:
         """Restore every route. Returns when all are back, at the latest after `wait_s`; the rest goes on."""
         self._restorer.begin_all(self._registry.routed())
-        self._collector.ask()
         await self._restorer.wait(wait_s)
 
-    def _wanted_bundles(self) -> set[str]:
-        return self._registry.bundles() | {d.bundle for d in self._deployments.running()}
+    def bundles(self) -> set[str]:
+        """The bundles of running deploys."""
+        return {deployment.bundle for deployment in self._deployments.running()}
+
+    def environments(self) -> set[str]:
+        """The environments of running deploys, once they are built."""
+        return {deployment.environment for deployment in self._deployments.running()} - {""}
 
     async def close(self) -> None:
         """Cancel what can be cancelled, let a flip that has begun end, and accept nothing more."""

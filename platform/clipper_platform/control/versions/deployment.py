@@ -71,6 +71,7 @@ class Deployment:
     clock: Clock
     state: DeploymentState = "running"
     phase: Phase = "environment"
+    environment: str = ""  # its id, once it is built
     version: int | None = None
     previous: int | None = None
     schemas: Mapping[str, Any] = field(default_factory=dict)

@@ -49,6 +49,10 @@ class PinnedVersions:
         self._starting: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._seen: dict[tuple[str, int], tuple[int, float]] = {}  # (answered by then, when that last grew)
 
+    def starting(self, project: str) -> set[int]:
+        """The versions of a project that are being started."""
+        return {number for name, number in self._starting if name == project}
+
     async def wake(self, path: str) -> None:
         """Make `project/function[@version]` answer, if it can. Returns when invocations may be queued for it.
 

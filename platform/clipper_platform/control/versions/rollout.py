@@ -75,6 +75,7 @@ class Rollout:
         self._environments = environments
         self._replicas = replicas
         self._policy_of = policy_of
+        self._preparing: list[EnvironmentId] = []
 
     async def prepare(self, manifest: Manifest, progress: BuildProgress) -> Prepared:
         """Unpack the bundle and build the environment unless they are there, read the secrets.
@@ -90,11 +91,21 @@ class Rollout:
                 hint="deploy again from the project's directory: that uploads it anew",
             ) from error
         environment = await self._environments.build(manifest.environment, progress)
+        self._preparing.append(environment)
         try:
-            secrets = await self._registry.secrets(manifest.project)
+            return Prepared(environment=environment, secrets=await self._secrets(manifest.project))
+        finally:
+            self._preparing.remove(environment)
+
+    async def _secrets(self, project: str) -> dict[str, str]:
+        try:
+            return await self._registry.secrets(project)
         except NotFound:
-            secrets = {}  # a project's first deploy: it is not stored yet
-        return Prepared(environment=environment, secrets=secrets)
+            return {}  # a project's first deploy: it is not stored yet
+
+    def environments(self) -> set[str]:
+        """Environments that `prepare` has built and not returned yet."""
+        return set(self._preparing)
 
     async def start(
         self,
