@@ -21,7 +21,7 @@ OUTCOMES = {
 
 
 class Script:
-    """Replicas that answer when told to: `release` finishes the oldest batch that runs."""
+    """Replicas that answer on command: `release` finishes the oldest batch that runs."""
 
     def __init__(self) -> None:
         self.gates: list[asyncio.Future[None]] = []
@@ -60,6 +60,9 @@ def check_books(h: Harness) -> None:
     assert h.dispatcher.admission.queues == sum(bool(queue.waiting.live) for queue in queues)
     for queue in queues:
         assert queue.running >= 0
+        replicas = h.replica_set(str(queue.target.id))
+        assert queue.endpoints.by_id.keys() == replicas.running.keys()
+        assert queue.no_capacity == replicas.state.failed
         assert queue.waiting.live <= queue.spec.max_queued_requests + queue.spec.max_batch_size * 8
         for endpoint in queue.endpoints.by_id.values():
             assert endpoint.load == sum(batch.left for batch in endpoint.batches.values())

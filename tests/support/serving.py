@@ -107,10 +107,10 @@ class Harness:
         self.facts = FunctionFacts(self.dispatcher, self.replica_sets, self.clock)
         self.scaled = ScaledFunctions(self.dispatcher, self.replica_sets)
 
-    async def deploy(self, made: Target, *, replicas: int = 1) -> Target:
-        await self.replica_sets.start(made, replicas=replicas)
-        self.dispatcher.set_route(made.id.project, made.id.version)
-        return made
+    async def deploy(self, deployed: Target, *, replicas: int = 1) -> Target:
+        await self.replica_sets.start(deployed, replicas=replicas)
+        self.dispatcher.set_route(deployed.id.project, deployed.id.version)
+        return deployed
 
     def replica_set(self, path: str = "p/f") -> ReplicaSet:
         """Of the function version that the path leads to."""
@@ -169,7 +169,7 @@ async def harness(
     clock: Clock | None = None,
     shared: SharedResults | None = None,
 ) -> AsyncIterator[Harness]:
-    made = Harness(
+    opened = Harness(
         backend or InMemoryBackend(),
         max_queued_total=max_queued_total,
         cache_bytes=cache_bytes,
@@ -177,8 +177,8 @@ async def harness(
         shared=shared,
     )
     try:
-        yield made
+        yield opened
     finally:
-        await made.replica_sets.close()
-        made.dispatcher.close()
-        made.check_idle()
+        await opened.replica_sets.close()
+        opened.dispatcher.close()
+        opened.check_idle()

@@ -152,7 +152,7 @@ class ReplicaSet:
                 self._health = None
         if not expected:
             self._metrics.restarts.child(self.target.id.path, exit.reason).inc()
-            self._record("replica", f"replica {id} ended: {exit.message}", replica=id, reason=exit.reason)
+            self._record(f"replica {id} ended: {exit.message}", replica=id, reason=exit.reason)
         self._handle(pooling.Exited(id, exit.message, expected=expected or innocent))
 
     def _handle(self, event: pooling.Event) -> None:
@@ -161,7 +161,7 @@ class ReplicaSet:
             self._carry_out(instruction)
         if self.state.failed != failed:
             if self.state.failed:
-                self._record("replica", f"{self.target.id}: {self.state.failed}")
+                self._record(f"{self.target.id}: {self.state.failed}")
             self._listener.no_capacity(self.state.failed)
         if self._changed:
             waiters, self._changed = self._changed, []
@@ -216,7 +216,7 @@ class ReplicaSet:
         except StartError as error:
             self.start_error = error
             self._metrics.restarts.child(target.id.path, "start_failed").inc()
-            self._record("replica", f"replica {name} did not start: {error.phase}: {error.message}", replica=name)
+            self._record(f"replica {name} did not start: {error.phase}: {error.message}", replica=name)
             self._handle(pooling.StartFailed(name, f"{error.phase}: {error.message}"))
             return
         except asyncio.CancelledError:
@@ -273,10 +273,10 @@ class ReplicaSet:
         self._arm_health()
 
     def _give_up(self, running: RunningReplica, message: str) -> None:
-        self._record("replica", f"replica {running.id} is hung: {message}", replica=running.id)
+        self._record(f"replica {running.id} is hung: {message}", replica=running.id)
         self._metrics.restarts.child(self.target.id.path, "hung").inc()
         self._handle(pooling.Unhealthy(running.id, message))
 
-    def _record(self, kind: str, message: str, **data: Any) -> None:
+    def _record(self, message: str, **data: Any) -> None:
         logger.info("%s", message, extra={"function": str(self.target.id)})
-        self._events(self.target.id, kind, message, data)
+        self._events(self.target.id, "replica", message, data)

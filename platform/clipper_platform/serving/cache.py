@@ -213,7 +213,7 @@ class InvocationCache:
         invocation.queue.metrics.finished(now - invocation.arrived, error)
         invocation.on_done(invocation)
 
-    def leave(self, invocation: Invocation, error: ClipperError) -> None:
+    def _leave(self, invocation: Invocation, error: ClipperError) -> None:
         """Answer a follower that waits no longer with the error; the flight of the last one is cancelled."""
         flight: Flight = invocation.flight
         flight.followers.discard(invocation)
@@ -233,12 +233,13 @@ class InvocationCache:
             queue.cancel(flight.leader)
 
     def cancel(self, invocation: Invocation) -> None:
-        if invocation.state is State.FOLLOWING:
-            self.leave(invocation, ClientClosed("the caller went away"))
+        """The caller of a follower went away."""
+        self._leave(invocation, ClientClosed("the caller went away"))
 
     def expire(self, invocation: Invocation) -> None:
+        """The deadline of an invocation passed; nothing happens unless it still follows a flight."""
         if invocation.state is State.FOLLOWING:
-            self.leave(invocation, DeadlineExceeded("no answer within the deadline"))
+            self._leave(invocation, DeadlineExceeded("no answer within the deadline"))
 
     def drop(self, queue: OwningQueue) -> None:
         """Forget all results of a version that ends."""

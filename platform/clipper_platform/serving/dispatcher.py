@@ -98,7 +98,7 @@ class Dispatcher:
     def offer(self, invocation: Invocation, cache_key: bytes = b"") -> bool:
         """`invoke` for callers that are refused often: False, instead of QueueFull, once the refusal is counted.
 
-        `cache_key`: the invocation's `core.caching.key`, from a caller to whom `cached` has said None for it.
+        `cache_key`: the invocation's `core.caching.key`, given by a caller that got None from `cached` for it.
         """
         if cache_key:
             return self.cache.follow(invocation, cache_key)

@@ -23,13 +23,13 @@ KILLED_EXTERNALLY = Exit("killed_externally", "killed by SIGKILL")
 
 @asynccontextmanager
 async def world(backend: InMemoryBackend | None = None, **options: Any) -> AsyncIterator[World]:
-    made = World(backend, **options)
+    opened = World(backend, **options)
     try:
-        yield made
+        yield opened
     finally:
-        await made.replicas.close(1)
-        assert not made.backend.alive
-        assert made.replicas._health is None
+        await opened.replicas.close(1)
+        assert not opened.backend.alive
+        assert opened.replicas._health is None
 
 
 async def turns(n: int = 10) -> None:

@@ -34,15 +34,15 @@ class Sets:
             self.queues, backend=backend, clock=LoopClock(), metrics=self.metrics, events=lambda *_: None
         )
         self.running: list[tuple[str, bool]] = []
-        self.sets.on_running = lambda made, runs: self.running.append((str(made.id), runs))
+        self.sets.on_running = lambda target, runs: self.running.append((str(target.id), runs))
 
 
 @asynccontextmanager
 async def sets(backend: InMemoryBackend | None = None) -> AsyncIterator[Sets]:
-    made = Sets(backend or InMemoryBackend())
-    yield made
-    await made.sets.close()
-    assert made.backend.alive == []
+    opened = Sets(backend or InMemoryBackend())
+    yield opened
+    await opened.sets.close()
+    assert opened.backend.alive == []
 
 
 async def turns(n: int = 10) -> None:
@@ -130,8 +130,8 @@ async def test_while_replicas_are_waited_for_the_set_is_held() -> None:
 
 async def test_versions_and_functions_are_those_with_replica_sets() -> None:
     async with sets() as s:
-        for made in (target(), target("g"), target(version=2), target(project="q", version=7)):
-            await s.sets.start(made, replicas=0, wait=False)
+        for each in (target(), target("g"), target(version=2), target(project="q", version=7)):
+            await s.sets.start(each, replicas=0, wait=False)
         assert s.sets.versions("p") == {1, 2}
         assert s.sets.versions("none") == set()
         assert s.sets.functions("p", 1) == ["f", "g"]

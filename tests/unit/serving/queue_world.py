@@ -61,18 +61,18 @@ class QueueWorld:
         self.clock = ManualClock()
         self.metrics = Metrics()
         self.admission = Admission(options.pop("max_queued_total", 1000))
-        made = target(**options)
+        function = target(**options)
         self.scheduled = 0
         self.served_replicas: list[str] = []
         self.recycled: list[str] = []
         self.wheel = DeadlineWheel(loop, self.clock, lambda timed, limit: self.queue.expire_due(limit))
         self.queue = FunctionQueue(
-            made,
+            function,
             clock=self.clock,
             wheel=self.wheel,
             admission=self.admission,
             schedule=self._schedule,
-            metrics=FunctionMetrics(self.metrics, made.id),
+            metrics=FunctionMetrics(self.metrics, function.id),
             rng=random.Random(1),
         )
         self.done: list[Invocation] = []

@@ -246,7 +246,7 @@ async def test_cancelled_in_the_queue_it_leaves_its_place() -> None:
         h.check_idle()
 
 
-async def test_cancelled_on_a_replica_the_replica_is_told() -> None:
+async def test_a_call_that_is_cancelled_on_a_replica_is_cancelled_there() -> None:
     gate = Gate()
     backend = InMemoryBackend(gate)
     async with harness(backend) as h:

@@ -20,7 +20,7 @@ READY = wire.Ready(schema={}, batched=False, streaming=False, concurrency=1, pha
 
 
 class World:
-    """A backend whose start takes 2 s of a clock that is told the time, and whose first answer takes 0.25 s."""
+    """A backend whose start takes 2 s of the manual clock, and whose first answer takes 0.25 s."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -75,7 +75,7 @@ async def test_the_answer_that_waited_tells_the_wait_beside_the_start_and_the_st
         warm = await h.call(timeout_s=60.0).wait()
         assert warm.invocation.cold is None
         assert "place" not in common_lines(warm.invocation).decode()
-        assert observed(h.metrics)["queue"] == (1, 0.5), "told once for each start"
+        assert observed(h.metrics)["queue"] == (1, 0.5), "observed once for each start"
 
 
 async def test_who_came_in_the_middle_of_a_start_did_not_wait_beside_it() -> None:

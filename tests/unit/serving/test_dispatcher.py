@@ -391,17 +391,17 @@ async def test_series_go_with_their_version_and_those_over_all_versions_with_the
             assert (await h.call().wait()).code == "ok"
         await h.deploy(target("f", project="q"))
 
-        def told(path: str) -> set[str]:
+        def series(path: str) -> set[str]:
             series = (line for part in h.metrics.slices() for line in part.decode().splitlines())
             return {line.partition(" ")[0] for line in series if line.startswith("clip_") and f'"{path}"' in line}
 
         await h.replica_sets.stop("p", 1)
-        assert 'clip_invocations_total{function="p/f",version="2",code="200"}' in told("p/f")
-        assert 'clip_scaling_decisions_total{function="p/f",rule="fixed"}' in told("p/f")
-        assert not any('version="1"' in series for series in told("p/f"))
+        assert 'clip_invocations_total{function="p/f",version="2",code="200"}' in series("p/f")
+        assert 'clip_scaling_decisions_total{function="p/f",rule="fixed"}' in series("p/f")
+        assert not any('version="1"' in name for name in series("p/f"))
         await h.replica_sets.stop("p", 2)
-        assert told("p/f") == set()
-        assert told("q/f")
+        assert series("p/f") == set()
+        assert series("q/f")
 
 
 class Breakable:
@@ -425,11 +425,11 @@ class Breakable:
 async def test_a_function_whose_pool_gave_up_refuses_with_the_reason() -> None:
     breakable = Breakable()
     async with harness(breakable.backend) as h:
-        made = await h.deploy(target())
+        deployed = await h.deploy(target())
         await breakable.give_up(h.replica_set())
         with pytest.raises(Unavailable, match=r"model\.bin is gone"):
             h.call()
-        status = h.facts.status(made.id)
+        status = h.facts.status(deployed.id)
         assert status is not None
         assert status.state == "failed"
         assert "model.bin is gone" in status.reason
@@ -438,25 +438,25 @@ async def test_a_function_whose_pool_gave_up_refuses_with_the_reason() -> None:
 async def test_a_restart_lets_a_pool_that_gave_up_try_again() -> None:
     breakable = Breakable()
     async with harness(breakable.backend) as h:
-        made = await h.deploy(target())
+        deployed = await h.deploy(target())
         replicas = h.replica_set()
         await breakable.give_up(replicas)
         async with asyncio.timeout(5):
-            await h.replica_sets.restart(made.id)
+            await h.replica_sets.restart(deployed.id)
             assert "model.bin is gone" in replicas.state.failed
             breakable.broken = False
-            await h.replica_sets.restart(made.id)
+            await h.replica_sets.restart(deployed.id)
         assert (await h.call(body=b"x").wait()).payload == b"x"
 
 
 async def test_a_restart_replaces_the_replicas_and_answers_what_waits() -> None:
     backend = InMemoryBackend()
     async with harness(backend) as h:
-        made = await h.deploy(target(), replicas=2)
+        deployed = await h.deploy(target(), replicas=2)
         before = set(h.replica_set().running)
         calls = [h.call(body=b"%d" % n) for n in range(20)]
         async with asyncio.timeout(5):
-            await h.replica_sets.restart(made.id)
+            await h.replica_sets.restart(deployed.id)
             assert [(await call.wait()).payload for call in calls] == [b"%d" % n for n in range(20)]
         pool = h.replica_set()
         assert pool.state.count(ReplicaState.READY) == 2

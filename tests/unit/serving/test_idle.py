@@ -63,16 +63,16 @@ async def to_zero(h: Harness, id: FunctionId) -> None:
 
 
 async def test_an_idle_function_costs_less_than_five_kilobytes() -> None:
-    made = [target("f", project=f"p{n}") for n in range(500)]
+    targets = [target("f", project=f"p{n}") for n in range(500)]
     async with harness() as h:
         await h.replica_sets.start(target("first"), replicas=0, wait=False)
         gc.collect()
         tracemalloc.start()
         try:
             before = tracemalloc.get_traced_memory()[0]
-            for each in made:
+            for each in targets:
                 await h.replica_sets.start(each, replicas=0, wait=False)
-            each_bytes = (tracemalloc.get_traced_memory()[0] - before) / len(made)
+            each_bytes = (tracemalloc.get_traced_memory()[0] - before) / len(targets)
         finally:
             tracemalloc.stop()
     assert each_bytes < 5_000
@@ -102,10 +102,10 @@ async def test_a_function_that_was_busy_keeps_no_room_for_calls_and_latencies_at
 async def test_without_replicas_nobody_looks_after_their_health_and_with_the_next_one_somebody_does() -> None:
     backend = InMemoryBackend(ready=UNBATCHED)
     async with harness(backend) as h:
-        made = await h.deploy(target(health_check_period_s=0.01))
-        await to_zero(h, made.id)
+        deployed = await h.deploy(target(health_check_period_s=0.01))
+        await to_zero(h, deployed.id)
         assert h.replica_set()._health is None
-        h.replica_sets.scale(made.id, 1)
+        h.replica_sets.scale(deployed.id, 1)
         assert (await h.call().wait()).code == "ok"
         backend.replicas[-1].answers_pings = False
         await until(lambda: len(backend.replicas) == 3)
@@ -116,36 +116,36 @@ async def test_without_replicas_nobody_looks_after_their_health_and_with_the_nex
 async def test_at_zero_latencies_that_are_too_old_to_be_told_are_forgotten(options: dict[str, float]) -> None:
     clock = ManualClock()
     async with harness(clock=clock) as h:
-        made = await h.deploy(target(**options))
+        deployed = await h.deploy(target(**options))
         await h.call().wait()
-        await to_zero(h, made.id)
-        status = h.facts.status(made.id)
+        await to_zero(h, deployed.id)
+        status = h.facts.status(deployed.id)
         assert status is not None
         assert status.p99_s is not None  # recent
-        h.replica_sets.scale(made.id, 1)
+        h.replica_sets.scale(deployed.id, 1)
         await h.replica_set().wait_ready(1, lambda _: None)
         clock.now += 400
-        await to_zero(h, made.id)
-        status = h.facts.status(made.id)
+        await to_zero(h, deployed.id)
+        status = h.facts.status(deployed.id)
         assert status is not None
         assert (status.p99_s, status.rate_per_s) == (None, 0.0)
         queue = h.dispatcher.resolve("p/f")
         assert queue.latency.rate(clock.now) == 0.0
         assert (queue.answers is queue.latency) == (not options)
-        h.replica_sets.scale(made.id, 1)
+        h.replica_sets.scale(deployed.id, 1)
         assert (await h.call(body=b"another").wait()).code == "ok"
-        status = h.facts.status(made.id)
+        status = h.facts.status(deployed.id)
         assert status is not None
         assert status.rate_per_s > 0
 
 
 async def test_at_zero_what_waits_stays_in_the_queue() -> None:
     async with harness() as h:
-        made = await h.deploy(target())
-        h.replica_sets.scale(made.id, 0)
+        deployed = await h.deploy(target())
+        h.replica_sets.scale(deployed.id, 0)
         calls = [h.call(body=b"%d" % n) for n in range(3)]
-        await to_zero(h, made.id)
-        h.replica_sets.scale(made.id, 1)
+        await to_zero(h, deployed.id)
+        h.replica_sets.scale(deployed.id, 1)
         assert [(await call.wait()).payload for call in calls] == [b"0", b"1", b"2"]
 
 
@@ -154,10 +154,10 @@ async def test_at_zero_what_waits_stays_in_the_queue() -> None:
 
 async def test_before_its_first_replica_a_function_has_its_gauges_alone_and_then_zeros() -> None:
     async with harness() as h:
-        made = target()
-        await h.replica_sets.start(made, replicas=0, wait=False)
+        deployed = target()
+        await h.replica_sets.start(deployed, replicas=0, wait=False)
         assert series(h.metrics) == GAUGES
-        h.replica_sets.scale(made.id, 1)
+        h.replica_sets.scale(deployed.id, 1)
         h.dispatcher.set_route("p", 1)
         await h.call().wait()
         assert series(h.metrics) == GAUGES | {

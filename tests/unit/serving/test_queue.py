@@ -14,12 +14,12 @@ NO_QUEUE = cast("Any", None)
 
 
 def invocation(deadline: float, *, name: str = "", weight: int = 1) -> Invocation:
-    made = Invocation(
+    new = Invocation(
         NO_QUEUE, request_id=name, content_type="", accept="", body=b"", arrived=0.0, deadline=deadline,
         on_done=lambda _: None,
     )  # fmt: skip
-    made.weight = weight
-    return made
+    new.weight = weight
+    return new
 
 
 def pop(queue: InvocationQueue) -> Invocation | None:
@@ -55,10 +55,10 @@ def test_equal_deadlines_leave_in_order_of_arrival() -> None:
 
 def test_removed_invocations_never_leave_and_do_not_count() -> None:
     queue = InvocationQueue(Admission(10_000))
-    made = [invocation(float(n % 7), weight=2) for n in range(50)]
-    for each in made:
+    invocations = [invocation(float(n % 7), weight=2) for n in range(50)]
+    for each in invocations:
         queue.push(each)
-    for each in made[::2]:
+    for each in invocations[::2]:
         queue.remove(each)
     assert len(queue) == 25
     assert queue.weight == 50
@@ -69,10 +69,10 @@ def test_removed_invocations_never_leave_and_do_not_count() -> None:
 def test_tombstones_are_swept_so_that_memory_follows_the_live_count() -> None:
     queue = InvocationQueue(Admission(10_000))
     for _ in range(200):
-        made = [invocation(float(n)) for n in range(50)]
-        for each in made:
+        invocations = [invocation(float(n)) for n in range(50)]
+        for each in invocations:
             queue.push(each)
-        for each in made:
+        for each in invocations:
             queue.remove(each)
     assert len(queue) == 0
     assert queue.held <= 130
@@ -80,11 +80,11 @@ def test_tombstones_are_swept_so_that_memory_follows_the_live_count() -> None:
 
 def test_the_last_one_that_is_removed_leaves_nothing_in_memory() -> None:
     queue = InvocationQueue(Admission(10_000))
-    made = [invocation(float(n % 3)) for n in range(10)]
-    made[4].blamed = 1
-    for each in made:
+    invocations = [invocation(float(n % 3)) for n in range(10)]
+    invocations[4].blamed = 1
+    for each in invocations:
         queue.push(each)
-    for each in made:
+    for each in invocations:
         queue.remove(each)
     assert queue.held == 0
     queue.push(invocation(5.0))
@@ -125,11 +125,13 @@ def test_suspects_wait_apart_and_are_shown_first() -> None:
 def filled(rng: random.Random, n: int = 60) -> InvocationQueue:
     """Deadlines in any order, some of them gone again, and a suspect."""
     queue = InvocationQueue(Admission(10_000))
-    made = [invocation(rng.choice([1.0, 2.0, 3.0, 50.0]) + rng.random(), weight=rng.randint(1, 4)) for _ in range(n)]
-    made[0].blamed = 1
-    for each in made:
+    invocations = [
+        invocation(rng.choice([1.0, 2.0, 3.0, 50.0]) + rng.random(), weight=rng.randint(1, 4)) for _ in range(n)
+    ]
+    invocations[0].blamed = 1
+    for each in invocations:
         queue.push(each)
-    for each in rng.sample(made, n // 3):
+    for each in rng.sample(invocations, n // 3):
         queue.remove(each)
     return queue
 

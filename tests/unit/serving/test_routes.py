@@ -12,10 +12,10 @@ from clipper_platform.types import FunctionId
 
 
 def routes_of(*ids: FunctionId) -> Routes[str]:
-    made = Routes[str]()
+    routes = Routes[str]()
     for id in ids:
-        made.add(id, str(id))
-    return made
+        routes.add(id, str(id))
+    return routes
 
 
 F1, F2, G1 = FunctionId("p", "f", 1), FunctionId("p", "f", 2), FunctionId("p", "g", 1)

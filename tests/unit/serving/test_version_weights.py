@@ -15,8 +15,8 @@ pytestmark = pytest.mark.virtual_time
 
 async def two_versions(h: Harness) -> Dispatcher:
     """Versions 1 and 2 of `f`, a `g` that only version 1 has and an `h` that only version 2 has; 1 is routed."""
-    for made in (target(), target("g"), target(version=2), target("h", version=2)):
-        await h.replica_sets.start(made, replicas=1)
+    for version in (target(), target("g"), target(version=2), target("h", version=2)):
+        await h.replica_sets.start(version, replicas=1)
     h.dispatcher.set_route("p", 1)
     return h.dispatcher
 
