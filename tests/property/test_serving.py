@@ -91,6 +91,8 @@ async def play(steps: list[tuple[Any, ...]], options: dict[str, Any], ready: wir
                     backend.alive[index % len(backend.alive)].crash(exit)
                 case ("release", count):
                     script.release(count)
+                case ("scale", count):
+                    h.replica_sets.scale(target().id, count)
                 case ("pass", seconds):
                     clock.now += seconds
                     h.dispatcher.wheel.tick()
@@ -119,6 +121,7 @@ STEPS = st.one_of(
     st.tuples(st.just("cancel"), st.integers(0, 60)),
     st.tuples(st.just("crash"), st.integers(0, 3), st.sampled_from([CRASH, EXTERNAL])),
     st.tuples(st.just("release"), st.integers(1, 4)),
+    st.tuples(st.just("scale"), st.integers(0, 3)),
     st.tuples(st.just("pass"), st.sampled_from([0.0, 0.02, 0.3, 2.0])),
 )
 OPTIONS = st.fixed_dictionaries(
