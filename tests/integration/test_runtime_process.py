@@ -487,6 +487,15 @@ def test_cancelling_an_async_call_interrupts_it(serve: Launch) -> None:
     assert process.receive(wire.Pong) == wire.Pong(1, 0, 0.0)
 
 
+def test_async_calls_that_came_together_are_cancelled_one_by_one(serve: Launch) -> None:
+    process = serve(ASYNC, max_ongoing_requests=4)
+    first, second, third = process.invoke({"s": 600.0}, {"s": 600.0}, {"s": 0.5})
+    process.send(wire.Cancel([first]))
+    process.send(wire.Cancel([second]))
+    outcomes = process.results(3)
+    assert [outcomes[n][0].status for n in (first, second, third)] == [Status.CANCELLED, Status.CANCELLED, Status.OK]
+
+
 def test_no_more_async_calls_run_at_once_than_allowed(serve: Launch) -> None:
     process = serve(ASYNC, max_ongoing_requests=2)
     assert max(process.values(*[{"s": 0.02}] * 10)) <= 2
