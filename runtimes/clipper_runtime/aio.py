@@ -76,8 +76,8 @@ class _AsyncCall:
 
     def cancel(self, item: int) -> None:
         self.work.cancel((item,))
-        # A batch continues while a caller waits for any of its items. `cancelled` has ids of other calls of the frame.
-        if self.task is not None and all(each.id in self.work.cancelled for each in self.work.items):
+        # A batch continues while a caller waits for any of its items.
+        if self.task is not None and self.work.unwanted:
             self.task.cancel()
 
 

@@ -140,10 +140,10 @@ class _ThreadCall:
 
     async def send(self, seq: int, content_type: str, body: bytes) -> bool:
         with self._condition:
-            while not self._credit and not self.work.cancelled:
+            while not self._credit and not self.work.unwanted:
                 self._condition.wait()
             self._credit -= 1
-            if self.work.cancelled:
+            if self.work.unwanted:
                 return False
         self._replies.chunk(self.work.items[0].id, seq, content_type, body)
         return True

@@ -39,6 +39,11 @@ class Work:
             parts.append(part)
         return parts
 
+    @property
+    def unwanted(self) -> bool:
+        """Whether every item is cancelled. `cancelled` may hold items of other parts as well."""
+        return all(item.id in self.cancelled for item in self.items)
+
     def cancel(self, ids: Iterable[int]) -> None:
         """Mark the items of this work that are among `ids`."""
         self.cancelled.update({item.id for item in self.items}.intersection(ids))

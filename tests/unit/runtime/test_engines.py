@@ -290,6 +290,23 @@ def test_cancelling_a_stream_that_waits_for_credit_closes_its_generator(engine: 
 
 
 @on_each_streaming_engine
+def test_of_streams_that_came_together_each_is_cancelled_by_itself(engine: str) -> None:
+    def function(x: int) -> Iterator[int]:
+        yield from range(x)
+
+    with served(function, engine, streaming=True) as replica:
+        replica.send(*invoke_of(1000, 1000))
+        for _ in range(2 * wire.INITIAL_CREDIT):
+            replica.receive(wire.Chunk)
+        replica.send(wire.Cancel([0]))
+        assert replica.outcomes(1)[0].status == Status.CANCELLED
+        replica.send(wire.Credit(1, 1))
+        assert replica.receive(wire.Chunk).message.seq == wire.INITIAL_CREDIT
+        replica.send(wire.Cancel([1]))
+        assert replica.outcomes(1)[1].status == Status.CANCELLED
+
+
+@on_each_streaming_engine
 def test_what_ends_a_stream_early_follows_the_chunks_before_it(engine: str) -> None:
     def function(x: str) -> Iterator[Any]:
         yield 1

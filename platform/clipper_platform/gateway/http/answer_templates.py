@@ -13,7 +13,7 @@ from clipper_platform.serving.invocation import Invocation, OwningQueue
 __all__ = ["AnswerTemplates"]
 
 MAX_HEADS: Final = 1024
-# Stands for the request's id in a refusal that many requests get; it has an id's length.
+# Stands for the request's id in a refusal that many requests get.
 NO_ID: Final = "#" * 16
 REFUSAL_LIFETIME_S: Final = 0.1  # in between, all refused requests of a function get the same numbers
 
