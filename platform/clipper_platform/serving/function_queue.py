@@ -78,10 +78,7 @@ class FunctionQueue:
         self.bucket = 0  # of the deadline wheel
         self.idle_since: float | None = clock.monotonic()  # None while something waits or runs
         self.on_call: Callable[[FunctionId], None] | None = None  # called once, when a call finds nothing waiting
-        self._clock = clock
-        self._wheel = wheel
-        self._admission = admission
-        self._schedule = schedule
+        self._clock, self._wheel, self._admission, self._schedule = clock, wheel, admission, schedule
         self._drain = DrainRate()
         self._idle: asyncio.Future[None] | None = None  # of a drain that waits
         self._early = spec.default_output is not None
