@@ -1,10 +1,9 @@
-"""The composition root: opens the planes, then the gateway, runs them, and takes them down in order."""
+"""The process: its settings, socket and signals, and the order in which the platform's parts are opened and closed."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -16,25 +15,18 @@ import uvloop
 from clipper.contract.constants import PLATFORM_FILE
 from clipper.contract.version import VERSION
 from clipper_platform import logs
-from clipper_platform.backends.base import Backend, BundleResolver, LogSink
-from clipper_platform.backends.process.backend import ProcessBackend
-from clipper_platform.clock import Clock, SystemClock
-from clipper_platform.environments.venv import VenvBuilder
-from clipper_platform.errors import Conflict, InvalidSpec, StoreUnavailable
+from clipper_platform.clock import SystemClock
+from clipper_platform.errors import Conflict, InvalidSpec
 from clipper_platform.gateway.lifecycle import Lifecycle
 from clipper_platform.gateway.origin_policy import OriginPolicy
 from clipper_platform.home import home_lock, prepare_home, write_platform_file
 from clipper_platform.metrics import Metrics
-from clipper_platform.serving.cache import SharedResults
 from clipper_platform.settings import BACKLOG, Settings
-from clipper_platform.store.base import MetadataStore
-from clipper_platform.store.sqlite import SqliteStore
 from clipper_platform.tuning import tune
-from clipper_platform.types import FunctionId
-from clipper_platform.wiring import Concrete, Planes, open_planes
+from clipper_platform.wiring import Parts, concrete_parts, make_server
 
 if TYPE_CHECKING:
-    from clipper_platform.http_server import Server
+    from clipper_platform.gateway.http.http_server import Server
 
 __all__ = ["run"]
 
@@ -93,15 +85,16 @@ class Platform:
     async def serve(self, on_listening: OnListening) -> None:
         policy = origin_policy(self.settings)
         lifecycle = Lifecycle()
-        metrics = Metrics()
         async with AsyncExitStack() as stack:
-            concrete = concrete_parts(self.settings, self.clock, self.url)
-            planes = await open_planes(stack, self.settings, concrete, clock=self.clock, metrics=metrics)
+            parts = Parts(stack, self.settings, clock=self.clock, metrics=Metrics())
+            await parts.open(concrete_parts(self.settings, self.clock, self.url))
             async with asyncio.TaskGroup() as group:
                 # Replicas start in processes of their own while this one loads the gateway; who connects meanwhile
                 # waits in the listener's backlog.
-                restoring = group.create_task(self._restore(planes.deployer.restore, lifecycle), name="restore")
-                server = await self._server(planes, policy, lifecycle, metrics)
+                restoring = group.create_task(self._restore(parts.deployer.restore, lifecycle), name="restore")
+                server = await asyncio.to_thread(
+                    make_server, parts, origin_policy=policy, lifecycle=lifecycle, started_at=self.started_at
+                )
                 self._handle_signals(server, lifecycle)
                 write_platform_file(self.settings.home, self.url, self.started_at, VERSION)
                 stack.callback((self.settings.home / PLATFORM_FILE).unlink, missing_ok=True)
@@ -116,19 +109,6 @@ class Platform:
     async def _restore(self, restore: Callable[[], Awaitable[None]], lifecycle: Lifecycle) -> None:
         await restore()
         lifecycle.ready()
-
-    async def _server(self, planes: Planes, policy: OriginPolicy, lifecycle: Lifecycle, metrics: Metrics) -> Server:
-        make_server = await asyncio.to_thread(_load_front)
-        return make_server(
-            self.settings,
-            planes,
-            origin_policy=policy,
-            lifecycle=lifecycle,
-            clock=self.clock,
-            metrics=metrics,
-            version=VERSION,
-            started_at=self.started_at,
-        )
 
     def _handle_signals(self, server: Server, lifecycle: Lifecycle) -> None:
         def stop(name: str) -> None:
@@ -145,54 +125,8 @@ class Platform:
             loop.add_signal_handler(number, stop, number.name)
 
 
-def concrete_parts(settings: Settings, clock: Clock, url: str) -> Concrete:
-    """The store, the backend and the environments of these settings. Raises StoreUnavailable, InvalidSpec."""
-    instance = secrets.token_hex(8)
-    environments = VenvBuilder(settings.environments_path, clock=clock, instance_id=instance)
-
-    def backend(logs: LogSink, on_dropped: Callable[[FunctionId, int], None], bundles: BundleResolver) -> Backend:
-        return ProcessBackend(
-            settings.home,
-            logs,
-            bundles=bundles,
-            environments=environments.find,
-            instance_id=instance,
-            clock=clock,
-            url=url,
-            on_dropped=on_dropped,
-            warm_pool_size=settings.warm_pool_size,
-        )
-
-    embedded = settings.store_url.startswith("sqlite:")
-    return Concrete(
-        store=SqliteStore.from_url(settings.store_url) if embedded else redis_store(settings.store_url),
-        environments=environments,
-        backend=backend,
-        shared_results=None if embedded else lambda: redis_results(settings.store_url, clock),
-    )
-
-
-def redis_store(url: str) -> MetadataStore:
-    try:
-        from clipper_platform.store.redis import RedisStore
-    except ModuleNotFoundError as error:
-        raise StoreUnavailable("the Redis store needs a package: pip install 'clipper[redis]'") from error
-    return RedisStore.from_url(url)
-
-
-def redis_results(url: str, clock: Clock) -> SharedResults:
-    from clipper_platform.store.results import RedisResults
-
-    return RedisResults(url, clock)
-
-
-def _load_front() -> Callable[..., Server]:
-    from clipper_platform.http_server import make_server
-
-    return make_server
-
-
 def origin_policy(settings: Settings) -> OriginPolicy:
+    """Raises InvalidSpec."""
     try:
         return OriginPolicy(settings.host, settings.cors_origins)
     except ValueError as error:

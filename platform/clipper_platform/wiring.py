@@ -1,18 +1,22 @@
-"""The data plane and the control plane: their parts wired, opened, and closed in reverse. Which store, backend and
-environments they work with is said by `Concrete`."""
+"""The composition root: names the concrete store, backend and environments, and joins all parts of the platform.
+
+`concrete_parts` chooses what the settings ask for, `Parts.open` makes everything but the gateway and `make_server` the
+gateway on its HTTP server. `main` is the process around them.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+import secrets
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from clipper.contract.constants import KEY_FILE
+from clipper.contract.version import VERSION
 from clipper_platform.backends.base import Backend, BundleResolver, LogSink
+from clipper_platform.backends.process.backend import ProcessBackend
 from clipper_platform.clock import Clock
 from clipper_platform.control.access.keyring import Keyring
 from clipper_platform.control.environment_gc import EnvironmentGarbageCollector
@@ -31,18 +35,27 @@ from clipper_platform.control.versions.pinned import PinnedVersions
 from clipper_platform.control.versions.retention import VersionRetention
 from clipper_platform.control.versions.rollout import Rollout
 from clipper_platform.environments.base import EnvironmentBuilder
+from clipper_platform.environments.venv import VenvBuilder
+from clipper_platform.errors import StoreUnavailable
+from clipper_platform.gateway.lifecycle import Lifecycle
+from clipper_platform.gateway.origin_policy import OriginPolicy
 from clipper_platform.home import home_id
+from clipper_platform.lifespan import background, opened
 from clipper_platform.metrics import Metrics
 from clipper_platform.replicas.base import Target
 from clipper_platform.replicas.replica_sets import ReplicaSets
 from clipper_platform.serving.cache import SharedResults
 from clipper_platform.serving.dispatcher import Dispatcher
-from clipper_platform.settings import Settings
+from clipper_platform.settings import BACKLOG, Settings
 from clipper_platform.store.artifacts import ArtifactStore
 from clipper_platform.store.base import MetadataStore
+from clipper_platform.store.sqlite import SqliteStore
 from clipper_platform.types import FunctionId
 
-__all__ = ["Concrete", "Planes", "open_planes"]
+if TYPE_CHECKING:
+    from clipper_platform.gateway.http.http_server import Server
+
+__all__ = ["ConcreteParts", "Parts", "concrete_parts", "make_server"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +63,12 @@ OnDropped = Callable[[FunctionId, int], None]
 """(function, lines)"""
 
 
+# What the settings choose
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Concrete:
-    """What the composition root chose, none of it opened yet."""
+class ConcreteParts:
+    """The parts of which there are several kinds, none of them opened yet."""
 
     store: MetadataStore
     environments: EnvironmentBuilder
@@ -60,263 +76,318 @@ class Concrete:
     """Makes the backend: from where the output of replicas goes, what counts the lines of it that are dropped, and how
     bundles are found on this machine."""
 
-    shared_results: Callable[[], SharedResults] | None
+    shared_results: SharedResults | None
     """The result cache's second tier, where there is one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planes:
-    """What the gateway works with."""
+def concrete_parts(settings: Settings, clock: Clock, url: str) -> ConcreteParts:
+    """The store, the backend and the environments of these settings. Raises StoreUnavailable, InvalidSpec."""
+    instance = secrets.token_hex(8)
+    environments = VenvBuilder(settings.environments_path, clock=clock, instance_id=instance)
+
+    def backend(logs: LogSink, on_dropped: OnDropped, bundles: BundleResolver) -> Backend:
+        return ProcessBackend(
+            settings.home,
+            logs,
+            bundles=bundles,
+            environments=environments.find,
+            instance_id=instance,
+            clock=clock,
+            url=url,
+            on_dropped=on_dropped,
+            warm_pool_size=settings.warm_pool_size,
+        )
+
+    embedded = settings.store_url.startswith("sqlite:")
+    return ConcreteParts(
+        store=SqliteStore.from_url(settings.store_url) if embedded else redis_store(settings.store_url),
+        environments=environments,
+        backend=backend,
+        shared_results=None if embedded else redis_results(settings.store_url, clock),
+    )
+
+
+def redis_store(url: str) -> MetadataStore:
+    """Raises StoreUnavailable where the package is missing, InvalidSpec."""
+    try:
+        from clipper_platform.store.redis import RedisStore
+    except ModuleNotFoundError as error:
+        raise StoreUnavailable("the Redis store needs a package: pip install 'clipper[redis]'") from error
+    return RedisStore.from_url(url)
+
+
+def redis_results(url: str, clock: Clock) -> SharedResults:
+    from clipper_platform.store.results import RedisResults
+
+    return RedisResults(url, clock)
+
+
+# Everything but the gateway
+
+
+class Parts:
+    """All parts but the gateway. `open` makes them in the order of their needs; the stack closes them in reverse."""
 
     registry: Registry
     keyring: Keyring
     logs: LogStore
+    events: EventLog
     artifacts: ArtifactStore
     environments: EnvironmentBuilder
     backend: Backend
     dispatcher: Dispatcher
+    replica_sets: ReplicaSets
     facts: FunctionFacts
+    idle_history: IdleHistory
     policies: Policies
     autoscaler: Autoscaler
+    rollout: Rollout
     deployer: Deployer
-    pins: PinnedVersions
+    pinned: PinnedVersions
     storage: Storage
 
+    def __init__(self, stack: AsyncExitStack, settings: Settings, *, clock: Clock, metrics: Metrics) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.metrics = metrics
+        self._stack = stack
 
-async def open_planes(
-    stack: AsyncExitStack, settings: Settings, concrete: Concrete, *, clock: Clock, metrics: Metrics
-) -> Planes:
-    """Everything but the gateway; `stack` closes it. Raises StoreUnavailable, InvalidSpec."""
-    store = concrete.store
-    await stack.enter_async_context(opened(store))
-    artifacts = ArtifactStore(settings.home / "bundles", settings.max_bundle_bytes, clock=clock)
-    await stack.enter_async_context(opened(artifacts))
-    registry = Registry(store, clock, home=home_id(settings.home))
-    keyring = Keyring(store, clock, registry.watch)
-    await registry.load()
-    await keyring.load()
-    if (said := await keyring.ensure_admin(settings.home / KEY_FILE)) is not None:
-        logger.info(said)
-    metrics.store_up.child().read = lambda: float(registry.watch.error is None)
-
-    log_store = LogStore(settings.home / "logs", clock)
-    stack.push_async_callback(log_store.close)
-    events = EventLog(store, log_store, clock)
-    stack.push_async_callback(events.close)
-    await stack.enter_async_context(
-        background({"store watch": registry.watch.run(), "log writer": log_store.run(), "event writer": events.run()})
-    )
-
-    environments = concrete.environments
-    backend = concrete.backend(
-        log_store.append,
-        lambda function, lines: metrics.log_dropped.child(function.path).inc(lines),
-        artifacts.unpack,
-    )
-    await stack.enter_async_context(opened(backend))
-    shared_results = None if concrete.shared_results is None else concrete.shared_results()
-    if shared_results is not None:
-        await stack.enter_async_context(opened(shared_results))
-    dispatcher = Dispatcher(
-        clock=clock,
-        metrics=metrics,
-        max_queued_total=settings.max_queued_total,
-        cache_bytes=settings.cache_bytes,
-        shared_results=shared_results,
-    )
-    stack.callback(dispatcher.close)
-    replica_sets = ReplicaSets(dispatcher, backend=backend, clock=clock, metrics=metrics, events=events)
-    stack.push_async_callback(replica_sets.close)
-    facts = FunctionFacts(dispatcher, replica_sets, clock)
-    learnt = IdleHistory(settings.home / "idle_times")
-    await stack.enter_async_context(opened(learnt))
-    policies, autoscaler = await open_scaling(
-        registry, store, dispatcher, replica_sets, events, metrics, learnt, clock, cores=backend.cores()
-    )
-    rollout = Rollout(
-        registry,
-        artifacts,
-        environments,
-        replica_sets,
-        policy_of=lambda id, spec: policies.of(id.project, id.function, spec.autoscaling),
-    )
-    deployer = Deployer(
-        registry=registry,
-        artifacts=artifacts,
-        rollout=rollout,
-        replicas=replica_sets,
-        router=dispatcher,
-        facts=facts,
-        logs=log_store,
-        events=events,
-        clock=clock,
-    )
-    stack.push_async_callback(deployer.close)
-    pins = PinnedVersions(
-        registry=registry,
-        rollout=rollout,
-        replicas=replica_sets,
-        facts=facts,
-        clock=clock,
-        drained=deployer.takeover.drained,
-        trouble=deployer.trouble,
-    )
-    stack.push_async_callback(pins.close)
-    storage = make_storage(
-        settings,
-        registry,
-        artifacts,
-        environments,
-        replica_sets,
-        rollout,
-        deployer,
-        pins,
-        log_store,
-        events,
-        metrics,
-        clock,
-    )
-    deployer.on_change(storage.ask)
-    await stack.enter_async_context(
-        background(
+    async def open(self, concrete: ConcreteParts) -> Self:
+        """Raises StoreUnavailable, InvalidSpec."""
+        await self._open_records(concrete.store)
+        await self._open_serving(concrete)
+        await self._open_scaling(concrete.store)
+        self._make_versions()
+        self._make_storage()
+        await self._run(
             {
-                "pinned versions": pins.watch(),
-                "storage": storage.run(),
-                "autoscaler": autoscaler.run(),
-                "learnt idle times": learnt.run(),
-                "applied policies": policies.watch(
-                    lambda project, function: events.record(
-                        project,
-                        "policy",
-                        f"the policy applied to {function} ends: the version that answers declares another one",
-                        function=function,
-                    )
-                ),
+                "pinned versions": self.pinned.watch(),
+                "storage": self.storage.run(),
+                "autoscaler": self.autoscaler.run(),
+                "idle history": self.idle_history.run(),
+                "applied policies": self.policies.watch(self._record_end_of_policy),
             }
         )
-    )
-    return Planes(
-        registry=registry,
-        keyring=keyring,
-        logs=log_store,
-        artifacts=artifacts,
-        environments=environments,
-        backend=backend,
-        dispatcher=dispatcher,
-        facts=facts,
-        policies=policies,
-        autoscaler=autoscaler,
-        deployer=deployer,
-        pins=pins,
-        storage=storage,
-    )
+        return self
 
+    async def _open_records(self, store: MetadataStore) -> None:
+        """What is stored: metadata, bundles, keys, logs, events."""
+        home, clock = self.settings.home, self.clock
+        await self._enter(store)
+        self.artifacts = ArtifactStore(home / "bundles", self.settings.max_bundle_bytes, clock=clock)
+        await self._enter(self.artifacts)
+        self.registry = Registry(store, clock, home=home_id(home))
+        self.keyring = Keyring(store, clock, self.registry.watch)
+        await self.registry.load()
+        await self.keyring.load()
+        if (notice := await self.keyring.ensure_admin(home / KEY_FILE)) is not None:
+            logger.info(notice)
+        self.metrics.store_up.child().read = lambda: float(self.registry.watch.error is None)
+        self.logs = LogStore(home / "logs", clock)
+        self._stack.push_async_callback(self.logs.close)
+        self.events = EventLog(store, self.logs, clock)
+        self._stack.push_async_callback(self.events.close)
+        await self._run(
+            {
+                "store watch": self.registry.watch.run(),
+                "log writer": self.logs.run(),
+                "event writer": self.events.run(),
+            }
+        )
 
-def make_storage(
-    settings: Settings,
-    registry: Registry,
-    artifacts: ArtifactStore,
-    environments: EnvironmentBuilder,
-    replica_sets: ReplicaSets,
-    rollout: Rollout,
-    deployer: Deployer,
-    pins: PinnedVersions,
-    logs: LogStore,
-    events: EventLog,
-    metrics: Metrics,
-    clock: Clock,
-) -> Storage:
-    """What collects old versions, and the bundles, environments and logs that nothing refers to."""
-    versions = VersionRetention(
-        registry,
-        artifacts,
-        events,
-        in_use=lambda project: replica_sets.versions(project) | pins.starting(project),
-        changing=deployer.changes,
-    )
-    bundles = BundleGarbageCollector(
-        artifacts, lambda: registry.references.bundles() | deployer.bundles() | replica_sets.bundles(), clock
-    )
-    environment_gc = EnvironmentGarbageCollector(
-        environments,
-        lambda: (
-            registry.references.environments()
-            | rollout.environments()
-            | deployer.environments()
-            | replica_sets.environments()
-        ),
-        grace_s=settings.environment_grace_s,
-        max_bytes=settings.environments_bytes,
-        clock=clock,
-        metrics=metrics,
-    )
-    log_gc = LogGarbageCollector(logs, lambda project: registry.has(project) or deployer.changes(project))
-    return Storage(
-        versions,
-        {"bundles": bundles, "environments": environment_gc, "logs": log_gc},
-        round_s=period_s(settings.environment_grace_s),
-    )
+    async def _open_serving(self, concrete: ConcreteParts) -> None:
+        """Where invocations are queued and where replicas run."""
+        metrics, clock = self.metrics, self.clock
+        self.environments = concrete.environments
+        self.backend = concrete.backend(self.logs.append, self._count_dropped, self.artifacts.unpack)
+        await self._enter(self.backend)
+        if concrete.shared_results is not None:
+            await self._enter(concrete.shared_results)
+        self.dispatcher = Dispatcher(
+            clock=clock,
+            metrics=metrics,
+            max_queued_total=self.settings.max_queued_total,
+            cache_bytes=self.settings.cache_bytes,
+            shared_results=concrete.shared_results,
+        )
+        self._stack.callback(self.dispatcher.close)
+        self.replica_sets = ReplicaSets(
+            self.dispatcher, backend=self.backend, clock=clock, metrics=metrics, events=self.events
+        )
+        self._stack.push_async_callback(self.replica_sets.close)
+        self.facts = FunctionFacts(self.dispatcher, self.replica_sets, clock)
 
+    async def _open_scaling(self, store: MetadataStore) -> None:
+        """The applied policies and the autoscaler, which scales all replica sets."""
+        self.idle_history = IdleHistory(self.settings.home / "idle_times")
+        await self._enter(self.idle_history)
+        self.policies = Policies(self.registry, store, self.clock)
+        await self.policies.load()
+        self.autoscaler = Autoscaler(
+            ScaledFunctions(self.dispatcher, self.replica_sets),
+            clock=self.clock,
+            events=self.events,
+            count=lambda path, rule: self.metrics.scaling_decisions.child(path, rule).inc(),
+            policy_of=lambda id, spec: self.policies.of(id.project, id.function, spec.autoscaling),
+            on_error=self.metrics.loop_errors.child("autoscaler").inc,
+            idle_history=self.idle_history,
+            cores=self.backend.cores(),
+        )
+        self.policies.on_change(self.autoscaler.policy_changed)
+        self.replica_sets.on_running = self._running_changed
 
-async def open_scaling(
-    registry: Registry,
-    store: MetadataStore,
-    dispatcher: Dispatcher,
-    replica_sets: ReplicaSets,
-    events: EventLog,
-    metrics: Metrics,
-    learnt: IdleHistory,
-    clock: Clock,
-    *,
-    cores: int | None,
-) -> tuple[Policies, Autoscaler]:
-    """The applied policies and the autoscaler, which scales all replica sets."""
-    policies = Policies(registry, store, clock)
-    await policies.load()
-    autoscaler = Autoscaler(
-        ScaledFunctions(dispatcher, replica_sets),
-        clock=clock,
-        events=events,
-        count=lambda path, rule: metrics.scaling_decisions.child(path, rule).inc(),
-        policy_of=lambda id, spec: policies.of(id.project, id.function, spec.autoscaling),
-        on_error=metrics.loop_errors.child("autoscaler").inc,
-        learnt=learnt,
-        cores=cores,
-    )
-    policies.on_change(autoscaler.policy_changed)
+    def _make_versions(self) -> None:
+        """What deploys, rolls back and starts versions."""
+        self.rollout = Rollout(
+            self.registry,
+            self.artifacts,
+            self.environments,
+            self.replica_sets,
+            policy_of=lambda id, spec: self.policies.of(id.project, id.function, spec.autoscaling),
+        )
+        self.deployer = Deployer(
+            registry=self.registry,
+            artifacts=self.artifacts,
+            rollout=self.rollout,
+            replicas=self.replica_sets,
+            router=self.dispatcher,
+            facts=self.facts,
+            logs=self.logs,
+            events=self.events,
+            clock=self.clock,
+        )
+        self._stack.push_async_callback(self.deployer.close)
+        self.pinned = PinnedVersions(
+            registry=self.registry,
+            rollout=self.rollout,
+            replicas=self.replica_sets,
+            facts=self.facts,
+            clock=self.clock,
+            drained=self.deployer.takeover.drained,
+            trouble=self.deployer.trouble,
+        )
+        self._stack.push_async_callback(self.pinned.close)
 
-    def running_changed(target: Target, runs: bool) -> None:
+    def _make_storage(self) -> None:
+        """What collects old versions, and the bundles, environments and logs that nothing refers to."""
+        settings, registry, deployer, replica_sets = self.settings, self.registry, self.deployer, self.replica_sets
+        versions = VersionRetention(
+            registry,
+            self.artifacts,
+            self.events,
+            in_use=lambda project: replica_sets.versions(project) | self.pinned.starting(project),
+            changing=deployer.changes,
+        )
+        bundles = BundleGarbageCollector(
+            self.artifacts,
+            lambda: registry.references.bundles() | deployer.bundles() | replica_sets.bundles(),
+            self.clock,
+        )
+        environments = EnvironmentGarbageCollector(
+            self.environments,
+            lambda: (
+                registry.references.environments()
+                | self.rollout.environments()
+                | deployer.environments()
+                | replica_sets.environments()
+            ),
+            grace_s=settings.environment_grace_s,
+            max_bytes=settings.environments_bytes,
+            clock=self.clock,
+            metrics=self.metrics,
+        )
+        logs = LogGarbageCollector(self.logs, lambda project: registry.has(project) or deployer.changes(project))
+        self.storage = Storage(
+            versions,
+            {"bundles": bundles, "environments": environments, "logs": logs},
+            round_s=period_s(settings.environment_grace_s),
+        )
+        deployer.on_change(self.storage.ask)
+
+    # What the parts tell each other
+
+    def _count_dropped(self, function: FunctionId, lines: int) -> None:
+        self.metrics.log_dropped.child(function.path).inc(lines)
+
+    def _running_changed(self, target: Target, runs: bool) -> None:
         if runs:
-            autoscaler.appeared(target.id, target.spec)
+            self.autoscaler.appeared(target.id, target.spec)
             return
-        autoscaler.gone(target.id)
-        if registry.current(target.id.project) is None:
-            policies.forget(target.id.project)
-            learnt.forget(target.id.project)
+        self.autoscaler.gone(target.id)
+        if self.registry.current(target.id.project) is None:
+            self.policies.forget(target.id.project)
+            self.idle_history.forget(target.id.project)
 
-    replica_sets.on_running = running_changed
-    return policies, autoscaler
+    def _record_end_of_policy(self, project: str, function: str) -> None:
+        message = f"the policy applied to {function} ends: the version that answers declares another one"
+        self.events.record(project, "policy", message, function=function)
+
+    # Their life
+
+    async def _enter(self, part: Any) -> None:
+        await self._stack.enter_async_context(opened(part))
+
+    async def _run(self, loops: dict[str, Any]) -> None:
+        await self._stack.enter_async_context(background(loops))
 
 
-@asynccontextmanager
-async def opened(part: Any) -> AsyncIterator[None]:
-    """`open` and, whatever happens in between, `close`."""
-    try:
-        await part.open()
-        yield
-    finally:
-        await part.close()
+# The gateway
 
 
-@asynccontextmanager
-async def background(loops: dict[str, Any]) -> AsyncIterator[None]:
-    """Run these loops meanwhile, and cancel them at the end."""
-    tasks = [asyncio.create_task(work, name=name) for name, work in loops.items()]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+def make_server(parts: Parts, *, origin_policy: OriginPolicy, lifecycle: Lifecycle, started_at: float) -> Server:
+    """The gateway on its HTTP server, not serving yet. `started_at` in Unix seconds.
+
+    The gateway and its libraries are imported here, since that takes as long as the first replicas take to start.
+    """
+    from clipper_platform.gateway.auth import Access
+    from clipper_platform.gateway.http.fast_path import FastPathOptions
+    from clipper_platform.gateway.http.http_server import http_server
+    from clipper_platform.gateway.http.invoke_endpoint import invoke_routes
+    from clipper_platform.gateway.http.invoke_service import InvokeService
+    from clipper_platform.gateway.services import PlatformFacts, Services
+
+    settings, metrics = parts.settings, parts.metrics
+    access = Access(parts.keyring, open_invoke=origin_policy.loopback)
+    invoke = InvokeService(
+        parts.dispatcher,
+        clock=parts.clock,
+        authorize=access.authorize_invoke,
+        open_invoke=access.open_invoke,
+        max_body_bytes=settings.max_body_bytes,
+        wake=parts.pinned.wake,
+    )
+    services = Services(
+        registry=parts.registry,
+        keyring=parts.keyring,
+        access=access,
+        origin_policy=origin_policy,
+        deployer=parts.deployer,
+        logs=parts.logs,
+        artifacts=parts.artifacts,
+        facts=parts.facts,
+        policies=parts.policies,
+        autoscaler=parts.autoscaler,
+        lifecycle=lifecycle,
+        clock=parts.clock,
+        metrics_slices=metrics.slices,
+        metrics_type=metrics.content_type,
+        platform=PlatformFacts(
+            version=VERSION,
+            backend=parts.backend.name,
+            home=str(settings.home),
+            started_at=started_at,
+            max_body_bytes=settings.max_body_bytes,
+            max_bundle_bytes=settings.max_bundle_bytes,
+            pythons=parts.environments.pythons,
+        ),
+        extra_routes=invoke_routes(invoke, body_timeout_s=settings.body_timeout_s),
+    )
+    fast_path = FastPathOptions(
+        service=invoke,
+        host_allowed=origin_policy.allows_host,
+        body_timeout_s=settings.body_timeout_s,
+        enabled=settings.fast_path,
+    )
+    server = http_server(services, fast_path, shutdown_timeout_s=settings.shutdown_timeout_s, backlog=BACKLOG)
+    metrics.connections.child().read = lambda: float(len(server.server_state.connections))
+    return server

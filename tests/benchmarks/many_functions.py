@@ -31,7 +31,6 @@ from clipper_platform.clock import SystemClock
 from clipper_platform.environments.base import BuildProgress
 from clipper_platform.gateway.lifecycle import Lifecycle
 from clipper_platform.gateway.origin_policy import OriginPolicy
-from clipper_platform.http_server import make_server
 from clipper_platform.metrics import Metrics
 from clipper_platform.settings import Settings
 from clipper_platform.store import records
@@ -40,7 +39,7 @@ from clipper_platform.store.base import Project, Route, Version
 from clipper_platform.store.sqlite import SqliteStore
 from clipper_platform.tuning import tune
 from clipper_platform.types import EnvironmentId
-from clipper_platform.wiring import Concrete, Planes, open_planes
+from clipper_platform.wiring import ConcreteParts, Parts, make_server
 from tests.support.memory_backend import InMemoryBackend
 
 DEPLOYS, DELETES, CHANGES = 20, 5, 20
@@ -128,17 +127,17 @@ async def write_home(home: Path, functions: int, more: int) -> None:
     db.close()
 
 
-async def use(watch: Watch, planes: Planes, client: httpx.AsyncClient, functions: int) -> None:
+async def use(watch: Watch, parts: Parts, client: httpx.AsyncClient, functions: int) -> None:
     """What users do with the platform."""
     async with watch.step(f"deploying one project more (of {DEPLOYS})", DEPLOYS):
         for number in range(functions, functions + DEPLOYS):
-            deployment = planes.deployer.submit(name_of(number), manifest_of(number).to_dict())
+            deployment = parts.deployer.submit(name_of(number), manifest_of(number).to_dict())
             await deployment.wait()
             if deployment.state != "succeeded":
                 raise RuntimeError(f"a deploy ended {deployment.state}: {deployment.error}")
     async with watch.step(f"a change of a route (of {CHANGES})", CHANGES):
         for _ in range(CHANGES):
-            planes.dispatcher.set_route(name_of(0), 1)
+            parts.dispatcher.set_route(name_of(0), 1)
     async with watch.step("GET /api/v1/projects"):
         listed = await client.get("/api/v1/projects")
     found = len(listed.raise_for_status().json()["projects"])
@@ -157,22 +156,21 @@ async def measure(home: Path, functions: int) -> None:
     settings, clock, metrics, lifecycle = Settings(home=home), SystemClock(), Metrics(), Lifecycle()
     backend, watch = InMemoryBackend(), Watch()
     store = SqliteStore(home / "clipper.db")
-    concrete = Concrete(store=store, environments=Built(), backend=lambda *_: backend, shared_results=None)
+    concrete = ConcreteParts(store=store, environments=Built(), backend=lambda *_: backend, shared_results=None)
     print(f"{f'{functions} functions':44}{'wall':>13}{'processor':>13}{'loop held':>13}")
     watching = asyncio.create_task(watch.run())
     gc.collect()
     memory = psutil.Process().memory_info().rss
     async with AsyncExitStack() as stack:
         async with watch.step("opening the platform"):
-            planes = await open_planes(stack, settings, concrete, clock=clock, metrics=metrics)
+            parts = await Parts(stack, settings, clock=clock, metrics=metrics).open(concrete)
         server = make_server(
-            settings, planes, origin_policy=OriginPolicy("127.0.0.1"), lifecycle=lifecycle, clock=clock,
-            metrics=metrics, version="0", started_at=clock.time(),
-        )  # fmt: skip
+            parts, origin_policy=OriginPolicy("127.0.0.1"), lifecycle=lifecycle, started_at=clock.time()
+        )
         tune()  # while the routes are being restored, as in the platform
         async with watch.step("restoring every route"):
-            await planes.deployer.restore(MOST_S)
-            while len(planes.dispatcher.queues()) < functions:
+            await parts.deployer.restore(MOST_S)
+            while len(parts.dispatcher.queues()) < functions:
                 await asyncio.sleep(TICK_S)
         lifecycle.ready()
         await asyncio.sleep(2)  # the autoscaler has looked at everything once
@@ -186,7 +184,7 @@ async def measure(home: Path, functions: int) -> None:
             transport=httpx.ASGITransport(app=app), base_url="http://127.0.0.1:8700", timeout=MOST_S,
             headers={"authorization": f"Bearer {key}"},
         ) as client:  # fmt: skip
-            await use(watch, planes, client, functions)
+            await use(watch, parts, client, functions)
         async with watch.step("closing"):
             await stack.aclose()
     watching.cancel()

@@ -100,10 +100,10 @@ class Autoscaler:
         count: Callable[[str, str], None],
         policy_of: Callable[[FunctionId, FunctionSpec], AutoscalingPolicy] = lambda _, spec: spec.autoscaling,
         on_error: Callable[[], None] = lambda: None,
-        learnt: IdleHistory | None = None,
+        idle_history: IdleHistory | None = None,
         cores: int | None = None,
     ) -> None:
-        """`count(path, rule)` counts a decision that changed the number of replicas. `learnt`: the history of idle
+        """`count(path, rule)` counts a decision that changed the number of replicas. `idle_history`: the idle
         times, read when a function starts and extended. `cores`: the processor cores that all replicas share, if they
         share any."""
         self._target = target
@@ -115,7 +115,7 @@ class Autoscaler:
         self._entries: dict[FunctionId, _Entry] = {}
         self._active: dict[_Entry, None] = {}  # sampled every period
         self._later: list[tuple[float, int, _Entry]] = []  # heap by time; entries whose time changed stay in it
-        self._learnt = IdleHistory() if learnt is None else learnt
+        self._idle_history = IdleHistory() if idle_history is None else idle_history
         self._cores = cores
         self._sequence = 0
         self._follow_ups: set[asyncio.TimerHandle] = set()
@@ -133,7 +133,7 @@ class Autoscaler:
     def appeared(self, id: FunctionId, spec: FunctionSpec) -> None:
         """Control the function's replicas from now on. A function that is known was restarted: it begins anew."""
         now = self._clock.monotonic()
-        idle = self._learnt.of(id.path)
+        idle = self._idle_history.of(id.path)
         entry = _Entry(id, spec, self._plan(id, spec), idle, self._target.sampler(id), now)
         if (known := self._entries.get(id)) is not None:
             entry.changes = known.changes

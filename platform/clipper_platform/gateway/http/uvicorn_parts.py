@@ -33,6 +33,6 @@ PRIVATE_PARTS: Final = (
     "uvicorn.protocols.http.httptools_impl:RequestResponseCycle",
     "uvicorn.protocols.http.flow_control:FlowControl",
     "uvicorn.server:ServerState",
-    "uvicorn.server:Server.capture_signals",  # overridden in `http_server.Server`
+    "uvicorn.server:Server.capture_signals",  # overridden in `gateway.http.http_server.Server`
 )
 """As `pkgutil.resolve_name` takes them."""
