@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -51,6 +53,47 @@ def answer_of(platform: PlatformProcess, path: str) -> httpx.Response:
 def deploy(platform: PlatformProcess, tmp_path: Path, app: str = APP, name: str = "demo") -> str:
     platform.deploy(write_project(tmp_path / name, app, f'name = "{name}"\n'))
     return name
+
+
+def test_a_stored_version_that_no_longer_validates_is_unavailable_with_the_reason(
+    own_platform: PlatformProcess, tmp_path: Path
+) -> None:
+    deploy(own_platform, tmp_path)
+    deploy(own_platform, tmp_path, name="other")
+    own_platform.stop()
+    with contextlib.closing(sqlite3.connect(own_platform.home / "clipper.db")) as db:
+        (record,) = db.execute("SELECT record FROM versions WHERE project = 'demo'").fetchone()
+        db.execute(
+            "UPDATE versions SET record = ? WHERE project = 'demo'", (record.replace(b"timeout_s", b"timeout_x"),)
+        )
+        db.commit()
+    own_platform.start()
+    answer = own_platform.post("/fn/demo/pid", {})
+    assert answer.status_code == 503
+    assert "timeout_x" in answer.json()["error"]["message"]
+    assert answer_of(own_platform, "other/pid").is_success
+    status = own_platform.status("demo/pid")
+    assert (status["state"], status["version"]) == ("failed", 1)
+    assert "timeout_x" in own_platform.clip("status", "demo").out
+    assert "demo/pid" in own_platform.clip("list").out
+    deploy(own_platform, tmp_path)
+    assert answer_of(own_platform, "demo/pid").is_success
+
+
+def test_schedules_in_any_zone_work_on_a_machine_without_zone_data(tmp_path: Path) -> None:
+    app = """
+import clipper
+
+@clipper.function(autoscaling={"schedule": [
+    {"cron": "0 8 * * *", "duration_s": 60, "min_replicas": 1, "timezone": "UTC"},
+    {"cron": "0 8 * * *", "duration_s": 60, "min_replicas": 1, "timezone": "Europe/Berlin"},
+]})
+def f() -> int:
+    return 1
+"""
+    with PlatformProcess(tmp_path / "home", env={"PYTHONTZPATH": str(tmp_path / "nothing")}) as platform:
+        deploy(platform, tmp_path, app)
+        assert platform.call("demo/f") == 1
 
 
 def test_a_restart_brings_every_route_back(own_platform: PlatformProcess, tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ from clipper_platform.clock import Clock
 from clipper_platform.control.builds import Builds
 from clipper_platform.control.references import References
 from clipper_platform.control.store_watch import StoreWatch
-from clipper_platform.errors import ClipperError, Conflict, InternalError, NotFound, StoreUnavailable
+from clipper_platform.errors import ClipperError, Conflict, NotFound, StoreUnavailable, Unavailable
 from clipper_platform.store.base import Changes, Event, MetadataStore, Project, Route, Version
 
-__all__ = ["Current", "Registry", "parse_manifest"]
+__all__ = ["Current", "Registry", "Unusable", "function_names", "parse_manifest"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,15 @@ LOADED_AT_ONCE: Final = 64  # projects
 MAX_SECRETS: Final = 256  # per project: they all travel in one process environment
 # Before each repetition of a write whose answer was lost: bridges a restart of the store and keeps no caller for long.
 REPEAT_PAUSES_S: Final = (0.1, 0.5, 2.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unusable:
+    """A stored route whose version this platform cannot run, and why. `functions`: the names in its manifest."""
+
+    route: Route
+    why: str
+    functions: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +81,7 @@ class Registry:
         self._projects: dict[str, Project] = {}
         self._current: dict[str, Current] = {}
         self._routes: dict[str, Route] = {}  # as stored, also where their version cannot be brought back
+        self._unusable: dict[str, Unusable] = {}  # projects with a route and without a current version
         self._deleting: set[tuple[str, int]] = set()  # versions
         self.references = References()
         self._builds = Builds(store, clock, home)
@@ -105,7 +115,7 @@ class Registry:
         await self.watch.begin()
         self._projects = {project.name: project for project in await self._store.list_projects()}
         self._routes = {route.project: route for route in await self._store.list_routes()}
-        self._current = {}
+        self._current, self._unusable = {}, {}
         names = list(self._projects)
         for first in range(0, len(names), LOADED_AT_ONCE):
             some = names[first : first + LOADED_AT_ONCE]
@@ -120,23 +130,20 @@ class Registry:
         await self._builds.poll()
 
     def _load_current(self, route: Route, versions: Sequence[Version]) -> Current | None:
+        version = next((v for v in versions if v.number == route.version), None)
         try:
-            version = next((v for v in versions if v.number == route.version), None)
             if version is None:
-                raise NotFound(f"project {route.project!r} has no version {route.version}")
+                raise NotFound("the store has no record of it")
             manifest = Manifest.from_dict(version.manifest)
-        except (NotFound, SpecError) as error:
-            logger.error(
-                "a route cannot be brought back: %s", error, extra={"project": route.project, "version": route.version}
-            )
+            if version.state == "failed":
+                raise Conflict(f"it failed: {version.detail}")
+        except (NotFound, SpecError, Conflict) as error:
+            why = f"version {route.version} cannot be brought back: {error}"
+            logger.error("%s", why, extra={"project": route.project, "version": route.version})
+            names = function_names(version.manifest) if version is not None else ()
+            self._unusable[route.project] = Unusable(route=route, why=why, functions=names)
             return None
-        if version.state == "failed":
-            logger.error(
-                "a route leads to a version that failed and is not brought back: %s",
-                version.detail,
-                extra={"project": route.project, "version": route.version},
-            )
-            return None
+        self._unusable.pop(route.project, None)
         return Current(route=route, manifest=manifest, published=msgspec.json.encode(version.schemas))
 
     # What other platforms change
@@ -198,6 +205,7 @@ class Registry:
         if route is None or version is None:
             self._routes.pop(name, None)
             self._current.pop(name, None)
+            self._unusable.pop(name, None)
             return None
         self._routes[name] = route
         return self._load_current(route, [version]) or self._current.get(name)
@@ -207,6 +215,7 @@ class Registry:
         project = current.route.project
         self._routes[project] = current.route
         self._current[project] = current
+        self._unusable.pop(project, None)
         for callback in self._on_route:
             callback(project)
 
@@ -215,6 +224,7 @@ class Registry:
         self._projects.pop(project, None)
         self._current.pop(project, None)
         self._routes.pop(project, None)
+        self._unusable.pop(project, None)
         self.references.forget(project)
         self._builds.forget(project)
 
@@ -272,8 +282,28 @@ class Registry:
     def current(self, project: str) -> Current | None:
         return self._current.get(project)
 
+    def unusable(self, project: str) -> Unusable | None:
+        """The project's stored route, where no version answers because this platform cannot run the route's."""
+        return None if project in self._current else self._unusable.get(project)
+
+    def check_answers(self, project: str) -> Current:
+        """The current version. Raises NotFound for an unknown project, Unavailable where its version cannot be run
+        here, Conflict where none was deployed."""
+        self.project(project)
+        current = self._current.get(project)
+        if current is not None:
+            return current
+        if (unusable := self.unusable(project)) is not None:
+            raise Unavailable(f"{project!r} does not answer: {unusable.why}")
+        raise Conflict(f"no version of {project!r} was deployed successfully yet")
+
     def routed(self) -> list[Current]:
         return [self._current[name] for name in sorted(self._current)]
+
+    def _last_usable(self, project: str, number: int) -> int | None:
+        """What to return to from version `number`, where the one that was routed before it cannot be run."""
+        base = self._routes.get(project)
+        return base.previous if base is not None and base.previous != number else None
 
     async def set_route(self, version: Version) -> Current:
         """Store the route to `version`, then let it be the current one.
@@ -289,7 +319,7 @@ class Registry:
         wanted = Route(
             project=project,
             version=version.number,
-            previous=before.route.version if before else None,
+            previous=before.route.version if before else self._last_usable(project, version.number),
             revision=base.revision if base else 0,
             updated_at=self._clock.time(),
         )
@@ -414,11 +444,16 @@ class Registry:
         return await self._store.list_events(project, after=after, limit=limit)
 
 
+def function_names(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of a manifest that may be damaged."""
+    functions = manifest.get("functions")
+    tables = functions if isinstance(functions, list) else []
+    return tuple(table["name"] for table in tables if isinstance(table, dict) and isinstance(table.get("name"), str))
+
+
 def parse_manifest(version: Version) -> Manifest:
-    """The manifest of a stored version. Raises InternalError if it is not one this platform can read."""
+    """The manifest of a stored version. Raises Unavailable if this platform cannot run it."""
     try:
         return Manifest.from_dict(version.manifest)
     except SpecError as error:
-        raise InternalError(
-            f"the manifest of {version.project}@{version.number} cannot be read by this platform: {error}"
-        ) from error
+        raise Unavailable(f"version {version.number} of {version.project!r} cannot be run here: {error}") from error

@@ -34,7 +34,7 @@ def simulate(
     {"pattern", "peak", "seed"}. `begins_at` is the Unix time of second 0, for schedules.
     """
     try:
-        plan = Plan(AutoscalingPolicy.parse(policy, where="policy"), latency_slo_s, begins_at)
+        plan = Plan(AutoscalingPolicy.parse(policy, where="policy"), latency_slo_s, lambda: begins_at)
     except ClipperError as error:
         return {"error": {**error.details, "code": error.code, "message": str(error)}}
     run = simulation.simulate(

@@ -40,10 +40,14 @@ def _list(out: Output, projects: list[dict[str, Any]]) -> None:
     columns = ["FUNCTION", "VERSION", "STATE", "REPLICAS", "UPDATED"]
     with_urls = not out.terminal or out.console().width >= _WIDE
     rows: list[list[Part]] = []
+    row: list[Part]
     for project in projects:
+        if not project["functions"] and project["version"] is not None:  # its stored version cannot be read
+            row = [(str(project["name"]), "bold"), str(project["version"]), _state("failed"), "0/0", ""]
+            rows.append([*row, ""] if with_urls else row)
         for function in project["functions"]:
             state = str(function["state"])
-            row: list[Part] = [
+            row = [
                 (f"{project['name']}/{function['name']}", "bold"),
                 str(project["version"]),
                 _state(state),
@@ -94,6 +98,8 @@ def _heading(out: Output, project: dict[str, Any]) -> None:
         parts.append((f" (before: {project['previous']})", "dim"))
     parts.append((f", updated {ago(project.get('updated_at'), time.time())}", "dim"))
     out.line(*parts)
+    if degraded := project.get("degraded"):
+        out.line((str(degraded), "yellow"), wrap=True)
 
 
 def _canary(out: Output, canary: dict[str, Any]) -> None:

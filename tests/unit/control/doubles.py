@@ -36,16 +36,17 @@ BUNDLE = "sha256:" + "a" * 64
 
 
 class FakeClock:
-    """Moves when a test sets `now`."""
+    """Moves when a test sets `now`. `set_by`: the seconds by which somebody has set the wall clock."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
+        self.set_by = 0.0
 
     def monotonic(self) -> float:
         return self.now
 
     def time(self) -> float:
-        return self.now
+        return self.now + self.set_by
 
 
 @dataclass

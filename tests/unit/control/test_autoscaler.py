@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clipper.contract.spec import AutoscalingPolicy, FunctionSpec
+from clipper.contract.spec import AutoscalingPolicy, FunctionSpec, Schedule
 from clipper_platform.control.scaling.autoscaler import FOLLOW_UP_S, SLICE, Autoscaler
 from clipper_platform.core.scaling import Decision, NoData, Sample
 from clipper_platform.core.service import Service
@@ -279,6 +279,30 @@ def test_a_function_that_was_restarted_keeps_its_history() -> None:
     loop.add()
     assert len(loop.autoscaler) == 1
     assert loop.autoscaler.outlook(ID).changes  # type: ignore[union-attr]
+
+
+def test_a_function_that_nobody_calls_follows_a_wall_clock_that_is_set() -> None:
+    window = {"cron": "0 8 * * *", "duration_s": 3600, "min_replicas": 3}
+    loop = Loop(autoscaling={"schedule": [window], "downscale_to_zero_delay_s": 1, "downscale_delay_s": 0})
+    loop.clock.now = 86_400.0 * 10 + 3 * 3600  # 03:00
+    loop.add()
+    loop.pass_time(5)
+    assert loop.wanted == 0
+    loop.clock.set_by = 5.5 * 3600  # suspended until 08:30, while the monotonic clock stood still
+    loop.pass_time(1)
+    assert loop.wanted == 3
+    loop.clock.set_by = 0.0
+    loop.pass_time(5)
+    assert loop.wanted == 0
+
+
+def test_a_stored_schedule_in_a_zone_that_is_not_known_here_leaves_the_rest_of_the_policy() -> None:
+    loop = Loop()
+    zone = Schedule(cron="0 8 * * *", duration_s=5, min_replicas=1, timezone="Mars/Olympus")
+    loop.policy = AutoscalingPolicy(min_replicas=2, schedule=(zone,))
+    loop.add()
+    loop.pass_time(1)
+    assert loop.wanted == 2
 
 
 def test_a_stored_schedule_that_never_comes_true_leaves_the_rest_of_the_policy() -> None:

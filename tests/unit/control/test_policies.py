@@ -234,7 +234,7 @@ def test_a_digest_tells_policies_apart_by_what_they_say() -> None:
 
 def plan(cron: str, duration_s: float, timezone: str = "UTC") -> Plan:
     schedule = Schedule(cron=cron, duration_s=duration_s, min_replicas=2, timezone=timezone)
-    return Plan(AutoscalingPolicy(schedule=(schedule,)), None, 0.0)
+    return Plan(AutoscalingPolicy(schedule=(schedule,)), None, lambda: 0.0)
 
 
 def moment(text: str, zone: str = "UTC") -> float:
@@ -278,7 +278,42 @@ def test_the_latest_of_overlapping_openings_counts() -> None:
     assert max(w.closes_at for w in planned.at(at).windows if w.opens_at <= at) == moment("2026-01-05T08:35:00")
 
 
+def test_windows_follow_a_wall_clock_that_is_set() -> None:
+    wall = [0.0]
+    planned = Plan(
+        AutoscalingPolicy(schedule=(Schedule(cron="0 8 * * *", duration_s=3600, min_replicas=2),)),
+        None,
+        lambda: wall[0],
+    )
+    at = moment("2026-01-05T03:00:00")
+    assert not open_at(planned, at)
+    wall[0] = 5.5 * 3600  # the machine slept for so long, while the monotonic clock stood still
+    assert open_at(planned, at + 1)
+    wall[0] = -2 * 3600  # and NTP set the clock back
+    assert not open_at(planned, at + 2)
+
+
+def test_a_wall_clock_that_drifts_is_followed_once_it_is_a_second_off() -> None:
+    wall = [0.0]
+    planned = Plan(
+        AutoscalingPolicy(schedule=(Schedule(cron="0 8 * * *", duration_s=3600, min_replicas=2),)),
+        None,
+        lambda: wall[0],
+    )
+    at = moment("2026-01-05T03:00:00")
+    first = planned.at(at)
+    wall[0] = 0.6
+    assert planned.at(at) is first
+    wall[0] = 1.2
+    assert planned.at(at).windows[0].opens_at == moment("2026-01-05T08:00:00") - 1.2
+
+
+def test_a_zone_that_the_machine_does_not_know_is_refused_with_its_name() -> None:
+    with pytest.raises(InvalidSpec, match="Mars/Olympus"):
+        plan("0 8 * * *", 3600, "Mars/Olympus")
+
+
 def test_a_policy_without_schedules_never_changes() -> None:
-    planned = Plan(AutoscalingPolicy(max_replicas=7), 0.5, 100.0)
+    planned = Plan(AutoscalingPolicy(max_replicas=7), 0.5, lambda: 100.0)
     assert planned.at(0.0) is planned.at(1e9)
     assert planned.at(0.0).latency_slo_s == 0.5

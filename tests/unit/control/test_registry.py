@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from clipper.contract.manifest import Manifest
-from clipper_platform.control.registry import Registry
-from clipper_platform.errors import NotFound, StoreUnavailable
+from clipper_platform.control.registry import Registry, function_names
+from clipper_platform.errors import NotFound, StoreUnavailable, Unavailable
 from clipper_platform.store.base import Route, Version
 from tests.support.memory_store import MemoryStore
 from tests.unit.control.doubles import BUNDLE, FakeClock, manifest
@@ -70,7 +70,7 @@ async def test_a_failed_version_that_could_not_be_stored_is_stored_later(
     assert (stored.state, stored.detail) == ("failed", "it broke")
 
 
-async def test_a_route_to_what_cannot_be_read_is_left_out_and_logged(
+async def test_a_route_to_a_version_that_no_longer_validates_is_kept_with_the_reason(
     registry: Registry, store: MemoryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     await routed(registry)
@@ -78,13 +78,31 @@ async def test_a_route_to_what_cannot_be_read_is_left_out_and_logged(
     route = await store.get_route("letters")
     assert route is not None
     broken = await store.get_version("letters", 1)
-    broken.manifest["functions"] = "nonsense"
+    broken.manifest["functions"][0]["timeout_s"] = "soon"
     await store.add_version(broken)
     await store.set_route(Route(project="letters", version=2, revision=route.revision))
     again = Registry(store, FakeClock())
     await again.load()
     assert [c.route.project for c in again.routed()] == ["digits"]
     assert "cannot be brought back" in caplog.text
+    unusable = again.unusable("letters")
+    assert unusable is not None
+    assert (unusable.route.version, unusable.functions) == (2, ("classify",))
+    assert "timeout_s" in unusable.why
+    with pytest.raises(Unavailable, match="timeout_s"):
+        again.check_answers("letters")
+    assert again.unusable("digits") is None
+    # A deploy mends it, and the way back leads past what could not be run.
+    ready = await again.add_version(Manifest.from_dict(manifest(project="letters")), "env")
+    await again.set_route(await again.mark_ready("letters", ready.number, {}))
+    assert again.unusable("letters") is None
+    assert again.check_answers("letters").route.version == 3
+
+
+def test_the_names_of_functions_are_read_from_a_damaged_manifest_as_far_as_they_go() -> None:
+    assert function_names({}) == ()
+    assert function_names({"functions": "nonsense"}) == ()
+    assert function_names({"functions": [1, {"name": 2}, {"name": "f"}]}) == ("f",)
 
 
 async def test_unknown_projects_are_not_found(registry: Registry) -> None:

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, Protocol
 from clipper.contract.spec import AutoscalingPolicy, FunctionSpec
 from clipper_platform.clock import Clock
 from clipper_platform.control.scaling.idle_history import IdleHistory
-from clipper_platform.control.scaling.schedules import Plan
+from clipper_platform.control.scaling.schedules import TOLERANCE_S, Plan
 from clipper_platform.core import scaling
 from clipper_platform.core.explaining import Explanation, explain
 from clipper_platform.core.keepalive import IdleTimes, IdleWatch
@@ -117,6 +117,7 @@ class Autoscaler:
         self._later: list[tuple[float, int, _Entry]] = []  # heap by time; entries whose time changed stay in it
         self._idle_history = IdleHistory() if idle_history is None else idle_history
         self._cores = cores
+        self._wall = self._read_wall()
         self._sequence = 0
         self._follow_ups: set[asyncio.TimerHandle] = set()
 
@@ -157,14 +158,17 @@ class Autoscaler:
             self._guarded(entry, now)
 
     def _plan(self, id: FunctionId, spec: FunctionSpec) -> Plan:
-        wall = self._clock.time() - self._clock.monotonic()
         policy = self._policy_of(id, spec)
         try:
-            return Plan(policy, spec.latency_slo_s, wall)
+            return Plan(policy, spec.latency_slo_s, self._read_wall)
         except InvalidSpec as error:
             # A deploy and `apply` refuse it. For a version that was stored before, the rest of the policy holds.
             logger.error("the schedule of %s is ignored: %s", id, error)
-            return Plan(replace(policy, schedule=()), spec.latency_slo_s, wall)
+            return Plan(replace(policy, schedule=()), spec.latency_slo_s, self._read_wall)
+
+    def _read_wall(self) -> float:
+        """Unix time minus monotonic time."""
+        return self._clock.time() - self._clock.monotonic()
 
     # Rounds
 
@@ -190,6 +194,7 @@ class Autoscaler:
 
     def round(self) -> Iterator[float]:
         """Decide on the functions with load and on those whose time has come; yields the seconds that a slice took."""
+        self._notice_clock_change()
         now = self._clock.monotonic()
         for number, entry in enumerate(self._due(list(self._active), now), 1):
             self._guarded(entry, now)
@@ -197,6 +202,16 @@ class Autoscaler:
                 yield self._clock.monotonic() - now
                 now = self._clock.monotonic()
         yield self._clock.monotonic() - now
+
+    def _notice_clock_change(self) -> None:
+        """Make functions with schedules due when the wall clock was set: the time of their next decision was computed
+        by the old one."""
+        wall = self._read_wall()
+        if abs(wall - self._wall) > TOLERANCE_S:
+            self._wall = wall
+            for entry in self._entries.values():
+                if entry.plan.policy.schedule and entry not in self._active:
+                    self._later_at(entry, self._clock.monotonic())
 
     def _due(self, active: list[_Entry], now: float) -> Iterator[_Entry]:
         for entry in active:

@@ -149,7 +149,7 @@ class Policies:
             policy = AutoscalingPolicy.parse(table, where="policy")
         except SpecError as error:
             raise InvalidSpec(str(error), key=error.key, where=error.where) from None
-        Plan(policy, None, 0.0)  # refuses a cron expression that never comes true
+        Plan(policy, None, lambda: 0.0)  # refuses a cron expression that never comes true
         self._registry.watch.check()
         async with self._lock:
             known = self._applied.get((project, function))
@@ -237,10 +237,9 @@ class Policies:
 
     def _declared(self, project: str, function: str) -> tuple[AutoscalingPolicy, int]:
         """The policy that the answering version declares, and the revision of its route."""
-        self._registry.project(project)
-        current = self._registry.current(project)
-        spec = current.function(function) if current is not None else None
-        if current is None or spec is None:
+        current = self._registry.check_answers(project)
+        spec = current.function(function)
+        if spec is None:
             raise NotFound(f"project {project!r} has no function {function!r}")
         return spec.autoscaling, current.route.revision
 

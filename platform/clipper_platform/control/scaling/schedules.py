@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
@@ -19,36 +20,45 @@ from clipper_platform.errors import InvalidSpec
 
 __all__ = ["Plan"]
 
-# The wall clock may be changed, so it is read again at least this often.
-_REFRESH_S: Final = 3600.0
+# How far the wall clock may move against the monotonic one before windows are computed again: less than anybody notices
+# of a window, and more than the two readings lie apart.
+TOLERANCE_S: Final = 1.0
 
 
 class Plan:
-    """A policy over time. `at(now)` is the controller's policy then; `wall` is Unix time minus monotonic time."""
+    """A policy over time. `at(now)` is the controller's policy then.
 
-    __slots__ = ("_policy", "_until", "policy", "wall")
+    `wall()` is Unix time minus monotonic time. It is read at each look, since it changes: NTP sets the clock, an
+    administrator too, and the monotonic clock stands still while the machine is suspended.
+    """
 
-    def __init__(self, policy: AutoscalingPolicy, latency_slo_s: float | None, wall: float) -> None:
-        """Raises InvalidSpec for a cron expression that never matches or that cannot be read."""
+    __slots__ = ("_policy", "_until", "_wall", "_wall_then", "policy")
+
+    def __init__(self, policy: AutoscalingPolicy, latency_slo_s: float | None, wall: Callable[[], float]) -> None:
+        """Raises InvalidSpec for a cron expression that never matches or cannot be read, and for an unknown zone."""
         self.policy = policy
-        self.wall = wall
-        self._until = -math.inf if policy.schedule else math.inf
+        self._wall = wall
+        self._wall_then = math.inf  # what the windows were computed with
+        self._until = math.inf
         self._policy = _controlled(policy, latency_slo_s)
         for schedule in policy.schedule:
-            self._windows(schedule, datetime.now(UTC).timestamp())
+            self._windows(schedule, datetime.now(UTC).timestamp(), 0.0)
 
     def at(self, now: float) -> Policy:
         """`now`: monotonic seconds, like the windows in the policy."""
-        if now >= self._until:
-            windows = tuple(w for s in self.policy.schedule for w in self._windows(s, now + self.wall))
-            edges = [edge for w in windows for edge in (w.opens_at, w.closes_at) if edge > now]
-            self._until = min([*edges, now + _REFRESH_S])
+        if not self.policy.schedule:
+            return self._policy
+        wall = self._wall()
+        if now >= self._until or abs(wall - self._wall_then) > TOLERANCE_S:
+            windows = tuple(w for s in self.policy.schedule for w in self._windows(s, now + wall, wall))
+            self._until = min(edge for w in windows for edge in (w.opens_at, w.closes_at) if edge > now)
+            self._wall_then = wall
             self._policy = replace(self._policy, windows=windows)
         return self._policy
 
-    def _windows(self, schedule: Schedule, unix: float) -> list[Window]:
+    def _windows(self, schedule: Schedule, unix: float, wall: float) -> list[Window]:
         """The window that is open at `unix`, if one is, and the next one."""
-        moment = datetime.fromtimestamp(unix, ZoneInfo(schedule.timezone))
+        moment = datetime.fromtimestamp(unix, _zone(schedule.timezone))
         opened = []
         try:
             # CronSim returns times strictly before or after the given one: the second is for a window that opens now.
@@ -62,14 +72,26 @@ class Plan:
         name = f"{schedule.cron} {schedule.timezone}"
         return [
             Window(
-                at.timestamp() - self.wall,
-                at.timestamp() + schedule.duration_s - self.wall,
+                at.timestamp() - wall,
+                at.timestamp() + schedule.duration_s - wall,
                 schedule.min_replicas,
                 schedule.max_replicas,
                 name,
             )
             for at in opened
         ]
+
+
+def _zone(name: str) -> tzinfo:
+    """Raises InvalidSpec."""
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise InvalidSpec(
+            f"timezone = {name!r} is not known on the platform's machine: {error}", key="timezone"
+        ) from None
 
 
 @lru_cache(maxsize=1024)

@@ -27,5 +27,5 @@ def read_deploy(project: str, body: Mapping[str, Any]) -> tuple[Manifest, bool]:
     if manifest.project != project:
         raise InvalidSpec(f"the manifest is for project {manifest.project!r}, the URL for {project!r}", key="project")
     for spec in manifest.functions:
-        Plan(spec.autoscaling, None, 0.0)  # refuses a schedule that never comes true
+        Plan(spec.autoscaling, None, lambda: 0.0)  # refuses a schedule that never comes true
     return manifest, force

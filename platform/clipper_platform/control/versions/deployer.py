@@ -304,8 +304,10 @@ class Deployer:
         self._registry.project(project)
         self._registry.watch.check()
         current = self._registry.current(project)
+        unusable = self._registry.unusable(project)
         if number is None:
-            number = current.route.previous if current else None
+            route = current.route if current else unusable.route if unusable else None
+            number = route.previous if route else None
             if number is None:
                 raise Conflict(f"{project!r} has no previous version to return to")
         if current is not None and current.route.version == number:
@@ -337,12 +339,9 @@ class Deployer:
         """Replace the replicas of the version that answers, or of one function of it, one after the other; one that
         gave up tries again. Returns when they are ready or have failed anew.
 
-        Raises NotFound, Conflict.
+        Raises NotFound, Conflict, Unavailable.
         """
-        self._registry.project(project)
-        current = self._registry.current(project)
-        if current is None:
-            raise Conflict(f"no version of {project!r} was deployed successfully yet")
+        current = self._registry.check_answers(project)
         names = [spec.name for spec in current.manifest.functions if function in (None, spec.name)]
         if not names:
             raise NotFound(f"project {project!r} has no function {function!r}")

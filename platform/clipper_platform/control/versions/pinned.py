@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from clipper_platform.clock import Clock
 from clipper_platform.control.ports import Facts, Replicas
@@ -61,19 +61,24 @@ class PinnedVersions:
         name, _, pinned = path.partition("@")
         project, _, function = name.partition("/")
         current = self._registry.current(project)
-        if current is None:
+        unusable = self._registry.unusable(project)
+        found = current or unusable
+        if found is None:
             raise NotFound(f"there is no project {project!r}")
         number = int(pinned) if pinned.isascii() and pinned.isdigit() and len(pinned) < 10 else None
         if pinned and number is None:
-            raise NotFound(f"{pinned!r} is not a version: versions are numbers, as in {name}@{current.route.version}")
-        if number is None or number == current.route.version:
-            if current.function(function) is None:
-                raise self._no_function(project, function, [s.name for s in current.manifest.functions])
+            raise NotFound(f"{pinned!r} is not a version: versions are numbers, as in {name}@{found.route.version}")
+        if number is None or number == found.route.version:
+            known = [s.name for s in current.manifest.functions] if current else unusable.functions if unusable else ()
+            if known and function not in known:
+                raise self._no_function(project, function, known)
+            if unusable is not None:
+                raise Unavailable(f"{name} does not answer: {unusable.why}")
             why = self._trouble(project) or "it is being started"
             raise Unavailable(f"{name} does not answer yet: {why}", retry_after_s=2)
         await self._start_once(project, function, number)
 
-    def _no_function(self, project: str, function: str, known: list[str]) -> NotFound:
+    def _no_function(self, project: str, function: str, known: Sequence[str]) -> NotFound:
         return NotFound(f"project {project!r} has no function {function!r}; it has {', '.join(sorted(known))}")
 
     async def _start_once(self, project: str, function: str, number: int) -> None:

@@ -109,8 +109,8 @@ class VersionRetention:
         return not self._changing(project) and len(known) > self._registry.keep_versions(project)
 
     def _needed(self, project: str) -> set[int]:
-        current = self._registry.current(project)
-        routed = {current.route.version, current.route.previous or 0} if current else set[int]()
+        found = self._registry.current(project) or self._registry.unusable(project)
+        routed = {found.route.version, found.route.previous or 0} if found else set[int]()
         return routed | set(self._in_use(project))
 
     async def _discard_bundles(self, removed: Sequence[Version]) -> None:

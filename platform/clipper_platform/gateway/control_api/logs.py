@@ -57,7 +57,9 @@ class LogRoutes:
         """Raises NotFound for a function that is neither deployed nor has a log from an earlier version."""
         self._s.registry.project(project)
         current = self._s.registry.current(project)
+        unusable = self._s.registry.unusable(project)
         deployed = current is not None and current.function(function) is not None
+        deployed = deployed or (unusable is not None and function in unusable.functions)
         if not deployed and not (_is_name(function) and self._s.logs.known(project, function)):
             raise NotFound(f"project {project!r} has no function {function!r}")
 

@@ -69,8 +69,7 @@ class PolicyRoutes:
     async def decisions(self, request: ApiRequest) -> DecisionList:
         project, function = request.params["project"], request.params["function"]
         effective = self._s.policies.effective(project, function)
-        current = self._s.registry.current(project)
-        version = current.route.version if current is not None else 0
+        version = self._s.registry.check_answers(project).route.version
         outlook = self._s.autoscaler.outlook(FunctionId(project, function, version))
         if outlook is None:
             raise NotFound(f"{project}/{function}@{version} is not running yet, so nothing was decided")

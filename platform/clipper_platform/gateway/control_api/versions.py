@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from clipper.contract.constants import API_ROOT
-from clipper_platform.errors import NotFound
 from clipper_platform.gateway.control_api import views
 from clipper_platform.gateway.control_api.endpoints import ApiRequest, Endpoint
 from clipper_platform.gateway.control_api.schemas.projects import (
@@ -47,7 +46,7 @@ class VersionRoutes:
     async def versions(self, request: ApiRequest) -> VersionList:
         project = request.params["project"]
         records = await self._s.registry.versions(project)
-        current = self._s.registry.current(project)
+        current = self._s.registry.current(project) or self._s.registry.unusable(project)
         number = current.route.version if current else None
         return VersionList(versions=[views.version(record, number) for record in records])
 
@@ -66,10 +65,7 @@ class VersionRoutes:
 
     async def config(self, request: ApiRequest) -> Config:
         project = request.params["project"]
-        self._s.registry.project(project)
-        current = self._s.registry.current(project)
-        if current is None:
-            raise NotFound(f"no version of {project!r} was deployed successfully yet")
+        current = self._s.registry.check_answers(project)
         return Config(
             version=current.route.version,
             environment=current.manifest.environment.to_dict(),

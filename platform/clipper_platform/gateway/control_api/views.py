@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from clipper.contract.spec import FunctionSpec
 from clipper_platform.control.function_facts import FunctionStatus
-from clipper_platform.control.registry import Current
+from clipper_platform.control.registry import Current, Unusable, function_names
 from clipper_platform.control.versions.deployment import DeployEvent, Deployment
 from clipper_platform.errors import StoreUnavailable
 from clipper_platform.gateway.control_api.schemas.deployments import DeployedFunction, DeploymentInfo, ProblemInfo
@@ -57,7 +58,7 @@ def version(record: Version, current: int | None) -> VersionInfo:
         current=record.number == current,
         bundle=record.bundle,
         environment=record.environment,
-        functions=[str(f.get("name", "")) for f in record.manifest.get("functions", [])],
+        functions=list(function_names(record.manifest)),
     )
 
 
@@ -97,22 +98,26 @@ class Views:
     # Projects
 
     def summary(self, name: str) -> ProjectSummary:
-        current = self._services.registry.current(name)
-        project = self._services.registry.project(name)
-        functions = [] if current is None else [self._function_summary(current, s) for s in current.manifest.functions]
+        registry = self._services.registry
+        project = registry.project(name)
+        current, unusable = registry.current(name), registry.unusable(name)
+        found = current or unusable
+        if current is not None:
+            statuses = [self._status(current, spec) for spec in current.manifest.functions]
+        else:
+            statuses = [] if unusable is None else _unusable(unusable)
         return ProjectSummary(
             name=name,
-            version=current.route.version if current else None,
-            previous=current.route.previous if current else None,
-            updated_at=current.route.updated_at if current else project.created_at,
-            functions=functions,
+            version=found.route.version if found else None,
+            previous=found.route.previous if found else None,
+            updated_at=found.route.updated_at if found else project.created_at,
+            functions=[self._function_summary(status) for status in statuses],
         )
 
-    def _function_summary(self, current: Current, spec: FunctionSpec) -> FunctionSummary:
-        status = self._status(current, spec)
+    def _function_summary(self, status: FunctionStatus) -> FunctionSummary:
         return FunctionSummary(
-            name=spec.name,
-            url=self.url(current.route.project, spec.name),
+            name=status.id.function,
+            url=self.url(status.id.project, status.id.function),
             state=status.state,
             replicas_ready=status.replicas_ready,
             replicas_wanted=status.replicas_wanted,
@@ -129,16 +134,21 @@ class Views:
                 events = await registry.events(name, limit=EVENTS_IN_STATUS)
             except StoreUnavailable as error:
                 degraded = str(error)
-        current = registry.current(name)
+        current, unusable = registry.current(name), registry.unusable(name)
+        if current is not None:
+            functions = [self.function(current, spec) for spec in current.manifest.functions]
+        else:
+            functions = [] if unusable is None else [self._function(status, {}) for status in _unusable(unusable)]
+        reasons = [f"store: {degraded}" if degraded else "", unusable.why if unusable else ""]
         return ProjectStatus(
             name=name,
             url=f"{self._base}/fn/{name}",
             version=summary.version,
             previous=summary.previous,
             updated_at=summary.updated_at,
-            functions=[] if current is None else [self.function(current, s) for s in current.manifest.functions],
+            functions=functions,
             events=[event(record) for record in events],
-            degraded=f"store: {degraded}" if degraded else "",
+            degraded="; ".join(filter(None, reasons)),
             canary=self._canary(name),
         )
 
@@ -159,14 +169,16 @@ class Views:
         )
 
     def function(self, current: Current, spec: FunctionSpec) -> FunctionInfo:
-        status = self._status(current, spec)
+        return self._function(self._status(current, spec), spec.to_dict())
+
+    def _function(self, status: FunctionStatus, spec: dict[str, Any]) -> FunctionInfo:
         return FunctionInfo(
-            name=spec.name,
-            url=self.url(current.route.project, spec.name),
-            version=current.route.version,
+            name=status.id.function,
+            url=self.url(status.id.project, status.id.function),
+            version=status.id.version,
             state=status.state,
             reason=status.reason,
-            spec=spec.to_dict(),
+            spec=spec,
             queue_depth=status.queue_depth,
             running=status.running,
             restarts=status.restarts,
@@ -205,6 +217,12 @@ def _replicas(status: FunctionStatus) -> list[ReplicaInfo]:
 def _snapshot(status: FunctionStatus) -> SnapshotInfo | None:
     snapshot = status.snapshot
     return None if snapshot is None else SnapshotInfo(snapshot.state, snapshot.reason, snapshot.retry_s)
+
+
+def _unusable(unusable: Unusable) -> list[FunctionStatus]:
+    """The functions of a version that this platform cannot run."""
+    route = unusable.route
+    return [_absent(FunctionId(route.project, name, route.version), unusable.why) for name in unusable.functions]
 
 
 def _absent(id: FunctionId, trouble: str) -> FunctionStatus:

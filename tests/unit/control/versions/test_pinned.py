@@ -51,6 +51,24 @@ async def test_what_cannot_be_woken_says_why(plane: Plane) -> None:
         await plane.pins.wake("digits/other")
 
 
+async def test_a_function_whose_stored_version_no_longer_validates_is_unavailable_and_not_unknown(
+    plane: Plane, tmp_path: Path
+) -> None:
+    await plane.deployed()
+    broken = await plane.store.get_version("digits", 1)
+    broken.manifest["functions"][0]["timeout_s"] = "soon"
+    await plane.store.update_version(broken)
+    again = make_plane(tmp_path, store=plane.store)
+    await again.registry.load()
+    for path in ("digits/classify", "digits/classify@1"):
+        with pytest.raises(Unavailable, match="timeout_s"):
+            await again.pins.wake(path)
+    with pytest.raises(NotFound, match="it has classify"):
+        await again.pins.wake("digits/other")
+    with pytest.raises(Unavailable, match="timeout_s"):
+        await again.deployer.restart("digits")
+
+
 async def test_an_idle_pinned_version_is_ended_and_a_used_or_routed_one_is_not(plane: Plane) -> None:
     await plane.deployed()
     await plane.deployed(functions=("classify", "other"))

@@ -81,7 +81,8 @@ class CanaryInfo(ResponseBody, frozen=True):
 
 
 class ProjectStatus(ResponseBody, frozen=True):
-    """`events`: the newest 20; empty, with the reason in `degraded`, while the store cannot be reached."""
+    """`events`: the newest 20; empty, with the reason in `degraded`, while the store cannot be reached. `degraded` also
+    says why a stored version cannot be run by this platform."""
 
     name: str
     url: str
