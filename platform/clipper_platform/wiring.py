@@ -367,6 +367,7 @@ def make_server(parts: Parts, *, origin_policy: OriginPolicy, lifecycle: Lifecyc
         facts=parts.facts,
         policies=parts.policies,
         autoscaler=parts.autoscaler,
+        storage=parts.storage,
         lifecycle=lifecycle,
         clock=parts.clock,
         metrics_slices=metrics.slices,

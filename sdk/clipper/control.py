@@ -86,6 +86,15 @@ class ControlClient:
         """Version, address, backend, store, interpreters, limits, and who the key belongs to."""
         return self._get(f"{API_ROOT}/info")
 
+    def storage(self) -> dict[str, Any]:
+        """By kind (versions, bundles, environments, logs): `count`, `bytes`, `unused_count`, `unused_bytes`."""
+        return self._get(f"{API_ROOT}/storage")
+
+    def clean_storage(self) -> dict[str, Any]:
+        """Remove what is unused, now; `count` and `bytes` by kind."""
+        # An environment with a large framework takes seconds to remove.
+        return self._send("POST", f"{API_ROOT}/storage/clean", timeout_s=self.timeout_s + 120.0)
+
     # Bundles
 
     def has_bundle(self, digest: str) -> bool:

@@ -204,39 +204,12 @@ def test_completion_is_installed_below_the_home_directory(tmp_path: Path) -> Non
     assert (tmp_path / ".bashrc").read_text() == "\nsource ~/.bash_completions/clip.sh\n"
 
 
-def test_doctor_finds_nothing_wrong_with_a_running_platform(env: dict[str, str], tmp_path: Path) -> None:
-    done = clip("doctor", "--json", env=env | {"CLIP_HOME": str(tmp_path)})
-    document = json.loads(done.out)
-    results = {check["name"]: check["result"] for check in document["checks"]}
-    assert results["platform"] == results["API key"] == results["Python"] == results["home"] == "ok"
-    assert document["ok"] is (done.code == 0)
-
-
-def test_doctor_fails_with_the_fix_while_no_platform_runs(tmp_path: Path) -> None:
-    done = clip("doctor", env=NOWHERE | {"CLIP_HOME": str(tmp_path)})
-    assert done.code == 1
-    assert "✗ platform" in done.out
-    assert "clip up" in done.out
-
-
-def test_doctor_tells_a_refused_key_from_an_unreachable_platform(env: dict[str, str]) -> None:
-    done = clip("doctor", "--json", env=env | {"CLIP_API_KEY": "clip_wrong"})
-    results = {check["name"]: check["result"] for check in json.loads(done.out)["checks"]}
-    assert (done.code, results["platform"], results["API key"]) == (1, "ok", "fail")
-
-
-def test_doctor_warns_when_platform_and_client_differ(platform: FakePlatform, env: dict[str, str]) -> None:
-    platform.version = "9.9.9"
-    checks = json.loads(clip("doctor", "--json", env=env).out)["checks"]
-    versions = next(check for check in checks if check["name"] == "versions")
-    assert (versions["result"], "9.9.9" in versions["detail"]) == ("warn", True)
-
-
 def test_config_show_names_the_source_of_every_value_and_never_the_key(env: dict[str, str], tmp_path: Path) -> None:
     clip("init", str(tmp_path / "demo"), env={})
     done = clip("config", "show", str(tmp_path / "demo"), env=env)
     rows = {line.split()[0]: line.split()[1:] for line in done.out.splitlines() if line.strip()}
     assert rows["timeout_s"] == ["10", "clip.toml"]
+    assert rows["keep_versions"] == ["20", "default"]
     assert rows["max_batch_size"][:2] == ["32", "decorator"]
     assert rows["max_retries"][-1] == "default"
     assert rows["autoscaling.max_replicas"] == ["4", "clip.toml"]

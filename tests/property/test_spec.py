@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipper.contract.manifest import Manifest
+from clipper.contract.manifest import MAX_KEEP_VERSIONS, Manifest
 from clipper.contract.spec import AutoscalingPolicy, EnvironmentSpec, FunctionSpec, Schedule, SpecError, option_limits
 
 SECONDS = st.floats(0, 86_400 * 7)
@@ -117,6 +117,7 @@ def test_a_spec_survives_being_written_and_read(spec: FunctionSpec) -> None:
             exclude=st.sampled_from([(), ("torch",)]),
         ),
         functions=st.lists(SPECS, min_size=1, max_size=3, unique_by=lambda spec: spec.name).map(tuple),
+        keep_versions=st.integers(1, MAX_KEEP_VERSIONS),
     )
 )
 def test_a_manifest_survives_being_written_and_read(manifest: Manifest) -> None:

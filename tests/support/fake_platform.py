@@ -90,6 +90,9 @@ def project_status(url: str, name: str, version: int = 1, previous: int | None =
     }
 
 
+NOTHING_STORED = {"count": 0, "bytes": 0, "unused_count": 0, "unused_bytes": 0}
+
+
 @dataclass
 class FakePlatform:
     """`deploy_events`: the events of a deployment between start and end. `deploy_error`: the error that it ends with.
@@ -109,6 +112,9 @@ class FakePlatform:
     schema: dict[str, Any] = field(default_factory=lambda: dict(ANALYZE_SCHEMA))
     answer: Response | Refusal | None = None
     stream_items: list[Any] = field(default_factory=list)
+    storage: dict[str, dict[str, int]] = field(
+        default_factory=lambda: {kind: dict(NOTHING_STORED) for kind in ("versions", "bundles", "environments", "logs")}
+    )  # {}: the key lacks the scope
     version: str = VERSION
     metrics: list[str] = field(default_factory=lambda: [""])
     requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
@@ -301,6 +307,21 @@ class FakePlatform:
 
         return StreamingResponse(lines(), media_type=NDJSON)
 
+    # Storage
+
+    async def stored(self, request: Request) -> Response:
+        if not self.storage:
+            raise Refusal(403, "forbidden", "this key may not do that: it needs the scope admin")
+        return JSONResponse(self.storage)
+
+    async def clean(self, request: Request) -> Response:
+        removed = {}
+        for kind, of in self.storage.items():
+            removed[kind] = {"count": of["unused_count"], "bytes": of["unused_bytes"]}
+            left = {"count": of["count"] - of["unused_count"], "bytes": of["bytes"] - of["unused_bytes"]}
+            self.storage[kind] = NOTHING_STORED | left
+        return JSONResponse(removed)
+
     # Keys and secrets
 
     async def key_collection(self, request: Request) -> Response:
@@ -378,6 +399,8 @@ class FakePlatform:
             Route(f"{project}/rollback", self.rollback, methods=["POST"]),
             Route(f"{project}/restart", self.restart, methods=["POST"]),
             Route(f"{project}/functions/{{function}}/logs", self.function_logs),
+            Route(f"{api}/storage", self.stored),
+            Route(f"{api}/storage/clean", self.clean, methods=["POST"]),
             Route(f"{api}/keys", self.key_collection, methods=["GET", "POST"]),
             Route(f"{api}/keys/{{id}}", self.one_key, methods=["DELETE"]),
             Route(f"{project}/secrets", self.secret_collection),

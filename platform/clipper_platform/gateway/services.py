@@ -17,6 +17,7 @@ from clipper_platform.control.ports import Artifacts, Facts
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.scaling.autoscaler import Autoscaler
 from clipper_platform.control.scaling.policies import Policies
+from clipper_platform.control.storage import Storage
 from clipper_platform.control.versions.deployer import Deployer
 from clipper_platform.gateway.auth import Access
 from clipper_platform.gateway.lifecycle import Lifecycle
@@ -53,6 +54,7 @@ class Services:
     facts: Facts
     policies: Policies
     autoscaler: Autoscaler
+    storage: Storage
     lifecycle: Lifecycle
     clock: Clock
     metrics_slices: Callable[[], Iterable[bytes]]

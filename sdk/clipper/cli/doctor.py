@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
-from clipper.cli import platform_extra
+from clipper.cli import platform_extra, storage
 from clipper.cli.console import FAIL, OK, WARN, Output
-from clipper.cli.options import connect, json_option
+from clipper.cli.options import connect, json_option, yes_option
 from clipper.cli.problems import CommandFailed, advice
 from clipper.cli.text import size
 from clipper.contract.version import VERSION
@@ -47,12 +47,33 @@ class Check:
 
 
 @click.command()
+@click.option("--clean", is_flag=True, help="Remove what the platform stores and does not use any more.")
+@yes_option
 @json_option
-def doctor(out: Output) -> int:
+def doctor(clean: bool, yes: bool, out: Output) -> int:
     """Check this machine and the platform.
 
-    Every finding comes with its fix; exits with 1 if something is broken.
+    Every finding comes with its fix; exits with 1 if something is broken. Shows what the platform stores.
     """
+    checks = _print_checks(out)
+    failed = any(c.result == "fail" for c in checks)
+    stored: dict[str, Any] = {"storage": None, "removed": None}
+    if any((c.name, c.result) == ("platform", "ok") for c in checks):
+        with connect() as control:
+            stored["storage"] = storage.show(out, control, hint=not clean)
+            if clean:
+                stored["removed"] = storage.clean(out, control, stored["storage"], yes=yes)
+    elif clean:
+        out.line("Nothing was removed: that is for a platform to do, and there is none.")
+    if out.json:
+        out.document({"ok": not failed, "checks": [asdict(c) for c in checks], **stored})
+    elif not failed:
+        out.line()
+        out.line("All is well." if all(c.result == "ok" for c in checks) else "Nothing is broken.")
+    return 1 if failed else 0
+
+
+def _print_checks(out: Output) -> list[Check]:
     marks = {"ok": (OK, "green"), "warn": (WARN, "yellow"), "fail": (FAIL, "red")}
     checks = []
     for check in examine():
@@ -61,13 +82,7 @@ def doctor(out: Output) -> int:
         out.line((f"{mark} ", style), (f"{check.name:<20}", "bold"), f" {check.detail}")
         if check.fix:
             out.line(("    → ", "cyan"), check.fix)
-    failed = sum(c.result == "fail" for c in checks)
-    if out.json:
-        out.document({"ok": not failed, "checks": [asdict(c) for c in checks]})
-    elif not failed:
-        out.line()
-        out.line("All is well." if all(c.result == "ok" for c in checks) else "Nothing is broken.")
-    return 1 if failed else 0
+    return checks
 
 
 def examine() -> Iterator[Check]:

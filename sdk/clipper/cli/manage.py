@@ -8,8 +8,7 @@ import click
 
 from clipper.cli.console import FAIL, OK, Output, Part
 from clipper.cli.names import Target, known
-from clipper.cli.options import connect, json_option, project_argument, target_argument
-from clipper.cli.problems import CommandFailed
+from clipper.cli.options import confirm, connect, json_option, project_argument, target_argument, yes_option
 from clipper.cli.text import plural
 
 __all__ = ["delete", "restart", "rollback"]
@@ -64,7 +63,7 @@ def restart(target: Target, out: Output) -> int:
 
 @click.command()
 @project_argument
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@yes_option
 @json_option
 def delete(project: str, yes: bool, out: Output) -> None:
     """Delete a project.
@@ -73,7 +72,7 @@ def delete(project: str, yes: bool, out: Output) -> None:
     """
     with connect() as control, known(control, Target(project)):
         if not yes:
-            _confirm(out, f"Delete {_extent(control.project(project))}?")
+            confirm(out, f"Delete {_extent(control.project(project))}?")
         result = control.delete_project(project)
     if out.json:
         out.document(result or {"deleted": project})
@@ -84,13 +83,3 @@ def delete(project: str, yes: bool, out: Output) -> None:
 def _extent(project: dict[str, Any]) -> str:
     functions = [f["name"] for f in project["functions"]]
     return f"{project['name']} with {plural(len(functions), 'function')} ({', '.join(functions)}) and all its versions"
-
-
-def _confirm(out: Output, question: str) -> None:
-    """Return if a person says yes. Raises CommandFailed when nobody can be asked or the answer is no."""
-    if not out.interactive:
-        raise CommandFailed(
-            "There is no terminal to ask on, so nothing was deleted", hint="Say it with --yes", code="unconfirmed"
-        )
-    if not click.confirm(question, err=True):
-        raise CommandFailed("Nothing was deleted", code="unconfirmed")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from clipper.control import ControlClient
 
 __all__ = [
+    "confirm",
     "connect",
     "directory_argument",
     "function_argument",
@@ -32,6 +33,7 @@ __all__ = [
     "project_argument",
     "target_argument",
     "usage_error",
+    "yes_option",
 ]
 
 
@@ -76,6 +78,19 @@ target_argument = click.argument(
     shell_complete=complete_targets,
     help="A project, or one function of it.",
 )
+
+
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+
+
+def confirm(out: Output, question: str) -> None:
+    """Return if a person says yes. Raises CommandFailed when nobody can be asked or the answer is no."""
+    if not out.interactive:
+        raise CommandFailed(
+            "There is no terminal to ask on, so nothing was deleted", hint="Say it with --yes", code="unconfirmed"
+        )
+    if not click.confirm(question, err=True):
+        raise CommandFailed("Nothing was deleted", code="unconfirmed")
 
 
 def usage_error(message: str, option: str) -> click.BadParameter:

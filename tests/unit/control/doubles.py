@@ -14,10 +14,15 @@ from clipper.contract.spec import EnvironmentSpec, FunctionSpec
 from clipper.contract.wire import LogRecord
 from clipper_platform.clock import Clock
 from clipper_platform.control.access.keyring import Keyring
+from clipper_platform.control.environment_gc import EnvironmentGarbageCollector
 from clipper_platform.control.events import EventLog
 from clipper_platform.control.function_facts import FunctionStatus, ReplicaStatus
+from clipper_platform.control.holding import Collector
+from clipper_platform.control.log_gc import LogGarbageCollector
 from clipper_platform.control.log_store import LogStore
 from clipper_platform.control.registry import Registry
+from clipper_platform.control.storage import Storage
+from clipper_platform.control.versions.bundle_gc import BundleGarbageCollector
 from clipper_platform.control.versions.deployer import Deployer
 from clipper_platform.control.versions.pinned import PinnedVersions
 from clipper_platform.control.versions.retention import VersionRetention
@@ -27,6 +32,7 @@ from clipper_platform.core.retention import EnvironmentFacts
 from clipper_platform.core.scaling import Sample
 from clipper_platform.environments.base import BuildProgress
 from clipper_platform.errors import DeployFailed, NotFound, StoreUnavailable
+from clipper_platform.metrics import Metrics
 from clipper_platform.replicas.base import Progress, Target
 from clipper_platform.serving.call import Answer
 from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId
@@ -394,6 +400,7 @@ class Plane:
     deployer: Deployer
     pins: PinnedVersions
     retention: VersionRetention
+    storage: Storage
 
     async def deployed(self, **kwargs: Any) -> int:
         """Deploy and expect it to succeed; the version."""
@@ -458,6 +465,13 @@ def make_plane(
         trouble=deployer.trouble,
         idle_s=60.0,
     )
+    retention = VersionRetention(
+        registry,
+        artifacts,
+        events,
+        in_use=lambda project: serving.versions(project) | pins.starting(project),
+        changing=deployer.changes,
+    )
     return Plane(
         root=root,
         store=store,
@@ -472,11 +486,31 @@ def make_plane(
         serving=serving,
         deployer=deployer,
         pins=pins,
-        retention=VersionRetention(
-            registry,
-            artifacts,
-            events,
-            in_use=lambda project: serving.versions(project) | pins.starting(project),
-            changing=deployer.changes,
-        ),
+        retention=retention,
+        storage=Storage(retention, make_collectors(registry, artifacts, environments, deployer, serving, logs, clock)),
     )
+
+
+def make_collectors(
+    registry: Registry,
+    artifacts: FakeArtifacts,
+    environments: FakeEnvironments,
+    deployer: Deployer,
+    serving: FakeServing,
+    logs: LogStore,
+    clock: Clock,
+) -> dict[str, Collector]:
+    return {
+        "bundles": BundleGarbageCollector(
+            artifacts, lambda: registry.references.bundles() | deployer.bundles() | serving.bundles(), clock
+        ),
+        "environments": EnvironmentGarbageCollector(
+            environments,
+            lambda: registry.references.environments() | deployer.environments() | serving.environments(),
+            grace_s=100.0,
+            max_bytes=1000,
+            clock=clock,
+            metrics=Metrics(),
+        ),
+        "logs": LogGarbageCollector(logs, registry.has),
+    }

@@ -65,6 +65,7 @@ async def make_gate(root: Path, *, bind: str = "127.0.0.1", cors: tuple[str, ...
             count=lambda _, __: None,
             policy_of=lambda id, spec: policies.of(id.project, id.function, spec.autoscaling),
         ),
+        storage=plane.storage,
         lifecycle=lifecycle,
         clock=plane.clock,
         metrics_slices=lambda: [b"clip_up 1\n", b"clip_down 0\n"],

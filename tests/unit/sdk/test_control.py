@@ -30,6 +30,14 @@ Row = tuple[Callable[[ControlClient], Any], str, dict[str, Any] | None, Any, Any
 
 ROWS: list[Row] = [
     (lambda c: c.info(), "GET /api/v1/info", None, {"version": "1"}, {"version": "1"}),
+    (lambda c: c.storage(), "GET /api/v1/storage", None, {"logs": {"count": 1}}, {"logs": {"count": 1}}),
+    (
+        lambda c: c.clean_storage(),
+        "POST /api/v1/storage/clean",
+        None,
+        {"logs": {"count": 1}},
+        {"logs": {"count": 1}},
+    ),
     (
         lambda c: c.create_deployment("demo", {"project": "demo"}, force=True),
         "POST /api/v1/projects/demo/deployments",

@@ -108,6 +108,18 @@ def test_the_manifest_holds_every_key_and_is_accepted_by_the_platform(tmp_path: 
     assert manifest.bundle == digest
 
 
+def test_the_number_of_versions_to_keep_reaches_the_manifest_and_is_left_out_where_it_is_the_default(
+    tmp_path: Path,
+) -> None:
+    digest = "sha256:" + "0" * 64
+    project = load_project(write(tmp_path, 'name = "d"\nkeep_versions = 5\n'))
+    assert (project.keep_versions, project.keep_versions_provenance) == (5, "clip.toml")
+    assert project.manifest(digest).to_dict()["keep_versions"] == 5
+    project = load_project(write(tmp_path, 'name = "d"\n'))
+    assert (project.keep_versions, project.keep_versions_provenance) == (20, "default")
+    assert "keep_versions" not in project.manifest(digest).to_dict()
+
+
 def test_a_digest_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="bundle"):
         load_project(write(tmp_path, 'name = "d"')).manifest("abc")
@@ -143,6 +155,9 @@ FUNCTION = 'name = "d"\n[functions.shout]\n'
         ('name = "d"\nname = "e"\n', "(at line 2, column 11)"),
         ('nam = "d"', "clip.toml: unknown key 'nam'; did you mean 'name'?"),
         ('name = "d"\n[function.x]', "unknown key 'function'; did you mean 'functions'?"),
+        ('name = "d"\nkeep_version = 5', "unknown key 'keep_version'; did you mean 'keep_versions'?"),
+        ('name = "d"\nkeep_versions = 0', "keep_versions = 0 is not allowed: it must be a whole number at least 1"),
+        ('name = "d"\nkeep_versions = "all"', "keep_versions = 'all' is not allowed"),
         ('name = "d"\nfunctions = 5', "functions must be tables"),
         ('name = "d"\nfunctions.x = 5', "functions.x must be a table"),
         ('name = "d"\nenvironment = 5', "environment must be a table"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from clipper.contract.manifest import DEFAULT_KEEP_VERSIONS, KEEP_VERSIONS
 from clipper.contract.spec import AutoscalingPolicy, EnvironmentSpec, FunctionSpec, Schedule, option_limits
 from clipper.project import load_project
 
@@ -90,6 +91,12 @@ def test_every_key_is_described_and_no_other(section: str) -> None:
 def test_a_key_is_described_as_it_is(section: str, key: str) -> None:
     *columns, meaning = documented(section)[key]
     assert columns == rows(TABLES[section])[key]
+    assert len(meaning) > 10
+
+
+def test_the_number_of_versions_that_a_project_keeps_is_described_as_it_is() -> None:
+    *row, meaning = documented("Project")["keep_versions"]
+    assert row == ["integer", "", f"`{DEFAULT_KEEP_VERSIONS}`", KEEP_VERSIONS.words()]
     assert len(meaning) > 10
 
 

@@ -10,6 +10,7 @@ from clipper_platform.gateway.control_api.platform import PlatformRoutes
 from clipper_platform.gateway.control_api.policies import PolicyRoutes
 from clipper_platform.gateway.control_api.projects import ProjectRoutes
 from clipper_platform.gateway.control_api.secrets import SecretRoutes
+from clipper_platform.gateway.control_api.storage import StorageRoutes
 from clipper_platform.gateway.control_api.versions import VersionRoutes
 from clipper_platform.gateway.services import Services
 
@@ -27,5 +28,6 @@ def control_endpoints(services: Services) -> list[Endpoint]:
         PolicyRoutes(services),
         KeyRoutes(services),
         SecretRoutes(services),
+        StorageRoutes(services),
     )
     return [endpoint for group in groups for endpoint in group.endpoints()]
