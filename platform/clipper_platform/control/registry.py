@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from clipper.contract.manifest import DEFAULT_KEEP_VERSIONS, Manifest
+from clipper.contract.manifest import DEFAULT_KEEP_VERSIONS, MAX_KEEP_VERSIONS, Manifest
 from clipper.contract.spec import FunctionSpec, SpecError
 from clipper_platform.clock import Clock
 from clipper_platform.control.builds import Builds
@@ -371,7 +371,10 @@ class Registry:
         self.references.delete(project, number)
 
     def keep_versions(self, project: str) -> int:
-        """How many versions of a project are kept, as its current version declares."""
+        """How many versions of a project are kept, as its current version declares. As many as can be declared where
+        that version cannot be read here."""
+        if project in self._unusable:
+            return MAX_KEEP_VERSIONS
         current = self._current.get(project)
         return DEFAULT_KEEP_VERSIONS if current is None else current.manifest.keep_versions
 

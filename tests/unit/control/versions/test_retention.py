@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from clipper_platform.control.holding import Holding
@@ -138,6 +139,17 @@ async def test_a_version_that_another_platform_needs_stays(plane: Plane) -> None
     assert (await plane.retention.collect()).count == 1
     assert await numbers(plane) == [4, 3, 1]
     await other.deployer.close()
+
+
+async def test_a_project_whose_current_version_cannot_be_read_here_keeps_all(plane: Plane) -> None:
+    await deployed(plane, 4, keep_versions=2)
+    current = await plane.store.get_version("digits", 4)
+    await plane.store.update_version(msgspec.structs.replace(current, manifest={"newer": True}))
+    again = plane.restarted()
+    await again.registry.load()
+    assert again.registry.unusable("digits") is not None
+    assert (await again.retention.collect()).count == 0
+    assert await numbers(plane) == [4, 3, 2, 1]
 
 
 async def test_an_outage_keeps_everything_and_a_later_round_removes_it(plane: Plane) -> None:
