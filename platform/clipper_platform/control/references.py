@@ -35,6 +35,9 @@ class References:
     def environments(self) -> set[str]:
         return {reference.environment for references in self._by_project.values() for reference in references}
 
+    def has(self, project: str, version: int) -> bool:
+        return any(reference.version == version for reference in self.of(project))
+
     def newest(self, project: str) -> int:
         """The project's highest version number, 0 without one."""
         return max((reference.version for reference in self.of(project)), default=0)

@@ -392,7 +392,9 @@ class Registry:
             if 0 < number < self.references.newest(project):
                 raise self._removed(project, number) from None
             raise
-        if (project, number) in self._deleting:
+        # Deleted while it was read. A version that another platform added is not in `references` until the next poll.
+        deleted = number < self.references.newest(project) and not self.references.has(project, number)
+        if deleted or (project, number) in self._deleting:
             raise self._removed(project, number)
         return version
 

@@ -17,6 +17,7 @@ __all__ = ["Storage", "period_s"]
 logger = logging.getLogger(__name__)
 
 ROUND_S: Final = 600.0
+FIRST_ROUND_S: Final = 60.0  # after the start of the platform, which it does not slow down then
 MIN_ROUND_S: Final = 1.0
 
 
@@ -46,7 +47,7 @@ class Storage:
     async def run(self) -> None:
         """Collect old versions of projects that changed, and all that is unused once per round, for ever."""
         loop = asyncio.get_running_loop()
-        next_round = loop.time() + self._round_s
+        next_round = loop.time() + min(self._round_s, FIRST_ROUND_S)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(next_round):

@@ -174,7 +174,7 @@ def check_home(home: Path) -> Check:
 
 def check_disk(home: Path, free: int) -> Check:
     detail = f"{size(free)} free at {_existing(home)}"
-    fix = "Make room, or set CLIP_HOME to a larger disk"
+    fix = "Make room (clip doctor --clean), or set CLIP_HOME to a larger disk"
     if free < _DISK_FAIL_BYTES:
         return Check("disk space", "fail", detail, fix)
     if free < _DISK_WARN_BYTES:

@@ -372,6 +372,13 @@ def manifest(
     ).to_dict()  # fmt: skip
 
 
+async def deploy_second(plane: Plane, deploy: Mapping[str, Any], **kwargs: Any) -> Any:
+    """A deploy of another version, to its end."""
+    deployment = plane.deployer.submit("digits", manifest(deploy=deploy, latency_slo_s=1.0, **kwargs))
+    await deployment.wait()
+    return deployment
+
+
 def replica_failure(function: str = "classify") -> DeployFailed:
     return DeployFailed(
         f"{function} did not start (setup): ValueError: no model",
@@ -398,7 +405,7 @@ class Plane:
     environments: FakeEnvironments
     serving: FakeServing
     deployer: Deployer
-    pins: PinnedVersions
+    pinned: PinnedVersions
     retention: VersionRetention
     storage: Storage
 
@@ -455,7 +462,7 @@ def make_plane(
         clock=clock,
         restore_retry_s=0.001,
     )
-    pins = PinnedVersions(
+    pinned = PinnedVersions(
         registry=registry,
         rollout=rollout,
         replicas=serving,
@@ -469,7 +476,7 @@ def make_plane(
         registry,
         artifacts,
         events,
-        in_use=lambda project: serving.versions(project) | pins.starting(project),
+        in_use=lambda project: serving.versions(project) | pinned.starting(project),
         changing=deployer.changes,
     )
     return Plane(
@@ -485,7 +492,7 @@ def make_plane(
         environments=environments,
         serving=serving,
         deployer=deployer,
-        pins=pins,
+        pinned=pinned,
         retention=retention,
         storage=Storage(retention, make_collectors(registry, artifacts, environments, deployer, serving, logs, clock)),
     )

@@ -1,4 +1,4 @@
-"""Which Pythons are offered, which one is chosen, and what a wish that cannot be met is told."""
+"""Which Pythons are offered, which one is chosen, and how a Python that is not there is refused."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def fake_python(directory: Path, version: tuple[int, int, int], *, implementatio
     """A script that answers as a Python of that version would."""
     path = directory / f"{'.'.join(map(str, version))}-{implementation}" / "bin" / "python3"
     path.parent.mkdir(parents=True)
-    said = (
+    description = (
         f'{{"version": {list(version)}, "final": true, "implementation": "{implementation}", '
         f'"machine": "x86_64", "free_threaded": false, "path": "{path}"}}'
     )
-    path.write_text(f"#!/bin/sh\necho asked >> {directory}/asked\necho '{said}'\n")
+    path.write_text(f"#!/bin/sh\necho asked >> {directory}/asked\necho '{description}'\n")
     path.chmod(0o755)
     return path
 
@@ -60,7 +60,7 @@ def test_the_newest_patch_of_another_minor_is_chosen(tmp_path: Path) -> None:
     assert [i.name for i in pythons.list() if i.version != OWN] == ["3.98.10", "3.98.2", "3.97.30"]
 
 
-def test_a_wish_for_a_python_that_is_not_there_is_told_which_are(tmp_path: Path) -> None:
+def test_the_refusal_of_a_python_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     pythons = finder(fake_python(tmp_path, (3, 98, 1)))
     with pytest.raises(
         DeployFailed, match=r"Python 3\.77 is not on the platform's machine; it has 3\.98\.1, "
@@ -70,7 +70,7 @@ def test_a_wish_for_a_python_that_is_not_there_is_told_which_are(tmp_path: Path)
     assert "3.98.1" in caught.value.details["hint"]
 
 
-def test_a_wish_for_a_python_that_is_too_old_is_told_so() -> None:
+def test_the_refusal_of_a_python_that_is_too_old_says_so() -> None:
     with pytest.raises(DeployFailed, match=r"Python 3\.8 is too old: functions run on CPython 3\.11 or newer"):
         finder().find("3.8")
 

@@ -42,12 +42,12 @@ def test_lines_take_their_one_form(lines: list[str], expected: tuple[str, ...]) 
 
 
 def test_uvs_explanation_is_joined_and_its_chatter_left_out() -> None:
-    said = [
+    lines = [
         "Using Python 3.11.7 environment at: x",
         "error: No solution found when resolving dependencies",
         "  cause: Because there is no version of six==99, your requirements are unsatisfiable.",
     ]
-    assert explain(said) == (
+    assert explain(lines) == (
         "No solution found when resolving dependencies: "
         "Because there is no version of six==99, your requirements are unsatisfiable."
     )

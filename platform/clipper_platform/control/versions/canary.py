@@ -16,7 +16,7 @@ from clipper_platform.types import FunctionId
 
 __all__ = ["Canary"]
 
-CHECK_PERIOD_S: Final = 1.0  # a version that fails is noticed this soon, not at the end of its step
+CHECK_PERIOD_S: Final = 1.0  # a failing version is noticed within it, not at the end of the step
 
 
 class Canary:
@@ -50,29 +50,29 @@ class Canary:
         )
         self.share = 0  # percent of the calls that the new version gets
         self.step = 0  # from 1, of `steps`
-        # A function that only one of the versions has is not shared out, so there is nothing to compare.
+        # The calls of a function that only one of the versions has are not shared, so there is nothing to compare.
         project = deployment.project
         both = set(replicas.functions(project, old)) & set(replicas.functions(project, new))
         self._pairs = [(FunctionId(project, f, old), FunctionId(project, f, new)) for f in sorted(both)]
 
     @property
     def functions(self) -> list[str]:
-        """Those whose calls are shared out: both versions have them."""
+        """The functions whose calls are shared: those that both versions have."""
         return [new.function for _, new in self._pairs]
 
     async def run(self) -> None:
-        """Returns when the last step is over. Raises DeployFailed as soon as the new version does worse.
+        """Run all steps. Raises DeployFailed as soon as the new version does worse.
 
-        Failing or cancelled, it leaves all calls to the old version.
+        After a failure or a cancellation all calls go to the old version.
         """
         project = self._deployment.project
-        # The old version's answers count from the beginning on: in the last step it gives none.
+        # Answers of the old version count from the beginning of the canary: in the last step it gets no calls.
         self._before = {id: self._facts.answers(id) for pair in self._pairs for id in pair}
         try:
             for number, share in enumerate(self.spec.steps, 1):
                 self._router.set_weights(project, {self.old: 100 - share, self.new: share})
                 self.share, self.step = share, number
-                self._tell(number, share)
+                self._report(number, share)
                 await self._step(share)
         except BaseException:
             self._router.set_weights(project, {})
@@ -89,8 +89,8 @@ class Canary:
             self._check(old, new, begins[new], final=True)
             self._deployment.emit(
                 "log",
-                f"{share} %: {_words(new, since(self._facts.answers(new), begins[new]))}; "
-                f"{_words(old, since(self._facts.answers(old), self._before[old]))}",
+                f"{share} %: {_summary(new, since(self._facts.answers(new), begins[new]))}; "
+                f"{_summary(old, since(self._facts.answers(old), self._before[old]))}",
                 phase="canary",
                 data={"function": new.function},
             )
@@ -106,7 +106,7 @@ class Canary:
                 function=new.function,
             )
 
-    def _tell(self, number: int, share: int) -> None:
+    def _report(self, number: int, share: int) -> None:
         self._deployment.emit(
             "progress",
             f"{share} % of the calls go to version {self.new}, for {self.spec.step_s:g} s",
@@ -115,7 +115,7 @@ class Canary:
         )
 
 
-def _words(id: FunctionId, answers: Answers) -> str:
+def _summary(id: FunctionId, answers: Answers) -> str:
     p99 = "" if answers.p99_s is None else f", p99 {answers.p99_s * 1000:.1f} ms"
     rate = "" if answers.error_rate is None else f", {answers.error_rate:.1%} failed"
     return f"version {id.version} gave {answers.answered} answers{rate}{p99}"

@@ -1,5 +1,5 @@
-"""Versions that callers pin (`project/function@3`) and no route leads to: started for the first request, ended when
-nobody has asked for a while. A version is immutable and stays callable, and costs nothing while it is not called."""
+"""Versions that callers pin (`project/function@3`) and no route leads to: started for the first call, ended when no
+call has come for a while. So every version that is kept stays callable, and costs nothing while it is not called."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class PinnedVersions:
         self._trouble = trouble
         self._idle_s = idle_s
         self._starting: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._seen: dict[tuple[str, int], tuple[int, float]] = {}  # (answered by then, when that last grew)
+        self._used: dict[tuple[str, int], tuple[int, float]] = {}  # version -> (its calls, when they last grew)
 
     def starting(self, project: str) -> set[int]:
         """The versions of a project that are being started."""
@@ -56,7 +56,7 @@ class PinnedVersions:
     async def wake(self, path: str) -> None:
         """Make `project/function[@version]` answer, if it can. Returns when invocations may be queued for it.
 
-        Raises NotFound, Unavailable, or what starting the version met.
+        Raises NotFound, Unavailable, or what the start of the version raises.
         """
         name, _, pinned = path.partition("@")
         project, _, function = name.partition("/")
@@ -104,7 +104,7 @@ class PinnedVersions:
         manifest = parse_manifest(version)
         prepared = await self._rollout.prepare(manifest, lambda _: None)
         await self._rollout.revive(manifest, number, prepared, version.schemas)
-        self._seen[project, number] = (-1, self._clock.monotonic())
+        self._used[project, number] = (-1, self._clock.monotonic())
         logger.info("started for callers that pin it", extra={"project": project, "version": number})
 
     async def watch(self) -> None:
@@ -117,27 +117,27 @@ class PinnedVersions:
                 logger.exception("a round over the pinned versions failed")
 
     async def sweep(self) -> None:
-        """End those that answered nothing for `idle_s` seconds."""
+        """End the pinned versions that got no call for `idle_s` seconds."""
         now = self._clock.monotonic()
-        for (project, number), (answered, since) in list(self._seen.items()):
+        for (project, number), (before, since) in list(self._used.items()):
             current = self._registry.current(project)
             routed = current is not None and current.route.version == number
             if routed or number not in self._replicas.versions(project):
-                del self._seen[project, number]
+                del self._used[project, number]
                 continue
-            asked = self._asked(project, number)
-            if asked != answered:
-                self._seen[project, number] = (asked, now)
+            calls = self._calls(project, number)
+            if calls != before:
+                self._used[project, number] = (calls, now)
             elif now - since >= self._idle_s:
-                del self._seen[project, number]
+                del self._used[project, number]
                 logger.info("idle, ended", extra={"project": project, "version": number})
                 try:
                     await self._replicas.stop(project, number)
                 except ClipperError as error:
                     logger.warning("%s@%d did not stop: %s", project, number, error)
 
-    def _asked(self, project: str, number: int) -> int:
-        """Something that grows with use."""
+    def _calls(self, project: str, number: int) -> int:
+        """Calls that the version's replicas answered, and those under way: the number changes with each call."""
         total = 0
         for name in self._replicas.functions(project, number):
             status = self._facts.status(FunctionId(project, name, number))

@@ -139,7 +139,7 @@ class Rollout:
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
         finally:
-            if not started:  # those that were quicker than the one that failed run already
+            if not started:  # some of the functions may have started
                 await uninterrupted(self._replicas.stop(manifest.project, version))
         return schemas
 
@@ -191,7 +191,7 @@ class Rollout:
 
 
 def _first(error: BaseException) -> BaseException:
-    """The error to tell of: what a function met, before what is a defect of ours."""
+    """The error to report: a failure of a function before a defect of the platform."""
     flat = _leaves(error)
     return next((e for e in flat if isinstance(e, DeployFailed)), flat[0])
 

@@ -18,7 +18,7 @@ from clipper_platform.types import FunctionId
 
 __all__ = ["smoke"]
 
-# A traceback comes through the log's pipe, a moment after the answer that says there is one.
+# The traceback comes through the pipe of the log, a moment after the answer.
 LOG_DELAY_S: Final = 0.2
 MAX_LOG_LINES: Final = 50
 
@@ -28,13 +28,13 @@ async def smoke(deployment: Deployment, calls: Mapping[str, Any], version: int, 
 
     Raises DeployFailed with what the function logged.
     """
-    said: deque[str] = deque(maxlen=MAX_LOG_LINES)
+    logged: deque[str] = deque(maxlen=MAX_LOG_LINES)
 
-    def hear(function: FunctionId, line: LogLine) -> None:
-        said.append(line.message)
+    def record(function: FunctionId, line: LogLine) -> None:
+        logged.append(line.message)
         deployment.emit("log", line.message, phase="smoke", data={"function": function.function})
 
-    with logs.tap(deployment.project, version, hear):
+    with logs.tap(deployment.project, version, record):
         for name, arguments in calls.items():
             try:
                 await call(router, FunctionId(deployment.project, name, version), arguments)
@@ -44,16 +44,16 @@ async def smoke(deployment: Deployment, calls: Mapping[str, Any], version: int, 
                     f"version {version} of {name} did not pass its smoke call: {error.message}",
                     phase="smoke",
                     exception=error.message,
-                    log=list(said),
+                    log=list(logged),
                     hint=f"the arguments stand in clip.toml, [deploy.smoke] {name}",
                     function=name,
                 ) from error
 
 
 async def call(router: Router, function: FunctionId, arguments: Any) -> None:
-    """Call it once, past the result cache: the version is tried, not what an earlier run of it left.
+    """Call the function once, without the result cache: it may hold answers of an earlier run of the version.
 
-    Raises what the call met, and InvalidResult where only the default output answered.
+    Raises what the call raises, and InvalidResult if only the default output answered.
     """
     answer = await router.call(
         function, msgspec.json.encode(arguments), request_id=f"smoke-{function.version}", use_cache=False

@@ -13,9 +13,9 @@ from tests.unit.control.doubles import Plane, make_plane
 
 @pytest.fixture
 async def plane(tmp_path: Path) -> Plane:
-    made = make_plane(tmp_path)
-    await made.registry.load()
-    return made
+    plane = make_plane(tmp_path)
+    await plane.registry.load()
+    return plane
 
 
 async def test_an_earlier_version_is_started_for_whoever_pins_it(plane: Plane) -> None:
@@ -23,7 +23,7 @@ async def test_an_earlier_version_is_started_for_whoever_pins_it(plane: Plane) -
     await plane.deployed(functions=("classify", "other"))
     await plane.settle()
     assert plane.serving.versions("digits") == {2}
-    await plane.pins.wake("digits/classify@1")
+    await plane.pinned.wake("digits/classify@1")
     assert plane.serving.versions("digits") == {1, 2}
 
 
@@ -31,7 +31,7 @@ async def test_many_who_pin_at_the_same_time_start_it_once(plane: Plane) -> None
     await plane.deployed()
     await plane.deployed(functions=("classify", "other"))
     await plane.settle()
-    await asyncio.gather(*(plane.pins.wake("digits/classify@1") for _ in range(10)))
+    await asyncio.gather(*(plane.pinned.wake("digits/classify@1") for _ in range(10)))
     assert plane.serving.versions("digits") == {1, 2}
 
 
@@ -46,9 +46,9 @@ async def test_what_cannot_be_woken_says_why(plane: Plane) -> None:
         "digits/nobody": "no function",
     }.items():
         with pytest.raises(NotFound, match=why):
-            await plane.pins.wake(path)
+            await plane.pinned.wake(path)
     with pytest.raises(Unavailable):
-        await plane.pins.wake("digits/other")
+        await plane.pinned.wake("digits/other")
 
 
 async def test_a_function_whose_stored_version_no_longer_validates_is_unavailable_and_not_unknown(
@@ -62,9 +62,9 @@ async def test_a_function_whose_stored_version_no_longer_validates_is_unavailabl
     await again.registry.load()
     for path in ("digits/classify", "digits/classify@1"):
         with pytest.raises(Unavailable, match="timeout_s"):
-            await again.pins.wake(path)
+            await again.pinned.wake(path)
     with pytest.raises(NotFound, match="it has classify"):
-        await again.pins.wake("digits/other")
+        await again.pinned.wake("digits/other")
     with pytest.raises(Unavailable, match="timeout_s"):
         await again.deployer.restart("digits")
 
@@ -73,18 +73,18 @@ async def test_an_idle_pinned_version_is_ended_and_a_used_or_routed_one_is_not(p
     await plane.deployed()
     await plane.deployed(functions=("classify", "other"))
     await plane.settle()
-    await plane.pins.wake("digits/classify@1")
-    await plane.pins.sweep()
+    await plane.pinned.wake("digits/classify@1")
+    await plane.pinned.sweep()
     plane.clock.now += 59
-    await plane.pins.sweep()
+    await plane.pinned.sweep()
     assert plane.serving.versions("digits") == {1, 2}
     plane.clock.now += 2
-    await plane.pins.sweep()
+    await plane.pinned.sweep()
     assert plane.serving.versions("digits") == {2}
-    await plane.pins.wake("digits/classify@1")
+    await plane.pinned.wake("digits/classify@1")
     await plane.deployer.rollback("digits", 1)
     await plane.settle()
     plane.clock.now += 1000
-    await plane.pins.sweep()
-    await plane.pins.sweep()
+    await plane.pinned.sweep()
+    await plane.pinned.sweep()
     assert 1 in plane.serving.versions("digits")

@@ -51,7 +51,7 @@ async def test_a_removed_version_is_a_404_that_says_why_also_after_a_restart(pla
     again = plane.restarted()
     await again.registry.load()
     for control in (plane, again):
-        for call in (control.deployer.rollback("digits", 1), control.pins.wake("digits/classify@1")):
+        for call in (control.deployer.rollback("digits", 1), control.pinned.wake("digits/classify@1")):
             with pytest.raises(NotFound, match="version 1 of 'digits' was removed: the project keeps its newest 2"):
                 await call
         with pytest.raises(NotFound, match="has no version 9"):
@@ -70,12 +70,12 @@ async def test_the_current_version_and_the_one_to_return_to_stay(plane: Plane) -
 
 async def test_a_version_that_a_caller_pins_stays_while_it_runs(plane: Plane) -> None:
     await deployed(plane, 4, keep_versions=2)
-    await plane.pins.wake("digits/classify@1")
+    await plane.pinned.wake("digits/classify@1")
     await plane.retention.collect_project("digits")
     assert await numbers(plane) == [4, 3, 1]
-    await plane.pins.sweep()
+    await plane.pinned.sweep()
     plane.clock.now += 61
-    await plane.pins.sweep()
+    await plane.pinned.sweep()
     await plane.retention.collect_project("digits")
     assert await numbers(plane) == [4, 3]
 
@@ -83,7 +83,7 @@ async def test_a_version_that_a_caller_pins_stays_while_it_runs(plane: Plane) ->
 async def test_a_version_that_is_being_started_for_a_caller_stays(plane: Plane) -> None:
     await deployed(plane, 4, keep_versions=2)
     plane.gates.hold("unpack")
-    waking = asyncio.create_task(plane.pins.wake("digits/classify@1"))
+    waking = asyncio.create_task(plane.pinned.wake("digits/classify@1"))
     await plane.gates.reached("unpack")
     await plane.retention.collect_project("digits")
     plane.gates.open("unpack")

@@ -1,12 +1,13 @@
-from __future__ import annotations
+"""Secrets that replicas may have, and how many replicas a version starts with."""
 
-import asyncio
+from __future__ import annotations
 
 import pytest
 
-from clipper_platform.control.tasks import TaskSet, uninterrupted
 from clipper_platform.control.versions.rollout import check_secret
 from clipper_platform.errors import InvalidRequest
+from clipper_platform.types import FunctionId
+from tests.unit.control.doubles import Plane
 
 
 @pytest.mark.parametrize(
@@ -37,55 +38,8 @@ def test_ordinary_secrets_pass() -> None:
     check_secret("_X1", "many\nlines é")
 
 
-async def test_an_uninterrupted_step_ends_before_its_callers_cancellation_is_raised() -> None:
-    gate, steps = asyncio.Event(), []
-
-    async def step() -> str:
-        await gate.wait()
-        steps.append("done")
-        return "result"
-
-    caller = asyncio.create_task(uninterrupted(step()))
-    for _ in range(3):
-        await asyncio.sleep(0)
-        caller.cancel()
-    gate.set()
-    with pytest.raises(asyncio.CancelledError):
-        await caller
-    assert steps == ["done"]
-    assert await uninterrupted(step()) == "result"
-
-
-async def test_a_step_that_fails_while_its_caller_is_cancelled_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    gate = asyncio.Event()
-
-    async def step() -> None:
-        await gate.wait()
-        raise ValueError("lost otherwise")
-
-    caller = asyncio.create_task(uninterrupted(step()))
-    await asyncio.sleep(0)
-    caller.cancel()
-    gate.set()
-    with pytest.raises(asyncio.CancelledError):
-        await caller
-    assert "lost otherwise" in caplog.text
-
-
-async def test_a_failure_that_nobody_awaits_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    async def fails() -> None:
-        raise ValueError("unseen")
-
-    tasks = TaskSet()
-    tasks.start(fails(), "the work")
-    await tasks.join()
-    assert len(tasks) == 0
-    assert "the work failed" in caplog.text
-
-
-async def test_cancelling_the_set_ends_every_task() -> None:
-    tasks = TaskSet()
-    started = [tasks.start(asyncio.Event().wait(), "forever") for _ in range(3)]
-    await asyncio.sleep(0)
-    await tasks.cancel()
-    assert all(task.cancelled() for task in started)
+async def test_a_new_version_starts_with_as_many_replicas_as_it_takes_over_from(plane: Plane) -> None:
+    await plane.deployed()
+    plane.serving.ready_replicas[FunctionId("digits", "classify", 1)] = 5
+    await plane.deployed(latency_slo_s=1.0, max_replicas=3)
+    assert plane.serving.replicas[FunctionId("digits", "classify", 2)] == 3
