@@ -6,23 +6,27 @@ Imported for async functions only: asyncio would cost a replica of a plain funct
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from clipper.contract.wire import INITIAL_CREDIT, ProtocolError
 from clipper_runtime.channel import ChannelClosed
 from clipper_runtime.core import ExecutionCore
 from clipper_runtime.engines import Lifeline
-from clipper_runtime.outcomes import skipped
+from clipper_runtime.outcomes import failed, skipped
 from clipper_runtime.replies import Replies
 from clipper_runtime.work import Answer, Work
 
 __all__ = ["AsyncEngine", "Loop"]
+
+# The platform did not ask for it, so it is the function's own doing: its code cancels its task, or all tasks.
+SELF_CANCELLED: Final = asyncio.CancelledError("the function's own code cancelled the task of this call")
 
 
 class Loop:
@@ -141,7 +145,10 @@ class AsyncEngine:
         self._process()
         self._running.add_reader(self._descriptor, self._on_readable)
         self._check_drained()
-        await self._drained.wait()
+        while not self._drained.is_set():
+            # Only user code that cancels all tasks of its loop cancels this one: the replica goes on.
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._drained.wait()
         self._running.remove_reader(self._descriptor)
 
     def _on_readable(self) -> None:
@@ -188,7 +195,7 @@ class AsyncEngine:
         answer = Answer()
         if task.cancelled():
             for item in call.work.items:
-                answer.add(skipped(item.id, "cancelled"))
+                answer.add(skipped(item.id, "cancelled") if call.work.unwanted else failed(item.id, SELF_CANCELLED))
         elif (error := task.exception()) is not None:
             self._lifeline.fatal(error)
             return

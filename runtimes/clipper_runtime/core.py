@@ -89,15 +89,16 @@ class ExecutionCore:
         """Run one of `calls` and add its outcomes to `answer`; `outlet` for a function that streams.
 
         REQUEST_ID is that of the item while one item runs alone, and the caller resets it after it sent the answer.
-        Cancelling the task of an async function cancels the call and raises CancelledError. Raises ChannelClosed.
+        Cancelling the task of an async function cancels the call and raises CancelledError where all items of `work`
+        are cancelled; else the function cancelled it, which is an error of the function. Raises ChannelClosed.
         """
         items, arguments = self._decode(work, answer)
         if not items:
             return
         if outlet is not None:
-            await self._stream(items[0], arguments, outlet, answer)
+            await self._stream(work, items[0], arguments, outlet, answer)
             return
-        value = await self._call(arguments, answer)
+        value = await self._call(work, arguments, answer)
         if not self._encode(items, value, answer):
             await self._bisect(work, items, answer)
 
@@ -150,7 +151,7 @@ class ExecutionCore:
 
     # Call
 
-    async def _call(self, arguments: Sequence[Any], answer: Answer) -> Any:
+    async def _call(self, work: Work, arguments: Sequence[Any], answer: Answer) -> Any:
         """What user code returned, or Raised."""
         clock = time.perf_counter
         began = clock()
@@ -159,7 +160,7 @@ class ExecutionCore:
             if self._is_async:
                 value = await value
         except BaseException as error:
-            if self._is_async and _was_cancelled(error):
+            if self._is_async and _was_cancelled(error, work):
                 raise
             value = Raised(error)
         answer.exec_s += clock() - began
@@ -176,7 +177,7 @@ class ExecutionCore:
             REQUEST_ID.set(part[0].request_id if len(part) == 1 else "")
             # Decoded again: the failed run may have changed its arguments in place.
             arguments = self._codec.arguments(part, [payloads[item.id] for item in part])
-            value = await self._call(arguments, answer)
+            value = await self._call(work, arguments, answer)
             part_failed = isinstance(value, Raised)
             self._encode(part, value, answer)  # a failed part of several items is bisected further
             try:
@@ -184,7 +185,9 @@ class ExecutionCore:
             except StopIteration:
                 return
 
-    async def _stream(self, item: Item, arguments: Sequence[Any], outlet: Outlet, answer: Answer) -> None:
+    async def _stream(
+        self, work: Work, item: Item, arguments: Sequence[Any], outlet: Outlet, answer: Answer
+    ) -> None:
         clock, seq = time.perf_counter, 0
         values: Any = None
         try:
@@ -208,16 +211,16 @@ class ExecutionCore:
         except ChannelClosed:
             raise
         except BaseException as error:
-            if self._is_async and _was_cancelled(error):
+            if self._is_async and _was_cancelled(error, work):
                 raise
             if isinstance(error, Rejected):
                 answer.add(refused(item, error))
             else:
                 self._fail((item,), error, answer)
         finally:
-            await self._close(item, values)
+            await self._close(work, item, values)
 
-    async def _close(self, item: Item, values: Any) -> None:
+    async def _close(self, work: Work, item: Item, values: Any) -> None:
         """Close a generator. An error of its clean-up goes to the log: the item has its outcome already."""
         close = getattr(values, "aclose" if self._is_async else "close", None)
         if close is None:
@@ -227,7 +230,7 @@ class ExecutionCore:
             if self._is_async:
                 await closing
         except BaseException as error:
-            if self._is_async and _was_cancelled(error):
+            if self._is_async and _was_cancelled(error, work):
                 raise
             self._log(format_error(error), item.request_id)
 
@@ -363,9 +366,18 @@ def _as_list(value: Any) -> Sequence[Any]:
     raise not_a_list(value)
 
 
-def _was_cancelled(error: BaseException) -> bool:
-    """Whether the engine cancelled the running task; user code may also raise CancelledError by itself."""
+def _was_cancelled(error: BaseException, work: Work) -> bool:
+    """Whether the platform cancelled the running task; user code may cancel it too, or raise CancelledError by itself.
+
+    A cancellation by user code is taken back, so that the runtime can go on with the task.
+    """
     import asyncio  # costs 40 ms; a replica of an async function has loaded it already
 
+    if not isinstance(error, asyncio.CancelledError):
+        return False
+    if work.unwanted:
+        return True
     task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+    while task is not None and task.cancelling():
+        task.uncancel()
+    return False

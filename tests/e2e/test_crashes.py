@@ -70,6 +70,42 @@ def test_a_function_that_raises_system_exit_keeps_its_replica(platform: Platform
     assert platform.call(f"{name}/fragile") == before
 
 
+def test_a_call_that_cancels_its_own_task_runs_once_and_is_an_error_of_the_function(
+    platform: PlatformProcess, deploy: Deploy
+) -> None:
+    name = deploy(
+        """
+import asyncio
+import clipper
+
+calls = 0
+
+@clipper.function()
+async def quits(whom: str = "") -> int:
+    global calls
+    calls += 1
+    for task in {"own": [asyncio.current_task()], "all": asyncio.all_tasks()}.get(whom, []):
+        task.cancel()
+    await asyncio.sleep(0)
+    return calls
+
+@clipper.function()
+async def trickle(n: int):
+    yield n
+    asyncio.current_task().cancel()
+    await asyncio.sleep(0)
+"""
+    )
+    for whom in ("own", "all"):
+        answer = platform.post(f"/fn/{name}/quits", json={"whom": whom}, timeout=30)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "function_error")
+        assert "CancelledError" in answer.json()["error"]["message"]
+    assert platform.call(f"{name}/quits") == 3, "each call ran once, in one replica"
+    stream = platform.post(f"/fn/{name}/trickle", json={"n": 7}, headers={"Accept": "text/event-stream"}, timeout=30)
+    assert stream.text.count("data: 7") == 1
+    assert "CancelledError" in stream.text
+
+
 def test_a_crash_of_one_function_leaves_the_others_of_its_project_alone(
     platform: PlatformProcess, deploy: Deploy
 ) -> None:

@@ -16,7 +16,7 @@ from clipper_platform.backends.base import Exit, Replica
 from clipper_platform.clock import Clock
 from clipper_platform.core import batching
 from clipper_platform.core.windows import LatencyHistogram
-from clipper_platform.errors import ClipperError, DeadlineExceeded, Quarantined
+from clipper_platform.errors import ClipperError, Quarantined
 from clipper_platform.replicas.base import ReplicaFeedback
 from clipper_platform.serving.deadlines import TICKS_PER_S
 from clipper_platform.serving.endpoint import Batch, Endpoint
@@ -25,7 +25,7 @@ from clipper_platform.serving.function_metrics import FunctionMetrics
 from clipper_platform.serving.hedging import Hedging
 from clipper_platform.serving.invocation import Invocation, State
 from clipper_platform.serving.queue import InvocationQueue
-from clipper_platform.serving.retry_policy import error_after_loss
+from clipper_platform.serving.retry_policy import error_after_loss, error_after_pass
 
 __all__ = ["Endpoints", "EndpointsOwner"]
 
@@ -161,13 +161,12 @@ class Endpoints:
             self._owner.finish(invocation, error_of(outcome))
 
     def _passed_over(self, invocation: Invocation) -> None:
-        """The replica did not run it although somebody waits: its time was up when its turn came. A flight of the
-        cache may have got more time since it was sent, from a follower that came later."""
-        if self._clock.monotonic() < invocation.deadline and not self._owner.closed:
-            self._queue_again(invocation)
-            self._owner.kick()
-        else:
-            self._owner.finish(invocation, DeadlineExceeded("the deadline passed before its turn on a replica came"))
+        error = error_after_pass(invocation, self._clock.monotonic(), closed=self._owner.closed)
+        if error is not None:
+            self._owner.finish(invocation, error)
+            return
+        self._queue_again(invocation)
+        self._owner.kick()
 
     def on_stream_chunk(
         self, endpoint: Endpoint, invocation: Invocation, chunk: wire.Chunk, payload: memoryview
@@ -275,5 +274,6 @@ class Endpoints:
     def _queue_again(self, invocation: Invocation) -> None:
         self._owner.running -= 1
         invocation.endpoint = None
+        invocation.requeues += 1
         self._owner.metrics.retried()
         self._owner.requeue(invocation)

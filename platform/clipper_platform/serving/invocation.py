@@ -83,10 +83,12 @@ class Invocation:
         "hedge",
         "item",
         "on_done",
+        "passes",
         "payload",
         "queue",
         "queued",
         "request_id",
+        "requeues",
         "sink",
         "state",
         "weight",
@@ -107,6 +109,8 @@ class Invocation:
     bucket: int  # of the deadline wheel; 0 when not on it
     attempts: int  # replicas that were lost while they had it
     blamed: int  # replicas that crashed or hung while they ran it
+    passes: int  # answers of replicas that they did not run it
+    requeues: int  # times that it went back to the queue, for any reason
     chunks: int  # sent to the sink so far; a stream that began is not retried
     item: int  # id on the wire while RUNNING
     endpoint: Any  # the replica it runs on
@@ -146,7 +150,7 @@ class Invocation:
         self.sink = sink
         self.state = State.NEW
         self.weight = 1
-        self.bucket = self.attempts = self.blamed = self.chunks = self.item = 0
+        self.bucket = self.attempts = self.blamed = self.passes = self.requeues = self.chunks = self.item = 0
         self.dispatched = self.finished = self.exec_s = 0.0
         self.payload = b""
         self.content_type_out = self.default_reason = self.cache_status = ""

@@ -1,14 +1,16 @@
-"""Whether an invocation whose replica was lost is tried again."""
+"""Whether an invocation that its replica did not answer is queued again: every reason has a limit."""
 
 from __future__ import annotations
 
 from clipper_platform.backends.base import Exit
-from clipper_platform.errors import ClipperError, Quarantined, ReplicaLost, Unavailable
+from clipper_platform.errors import ClipperError, DeadlineExceeded, Quarantined, ReplicaLost, Unavailable
 from clipper_platform.serving.invocation import Invocation
 
-__all__ = ["error_after_loss"]
+__all__ = ["error_after_loss", "error_after_pass"]
 
 QUARANTINE_AFTER = 2  # an invocation that ended so many replicas is not tried again
+MAX_REQUEUES = 100  # for any reason: also behind others that end one replica after the other
+MAX_PASSES = 3  # a replica passes over an invocation for its time at most once for each extension of its deadline
 
 
 def error_after_loss(invocation: Invocation, exit: Exit, *, max_retries: int, closed: str) -> ClipperError | None:
@@ -23,4 +25,20 @@ def error_after_loss(invocation: Invocation, exit: Exit, *, max_retries: int, cl
         return ReplicaLost(f"the replica was lost in the middle of the stream: {exit.message}")
     if invocation.attempts > max_retries:
         return ReplicaLost(f"the replica was lost {invocation.attempts} times under this invocation: {exit.message}")
+    if invocation.requeues >= MAX_REQUEUES:
+        return ReplicaLost(f"{invocation.requeues} replicas were lost before the invocation ran: {exit.message}")
     return Unavailable(closed) if closed else None
+
+
+def error_after_pass(invocation: Invocation, now: float, *, closed: str) -> ClipperError | None:
+    """As `error_after_loss`, where the replica passed over the invocation although a caller waits.
+
+    Its time was up when its turn came. A flight of the cache may have got more time since it was sent, from a follower
+    that came later: then it is queued again.
+    """
+    if invocation.chunks:
+        return ReplicaLost("the replica cancelled the stream in its middle")
+    if now >= invocation.deadline or closed:
+        return DeadlineExceeded("the deadline passed before its turn on a replica came")
+    invocation.passes += 1
+    return ReplicaLost("the replica did not run it, again and again") if invocation.passes > MAX_PASSES else None

@@ -269,11 +269,35 @@ def test_cancelling_the_task_of_an_async_item_cancels_the_call_but_raising_it_on
         answer = Answer()
         await core_of(raises, batched=False).run(work_of([1]), answer)
         assert answer.outcomes[0].error_type == "CancelledError"
-        task = asyncio.ensure_future(core_of(sleeps, batched=False).run(work_of([1]), Answer()))
+        work = work_of([1])
+        task = asyncio.ensure_future(core_of(sleeps, batched=False).run(work, Answer()))
         await asyncio.sleep(0)
+        work.cancel([0])
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+    asyncio.run(main())
+
+
+def test_an_async_batch_that_cancels_its_own_task_is_bisected_as_one_that_raises() -> None:
+    async def cancels(x: list[int]) -> list[int]:
+        if 2 in x:
+            current = asyncio.current_task()
+            assert current is not None
+            current.cancel()
+            await asyncio.sleep(0)
+        return x
+
+    async def main() -> None:
+        answer = Answer()
+        await core_of(cancels).run(work_of([1, 2, 3]), answer)
+        outcomes = outcomes_of(answer)
+        assert outcomes.pop(1).error_type == "CancelledError"
+        assert outcomes == {0: 1, 2: 3}
+        current = asyncio.current_task()
+        assert current is not None
+        assert not current.cancelling(), "the runtime goes on with the task"
 
     asyncio.run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from collections.abc import Iterator
@@ -304,6 +305,52 @@ def test_of_streams_that_came_together_each_is_cancelled_by_itself(engine: str) 
         assert replica.receive(wire.Chunk).message.seq == wire.INITIAL_CREDIT
         replica.send(wire.Cancel([1]))
         assert replica.outcomes(1)[1].status == Status.CANCELLED
+
+
+# Cancellations by the function's own code
+
+
+def cancel_own(x: str) -> Any:
+    current = asyncio.current_task()
+    assert current is not None
+    for task in asyncio.all_tasks() if x == "all" else [current]:
+        task.cancel()
+    return x
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("whom", ["own", "all"])
+def test_a_task_that_the_functions_own_code_cancels_is_an_error_of_the_function(whom: str, streaming: bool) -> None:
+    def function(x: str) -> Any:
+        return cancel_own(x) if x in ("own", "all") else x
+
+    def items(x: str) -> Iterator[Any]:
+        yield function(x)
+
+    with served(items if streaming else function, "async", streaming=streaming) as replica:
+        for n, x in enumerate([whom, "plain"]):
+            replica.send(*invoke_of(x, first=n))
+            if streaming:
+                replica.receive(wire.Chunk)
+            outcome = replica.outcomes(1)[n]
+            if x == whom:
+                assert (outcome.status, outcome.error_type) == (Status.FUNCTION_ERROR, "CancelledError")
+            else:
+                assert status_of(outcome) == Status.OK
+
+
+def test_a_call_whose_task_another_call_cancels_is_an_error_of_the_function() -> None:
+    def before(replica: ServedEngine) -> None:
+        replica.invoke_now("all", "plain", "plain")
+
+    def function(x: str) -> Any:
+        return cancel_own(x) if x == "all" else x
+
+    with served(function, "async", concurrency=1, before=before) as replica:
+        found = replica.outcomes(3)
+        assert {status_of(found[n]) for n in range(3)} == {Status.FUNCTION_ERROR}
+        assert found[1].error_type == "CancelledError"
+        assert replica.ask("plain", "plain", first=10) == {10: "plain", 11: "plain"}
 
 
 @on_each_streaming_engine

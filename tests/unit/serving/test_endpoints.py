@@ -9,6 +9,7 @@ import pytest
 from clipper.contract import wire
 from clipper_platform.backends.base import Exit
 from clipper_platform.serving.endpoint import UNUSUAL
+from clipper_platform.serving.retry_policy import MAX_PASSES, MAX_REQUEUES
 from tests.unit.serving.queue_world import CONCURRENT, FakeReplica, QueueWorld
 
 pytestmark = pytest.mark.virtual_time
@@ -71,6 +72,32 @@ async def test_what_a_replica_passes_over_in_time_runs_again() -> None:
     w.pump()
     w.answer(replica, endpoint)
     assert bytes(invocation.payload) == b"a"
+
+
+async def test_what_replicas_pass_over_again_and_again_is_given_up() -> None:
+    w = world()
+    replica, endpoint = w.replica()
+    w.submit(b"a")
+    for _ in range(MAX_PASSES + 1):
+        assert w.done == []
+        w.pump()
+        w.answer(replica, endpoint, wire.Status.CANCELLED)
+    assert w.codes() == ["replica_lost"]
+    w.check_idle()
+
+
+async def test_every_requeue_is_counted_and_their_number_is_limited() -> None:
+    w = world(max_retries=20)
+    (invocation,) = w.submit(b"a")
+    w.replica("r1")
+    w.pump()
+    w.gone("r1", at_fault=False)
+    assert (invocation.requeues, w.metrics.retries.child("p/f", "1").value) == (1, 1)
+    invocation.requeues = MAX_REQUEUES
+    w.replica("r2")
+    w.pump()
+    w.gone("r2", at_fault=False)
+    assert w.codes() == ["replica_lost"]
 
 
 # Feedback
@@ -193,6 +220,19 @@ async def test_chunks_go_to_the_sink_credit_goes_to_the_replica_and_a_stream_tha
     assert replica.credits == [(invocation.item, 3)]
     w.gone(at_fault=False)
     assert w.codes() == ["replica_lost"]
+
+
+async def test_a_stream_that_sent_items_is_never_queued_again() -> None:
+    w = world(max_ongoing_requests=8)
+    replica, endpoint = w.replica(ready=CONCURRENT)
+    sink = Sink()
+    invocation = w.invocation(sink=sink)
+    w.queue.submit(invocation)
+    w.pump()
+    endpoint.on_chunk(wire.Chunk(invocation.item, 0, "application/json"), memoryview(b"1"))
+    w.answer(replica, endpoint, wire.Status.CANCELLED)
+    assert w.codes() == ["replica_lost"]
+    w.check_idle()
 
 
 # Hedging
