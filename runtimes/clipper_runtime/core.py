@@ -185,9 +185,7 @@ class ExecutionCore:
             except StopIteration:
                 return
 
-    async def _stream(
-        self, work: Work, item: Item, arguments: Sequence[Any], outlet: Outlet, answer: Answer
-    ) -> None:
+    async def _stream(self, work: Work, item: Item, arguments: Sequence[Any], outlet: Outlet, answer: Answer) -> None:
         clock, seq = time.perf_counter, 0
         values: Any = None
         try:
