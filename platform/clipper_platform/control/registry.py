@@ -10,58 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from clipper.contract.manifest import DEFAULT_KEEP_VERSIONS, MAX_KEEP_VERSIONS, Manifest
-from clipper.contract.spec import FunctionSpec, SpecError
 from clipper_platform.clock import Clock
 from clipper_platform.control.builds import Builds
+from clipper_platform.control.current import Current, Unusable, current_version
 from clipper_platform.control.references import References
 from clipper_platform.control.store_watch import StoreWatch
 from clipper_platform.errors import ClipperError, Conflict, NotFound, StoreUnavailable, Unavailable
 from clipper_platform.store.base import Changes, Event, MetadataStore, Project, Route, Version
 
-__all__ = ["Current", "Registry", "Unusable", "function_names", "parse_manifest"]
+__all__ = ["Registry"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 LOADED_AT_ONCE: Final = 64  # projects
-MAX_SECRETS: Final = 256  # per project: they all travel in one process environment
 # Before each repetition of a write whose answer was lost: bridges a restart of the store and keeps no caller for long.
 REPEAT_PAUSES_S: Final = (0.1, 0.5, 2.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unusable:
-    """A stored route whose version this platform cannot run, and why. `functions`: the names in its manifest."""
-
-    route: Route
-    why: str
-    functions: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Current:
-    """The version that answers a project's functions, with only what is needed of it, as there are thousands."""
-
-    route: Route
-    manifest: Manifest
-    published: bytes  # `schemas` as JSON: a fifth of what the objects take
-
-    @property
-    def schemas(self) -> Mapping[str, Any]:
-        """By function, as the version published them."""
-        found: dict[str, Any] = msgspec.json.decode(self.published)
-        return found
-
-    def function(self, name: str) -> FunctionSpec | None:
-        return next((spec for spec in self.manifest.functions if spec.name == name), None)
 
 
 class Registry:
@@ -130,21 +101,13 @@ class Registry:
         await self._builds.poll()
 
     def _load_current(self, route: Route, versions: Sequence[Version]) -> Current | None:
-        version = next((v for v in versions if v.number == route.version), None)
-        try:
-            if version is None:
-                raise NotFound("the store has no record of it")
-            manifest = Manifest.from_dict(version.manifest)
-            if version.state == "failed":
-                raise Conflict(f"it failed: {version.detail}")
-        except (NotFound, SpecError, Conflict) as error:
-            why = f"version {route.version} cannot be brought back: {error}"
-            logger.error("%s", why, extra={"project": route.project, "version": route.version})
-            names = function_names(version.manifest) if version is not None else ()
-            self._unusable[route.project] = Unusable(route=route, why=why, functions=names)
-            return None
-        self._unusable.pop(route.project, None)
-        return Current(route=route, manifest=manifest, published=msgspec.json.encode(version.schemas))
+        found = current_version(route, versions)
+        if isinstance(found, Current):
+            self._unusable.pop(route.project, None)
+            return found
+        logger.error("%s", found.why, extra={"project": route.project, "version": route.version})
+        self._unusable[route.project] = found
+        return None
 
     # What other platforms change
 
@@ -415,50 +378,6 @@ class Registry:
         """See `Builds.fail`."""
         await self._builds.fail(project, number, detail)
 
-    # Secrets and events, which only the store holds
-
-    async def put_secret(self, project: str, name: str, value: str) -> None:
-        """Raises Conflict if there are too many, or someone else changes the same one at the same time."""
-        await self.ensure_project(project)
-        known = await self._store.get_secrets(project)
-        if name not in known and len(known) >= MAX_SECRETS:
-            raise Conflict(f"{project!r} already has {MAX_SECRETS} secrets; delete one first")
-        await self._store.set_secret(project, name, value, expected=known.get(name))
-
-    async def list_secrets(self, project: str) -> list[str]:
-        """Their names, in order."""
-        self.project(project)
-        return list(await self._store.get_secrets(project))
-
-    async def secrets(self, project: str) -> dict[str, str]:
-        return await self._store.get_secrets(project)
-
-    async def delete_secret(self, project: str, name: str) -> None:
-        """Raises NotFound, Conflict."""
-        self.project(project)
-        known = await self._store.get_secrets(project)
-        if name not in known:
-            raise NotFound(f"project {project!r} has no secret {name!r}")
-        await self._store.set_secret(project, name, None, expected=known[name])
-
-    async def add_event(self, event: Event) -> Event:
-        return await self._store.add_event(event)
-
     async def events(self, project: str, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
         self.project(project)
         return await self._store.list_events(project, after=after, limit=limit)
-
-
-def function_names(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """Of a manifest that may be damaged."""
-    functions = manifest.get("functions")
-    tables = functions if isinstance(functions, list) else []
-    return tuple(table["name"] for table in tables if isinstance(table, dict) and isinstance(table.get("name"), str))
-
-
-def parse_manifest(version: Version) -> Manifest:
-    """The manifest of a stored version. Raises Unavailable if this platform cannot run it."""
-    try:
-        return Manifest.from_dict(version.manifest)
-    except SpecError as error:
-        raise Unavailable(f"version {version.number} of {version.project!r} cannot be run here: {error}") from error

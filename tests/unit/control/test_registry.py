@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from clipper.contract.manifest import Manifest
-from clipper_platform.control.registry import Registry, function_names
+from clipper_platform.control.current import function_names
+from clipper_platform.control.registry import Registry
 from clipper_platform.errors import NotFound, StoreUnavailable, Unavailable
 from clipper_platform.store.base import Route, Version
 from tests.support.memory_store import MemoryStore
@@ -111,19 +112,8 @@ async def test_unknown_projects_are_not_found(registry: Registry) -> None:
     with pytest.raises(NotFound):
         await registry.versions("nope")
     with pytest.raises(NotFound):
-        await registry.list_secrets("nope")
-    with pytest.raises(NotFound):
         await registry.delete_project("nope")
     assert registry.current("nope") is None
-
-
-async def test_secrets_may_be_set_before_the_first_deploy(registry: Registry) -> None:
-    await registry.put_secret("digits", "B", "2")
-    await registry.put_secret("digits", "A", "1")
-    assert await registry.list_secrets("digits") == ["A", "B"]
-    assert await registry.secrets("digits") == {"A": "1", "B": "2"}
-    await registry.delete_secret("digits", "A")
-    assert await registry.list_secrets("digits") == ["B"]
 
 
 async def test_a_start_asks_the_store_once_for_each_project_and_at_the_same_time(

@@ -16,10 +16,11 @@ from typing import Any, Final
 
 from clipper.contract.manifest import Manifest
 from clipper_platform.clock import Clock
+from clipper_platform.control.current import Current, parse_manifest
 from clipper_platform.control.events import EventLog
 from clipper_platform.control.log_store import LogStore
 from clipper_platform.control.ports import Artifacts, Facts, Replicas, Router
-from clipper_platform.control.registry import Current, Registry, parse_manifest
+from clipper_platform.control.registry import Registry
 from clipper_platform.control.tasks import TaskSet, uninterrupted
 from clipper_platform.control.versions.canary import Canary
 from clipper_platform.control.versions.claims import Claims

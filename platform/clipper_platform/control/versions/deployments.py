@@ -7,7 +7,7 @@ from typing import Final
 
 from clipper.contract.manifest import Manifest
 from clipper_platform.clock import Clock
-from clipper_platform.control.registry import Current
+from clipper_platform.control.current import Current
 from clipper_platform.control.versions.deployment import Deployment
 from clipper_platform.errors import NotFound
 

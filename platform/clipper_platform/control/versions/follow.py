@@ -9,8 +9,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from clipper_platform.control.current import Current
 from clipper_platform.control.events import EventLog
-from clipper_platform.control.registry import Current, Registry
+from clipper_platform.control.registry import Registry
 from clipper_platform.control.tasks import TaskSet
 from clipper_platform.control.versions.claims import Claims
 from clipper_platform.control.versions.rollout import Rollout

@@ -8,8 +8,9 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from clipper_platform.clock import Clock
+from clipper_platform.control.current import parse_manifest
 from clipper_platform.control.ports import Facts, Replicas
-from clipper_platform.control.registry import Registry, parse_manifest
+from clipper_platform.control.registry import Registry
 from clipper_platform.control.versions.rollout import Rollout
 from clipper_platform.errors import ClipperError, NotFound, Unavailable
 from clipper_platform.types import FunctionId

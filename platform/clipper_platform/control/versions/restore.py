@@ -7,9 +7,9 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
+from clipper_platform.control.current import Current
 from clipper_platform.control.events import EventLog
 from clipper_platform.control.ports import Replicas, Router
-from clipper_platform.control.registry import Current
 from clipper_platform.control.tasks import TaskSet
 from clipper_platform.control.versions.rollout import Rollout
 from clipper_platform.errors import ClipperError

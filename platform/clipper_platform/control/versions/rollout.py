@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from clipper.contract.manifest import Manifest
 from clipper.contract.spec import AutoscalingPolicy, FunctionSpec
@@ -14,34 +13,11 @@ from clipper_platform.control.ports import Artifacts, Replicas
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.tasks import uninterrupted
 from clipper_platform.environments.base import BuildProgress, EnvironmentBuilder
-from clipper_platform.errors import DeployFailed, InternalError, InvalidRequest, InvalidSpec, NotFound
+from clipper_platform.errors import DeployFailed, InternalError, InvalidSpec, NotFound
 from clipper_platform.replicas.base import Progress, Target
 from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId
 
-__all__ = ["Prepared", "Rollout", "check_secret", "initial_replicas"]
-
-SECRET_NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,127}\Z")
-# These steer the platform's runtime, the interpreter and the dynamic linker.
-RESERVED_PREFIXES: Final = ("CLIP_", "CLIPPER_", "PYTHON", "LD_")
-MAX_SECRET_BYTES: Final = 64 * 1024
-
-
-def check_secret(name: str, value: str) -> None:
-    """Raises InvalidRequest unless the pair can be an environment variable of a replica."""
-    if not SECRET_NAME.match(name):
-        raise InvalidRequest(
-            f"secret name {name!r} is not allowed: use capital letters, digits and '_', not starting with a digit",
-            key="name",
-        )
-    if name.startswith(RESERVED_PREFIXES):
-        raise InvalidRequest(
-            f"secret name {name!r} is not allowed: names that start with {', '.join(RESERVED_PREFIXES)} are reserved",
-            key="name",
-        )
-    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
-        raise InvalidRequest("value must be text without NUL characters", key="value")
-    if len(value.encode()) > MAX_SECRET_BYTES:
-        raise InvalidRequest(f"value is over the limit of {MAX_SECRET_BYTES} bytes", key="value")
+__all__ = ["Prepared", "Rollout", "initial_replicas"]
 
 
 def initial_replicas(spec: FunctionSpec) -> int:
@@ -99,7 +75,7 @@ class Rollout:
 
     async def _secrets(self, project: str) -> dict[str, str]:
         try:
-            return await self._registry.secrets(project)
+            return await self._registry.store.get_secrets(project)
         except NotFound:
             return {}  # a project's first deploy: it is not stored yet
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from clipper_platform.control.current import Current
 from clipper_platform.control.ports import Replicas, Router
-from clipper_platform.control.registry import Current, Registry
+from clipper_platform.control.registry import Registry
 from clipper_platform.control.tasks import TaskSet
 from clipper_platform.control.versions.restore import Restorer
 from clipper_platform.control.versions.standby import Standby

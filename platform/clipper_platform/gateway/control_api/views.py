@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from clipper.contract.spec import FunctionSpec
+from clipper_platform.control.current import Current, Unusable, function_names
 from clipper_platform.control.function_facts import FunctionStatus
-from clipper_platform.control.registry import Current, Unusable, function_names
 from clipper_platform.control.versions.deployment import DeployEvent, Deployment
 from clipper_platform.errors import StoreUnavailable
 from clipper_platform.gateway.control_api.schemas.deployments import DeployedFunction, DeploymentInfo, ProblemInfo

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from clipper_platform.control.access.secrets import ProjectSecrets
 from clipper_platform.errors import (
     Conflict,
     DeployFailed,
@@ -134,7 +135,7 @@ async def test_a_version_starts_with_its_minimum_of_replicas_at_least_one(
 
 
 async def test_replicas_get_the_projects_secrets(plane: Plane) -> None:
-    await plane.registry.put_secret("digits", "TOKEN", "s3cret")
+    await ProjectSecrets(plane.registry).put("digits", "TOKEN", "s3cret")
     await plane.deployed()
     assert plane.serving.running[FunctionId("digits", "classify", 1)].env == {"TOKEN": "s3cret"}
 
@@ -616,7 +617,7 @@ async def test_a_delete_is_refused_while_a_deploy_runs_and_when_the_store_is_awa
 
 
 async def test_a_restart_brings_back_every_route_with_its_secrets(plane: Plane) -> None:
-    await plane.registry.put_secret("digits", "TOKEN", "s3cret")
+    await ProjectSecrets(plane.registry).put("digits", "TOKEN", "s3cret")
     await plane.deployed()
     await plane.deployed(project="letters")
     again = plane.restarted()
