@@ -19,6 +19,7 @@ from clipper_platform.backends.base import Backend, BundleResolver, LogSink
 from clipper_platform.backends.process.backend import ProcessBackend
 from clipper_platform.clock import Clock
 from clipper_platform.control.access.keyring import Keyring
+from clipper_platform.control.access.secrets import ProjectSecrets
 from clipper_platform.control.environment_gc import EnvironmentGarbageCollector
 from clipper_platform.control.events import EventLog
 from clipper_platform.control.function_facts import FunctionFacts, ScaledFunctions
@@ -130,6 +131,7 @@ class Parts:
 
     registry: Registry
     keyring: Keyring
+    secrets: ProjectSecrets
     logs: LogStore
     events: EventLog
     artifacts: ArtifactStore
@@ -178,6 +180,7 @@ class Parts:
         await self._enter(self.artifacts)
         self.registry = Registry(store, clock, home=home_id(home))
         self.keyring = Keyring(store, clock, self.registry.watch)
+        self.secrets = ProjectSecrets(self.registry)
         await self.registry.load()
         await self.keyring.load()
         if (notice := await self.keyring.ensure_admin(home / KEY_FILE)) is not None:
@@ -212,7 +215,12 @@ class Parts:
         )
         self._stack.callback(self.dispatcher.close)
         self.replica_sets = ReplicaSets(
-            self.dispatcher, backend=self.backend, clock=clock, metrics=metrics, events=self.events
+            self.dispatcher,
+            backend=self.backend,
+            clock=clock,
+            metrics=metrics,
+            events=self.events,
+            secrets=self.secrets.read,
         )
         self._stack.push_async_callback(self.replica_sets.close)
         self.facts = FunctionFacts(self.dispatcher, self.replica_sets, clock)
@@ -239,10 +247,10 @@ class Parts:
     def _make_versions(self) -> None:
         """What deploys, rolls back and starts versions."""
         self.rollout = Rollout(
-            self.registry,
             self.artifacts,
             self.environments,
             self.replica_sets,
+            secrets=self.secrets.read,
             policy_of=lambda id, spec: self.policies.of(id.project, id.function, spec.autoscaling),
         )
         self.deployer = Deployer(
@@ -285,12 +293,7 @@ class Parts:
         )
         environments = EnvironmentGarbageCollector(
             self.environments,
-            lambda: (
-                registry.references.environments()
-                | self.rollout.environments()
-                | deployer.environments()
-                | replica_sets.environments()
-            ),
+            lambda: registry.references.environments() | deployer.environments() | replica_sets.environments(),
             grace_s=settings.environment_grace_s,
             max_bytes=settings.environments_bytes,
             clock=self.clock,
@@ -317,6 +320,7 @@ class Parts:
         if self.registry.current(target.id.project) is None:
             self.policies.forget(target.id.project)
             self.idle_history.forget(target.id.project)
+            self.secrets.forget(target.id.project)
 
     def _record_end_of_policy(self, project: str, function: str) -> None:
         message = f"the policy applied to {function} ends: the version that answers declares another one"
@@ -359,6 +363,7 @@ def make_server(parts: Parts, *, origin_policy: OriginPolicy, lifecycle: Lifecyc
     services = Services(
         registry=parts.registry,
         keyring=parts.keyring,
+        secrets=parts.secrets,
         access=access,
         origin_policy=origin_policy,
         deployer=parts.deployer,

@@ -22,6 +22,7 @@ from clipper.contract.spec import (
     check_name,
     nearest,
 )
+from clipper.contract.variables import parse_variables
 from clipper.discovery import Discovered, SourceModule, read_module
 from clipper.project_files import PROJECT_FILE, read_table, read_text, read_toml
 
@@ -46,6 +47,7 @@ class Project:
     deploy: DeploySpec = field(default_factory=DeploySpec)
     deploy_provenance: Mapping[str, str] = field(default_factory=dict)  # as `provenance` does, for keys of `deploy`
     environment_provenance: Mapping[str, str] = field(default_factory=dict)  # and for those of `environment`
+    env: Mapping[str, str] = field(default_factory=dict)
     keep_versions: int = DEFAULT_KEEP_VERSIONS
     keep_versions_provenance: str = "default"
 
@@ -57,6 +59,7 @@ class Project:
             environment=self.environment,
             functions=self.functions,
             deploy=self.deploy,
+            env=self.env,
             keep_versions=self.keep_versions,
         )
         return Manifest.from_dict(manifest.to_dict())
@@ -66,7 +69,7 @@ def load_project(directory: str | Path) -> Project:
     """Read and validate the project in `directory`. Raises SpecError naming the file, the key and the fix."""
     directory = Path(directory).resolve()
     table = read_table(directory)
-    _check_keys(table, ("name", "keep_versions", "environment", "functions", "deploy"), PROJECT_FILE)
+    _check_keys(table, ("name", "keep_versions", "environment", "env", "functions", "deploy"), PROJECT_FILE)
     if "name" not in table:
         raise SpecError(f'name is missing: write name = "{_suggested_name(directory)}"', where=PROJECT_FILE, key="name")
     name = check_name(table["name"], "project", where=PROJECT_FILE)
@@ -95,6 +98,7 @@ def load_project(directory: str | Path) -> Project:
             f.name: PROJECT_FILE if f.name in table.get("deploy", {}) else "default" for f in fields(DeploySpec)
         },
         environment_provenance=_environment_provenance(table.get("environment", {})),
+        env=parse_variables(table.get("env", {}), where=f"{PROJECT_FILE} [env]"),
         keep_versions=KEEP_VERSIONS.check(
             "keep_versions", table.get("keep_versions", DEFAULT_KEEP_VERSIONS), PROJECT_FILE
         ),

@@ -111,6 +111,21 @@ def test_a_secret_comes_from_the_argument_or_from_stdin(
     assert "s3cret" not in done.out + done.err
 
 
+@pytest.mark.parametrize("value", ["-x", "--token", "-----BEGIN KEY-----\nabc\n", "--help-me", "-"])
+def test_a_secret_may_begin_with_a_dash(value: str, platform: FakePlatform, env: dict[str, str]) -> None:
+    done = clip("secret", "set", "digits", "TOKEN", value, "--json", env=env, stdin="-")
+    assert json.loads(done.out) == {"name": "TOKEN"}
+    assert platform.secrets == {"digits": {"TOKEN": value}}
+
+
+@pytest.mark.parametrize("text", ["-----BEGIN KEY-----\nabc\n-----END KEY-----\n", "a\r\nb\r\n", "a\n\n", "\na"])
+def test_a_secret_of_several_lines_is_kept_with_its_last_line_break(
+    text: str, platform: FakePlatform, env: dict[str, str]
+) -> None:
+    assert clip("secret", "set", "digits", "PEM", env=env, stdin=text).code == 0
+    assert platform.secrets == {"digits": {"PEM": text}}
+
+
 def test_on_a_terminal_a_secret_is_typed_unseen(platform: FakePlatform, env: dict[str, str]) -> None:
     with on_terminal("secret", "set", "digits", "TOKEN", env=env) as terminal:
         terminal.wait_for("Value of TOKEN")

@@ -25,12 +25,19 @@ from tests.support.virtual_time import LoopClock
 __all__ = ["Caller", "Harness", "ManualClock", "harness", "target"]
 
 
-def target(name: str = "f", *, project: str = "p", version: int = 1, **options: Any) -> Target:
+async def no_secrets(project: str) -> dict[str, str]:
+    return {}
+
+
+def target(
+    name: str = "f", *, project: str = "p", version: int = 1, env: Mapping[str, str] | None = None, **options: Any
+) -> Target:
     return Target(
         id=FunctionId(project, name, version),
         spec=FunctionSpec.parse(name, "app:f", options),
         environment=EnvironmentId("env"),
         bundle=BundleDigest("sha256:b"),
+        env=env or {},
     )
 
 
@@ -103,6 +110,7 @@ class Harness:
             clock=self.clock,
             metrics=self.metrics,
             events=lambda *event: self.events.append(event),
+            secrets=no_secrets,
         )
         self.facts = FunctionFacts(self.dispatcher, self.replica_sets, self.clock)
         self.scaled = ScaledFunctions(self.dispatcher, self.replica_sets)

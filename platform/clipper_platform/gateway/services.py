@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 
 from clipper_platform.clock import Clock
 from clipper_platform.control.access.keyring import Keyring
+from clipper_platform.control.access.secrets import ProjectSecrets
 from clipper_platform.control.log_store import LogStore
 from clipper_platform.control.ports import Artifacts, Facts
 from clipper_platform.control.registry import Registry
@@ -46,6 +47,7 @@ class Services:
 
     registry: Registry
     keyring: Keyring
+    secrets: ProjectSecrets
     access: Access
     origin_policy: OriginPolicy
     deployer: Deployer

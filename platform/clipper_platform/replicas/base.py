@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ __all__ = [
     "Queues",
     "ReplicaFeedback",
     "ResultListener",
+    "SecretsReader",
     "Target",
     "published_schema",
 ]
@@ -36,11 +37,14 @@ class Target:
     environment: EnvironmentId
     bundle: BundleDigest
     warm_pool_size: int | None = None  # of the environment, as the project declares it
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)  # as the version declares; secrets are read at each launch
 
 
 Progress = Callable[[FunctionId, int, int], None]
 """(function, ready, wanted), called as replicas become ready."""
+
+SecretsReader = Callable[[str], Awaitable[Mapping[str, str]]]
+"""The secrets of a project, read for a launch. Raises a ClipperError."""
 
 EventSink = Callable[[FunctionId, str, str, Mapping[str, Any]], None]
 """(function, kind, message, data): an event that people can read later."""

@@ -12,8 +12,9 @@ from clipper_platform.backends.base import Backend, Exit, LaunchSpec, Replica, S
 from clipper_platform.clock import Clock
 from clipper_platform.core import pooling
 from clipper_platform.core.pooling import PoolState, ReplicaState
+from clipper_platform.errors import ClipperError
 from clipper_platform.metrics import Metrics
-from clipper_platform.replicas.base import EndpointListener, EventSink, Target
+from clipper_platform.replicas.base import EndpointListener, EventSink, SecretsReader, Target
 from clipper_platform.replicas.running_replica import RunningReplica
 from clipper_platform.types import ReplicaId
 
@@ -33,7 +34,7 @@ class ReplicaSet:
 
     __slots__ = (
         "_backend", "_changed", "_clock", "_closed", "_events", "_health", "_launches", "_listener", "_loop",
-        "_metrics", "_tasks", "_wake", "held", "running", "start_error", "state", "target",
+        "_metrics", "_secrets", "_tasks", "_wake", "held", "running", "start_error", "state", "target",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +46,7 @@ class ReplicaSet:
         clock: Clock,
         metrics: Metrics,
         events: EventSink,
+        secrets: SecretsReader,
         prefix: str,
     ) -> None:
         self.target = target
@@ -57,6 +59,7 @@ class ReplicaSet:
         self._clock = clock
         self._metrics = metrics
         self._events = events
+        self._secrets = secrets
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []  # few; a set takes 216 bytes before the first
         self._launches: dict[str, asyncio.Task[None]] = {}
@@ -198,21 +201,29 @@ class ReplicaSet:
             self._metrics.loop_errors.child("pool").inc()
         self._handle(pooling.Tick())
 
-    async def _launch(self, name: str) -> None:
+    async def _launch_spec(self, name: str) -> LaunchSpec:
+        """With the secrets of this moment. Raises StartError where they cannot be read."""
         target = self.target
-        spec = LaunchSpec(
+        try:
+            secrets = await self._secrets(target.id.project)
+        except ClipperError as error:
+            raise StartError("launch", f"the secrets cannot be read: {error}") from error
+        return LaunchSpec(
             replica=ReplicaId(name),
             function=target.id,
             environment=target.environment,
             bundle=target.bundle,
             spec=target.spec.to_dict(),
-            env=target.env,
+            env={**target.env, **secrets},
             memory_bytes=target.spec.memory_bytes,
             warm_pool_size=target.warm_pool_size,
             startup_timeout_s=target.spec.startup_timeout_s,
         )
+
+    async def _launch(self, name: str) -> None:
+        target = self.target
         try:
-            replica = await self._backend.launch(spec)
+            replica = await self._backend.launch(await self._launch_spec(name))
         except StartError as error:
             self.start_error = error
             self._metrics.restarts.child(target.id.path, "start_failed").inc()

@@ -12,7 +12,7 @@ from clipper_platform.clock import Clock
 from clipper_platform.core.pooling import ReplicaState
 from clipper_platform.errors import Unavailable
 from clipper_platform.metrics import Metrics
-from clipper_platform.replicas.base import EventSink, Progress, Queues, Target, published_schema
+from clipper_platform.replicas.base import EventSink, Progress, Queues, SecretsReader, Target, published_schema
 from clipper_platform.replicas.replica_set import ReplicaSet
 from clipper_platform.replicas.start_failure import start_failed
 from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId
@@ -24,12 +24,22 @@ class ReplicaSets:
     """One set per function version, each with a queue of `queues`. All methods are called in the event loop; `close` at
     the end."""
 
-    def __init__(self, queues: Queues, *, backend: Backend, clock: Clock, metrics: Metrics, events: EventSink) -> None:
+    def __init__(
+        self,
+        queues: Queues,
+        *,
+        backend: Backend,
+        clock: Clock,
+        metrics: Metrics,
+        events: EventSink,
+        secrets: SecretsReader,
+    ) -> None:
         self._queues = queues
         self._backend = backend
         self._clock = clock
         self._metrics = metrics
         self._events = events
+        self._secrets = secrets
         self._sets: dict[str, tuple[ReplicaSet, ...]] = {}  # by project; a dict for each takes four times as much
         self._starts = 0
         self._closing = False
@@ -118,6 +128,7 @@ class ReplicaSets:
             clock=self._clock,
             metrics=self._metrics,
             events=self._events,
+            secrets=self._secrets,
             prefix=f"{target.id.function}-{target.id.version}-{self._starts}",
         )
         self._sets[target.id.project] = (*self._sets.get(target.id.project, ()), opened)

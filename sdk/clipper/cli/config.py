@@ -75,6 +75,7 @@ def _document(project: Project) -> dict[str, Any]:
             key: {"value": getattr(project.environment, key), "from": source}
             for key, source in project.environment_provenance.items()
         },
+        "env": {name: {"value": value, "from": PROJECT_FILE} for name, value in project.env.items()},
         "deploy": {
             key: {"value": getattr(project.deploy, key), "from": source}
             for key, source in project.deploy_provenance.items()
@@ -98,6 +99,11 @@ def _project(out: Output, project: Project) -> None:
             for key, source in project.environment_provenance.items()
         ],
     )
+    if project.env:
+        out.line()
+        out.table(
+            ["[env]", "VALUE", "FROM"], [_row(name, scalar(value), PROJECT_FILE) for name, value in project.env.items()]
+        )
     out.line()
     out.table(
         ["[deploy]", "VALUE", "FROM"],

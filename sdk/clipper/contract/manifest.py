@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from clipper.contract.deploys import DeploySpec
 from clipper.contract.environment import EnvironmentSpec
 from clipper.contract.rules import Rule, SpecError, check_name, key_word, unknown_key
 from clipper.contract.spec import FunctionSpec
+from clipper.contract.variables import parse_variables
 
 __all__ = ["DEFAULT_KEEP_VERSIONS", "KEEP_VERSIONS", "MAX_KEEP_VERSIONS", "Manifest"]
 
@@ -20,14 +21,15 @@ KEEP_VERSIONS = Rule(int, low=1, high=MAX_KEEP_VERSIONS)
 
 _USUAL_DEPLOY = DeploySpec()
 _REQUIRED = ("project", "bundle", "environment", "functions")
-_KNOWN = (*_REQUIRED, "deploy", "keep_versions")
+_KNOWN = (*_REQUIRED, "deploy", "env", "keep_versions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What one deploy asks for: the project, its bundle by digest, its environment and its functions.
 
-    `keep_versions` is how many of the project's newest versions the platform keeps while this one is current.
+    `env` are environment variables of its replicas. `keep_versions` is how many of the project's newest versions the
+    platform keeps while this one is current.
     """
 
     project: str
@@ -35,6 +37,7 @@ class Manifest:
     environment: EnvironmentSpec
     functions: tuple[FunctionSpec, ...]
     deploy: DeploySpec = _USUAL_DEPLOY
+    env: Mapping[str, str] = field(default_factory=dict)
     keep_versions: int = DEFAULT_KEEP_VERSIONS
 
     @classmethod
@@ -70,6 +73,7 @@ class Manifest:
             environment=environment,
             functions=functions,
             deploy=deploy,
+            env=parse_variables(table.get("env", {}), where="manifest env"),
             keep_versions=keep,
         )
 
@@ -81,5 +85,6 @@ class Manifest:
             "environment": self.environment.to_dict(),
             "functions": [spec.to_dict() for spec in self.functions],
             **({"deploy": deploy} if deploy else {}),
+            **({"env": dict(self.env)} if self.env else {}),
             **({"keep_versions": self.keep_versions} if self.keep_versions != DEFAULT_KEEP_VERSIONS else {}),
         }

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from clipper.contract.spec import SpecError
+from clipper.contract.variables import check_variable
 from clipper_platform.backends.process.replica_environment import replica_environment
 from tests.support.replicas import launch_on, launch_spec
 
@@ -40,13 +44,30 @@ def test_it_says_who_the_replica_is_and_where_it_belongs(tmp_path: Path) -> None
     assert not seen["PATH"].startswith("/usr/bin")
 
 
+def test_a_project_cannot_have_a_variable_that_the_platform_sets(tmp_path: Path) -> None:
+    launch = launch_on(launch_spec(tmp_path))
+    set_by_platform = replica_environment(
+        launch, platform={}, instance_id="abcd1234", runtime=Path("/runtime"), tmp=Path("/tmp/t"), url="http://x"
+    )
+    for name in set_by_platform.keys() - {"LANG"}:  # a default only
+        with pytest.raises(SpecError, match="set by the platform"):
+            check_variable(name, "x", where="")
+
+
 def test_secrets_override_what_is_passed_but_not_what_the_platform_needs(tmp_path: Path) -> None:
     seen = environment(
-        tmp_path, TZ="Europe/Rome", TOKEN="t", CLIP_PLATFORM_INSTANCE="mine", PYTHONPATH="lib", TMPDIR="/mine"
+        tmp_path,
+        TZ="Europe/Rome",
+        TOKEN="t",
+        CLIP_PLATFORM_INSTANCE="mine",
+        PYTHONPATH="lib",
+        TMPDIR="/mine",
+        PATH="/p",
     )
     assert (seen["TZ"], seen["TOKEN"]) == ("Europe/Rome", "t")
     assert seen["CLIP_PLATFORM_INSTANCE"] == "abcd1234"
-    assert seen["PYTHONPATH"] == "/runtime:lib"
+    assert seen["PYTHONPATH"] == "/runtime"
+    assert seen["PATH"].endswith(":/usr/bin")
     assert seen["TMPDIR"] == "/tmp/t"
 
 

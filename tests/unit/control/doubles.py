@@ -14,6 +14,7 @@ from clipper.contract.spec import EnvironmentSpec, FunctionSpec
 from clipper.contract.wire import LogRecord
 from clipper_platform.clock import Clock
 from clipper_platform.control.access.keyring import Keyring
+from clipper_platform.control.access.secrets import ProjectSecrets
 from clipper_platform.control.environment_gc import EnvironmentGarbageCollector
 from clipper_platform.control.events import EventLog
 from clipper_platform.control.function_facts import FunctionStatus, ReplicaStatus
@@ -399,6 +400,7 @@ class Plane:
     clock: FakeClock
     registry: Registry
     keyring: Keyring
+    secrets: ProjectSecrets
     logs: LogStore
     events: EventLog
     artifacts: Any
@@ -449,7 +451,8 @@ def make_plane(
     artifacts = artifacts or FakeArtifacts(gates)
     environments = FakeEnvironments(gates)
     serving = FakeServing(gates)
-    rollout = Rollout(registry, artifacts, environments, serving)
+    secrets = ProjectSecrets(registry)
+    rollout = Rollout(artifacts, environments, serving, secrets=secrets.read)
     deployer = Deployer(
         registry=registry,
         artifacts=artifacts,
@@ -486,6 +489,7 @@ def make_plane(
         clock=clock,
         registry=registry,
         keyring=Keyring(store, clock, registry.watch),
+        secrets=secrets,
         logs=logs,
         events=events,
         artifacts=artifacts,

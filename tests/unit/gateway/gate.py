@@ -51,6 +51,7 @@ async def make_gate(root: Path, *, bind: str = "127.0.0.1", cors: tuple[str, ...
     services = Services(
         registry=plane.registry,
         keyring=plane.keyring,
+        secrets=plane.secrets,
         access=Access(plane.keyring, open_invoke=origin_policy.loopback),
         origin_policy=origin_policy,
         deployer=plane.deployer,

@@ -7,6 +7,7 @@ from typing import Any
 
 from clipper.contract import wire
 from clipper_platform.backends.base import Exit, Replica
+from clipper_platform.errors import StoreUnavailable
 from clipper_platform.metrics import Metrics
 from clipper_platform.replicas.base import ReplicaFeedback, Target
 from clipper_platform.replicas.replica_set import ReplicaSet
@@ -85,6 +86,7 @@ class World:
         self.listener = FakeListener()
         self.metrics = Metrics()
         self.events: list[str] = []
+        self.secrets: dict[str, str] | None = {}  # None: the store is away
         self.replicas = ReplicaSet(
             target(**options),
             self.listener,
@@ -92,8 +94,14 @@ class World:
             clock=LoopClock(),
             metrics=self.metrics,
             events=lambda _, __, message, ___: self.events.append(message),
+            secrets=self._read_secrets,
             prefix="f-1-1",
         )
+
+    async def _read_secrets(self, project: str) -> dict[str, str]:
+        if self.secrets is None:
+            raise StoreUnavailable("gone")
+        return self.secrets
 
     async def ready(self, count: int = 1) -> None:
         self.replicas.want(count)

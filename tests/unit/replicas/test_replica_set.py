@@ -339,3 +339,25 @@ async def test_the_state_of_a_snapshot_is_reported_only_where_the_function_asks_
             state = SnapshotState("refused", "it started 1 threads", 12.0)
             w.backend.snapshots[w.replicas.target.id] = state
             assert w.replicas.snapshot() == (state if asked else None)
+
+
+async def test_each_launch_has_the_secrets_of_that_moment_above_the_declared_variables() -> None:
+    async with world(env={"MODE": "fast", "TOKEN": "none"}) as w:
+        w.secrets = {"TOKEN": "old"}
+        await w.ready(1)
+        w.secrets = {"TOKEN": "new"}
+        await w.replicas.restart()
+        assert [launch.env for launch in w.backend.launches] == [
+            {"MODE": "fast", "TOKEN": "old"},
+            {"MODE": "fast", "TOKEN": "new"},
+        ]
+
+
+async def test_a_launch_whose_secrets_cannot_be_read_fails_and_is_tried_again() -> None:
+    async with world() as w:
+        w.secrets = None
+        w.replicas.want(1)
+        await until(lambda: w.replicas.start_error is not None)
+        assert "secrets cannot be read" in str(w.replicas.start_error)
+        w.secrets = {}
+        await until(lambda: bool(w.replicas.running))

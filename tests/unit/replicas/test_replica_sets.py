@@ -15,7 +15,7 @@ from clipper_platform.metrics import Metrics
 from clipper_platform.replicas.replica_sets import ReplicaSets
 from clipper_platform.types import FunctionId
 from tests.support.memory_backend import InMemoryBackend
-from tests.support.serving import target
+from tests.support.serving import no_secrets, target
 from tests.support.virtual_time import LoopClock
 from tests.support.waiting import until
 from tests.unit.replicas.doubles import FakeQueues
@@ -31,7 +31,12 @@ class Sets:
         self.queues = FakeQueues()
         self.metrics = Metrics()
         self.sets = ReplicaSets(
-            self.queues, backend=backend, clock=LoopClock(), metrics=self.metrics, events=lambda *_: None
+            self.queues,
+            backend=backend,
+            clock=LoopClock(),
+            metrics=self.metrics,
+            events=lambda *_: None,
+            secrets=no_secrets,
         )
         self.running: list[tuple[str, bool]] = []
         self.sets.on_running = lambda target, runs: self.running.append((str(target.id), runs))

@@ -106,3 +106,18 @@ def test_the_reference_has_every_key_with_its_default() -> None:
         shown = list(default) if key == "steps" else default
         words = f'"{shown}"' if isinstance(shown, str) else f"{shown:g}" if isinstance(shown, float) else f"{shown}"
         assert cell.strip() == ("" if key == "smoke" else f"`{words}`"), key
+
+
+def test_variables_of_the_project_are_part_of_the_version_and_shown(tmp_path: Path) -> None:
+    manifest = project(tmp_path, '[env]\nMODE = "fast"\n').manifest("sha256:" + "a" * 64)
+    assert manifest.env == {"MODE": "fast"}
+    assert Manifest.from_dict(manifest.to_dict()) == manifest
+    env = {"CLIP_HOME": str(tmp_path / "home")}
+    shown = json.loads(clip("config", "show", str(tmp_path), "--json", env=env).out)["project"]["env"]
+    assert shown == {"MODE": {"value": "fast", "from": "clip.toml"}}
+    assert re.search(r"MODE +\"?fast\"? +clip\.toml", clip("config", "show", str(tmp_path), env=env).out)
+
+
+def test_a_variable_that_cannot_be_passed_on_is_refused_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r'WORKERS = "4"'):
+        project(tmp_path, "[env]\nWORKERS = 4\n")

@@ -1,4 +1,4 @@
-"""A replica's environment variables: a few of the platform's, the project's secrets, and what the runtime needs."""
+"""A replica's environment variables: a few of the platform's, the project's, and what the runtime needs."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def replica_environment(
     url: str | None,
 ) -> dict[str, str]:
     """`platform`: the platform's own environment, of which a few variables are passed on. `runtime`: the staged
-    packages. `tmp`: a directory of the replica alone. Secrets override what is passed on; the platform's variables
-    override secrets.
+    packages. `tmp`: a directory of the replica alone. The project's variables override what is passed on; those that
+    the platform sets override the project's (`contract.variables` refuses their names).
     """
     spec, python = launch.spec, launch.environment.python
     passed = {key: value for key, value in platform.items() if _PASSED.match(key)}
     path = os.pathsep.join([str(python.parent), platform.get("PATH") or os.defpath])
-    merged = {"LANG": "C.UTF-8"} | passed | {"PATH": path} | dict(spec.env)
-    search = os.pathsep.join(filter(None, [str(runtime), spec.env.get("PYTHONPATH", "")]))
+    merged = {"LANG": "C.UTF-8"} | passed | dict(spec.env)
     merged |= {
+        "PATH": path,
         MARKER: instance_id,
         "CLIP_PROJECT": spec.function.project,
         "CLIP_FUNCTION": spec.function.function,
         "CLIP_VERSION": str(spec.function.version),
         REPLICA_VARIABLE: spec.replica,
-        "PYTHONPATH": search,
+        "PYTHONPATH": str(runtime),
         # Output is not buffered, also that of Python processes that user code starts.
         "PYTHONUNBUFFERED": "1",
         # A crash, and a start that takes too long, write a traceback.

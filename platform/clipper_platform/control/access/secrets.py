@@ -1,39 +1,38 @@
-"""Secrets of a project: environment variables of its replicas. Only the store holds them."""
+"""The secrets of projects: environment variables of their replicas that are never shown again."""
 
 from __future__ import annotations
 
-import re
-from typing import Final
+import logging
+from collections.abc import Mapping
 
+from clipper.contract.spec import SpecError
+from clipper.contract.variables import check_total, check_variable
 from clipper_platform.control.registry import Registry
-from clipper_platform.errors import Conflict, InvalidRequest, NotFound
+from clipper_platform.errors import InvalidRequest, NotFound, StoreUnavailable
 
-__all__ = ["ProjectSecrets", "check_secret"]
+__all__ = ["ProjectSecrets"]
 
-MAX_SECRETS: Final = 256  # per project: they all travel in one process environment
-SECRET_NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,127}\Z")
-# These steer the platform's runtime, the interpreter and the dynamic linker.
-RESERVED_PREFIXES: Final = ("CLIP_", "CLIPPER_", "PYTHON", "LD_")
-MAX_SECRET_BYTES: Final = 64 * 1024
+logger = logging.getLogger(__name__)
 
 
 class ProjectSecrets:
-    """Every method raises StoreUnavailable while the store is away."""
+    """Only the store holds them, so that a change by another platform counts too. What was read last is remembered for
+    launches while the store is away."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._store = registry.store
+        self._known: dict[str, Mapping[str, str]] = {}  # by project; none for a project without secrets
 
     async def put(self, project: str, name: str, value: str) -> None:
-        """Set it, also before the project's first deploy.
-
-        Raises InvalidRequest, and Conflict if there are too many or another writer changes it at the same time.
-        """
-        check_secret(name, value)
-        await self._registry.ensure_project(project)
-        known = await self._store.get_secrets(project)
-        if name not in known and len(known) >= MAX_SECRETS:
-            raise Conflict(f"{project!r} already has {MAX_SECRETS} secrets; delete one first")
+        """Raises InvalidRequest, and Conflict if someone else changes the same one at the same time."""
+        try:
+            check_variable(name, value, where="secret")
+            await self._registry.ensure_project(project)
+            known = await self._store.get_secrets(project)
+            check_total({**known, name: value}, where="secrets")
+        except SpecError as error:
+            raise InvalidRequest(str(error), key=error.key) from None
         await self._store.set_secret(project, name, value, expected=known.get(name))
 
     async def names(self, project: str) -> list[str]:
@@ -49,20 +48,26 @@ class ProjectSecrets:
             raise NotFound(f"project {project!r} has no secret {name!r}")
         await self._store.set_secret(project, name, None, expected=known[name])
 
+    async def read(self, project: str) -> Mapping[str, str]:
+        """For a launch: the values of this moment, or while the store is away those of the launch before.
 
-def check_secret(name: str, value: str) -> None:
-    """Raises InvalidRequest unless the pair can be an environment variable of a replica."""
-    if not SECRET_NAME.match(name):
-        raise InvalidRequest(
-            f"secret name {name!r} is not allowed: use capital letters, digits and '_', not starting with a digit",
-            key="name",
-        )
-    if name.startswith(RESERVED_PREFIXES):
-        raise InvalidRequest(
-            f"secret name {name!r} is not allowed: names that start with {', '.join(RESERVED_PREFIXES)} are reserved",
-            key="name",
-        )
-    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
-        raise InvalidRequest("value must be text without NUL characters", key="value")
-    if len(value.encode()) > MAX_SECRET_BYTES:
-        raise InvalidRequest(f"value is over the limit of {MAX_SECRET_BYTES} bytes", key="value")
+        Raises StoreUnavailable if there was none.
+        """
+        try:
+            found: Mapping[str, str] = await self._store.get_secrets(project)
+        except NotFound:
+            found = {}  # a project's first deploy: it is not stored yet; or it was deleted meanwhile
+        except StoreUnavailable as error:
+            if project not in self._known:
+                raise
+            logger.warning("the secrets are those of the launch before: %s", error, extra={"project": project})
+            return self._known[project]
+        self._known[project] = found or _NONE
+        return found
+
+    def forget(self, project: str) -> None:
+        """The project was deleted."""
+        self._known.pop(project, None)
+
+
+_NONE: Mapping[str, str] = {}

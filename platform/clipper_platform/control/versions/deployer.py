@@ -214,10 +214,10 @@ class Deployer:
                 lines += 1
                 deployment.emit("log", line, phase="environment")
 
-            prepared = await self._rollout.prepare(manifest, on_line)
-            deployment.environment = prepared.environment
+            environment = await self._rollout.prepare(manifest, on_line)
+            deployment.environment = environment
             facts["reused"] = lines == 0  # a builder that finds the environment there has nothing to say
-        await uninterrupted(self._record(deployment, manifest, prepared.environment))
+        await uninterrupted(self._record(deployment, manifest, environment))
         version = deployment.version
         if version is None:
             raise InternalError("the store gave no version number")
@@ -231,7 +231,7 @@ class Deployer:
                 forward = Forward(deployment)
                 with self._logs.tap(manifest.project, version, forward.line):
                     schemas = await self._rollout.start(
-                        manifest, version, prepared, forward.progress, like=before.route.version if before else None
+                        manifest, version, environment, forward.progress, like=before.route.version if before else None
                     )
                 deployment.schemas = schemas
             try:
@@ -323,9 +323,9 @@ class Deployer:
         project, number = version.project, version.number
         manifest = parse_manifest(version)
         await self.takeover.reuse(project, number)
-        prepared = await self._rollout.prepare(manifest, lambda _: None)
+        environment = await self._rollout.prepare(manifest, lambda _: None)
         before = self._registry.current(project)
-        await self._rollout.start(manifest, number, prepared, like=before.route.version if before else None)
+        await self._rollout.start(manifest, number, environment, like=before.route.version if before else None)
         try:
             current = await uninterrupted(self.takeover.flip(version))
         except BaseException:

@@ -110,8 +110,8 @@ class Follower:
     async def _bring_up(self, before: Current | None, current: Current) -> None:
         project, number = current.route.project, current.route.version
         await self._takeover.reuse(project, number)
-        prepared = await self._rollout.prepare(current.manifest, lambda _: None)
-        await self._rollout.start(current.manifest, number, prepared, like=before.route.version if before else None)
+        environment = await self._rollout.prepare(current.manifest, lambda _: None)
+        await self._rollout.start(current.manifest, number, environment, like=before.route.version if before else None)
         self._registry.adopt(current)
         self._takeover.follow(before, current)
         self._events.record(project, "route", f"version {number} answers: the stored route leads to it", version=number)

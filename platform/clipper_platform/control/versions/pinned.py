@@ -103,8 +103,8 @@ class PinnedVersions:
             return
         version = await self._registry.version(project, number)
         manifest = parse_manifest(version)
-        prepared = await self._rollout.prepare(manifest, lambda _: None)
-        await self._rollout.revive(manifest, number, prepared, version.schemas)
+        environment = await self._rollout.prepare(manifest, lambda _: None)
+        await self._rollout.revive(manifest, number, environment, version.schemas)
         self._used[project, number] = (-1, self._clock.monotonic())
         logger.info("started for callers that pin it", extra={"project": project, "version": number})
 

@@ -113,8 +113,8 @@ class Restorer:
         project, number = current.route.project, current.route.version
         async with self._slots:
             try:
-                prepared = await self._rollout.prepare(current.manifest, lambda _: None)
-                await self._rollout.revive(current.manifest, number, prepared, current.schemas, at_rest=at_rest)
+                environment = await self._rollout.prepare(current.manifest, lambda _: None)
+                await self._rollout.revive(current.manifest, number, environment, current.schemas, at_rest=at_rest)
             except Exception as error:
                 if not isinstance(error, ClipperError):
                     logger.exception("bringing a project back met a defect", extra={"project": project})

@@ -1,23 +1,21 @@
-"""Bringing a version up: environment, bundle, secrets, replicas. Shared by deploy, rollback and restart."""
+"""Bringing a version up: environment, bundle, replicas. Shared by deploy, rollback and restart."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from clipper.contract.manifest import Manifest
 from clipper.contract.spec import AutoscalingPolicy, FunctionSpec
 from clipper_platform.control.ports import Artifacts, Replicas
-from clipper_platform.control.registry import Registry
 from clipper_platform.control.tasks import uninterrupted
 from clipper_platform.environments.base import BuildProgress, EnvironmentBuilder
 from clipper_platform.errors import DeployFailed, InternalError, InvalidSpec, NotFound
 from clipper_platform.replicas.base import Progress, Target
 from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId
 
-__all__ = ["Prepared", "Rollout", "initial_replicas"]
+__all__ = ["Rollout", "initial_replicas"]
 
 
 def initial_replicas(spec: FunctionSpec) -> int:
@@ -26,38 +24,33 @@ def initial_replicas(spec: FunctionSpec) -> int:
     return min(max(1, policy.min_replicas), policy.max_replicas)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """All that a version's replicas need."""
-
-    environment: EnvironmentId
-    secrets: Mapping[str, str]
-
-
 class Rollout:
     """Prepares versions and starts their replicas."""
 
     def __init__(
         self,
-        registry: Registry,
         artifacts: Artifacts,
         environments: EnvironmentBuilder,
         replicas: Replicas,
+        *,
+        secrets: Callable[[str], Awaitable[Mapping[str, str]]],
         policy_of: Callable[[FunctionId, FunctionSpec], AutoscalingPolicy] = lambda _, spec: spec.autoscaling,
     ) -> None:
-        """`policy_of(id, spec)`: the autoscaling policy that counts for a function."""
-        self._registry = registry
+        """`secrets(project)`: `ProjectSecrets.read`. `policy_of(id, spec)`: the autoscaling policy that counts for a
+        function."""
+        self._secrets = secrets
         self._artifacts = artifacts
         self._environments = environments
         self._replicas = replicas
         self._policy_of = policy_of
-        self._preparing: list[EnvironmentId] = []
 
-    async def prepare(self, manifest: Manifest, progress: BuildProgress) -> Prepared:
-        """Unpack the bundle and build the environment unless they are there, read the secrets.
+    async def prepare(self, manifest: Manifest, progress: BuildProgress) -> EnvironmentId:
+        """Read the secrets, so that launches have them also when the store goes away; unpack the bundle and build the
+        environment unless they are there. Returns the environment.
 
         Raises DeployFailed, StoreUnavailable.
         """
+        await self._secrets(manifest.project)
         try:
             await self._artifacts.unpack(manifest.bundle)
         except (NotFound, InvalidSpec, InternalError) as error:
@@ -66,28 +59,13 @@ class Rollout:
                 phase="bundle",
                 hint="deploy again from the project's directory: that uploads it anew",
             ) from error
-        environment = await self._environments.build(manifest.environment, progress)
-        self._preparing.append(environment)
-        try:
-            return Prepared(environment=environment, secrets=await self._secrets(manifest.project))
-        finally:
-            self._preparing.remove(environment)
-
-    async def _secrets(self, project: str) -> dict[str, str]:
-        try:
-            return await self._registry.store.get_secrets(project)
-        except NotFound:
-            return {}  # a project's first deploy: it is not stored yet
-
-    def environments(self) -> set[str]:
-        """Environments that `prepare` has built and not returned yet."""
-        return set(self._preparing)
+        return await self._environments.build(manifest.environment, progress)
 
     async def start(
         self,
         manifest: Manifest,
         version: int,
-        prepared: Prepared,
+        environment: EnvironmentId,
         on_progress: Progress | None = None,
         *,
         like: int | None = None,
@@ -98,7 +76,7 @@ class Rollout:
         can carry what is taken over. Raises DeployFailed, the first that a function met; nothing of the version runs
         on then.
         """
-        targets = self._targets(manifest, version, prepared)
+        targets = self._targets(manifest, version, environment)
         schemas: dict[str, Any] = {}
 
         async def start_one(target: Target) -> None:
@@ -134,7 +112,7 @@ class Rollout:
         self,
         manifest: Manifest,
         version: int,
-        prepared: Prepared,
+        environment: EnvironmentId,
         schemas: Mapping[str, Any],
         *,
         at_rest: bool = False,
@@ -142,7 +120,7 @@ class Rollout:
         """Start all functions in the background: they keep trying until they run. `schemas` by function, as the
         version published them. `at_rest`: as if nobody had called them for long, with the replicas that their policies
         ask for then, maybe none."""
-        for target in self._targets(manifest, version, prepared):
+        for target in self._targets(manifest, version, environment):
             policy = self._policy_of(target.id, target.spec)
             await self._replicas.start(
                 target,
@@ -152,15 +130,15 @@ class Rollout:
                 idle_s=policy.downscale_to_zero_delay_s if at_rest else 0.0,
             )
 
-    def _targets(self, manifest: Manifest, version: int, prepared: Prepared) -> list[Target]:
+    def _targets(self, manifest: Manifest, version: int, environment: EnvironmentId) -> list[Target]:
         return [
             Target(
                 id=FunctionId(manifest.project, spec.name, version),
                 spec=spec,
-                environment=prepared.environment,
+                environment=environment,
                 bundle=BundleDigest(manifest.bundle),
                 warm_pool_size=manifest.environment.warm_pool_size,
-                env=prepared.secrets,
+                env=manifest.env,
             )
             for spec in manifest.functions
         ]

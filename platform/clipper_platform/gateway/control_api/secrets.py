@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from clipper.contract.constants import API_ROOT
 from clipper.contract.spec import SpecError, check_name
-from clipper_platform.control.access.secrets import ProjectSecrets
 from clipper_platform.errors import InvalidRequest
 from clipper_platform.gateway.control_api.endpoints import ApiRequest, Endpoint
 from clipper_platform.gateway.control_api.schemas.secrets import DeletedSecret, SecretList, SecretName, SecretRequest
@@ -16,10 +15,6 @@ __all__ = ["SecretRoutes"]
 class SecretRoutes:
     def __init__(self, services: Services) -> None:
         self._s = services
-
-    @property
-    def _secrets(self) -> ProjectSecrets:
-        return ProjectSecrets(self._s.registry)
 
     def endpoints(self) -> list[Endpoint]:
         secrets = f"{API_ROOT}/projects/{{project}}/secrets"
@@ -42,12 +37,12 @@ class SecretRoutes:
             check_name(project, "project")
         except SpecError as error:
             raise InvalidRequest(str(error), key="project") from None
-        await self._secrets.put(project, name, request.body.value)
+        await self._s.secrets.put(project, name, request.body.value)
         return SecretName(name=name)
 
     async def secrets(self, request: ApiRequest) -> SecretList:
-        return SecretList(secrets=await self._secrets.names(request.params["project"]))
+        return SecretList(secrets=await self._s.secrets.names(request.params["project"]))
 
     async def delete_secret(self, request: ApiRequest) -> DeletedSecret:
-        await self._secrets.delete(request.params["project"], request.params["name"])
+        await self._s.secrets.delete(request.params["project"], request.params["name"])
         return DeletedSecret(deleted=request.params["name"])

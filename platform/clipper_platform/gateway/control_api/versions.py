@@ -69,5 +69,6 @@ class VersionRoutes:
         return Config(
             version=current.route.version,
             environment=current.manifest.environment.to_dict(),
+            env=dict(current.manifest.env),
             functions=[spec.to_dict() for spec in current.manifest.functions],
         )

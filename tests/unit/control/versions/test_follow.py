@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from clipper_platform.control.access.secrets import ProjectSecrets
 from clipper_platform.control.builds import INTERRUPTED, LEASE_S
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.scaling.policies import Policies
@@ -158,7 +157,7 @@ async def test_a_project_deleted_and_created_again_between_two_polls_is_the_new_
     await polled(other)
     await plane.deployer.delete("digits")
     plane.clock.now += 1
-    await ProjectSecrets(plane.registry).put("digits", "TOKEN", "x")
+    await plane.secrets.put("digits", "TOKEN", "x")
     await polled(other)
     assert (other.serving.routes, other.serving.versions("digits")) == ({}, set())
     assert other.registry.project("digits").created_at == 1001.0
@@ -169,10 +168,10 @@ async def test_a_delete_of_a_project_that_was_created_again_elsewhere_is_a_confl
     await polled(other)
     await plane.deployer.delete("digits")
     plane.clock.now += 1
-    await ProjectSecrets(plane.registry).put("digits", "TOKEN", "x")
+    await plane.secrets.put("digits", "TOKEN", "x")
     with pytest.raises(Conflict):
         await other.deployer.delete("digits")
-    assert await ProjectSecrets(plane.registry).names("digits") == ["TOKEN"]
+    assert await plane.secrets.names("digits") == ["TOKEN"]
     await polled(other)
     await other.deployer._claims.wait_free("digits")  # logs are deleted in a thread
     await other.deployer.delete("digits")

@@ -153,4 +153,5 @@ class Config(ResponseBody, frozen=True):
 
     version: int
     environment: dict[str, Any]
+    env: dict[str, str]
     functions: list[dict[str, Any]]
