@@ -20,6 +20,7 @@ from clipper.control import ControlClient
 from clipper.function import Function, FunctionOptions
 from clipper.packaging import Bundle, bundle_directory, bundle_files
 from clipper.project import Project
+from clipper.requirement_files import read_requirements
 
 __all__ = ["OnEvent", "deploy", "deploy_project"]
 
@@ -98,13 +99,13 @@ def _closure_project(
 ) -> Project:
     """A project of one function, which is loaded from a pickle. Raises SpecError."""
     where = f"clipper.deploy('{address}')"
-    lines = [requirements] if isinstance(requirements, str) else list(requirements)
+    lines = read_requirements(None, [requirements] if isinstance(requirements, str) else requirements, where=where)
     target = re.sub(r"\W", "_", getattr(wrapped, "__name__", "")).strip("_") or "closure"
     entrypoint = f"{CLOSURE_MODULE}:{_identifier(target)}"
     return Project(
         directory=Path(),
         name=address.project,
-        environment=EnvironmentSpec.parse({"python": _python(python), "requirements": lines}, where=where),
+        environment=EnvironmentSpec.parse({"python": _python(python), "requirements": lines.lines}, where=where),
         functions=(FunctionSpec.parse(address.function, entrypoint, options, where=where),),
         provenance={},
     )

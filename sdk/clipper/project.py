@@ -24,7 +24,8 @@ from clipper.contract.spec import (
 )
 from clipper.contract.variables import parse_variables
 from clipper.discovery import Discovered, SourceModule, read_module
-from clipper.project_files import PROJECT_FILE, read_table, read_text, read_toml
+from clipper.project_files import PROJECT_FILE, read_table, read_toml
+from clipper.requirement_files import read_requirements
 
 __all__ = ["Project", "load_project"]
 
@@ -121,24 +122,22 @@ def _check_keys(table: Mapping[str, Any], known: Iterable[str], where: str) -> N
 
 def _environment(directory: Path, table: object) -> EnvironmentSpec:
     where = f"{PROJECT_FILE} [environment]"
-    if isinstance(table, dict) and isinstance(table.get("requirements"), str):
-        text = read_text(directory, table["requirements"], where=where, key="requirements")
-        table = {**table, "requirements": _requirement_lines(text)}
+    if isinstance(table, dict) and all(_is_text(table.get(key, [])) for key in ("requirements", "constraints")):
+        read = read_requirements(directory, table.get("requirements", []), table.get("constraints", []), where=where)
+        table = {**table, "requirements": list(read.lines), "constraints": list(read.constraints)}
     return EnvironmentSpec.parse(table, where=where)
 
 
 def _environment_provenance(table: Mapping[str, Any]) -> dict[str, str]:
     sources = {f.name: PROJECT_FILE if f.name in table else "default" for f in fields(EnvironmentSpec)}
-    if isinstance(table.get("requirements"), str):
-        sources["requirements"] = table["requirements"]  # the name of a file
+    for key in ("requirements", "constraints"):
+        if isinstance(table.get(key), str):
+            sources[key] = table[key]  # the name of a file
     return sources
 
 
-def _requirement_lines(text: str) -> list[str]:
-    """Lines of a requirements file as pip reads them: continued by a backslash, without comments and blanks."""
-    joined = re.sub(r"\\\r?\n", " ", text)
-    lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in joined.splitlines())
-    return [line for line in lines if line]
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(line, str) for line in value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

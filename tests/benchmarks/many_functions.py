@@ -51,10 +51,10 @@ SCHEMA = {"parameters": {"text": {"type": "string"}}, "returns": {"type": "strin
 class Built:
     """An environment builder whose environments all exist."""
 
-    def identify(self, spec: EnvironmentSpec) -> EnvironmentId:
+    def identify(self, spec: EnvironmentSpec, files: Path | None = None) -> EnvironmentId:
         return EnvironmentId("env")
 
-    async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> EnvironmentId:
+    async def build(self, spec: EnvironmentSpec, progress: BuildProgress, files: Path | None = None) -> EnvironmentId:
         return self.identify(spec)
 
     def pythons(self) -> Sequence[str]:

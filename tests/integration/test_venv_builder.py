@@ -136,16 +136,8 @@ async def test_an_environment_whose_interpreter_is_gone_is_built_again(tmp_path:
     assert versions_in(found(builder, await builder.build(PLAIN, quiet)), "msgspec")
 
 
-@pytest.mark.parametrize(
-    ("requirement", "says", "hint"),
-    [
-        ("six==99", "no version of six==99", "version of the package that exists"),
-        ("six=1", "no such comparison operator", "as pip would read it"),
-    ],
-)
-async def test_a_bad_requirement_fails_with_uvs_own_words(
-    tmp_path: Path, requirement: str, says: str, hint: str
-) -> None:
+async def test_a_bad_requirement_fails_with_uvs_own_words(tmp_path: Path) -> None:
+    requirement, says, hint = "six==99", "no version of six==99", "version of the package that exists"
     builder, lines = VenvBuilder(tmp_path), list[str]()
     with pytest.raises(DeployFailed, match=says) as caught:
         await builder.build(EnvironmentSpec(requirements=(requirement,)), lines.append)

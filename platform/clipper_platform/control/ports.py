@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from clipper_platform.control.function_facts import FunctionStatus
@@ -107,7 +108,7 @@ class Artifacts(Protocol):
         """Store the archive, verified. Raises InvalidSpec, PayloadTooLarge."""
         ...
 
-    async def unpack(self, digest: str) -> object:
+    async def unpack(self, digest: str) -> Path:
         """Make the bundle's files available to the backend; what comes back is for the backend alone. Raises NotFound
         when the archive is lost, InternalError when it is damaged."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from clipper.contract.spec import EnvironmentSpec
@@ -19,12 +20,13 @@ class EnvironmentBuilder(Protocol):
     """Builds environments of one kind; the platform keeps their ids. A backend is given the builder's own look-up
     from an id to what it runs."""
 
-    def identify(self, spec: EnvironmentSpec) -> EnvironmentId:
-        """The digest of the spec: equal specs have equal ids. Raises DeployFailed if the requested Python is not on the
+    def identify(self, spec: EnvironmentSpec, files: Path | None = None) -> EnvironmentId:
+        """The digest of the spec: equal specs have equal ids. `files` is the project's directory, for requirements that
+        are paths. Raises DeployFailed if the requested Python is not on the
         machine, with a list of those that are."""
         ...
 
-    async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> EnvironmentId:
+    async def build(self, spec: EnvironmentSpec, progress: BuildProgress, files: Path | None = None) -> EnvironmentId:
         """Build it, or return at once if it exists. Concurrent calls for one id share one build. Cancelling
         the last waiter stops the build. Raises DeployFailed with the resolver's explanation."""
         ...

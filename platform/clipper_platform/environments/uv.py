@@ -13,13 +13,13 @@ import re
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import uv
 
-__all__ = ["Uv", "UvError", "explain", "hint_for", "uv_environment"]
+__all__ = ["Uv", "UvError", "explain", "hint_for", "in_conflict", "uv_environment"]
 
 # Has the kernel kill it with its parent, then becomes uv. A parent that ended before prctl has another pid by now.
 _LAUNCHER = """
@@ -146,6 +146,14 @@ def explain(lines: Sequence[str]) -> str:
             parts.append(text.rstrip(":"))
     text = ": ".join(parts)
     return text if len(text) <= 4_000 else text[:4_000] + " …"
+
+
+def in_conflict(lines: Sequence[str], requirements: Iterable[str]) -> list[str]:
+    """Those of `requirements` whose package uv names in an explanation of versions that contradict each other."""
+    text = explain(lines)
+    if "No solution" not in text:
+        return []
+    return [line for line in requirements if re.search(rf"\b{re.split('[^A-Za-z0-9_-]', line)[0]}\b", text)]
 
 
 # Patterns in uv's output, the most specific first, and what the reader can do.

@@ -23,18 +23,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from clipper.contract.requirements import mask
 from clipper.contract.spec import EnvironmentSpec
 from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.core.retention import EnvironmentFacts
 from clipper_platform.environments.base import BuildProgress
+from clipper_platform.environments.failures import LOG_LINES, SCRATCH, clash, failed
+from clipper_platform.environments.installation import Installation, Step
 from clipper_platform.environments.interpreters import Interpreter, Interpreters
 from clipper_platform.environments.locks import EnvironmentLocks
-from clipper_platform.environments.uv import Uv, UvError, explain, hint_for, uv_environment
+from clipper_platform.environments.uv import Uv, UvError, in_conflict, uv_environment
 from clipper_platform.environments.virtual import VirtualEnvironment
 from clipper_platform.errors import DeployFailed
 from clipper_platform.types import EnvironmentId
 
-__all__ = ["RUNTIME_REQUIREMENTS", "VenvBuilder", "measure", "normalise"]
+__all__ = ["RUNTIME_REQUIREMENTS", "VenvBuilder", "measure"]
 
 RUNTIME_REQUIREMENTS = ("msgspec>=0.19", "cloudpickle>=3.1")
 """What `clipper_runtime` needs beside the standard library."""
@@ -43,61 +46,30 @@ RUNTIME_REQUIREMENTS = ("msgspec>=0.19", "cloudpickle>=3.1")
 BUILD_TIMEOUT_S = 1_800.0
 # The earlier lines that a waiter gets when it joins a running build.
 _HISTORY_LINES = 200
-_LOG_LINES = 60
 
 _ID = re.compile(r"[0-9a-f]{20}\Z")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMPLETE = ".complete"
-_REQUIREMENTS = "requirements.txt"
-
-
-def normalise(lines: Sequence[str]) -> tuple[str, ...]:
-    """Requirement lines in a form in which equal requests are equal text: without comments and blanks, names as the
-    index spells them, packages sorted. Options (`--index-url …`) keep their order and come first.
-
-    >>> normalise(["Scikit_Learn >=1.5  # models", "numpy"])
-    ('numpy', 'scikit-learn>=1.5')
-    """
-    options, packages = [], set()
-    for line in lines:
-        text = re.sub(r"(^|\s)#.*$", "", line).strip()
-        if not text:
-            continue
-        if text.startswith("-"):
-            options.append(" ".join(text.split()))
-        else:
-            packages.add(_normalise_package(text))
-    return (*options, *sorted(packages))
-
-
-def _normalise_package(text: str) -> str:
-    match = _NAME.match(text)
-    if match is None or "/" in text.split("@")[0]:
-        return text  # a path or an address: its letters' case matters
-    name = re.sub(r"[-_.]+", "-", match[0]).lower()
-    rest = text[match.end() :]
-    if "@" not in rest and ";" not in rest:
-        rest = re.sub(r"\s+", "", rest)
-    return name + rest
+_REQUIREMENTS, _CONSTRAINTS = "requirements.txt", "constraints.txt"
 
 
 class _Build:
     """One build and its waiters."""
 
     def __init__(
-        self, id: EnvironmentId, requirements: Sequence[str], python: Interpreter, exclude: Sequence[str] = ()
+        self, id: EnvironmentId, installation: Installation, python: Interpreter, exclude: Sequence[str] = ()
     ) -> None:
         self.id = id
-        self.requirements = tuple(requirements)
+        self.installation = installation
         self.exclude = tuple(exclude)
         self.python = python
         self.listeners: list[BuildProgress] = []
         self.history: deque[str] = deque(maxlen=_HISTORY_LINES)
 
     def tell(self, line: str) -> None:
-        """Passes a line to all waiters, except for uv's note on which Python it uses."""
+        """Passes a line to all waiters, without credentials, and except for uv's note on which Python it uses."""
         if line.startswith("Using Python "):
             return
+        line = mask(line)
         self.history.append(line)
         for listener in tuple(self.listeners):
             listener(line)
@@ -136,26 +108,18 @@ class VenvBuilder:
         """Full versions of the interpreters that can be asked for, newest first."""
         return list(dict.fromkeys(i.name for i in self._interpreters.list()))
 
-    def identify(self, spec: EnvironmentSpec) -> EnvironmentId:
-        return self._identify(spec, self._interpreters.find(spec.python))
+    def identify(self, spec: EnvironmentSpec, files: Path | None = None) -> EnvironmentId:
+        installation = Installation(spec, self._runtime, files)
+        return _identify(installation, self._interpreters.find(spec.python))
 
-    def _identify(self, spec: EnvironmentSpec, python: Interpreter) -> EnvironmentId:
-        asked: dict[str, Any] = {
-            "python": f"cpython-{python.name}-{python.machine}",
-            "requirements": normalise([*spec.requirements, *self._runtime]),
-        }
-        if spec.exclude:  # absent where nothing is excluded, so that other environments keep their ids
-            asked["exclude"] = normalise(spec.exclude)
-        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
-        return EnvironmentId(digest.hexdigest()[:20])
-
-    async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> EnvironmentId:
+    async def build(self, spec: EnvironmentSpec, progress: BuildProgress, files: Path | None = None) -> EnvironmentId:
+        installation = await asyncio.to_thread(Installation, spec, self._runtime, files)
         python = await asyncio.to_thread(self._interpreters.find, spec.python)
-        id = self._identify(spec, python)
+        id = _identify(installation, python)
         while self.find(id) is None:  # more than once only if another process removes what was just built
             running = self._builds.get(id)
             if running is None:
-                build = _Build(id, (*normalise(spec.requirements), *self._runtime), python, spec.exclude)
+                build = _Build(id, installation, python, spec.exclude)
                 task = asyncio.create_task(self._build(build), name=f"build environment {id}")
                 running = self._builds[id] = (build, task)
                 task.add_done_callback(partial(self._forget, build))
@@ -196,11 +160,11 @@ class VenvBuilder:
             message = f"the environment was not built within {self._timeout_s:g} s"
             hint = "deploy again: what was downloaded so far is kept"
         except UvError as error:
-            raise _failed(error.lines, self._root / build.id) from None
+            raise failed(error.lines) from None
         except OSError as error:
             message = f"the environment cannot be written: {error}"
             hint = f"check the disk and the permissions under {self._root}"
-        log = list(build.history)[-_LOG_LINES:]
+        log = list(build.history)[-LOG_LINES:]
         raise DeployFailed(message, phase="environment", log=log, hint=hint)
 
     async def _build_anew(self, build: _Build, lock: int) -> None:
@@ -222,21 +186,38 @@ class VenvBuilder:
     async def _install(self, build: _Build, path: Path, python: Path, lock: int) -> None:
         create = ("venv", "--no-project", "--no-python-downloads", "--python", build.python.path, path)
         await self._uv.run(*create, keep_open=lock)
-        requirements = path / _REQUIREMENTS
-        requirements.write_text("".join(f"{line}\n" for line in build.requirements), encoding="utf-8")
-        install: list[str | Path] = ["pip", "install", "--python", python, "--requirement", requirements]
-        if build.exclude:
-            # An override whose marker is never true: packages that depend on the excluded one are installed without it.
-            overrides = path / "excluded.txt"
-            overrides.write_text("".join(f"{name}; python_version < '0'\n" for name in build.exclude), encoding="utf-8")
-            install += ["--overrides", overrides]
-        await self._uv.run(*install, on_line=build.tell, keep_open=lock)
+        scratch = path / SCRATCH
+        scratch.mkdir(mode=0o700)
+        for step in await asyncio.to_thread(build.installation.steps, scratch):
+            await self._run_step(build, step, ("pip", "install", "--python", python), scratch, lock)
+        # It holds the credentials of indexes, which functions must not see.
+        await _in_thread(partial(shutil.rmtree, scratch))
+
+    async def _run_step(
+        self, build: _Build, step: Step, install: tuple[str | Path, ...], scratch: Path, lock: int
+    ) -> None:
+        lines = _write(scratch / _REQUIREMENTS, (*step.lines, *step.also))
+        bounds = _write(scratch / _CONSTRAINTS, (*build.installation.constraints, *step.bounds))
+        install = (*install, *_overrides(build, scratch), *step.flags, "--requirement", lines)
+        if bounds.stat().st_size:
+            install = (*install, "--constraint", bounds)
+        try:
+            await self._uv.run(*install, on_line=build.tell, keep_open=lock)
+        except UvError as error:
+            needed = in_conflict(error.lines, build.installation.runtime)
+            if not needed:
+                raise
+            if step.lines:  # they may contradict each other also without the runtime
+                _write(lines, step.lines)
+                _write(bounds, build.installation.constraints)
+                await self._uv.run(*install, "--dry-run", keep_open=lock)
+            raise clash(needed, error.lines) from None
 
     def _mark_complete(self, build: _Build, path: Path, packages: Sequence[str]) -> None:
         metadata = {
             "python": build.python.name,
             "interpreter": str(build.python.path),
-            "requirements": list(build.requirements),
+            "requirements": build.installation.identity["requirements"],
             "packages": list(packages),
             "created_at": self._clock.time(),
         }
@@ -312,17 +293,23 @@ class VenvBuilder:
         (self._root / "uv.toml").touch()
 
 
-def _failed(lines: Sequence[str], path: Path) -> DeployFailed:
-    # The requirements file is internal, and deleted by the time that its name is read.
-    file = re.compile(rf"(\S*/)?{path.name}/{re.escape(_REQUIREMENTS)}")
-    output = [file.sub("requirements", line) for line in lines]
-    explanation = explain(output)
-    return DeployFailed(
-        f"the environment cannot be built: {explanation}",
-        phase="environment",
-        log=output[-_LOG_LINES:],
-        hint=hint_for(explanation),
-    )
+def _identify(installation: Installation, python: Interpreter) -> EnvironmentId:
+    asked: dict[str, Any] = {"python": f"cpython-{python.name}-{python.machine}", **installation.identity}
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+    return EnvironmentId(digest.hexdigest()[:20])
+
+
+def _write(path: Path, lines: Iterable[str]) -> Path:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def _overrides(build: _Build, scratch: Path) -> list[str | Path]:
+    if not build.exclude:
+        return []
+    # Their markers are never true: packages that depend on the excluded ones are installed without them.
+    lines = (f"{name}; python_version < '0'" for name in build.exclude)
+    return ["--overrides", _write(scratch / "excluded.txt", lines)]
 
 
 def _last_use(path: Path) -> float:

@@ -18,7 +18,7 @@ __all__ = [
 PACKAGE_PATTERN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?\Z")
 PYTHON_PATTERN = re.compile(r"3\.\d{1,2}(\.\d{1,3})?\Z")
 
-_ENVIRONMENT_KEYS = ("python", "requirements", "exclude", "warm_pool_size")
+_ENVIRONMENT_KEYS = ("python", "requirements", "constraints", "exclude", "warm_pool_size")
 ENVIRONMENT_RULES: dict[str, Rule] = {"warm_pool_size": Rule(int, low=0, high=16)}
 
 
@@ -26,6 +26,8 @@ ENVIRONMENT_RULES: dict[str, Rule] = {"warm_pool_size": Rule(int, low=0, high=16
 class EnvironmentSpec:
     """Python version ("3.11", or None for the platform's own) and requirement lines as pip reads them.
 
+    `constraints` bound the versions of packages that are installed anyway (pip's `-c`). Paths in both are relative to
+    the project. The lines are read by `clipper.contract.requirements`, which a replica does not import.
     `exclude` names packages that are left out even where a requirement depends on them: a package that carries a
     model's weights may require a framework of several gigabytes that the function does not need. `warm_pool_size`
     processes with the environment's modules loaded wait to become replicas (None: as the platform's setting says); it
@@ -34,12 +36,13 @@ class EnvironmentSpec:
 
     python: str | None = None
     requirements: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     warm_pool_size: int | None = None
 
     @classmethod
     def parse(cls, table: object, *, where: str = "[environment]") -> Self:
-        """Raises SpecError. `requirements` must be a list: the caller has read a requirements file already."""
+        """Raises SpecError. `requirements` and `constraints` are lists: the caller has read files that they name."""
         if not isinstance(table, Mapping):
             raise SpecError("environment must be a table", where=where, key="environment")
         for key in table:
@@ -51,13 +54,6 @@ class EnvironmentSpec:
                 f'python = {shown(python)} is not allowed: write a version as a string, as in "3.11"',
                 where=where,
                 key="python",
-            )
-        lines = table.get("requirements") or ()
-        if not isinstance(lines, (list, tuple)) or not all(isinstance(line, str) for line in lines):
-            raise SpecError(
-                'requirements must be a list of strings, as in ["scikit-learn>=1.5"], or "requirements.txt"',
-                where=where,
-                key="requirements",
             )
         exclude = table.get("exclude") or ()
         if not isinstance(exclude, (list, tuple)) or not all(
@@ -71,13 +67,16 @@ class EnvironmentSpec:
         warm = {"warm_pool_size": size} if (size := table.get("warm_pool_size")) is not None else {}
         return cls(
             python=python,
-            requirements=tuple(_requirement(line, where) for line in lines if line.strip()),
+            requirements=_lines(table, "requirements", where),
+            constraints=_lines(table, "constraints", where),
             exclude=tuple(sorted(exclude)),
             warm_pool_size=checked(warm, ENVIRONMENT_RULES, where).get("warm_pool_size"),
         )
 
     def to_dict(self) -> dict[str, Any]:
         out: dict[str, Any] = {"python": self.python, "requirements": list(self.requirements)}
+        if self.constraints:
+            out["constraints"] = list(self.constraints)
         if self.exclude:
             out["exclude"] = list(self.exclude)
         if self.warm_pool_size is not None:
@@ -85,20 +84,14 @@ class EnvironmentSpec:
         return out
 
 
-# Options of a requirements file that name other files or change what "installed" means.
-_REFUSED_REQUIREMENT_OPTIONS = ("-r", "--requirement", "-c", "--constraint", "-e", "--editable")
-
-
-def _requirement(line: str, where: str) -> str:
-    line = line.strip()
-    if any(ord(c) < 32 or ord(c) == 127 for c in line):
-        raise SpecError(f"requirement {shown(line)} holds a control character", where=where, key="requirements")
-    # "-rother.txt" is pip's attached form of "-r other.txt"; every refused long option has a refused short one.
-    if line.startswith(_REFUSED_REQUIREMENT_OPTIONS):
+def _lines(table: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    lines = table.get(key) or ()
+    if not isinstance(lines, (list, tuple)) or not all(isinstance(line, str) for line in lines):
         raise SpecError(
-            f"requirement {shown(line)} is not allowed: list the packages themselves, nested files and editable "
-            "installs are not part of the bundle's environment",
-            where=where,
-            key="requirements",
+            f'{key} must be a list of strings, as in ["scikit-learn>=1.5"], or "{key}.txt"', where=where, key=key
         )
-    return line
+    lines = tuple(line.strip() for line in lines if line.strip())
+    for line in lines:
+        if any(ord(c) < 32 or ord(c) == 127 for c in line):
+            raise SpecError(f"requirement {shown(line)} holds a control character", where=where, key=key)
+    return lines

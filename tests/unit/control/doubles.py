@@ -171,10 +171,10 @@ class FakeEnvironments:
         self.in_use: set[str] = set()  # by other platforms
         self.retained: set[EnvironmentId] = set()
 
-    def identify(self, spec: EnvironmentSpec) -> EnvironmentId:
+    def identify(self, spec: EnvironmentSpec, files: Path | None = None) -> EnvironmentId:
         return EnvironmentId(f"env-{spec.python}-{len(spec.requirements)}")
 
-    async def build(self, spec: EnvironmentSpec, progress: BuildProgress) -> EnvironmentId:
+    async def build(self, spec: EnvironmentSpec, progress: BuildProgress, files: Path | None = None) -> EnvironmentId:
         self.running += 1
         try:
             for line in self.lines:

@@ -52,14 +52,14 @@ class Rollout:
         """
         await self._secrets(manifest.project)
         try:
-            await self._artifacts.unpack(manifest.bundle)
+            files = await self._artifacts.unpack(manifest.bundle)
         except (NotFound, InvalidSpec, InternalError) as error:
             raise DeployFailed(
                 f"the bundle {manifest.bundle} cannot be read: {error}",
                 phase="bundle",
                 hint="deploy again from the project's directory: that uploads it anew",
             ) from error
-        return await self._environments.build(manifest.environment, progress)
+        return await self._environments.build(manifest.environment, progress, files)
 
     async def start(
         self,

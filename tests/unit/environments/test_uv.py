@@ -1,53 +1,19 @@
-"""Equal wishes are equal text; uv's explanations become a sentence and a hint; packages' scripts see no secrets."""
+"""uv's explanations become a sentence and a hint; packages' scripts see no secrets."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from clipper_platform.environments.uv import explain, hint_for, uv_environment
-from clipper_platform.environments.venv import normalise
-
-LINES = st.lists(st.sampled_from(["numpy", "Scikit_Learn >= 1.5", "six==1.17.0 # tested", "a[b] ; python_version<'4'"]))
-
-
-@given(LINES, st.randoms())
-def test_the_order_of_packages_and_repetitions_do_not_matter(lines: list[str], random: object) -> None:
-    shuffled = list(lines)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis types it as object
-    assert normalise(lines) == normalise([*shuffled, *shuffled])
-
-
-@given(LINES)
-def test_normalising_twice_changes_nothing(lines: list[str]) -> None:
-    assert normalise(normalise(lines)) == normalise(lines)
-
-
-@pytest.mark.parametrize(
-    ("lines", "expected"),
-    [
-        (["Scikit_Learn >=1.5  # models"], ("scikit-learn>=1.5",)),
-        (["# only words", "   "], ()),
-        (["b", "--index-url https://x", "--extra-index-url  https://y", "a"], (
-            "--index-url https://x", "--extra-index-url https://y", "a", "b",
-        )),
-        (["Pkg @ https://example.com/Pkg-1.0.whl#sha256=ab"], ("pkg @ https://example.com/Pkg-1.0.whl#sha256=ab",)),
-        (["https://example.com/Pkg.whl"], ("https://example.com/Pkg.whl",)),
-        (["./Local_Package"], ("./Local_Package",)),
-    ],
-)  # fmt: skip
-def test_lines_take_their_one_form(lines: list[str], expected: tuple[str, ...]) -> None:
-    assert normalise(lines) == expected
+from clipper_platform.environments.uv import explain, hint_for, in_conflict, uv_environment
 
 
 def test_uvs_explanation_is_joined_and_its_chatter_left_out() -> None:
-    lines = [
+    output = [
         "Using Python 3.11.7 environment at: x",
         "error: No solution found when resolving dependencies",
         "  cause: Because there is no version of six==99, your requirements are unsatisfiable.",
     ]
-    assert explain(lines) == (
+    assert explain(output) == (
         "No solution found when resolving dependencies: "
         "Because there is no version of six==99, your requirements are unsatisfiable."
     )
@@ -73,6 +39,15 @@ def test_uvs_explanation_is_joined_and_its_chatter_left_out() -> None:
 )
 def test_the_hint_says_what_to_do(text: str, part: str) -> None:
     assert part in hint_for(text)
+
+
+def test_of_the_runtimes_packages_those_are_in_conflict_that_uv_names() -> None:
+    runtime = ("msgspec>=0.19", "cloudpickle>=3.1")
+    assert in_conflict(["error: No solution found", "  cause: Because you require msgspec==0.1"], runtime) == [
+        "msgspec>=0.19"
+    ]
+    assert in_conflict(["error: No solution found", "  cause: Because there is no version of msgspec-more"], ()) == []
+    assert in_conflict(["error: Failed to fetch msgspec"], runtime) == []
 
 
 def test_uv_sees_where_to_fetch_from_but_no_secrets_and_no_other_project() -> None:

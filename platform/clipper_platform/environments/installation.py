@@ -1,0 +1,190 @@
+"""What an environment is asked to hold, as steps for uv, and as the identity by which equal requests share one.
+
+uv gets each requirement as it was written: the identity, in which names and versions have one form, is only hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from packaging.utils import canonicalize_name
+
+from clipper.contract.requirements import PLACES, Option, Requirement, check_hashes, has_scheme, mask, parse_line
+from clipper.contract.spec import EnvironmentSpec
+from clipper_platform.errors import DeployFailed
+
+__all__ = ["Installation", "Step"]
+
+# Options that uv reads in a requirements file. The others have a flag of its command line.
+_IN_FILE: Final = frozenset(
+    {"--index-url", "--extra-index-url", "--find-links", "--no-index", "--no-binary", "--only-binary"}
+)
+_AS_FLAG: Final = {"--pre": "--prerelease=allow", "--trusted-host": "--allow-insecure-host"}
+# With hashes a package from any index is the one that was asked for, so that, as with pip, all are searched.
+_HASHED: Final = ("--require-hashes", "--index-strategy=unsafe-best-match")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One `uv pip install` of `lines`, with `also`, which the runtime needs. `bounds` are versions that packages must
+    have if they are installed."""
+
+    lines: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    bounds: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+class Installation:
+    """Parsed requirements. `files` is the project's directory, to which paths are relative.
+
+    Raises DeployFailed for lines that cannot be read and for files that are not there. Reads the files.
+    """
+
+    def __init__(self, spec: EnvironmentSpec, runtime: Sequence[str], files: Path | None) -> None:
+        self._files = files
+        self.runtime = tuple(runtime)
+        self._options, self._requirements = _parse(spec.requirements)
+        _, self._constraints = _parse(spec.constraints)
+        self._hashed = self._check_hashes()
+        self.identity = self._identify(spec)
+
+    def _check_hashes(self) -> bool:
+        try:
+            required = check_hashes(self._requirements, self._constraints)
+        except ValueError as error:
+            raise _refused(str(error)) from None
+        return required or any(option.flag == "--require-hashes" for option in self._options)
+
+    def _identify(self, spec: EnvironmentSpec) -> dict[str, Any]:
+        """A JSON object that is equal for equal requests."""
+        runtime = _parse(self.runtime)[1]
+        identity: dict[str, Any] = {
+            "requirements": [
+                *(self._option_identity(option) for option in self._options),
+                *sorted({self._requirement_identity(r) for r in (*self._requirements, *runtime)}),
+            ]
+        }
+        if self._constraints:
+            identity["constraints"] = sorted({self._requirement_identity(r) for r in self._constraints})
+        if spec.exclude:  # absent where nothing is excluded, so that other environments keep their ids
+            identity["exclude"] = sorted({canonicalize_name(name) for name in spec.exclude})
+        return identity
+
+    def _requirement_identity(self, requirement: Requirement) -> str:
+        """A path stands for its content: the same wheel of another project is the same, a changed one is another."""
+        if not requirement.path:
+            return requirement.identity
+        path = self._find(requirement.path)
+        return replace(requirement, path=f"{path.name}#{_content_digest(path)}").identity
+
+    def _option_identity(self, option: Option) -> str:
+        if option.flag not in PLACES or has_scheme(option.value):
+            return option.identity
+        return f"{option.flag} {_content_digest(self._find(option.value))}"
+
+    def _find(self, name: str) -> Path:
+        """The file or directory of the project. Only callers inside the platform give absolute paths."""
+        if Path(name).is_absolute():
+            path = Path(name)
+        elif self._files is None:
+            raise _refused(f"{name!r} is a file of a project, and there is none: requirements must be in an index")
+        else:
+            path = (self._files / name).resolve()
+            if not path.is_relative_to(self._files.resolve()):
+                raise _refused(f"{name!r} lies outside the project")
+        if not path.exists():
+            raise _refused(f"{name!r} is not in the bundle: an ignore file may leave it out")
+        return path
+
+    def steps(self, scratch: Path) -> list[Step]:
+        """What uv has to run, in order. Copies directories that get built into `scratch`: a build writes into them."""
+        options = tuple(self._option_line(option) for option in self._options if option.flag in _IN_FILE)
+        flags = tuple(
+            _AS_FLAG[option.flag] + (f"={option.value}" if option.value else "")
+            for option in self._options
+            if option.flag in _AS_FLAG
+        )
+        flags += tuple(flag for r in self._requirements for flag in _config_flags(r))
+        lines = {requirement: self._line(requirement, scratch) for requirement in self._requirements}
+        if not self._hashed and not options:
+            return [Step(lines=tuple(lines.values()), also=self.runtime, flags=flags)]
+        # What the runtime needs comes last and from where the platform gets packages: the project's index, files and
+        # hashes may not have it. Its versions bound the steps before.
+        runtime = Step(also=self.runtime)
+        if not self._hashed:
+            return [Step(lines=(*options, *lines.values()), flags=flags, bounds=self.runtime), runtime]
+        # What has no hash is named in the file by its commit or its place; the hashed lines hold what it depends on.
+        named = tuple(line for r, line in lines.items() if not r.hashes and (r.path or r.url))
+        hashed = tuple(line for line in lines.values() if line not in named)
+        steps = [Step(lines=(*options, *hashed), flags=(*flags, *_HASHED))]
+        if named:
+            steps.append(Step(lines=(*options, *named), flags=(*flags, "--no-deps")))
+        # A bound without a hash is refused there, so that the runtime's step finds out whether the versions allow it.
+        versions = tuple(r.specification for r in self._requirements if r.name and not r.url)
+        return [*steps, replace(runtime, bounds=versions)]
+
+    @property
+    def constraints(self) -> tuple[str, ...]:
+        return tuple(requirement.line for requirement in self._constraints)
+
+    def _option_line(self, option: Option) -> str:
+        if option.flag not in PLACES or has_scheme(option.value):
+            return option.line
+        return f"{option.flag} {self._find(option.value).as_uri()}"
+
+    def _line(self, requirement: Requirement, scratch: Path) -> str:
+        # Per-requirement settings travel as flags: uv reads none in a file but --hash.
+        plain = replace(requirement, config_settings=(), editable=False)
+        if not plain.path:
+            return plain.line
+        path = self._find(plain.path)
+        if path.is_dir():
+            copy = scratch / hashlib.sha256(plain.path.encode()).hexdigest()[:16] / path.name
+            shutil.copytree(path, copy, dirs_exist_ok=True)
+            path = copy
+        return replace(plain, path=str(path)).line
+
+
+def _parse(lines: Iterable[str]) -> tuple[list[Option], list[Requirement]]:
+    options: list[Option] = []
+    requirements: list[Requirement] = []
+    for line in lines:
+        try:
+            parsed = parse_line(line)
+        except ValueError as error:
+            raise _refused(f"requirement {mask(line)!r} is not allowed: {error}") from None
+        if isinstance(parsed, Requirement):
+            requirements.append(parsed)
+        else:
+            options.extend(parsed)
+    return options, requirements
+
+
+def _refused(message: str) -> DeployFailed:
+    hint = "write the requirements as pip would read them, then deploy again"
+    return DeployFailed(message, phase="environment", log=[message], hint=hint)
+
+
+def _config_flags(requirement: Requirement) -> list[str]:
+    if requirement.name:
+        return [f"--config-settings-package={requirement.name}:{setting}" for setting in requirement.config_settings]
+    return [f"--config-settings={setting}" for setting in requirement.config_settings]
+
+
+def _content_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and the contents of all files below a directory."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{file.relative_to(path)}\0{_content_digest(file)}\0".encode())
+        return digest.hexdigest()
+    with path.open("rb") as file_object:
+        while chunk := file_object.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,93 @@
+"""What uv is asked to run for the requirements of a project, and which requests share an environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipper.contract.spec import EnvironmentSpec
+from clipper_platform.environments.installation import Installation, Step
+from clipper_platform.errors import DeployFailed
+
+RUNTIME = ("msgspec>=0.19",)
+HASHED = "a==1 --hash=sha256:" + "ab" * 32
+LINES = st.lists(st.sampled_from(["numpy", "Scikit_Learn >= 1.5", "six==1.17.0", "a[b] ; python_version<'4'"]))
+
+
+def installation(*lines: str, files: Path | None = None, **more: tuple[str, ...]) -> Installation:
+    return Installation(EnvironmentSpec(requirements=lines, **more), RUNTIME, files)  # type: ignore[arg-type]
+
+
+def steps(*lines: str, files: Path | None = None) -> list[Step]:
+    return installation(*lines, files=files).steps((files or Path()) / "scratch")
+
+
+@given(LINES, st.randoms())
+def test_the_order_of_packages_and_repetitions_do_not_matter(lines: list[str], random: object) -> None:
+    shuffled = list(lines)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis types it as object
+    assert installation(*lines).identity == installation(*shuffled, *shuffled).identity
+
+
+def test_different_requests_have_different_identities(tmp_path: Path) -> None:
+    identities = [
+        installation(*lines, files=tmp_path, **more).identity
+        for lines, more in (
+            ((), {}), (("a",), {}), (("a==1",), {}), ((HASHED,), {}), (("a", "--pre"), {}),
+            (("a", "--index-url https://x"), {}), (("a",), {"constraints": ("b<2",)}),
+            (("a",), {"exclude": ("torch",)}),
+        )
+    ]  # fmt: skip
+    assert len({str(identity) for identity in identities}) == len(identities)
+
+
+def test_a_changed_wheel_of_the_same_name_is_another_request(tmp_path: Path) -> None:
+    wheel = tmp_path / "x-1.0-py3-none-any.whl"
+    identities = set()
+    for content in (b"one", b"two"):
+        wheel.write_bytes(content)
+        identities |= {
+            str(installation(line, files=tmp_path).identity) for line in (f"./{wheel.name}", "--find-links .", ".")
+        }
+    assert len(identities) == 6
+
+
+def test_plain_requirements_are_resolved_with_the_runtimes_own_as_they_were_written() -> None:
+    assert steps("Scikit_Learn >= 1.5", "six ; python_version<'4'") == [
+        Step(lines=("Scikit_Learn >= 1.5", "six ; python_version<'4'"), also=RUNTIME)
+    ]
+
+
+def test_what_the_runtime_needs_comes_from_the_platforms_index_where_a_project_names_its_own() -> None:
+    assert steps("--index-url https://x/simple", "a") == [
+        Step(lines=("--index-url https://x/simple", "a"), bounds=RUNTIME),
+        Step(also=RUNTIME),
+    ]
+
+
+def test_where_one_has_a_hash_all_need_it_but_the_runtimes_own(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    hashed, local, runtime = steps(HASHED, "-e ./lib", files=tmp_path)
+    assert hashed.lines == (HASHED,)
+    assert "--require-hashes" in hashed.flags
+    assert "--no-deps" in local.flags
+    assert local.lines[0].endswith("/lib")
+    assert not local.lines[0].startswith(str(tmp_path / "lib"))  # a copy: builds write into their directory
+    assert runtime == Step(also=RUNTIME, bounds=("a==1",))
+    with pytest.raises(DeployFailed, match="'b' has no --hash"):
+        installation(HASHED, "b")
+
+
+def test_options_that_uv_knows_by_another_name_become_flags() -> None:
+    (step,) = steps("--pre", "--trusted-host h", "a --config-settings x=y", "--prefer-binary")
+    assert step.lines == ("a",)
+    assert step.flags == ("--prerelease=allow", "--allow-insecure-host=h", "--config-settings-package=a:x=y")
+
+
+@pytest.mark.parametrize("line", ["tinypkg 2", "./missing", "../out", "--find-links nowhere"])
+def test_what_cannot_be_installed_is_refused_before_anything_is_built(tmp_path: Path, line: str) -> None:
+    with pytest.raises(DeployFailed):
+        installation(line, files=tmp_path)
