@@ -2,85 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
-from typing import Any, get_args, get_origin
+from typing import Any, Final, get_origin
 
 import numpy as np
 
-__all__ = ["array_type", "coerce", "coerce_scalar", "dump_npy", "dump_npy_parts", "load_npy", "schema_of", "to_plain"]
+from clipper_runtime.array_hints import array_rule
+
+__all__ = ["dump_npy", "dump_npy_parts", "load_npy", "schema_of", "to_plain"]
 
 # numpy writes no longer header for any usual dtype.
 _MAX_HEADER_BYTES = 10_000
-
-
-def array_type(hint: Any) -> np.dtype[Any] | None:
-    """The dtype in `np.ndarray[...]` or `NDArray[...]`; None where it allows any."""
-    arguments = get_args(hint)
-    if get_origin(hint) is not np.ndarray or len(arguments) != 2:
-        return None
-    scalars = get_args(arguments[1])
-    if not scalars or not isinstance(scalars[0], type) or scalars[0] is np.generic:
-        return None
-    try:
-        return np.dtype(scalars[0])
-    except TypeError:  # an abstract type such as np.floating
-        return None
-
-
-def coerce(value: Any, dtype: np.dtype[Any] | None) -> np.ndarray[Any, Any]:
-    """An array of `dtype` from nested lists or an array, without any loss except floating-point precision.
-
-    Raises ValueError where numpy would convert silently: ragged lists, text or null as a number, 1.5 as an integer,
-    300 as a uint8, 1e300 as a float32.
-    """
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        raise ValueError("the nested arrays are ragged: those at one depth must have one length") from None
-    except OverflowError as error:
-        raise ValueError(str(error)) from None
-    if array.dtype.hasobject:
-        raise ValueError("an array must hold numbers, booleans or text of one kind")
-    if dtype is None or array.dtype == dtype:
-        return array
-    if array.size == 0:
-        return array.astype(dtype)
-    _check_kinds(array, dtype)
-    try:
-        with np.errstate(over="raise", invalid="raise"):
-            return array.astype(dtype)
-    except (FloatingPointError, OverflowError, ValueError, TypeError) as error:
-        raise ValueError(f"cannot hold these values as {dtype}: {error}") from None
-
-
-def _check_kinds(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> None:
-    have, want = array.dtype.kind, dtype.kind
-    if want in "iu" and have in "iub":
-        if have != "b":
-            limits = np.iinfo(dtype)
-            low, high = int(array.min()), int(array.max())
-            if low < limits.min or high > limits.max:
-                worst = low if low < limits.min else high
-                raise ValueError(f"{worst} is outside the range of {dtype}: {limits.min} to {limits.max}")
-        return
-    if want == "M" and have == "U":  # ISO 8601 text as datetime64
-        return
-    if not np.can_cast(array.dtype, dtype, "same_kind"):
-        raise ValueError(f"expected numbers of type {dtype}, got {_word(have)}")
-
-
-def _word(kind: str) -> str:
-    words = {"U": "text", "S": "bytes", "f": "floating-point numbers", "b": "booleans", "c": "complex numbers"}
-    return words.get(kind, "values of another kind")
-
-
-def coerce_scalar(value: Any, kind: type[Any]) -> Any:
-    """A numpy scalar of `kind` from a plain one. Raises ValueError as `coerce` does."""
-    array = coerce(value, np.dtype(kind))
-    if array.ndim:
-        raise ValueError(f"expected one value of type {kind.__name__}, got an array")
-    return array[()]
 
 
 def load_npy(data: bytes | memoryview, *, in_place: bool = False) -> np.ndarray[Any, Any]:
@@ -121,10 +55,14 @@ def load_npy(data: bytes | memoryview, *, in_place: bool = False) -> np.ndarray[
 def dump_npy_parts(array: np.ndarray[Any, Any]) -> tuple[bytes, memoryview]:
     """The bytes of a `.npy` file in two parts, the second being the array's own memory where it is contiguous.
 
-    Raises ValueError for an array of objects.
+    Raises ValueError for an array that the file would change: of objects, masked, or of a dtype outside numpy.
     """
     if array.dtype.hasobject:
         raise ValueError("an array of Python objects has no .npy form here: it would have to be pickled")
+    if isinstance(array, np.ma.MaskedArray):
+        raise ValueError("a .npy file loses the mask of an array: return .filled(value), or .tolist() with None in it")
+    if not _is_carried(array.dtype):
+        raise ValueError(f"a .npy file cannot carry {array.dtype}: return .astype() of a type of numpy, as np.float32")
     # A Fortran-ordered array is written in its memory order, any other one in C order.
     flat = array.T if array.flags.f_contiguous and not array.flags.c_contiguous else np.ascontiguousarray(array)
     description = np.lib.format.header_data_from_array_1_0(array)
@@ -144,23 +82,69 @@ def dump_npy(array: np.ndarray[Any, Any]) -> bytes:
     return b"".join(dump_npy_parts(array))
 
 
-def to_plain(value: Any) -> Any:
-    """An array or numpy scalar as plain data: nested lists, numbers, text, datetimes.
+@functools.lru_cache(maxsize=64)
+def _is_carried(dtype: np.dtype[Any]) -> bool:
+    """Whether the description of the dtype in a `.npy` file gives the same dtype again; bfloat16's gives raw bytes."""
+    return bool(np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(dtype)) == dtype)
 
-    Raises TypeError for a dtype without such a form.
+
+def to_plain(value: Any) -> Any:
+    """An array or numpy scalar as plain data: nested lists, numbers, text, datetimes; a masked value is None.
+
+    Raises TypeError for a dtype without such a form, and for values that the plain form cannot hold.
     """
-    if value.dtype.kind == "M":  # nanoseconds would become bare integers
-        value = value.astype("datetime64[us]")
-    elif value.dtype.kind not in "biufUS":
+    kind = value.dtype.kind
+    if kind == "M":
+        return _dates(value)
+    if kind == "m":
+        return _durations(value)
+    if kind == "f" and value.dtype.itemsize > _FLOAT64_BYTES:  # tolist() gives numpy's own numbers
+        with np.errstate(over="ignore"):
+            narrow = value.astype(np.float64)
+        if not np.array_equal(np.isfinite(narrow), np.isfinite(value)):
+            raise TypeError(f"a number of {value.dtype} is outside the range of a float")
+        return narrow.tolist()
+    if kind not in "biufUSOT":
         raise TypeError(f"a numpy value of type {value.dtype} has no JSON form")
     return value.tolist()
+
+
+_FLOAT64_BYTES: Final = 8
+_EPOCH_YEAR: Final = 1970
+_LAST_YEAR: Final = 9999
+
+
+def _dates(value: Any) -> Any:
+    """Datetimes, as ISO 8601 text where one is finer than a microsecond, which a datetime cannot hold."""
+    times = np.ma.getdata(value) if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
+    present = times[~np.isnat(times)]
+    years = present.astype("datetime64[Y]").astype(np.int64) + _EPOCH_YEAR
+    if years.size and not (years.min() >= 1 and years.max() <= _LAST_YEAR):
+        worst = present[int(np.argmax(np.abs(years)))]
+        raise TypeError(f"the date {worst} is outside the years 1 to {_LAST_YEAR}: return it as text")
+    exact = times.astype("datetime64[us]")
+    if np.array_equal(exact.astype(times.dtype)[~np.isnat(times)], present):
+        return value.astype("datetime64[us]").tolist()
+    texts = np.asarray(np.datetime_as_string(times)).astype(object)
+    texts[np.isnat(times)] = None
+    return texts.tolist()
+
+
+def _durations(value: Any) -> Any:
+    """Durations of the standard library. Raises TypeError for one finer than a microsecond, and for months."""
+    times = np.ma.getdata(value) if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
+    exact, present = times.astype("timedelta64[us]"), ~np.isnat(times)
+    months = np.datetime_data(times.dtype)[0] in ("Y", "M")  # of no fixed length
+    if months or not np.array_equal(exact.astype(times.dtype)[present], times[present]):
+        raise TypeError(f"a duration of {value.dtype} is not a number of microseconds: return a number")
+    return value.astype("timedelta64[us]").tolist()
 
 
 def schema_of(kind: Any) -> dict[str, Any] | None:
     """JSON Schema of an array or numpy scalar type; None for other types."""
     origin = get_origin(kind) or kind
     if origin is np.ndarray:
-        dtype = array_type(kind)
+        dtype = array_rule(kind).dtype
         kind_of_array = f"numpy array of {dtype}" if dtype is not None else "numpy array"
         return {"type": "array", "description": f"{kind_of_array}, as nested arrays"}
     if isinstance(origin, type) and issubclass(origin, np.generic):

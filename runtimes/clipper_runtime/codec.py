@@ -22,7 +22,8 @@ from clipper.contract.media_types import ANY_IMAGE, JSON, MSGPACK, NPY, NPY_EXTE
 from clipper.contract.spec import nearest
 from clipper.contract.wire import Item, Status
 from clipper_runtime.content_negotiation import Range, accepted, canonical, sniff_image
-from clipper_runtime.schema import Signature, is_numpy, json_schema, plain_type
+from clipper_runtime.hints import is_numpy
+from clipper_runtime.schema import Signature, json_schema, plain_type
 from clipper_runtime.type_hooks import build, is_array, plain, plain_or_array
 
 __all__ = ["Codec", "Rejected"]
@@ -317,6 +318,12 @@ def as_columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
 def _value_error(error: Exception, value: Any) -> Rejected:
     if isinstance(error, Rejected):
         return error
+    if isinstance(error, OverflowError) and "ints" in str(error):
+        return Rejected(
+            Status.UNENCODABLE,
+            "the return value contains a whole number of more than 64 bits, which MessagePack cannot carry: return it "
+            "as text, or ask for application/json",
+        )
     if isinstance(error, RecursionError):
         return Rejected(Status.UNENCODABLE, "the return value is nested too deeply, or contains itself")
     return Rejected(Status.UNENCODABLE, f"the return value, of type {type(value).__name__}, cannot be encoded: {error}")

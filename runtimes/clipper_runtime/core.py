@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol
 from clipper.contract.wire import Item, Outcome, Status
 from clipper_runtime.channel import ChannelClosed
 from clipper_runtime.codec import Rejected, alike, as_columns
+from clipper_runtime.frames import is_table_value, to_rows
 from clipper_runtime.loader import Program
 from clipper_runtime.logs import REQUEST_ID, LogBuffer, format_error
 from clipper_runtime.outcomes import failed, not_a_list, refused, skipped, too_large, wrong_length
@@ -353,6 +354,8 @@ def _as_list(value: Any) -> Sequence[Any]:
     """A batch's results, one per invocation. Raises Rejected for a value that is not a sequence."""
     if isinstance(value, (list, tuple)):
         return value
+    if is_table_value(value):
+        return to_rows(value)
     dtype = getattr(value, "dtype", None)
     if getattr(value, "ndim", 0) == 1 and getattr(dtype, "kind", "O") in "biuf":
         plain: list[Any] = value.tolist()  # Python numbers encode many times faster than numpy's

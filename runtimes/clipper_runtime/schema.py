@@ -13,12 +13,12 @@ from typing import Any, Final, get_args, get_origin
 
 import msgspec
 
+from clipper_runtime.hints import is_numpy, is_pydantic, parts_of
+
 __all__ = [
     "Parameter",
     "SchemaError",
     "Signature",
-    "is_numpy",
-    "is_pydantic",
     "json_schema",
     "plain_type",
     "read_signature",
@@ -184,6 +184,7 @@ def _default_field(default: Any) -> Any:
 
 
 def _check_supported(parameter: Parameter) -> None:
+    _check_arrays(parameter)
     try:
         info = msgspec.inspect.type_info(parameter.type)
         msgspec.json.Decoder(parameter.type)
@@ -195,6 +196,18 @@ def _check_supported(parameter: Parameter) -> None:
                 f"parameter {parameter.name!r}: the type {cls.__module__}.{cls.__qualname__} cannot be built from a "
                 "request; use plain types, dataclasses, TypedDict, msgspec.Struct, pydantic models or numpy arrays"
             )
+
+
+def _check_arrays(parameter: Parameter) -> None:
+    """Refuse a hint of an array that cannot be followed, as NDArray["float32"]."""
+    for part in parts_of(parameter.type):
+        if is_numpy(get_origin(part) or part):
+            from clipper_runtime.array_hints import array_rule
+
+            try:
+                array_rule(part)
+            except TypeError as error:
+                raise SchemaError(f"parameter {parameter.name!r}: {error}") from None
 
 
 def _custom_types(info: Any) -> Iterator[type]:
@@ -227,16 +240,6 @@ def plain_type(hint: Any) -> Any:
 def is_supported(cls: type) -> bool:
     """Whether `type_hooks.build` builds this class from plain data."""
     return is_pydantic(cls) or is_numpy(cls)
-
-
-def is_pydantic(cls: Any) -> bool:
-    return isinstance(cls, type) and hasattr(cls, "model_validate") and hasattr(cls, "__pydantic_validator__")
-
-
-def is_numpy(cls: Any) -> bool:
-    """Whether it is np.ndarray or a numpy scalar type. Does not import numpy: the class exists only where it is."""
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(cls, type) and issubclass(cls, (numpy.ndarray, numpy.generic))
 
 
 def schema_hook(kind: Any) -> dict[str, Any]:

@@ -5,13 +5,16 @@ No library is imported here: a class of one exists only where user code imported
 
 from __future__ import annotations
 
+import inspect
 import sys
+from datetime import datetime
 from typing import Any, get_origin
 
 import msgspec
 
 from clipper.contract.media_types import NPY_EXTENSION
-from clipper_runtime.schema import is_numpy, is_pydantic
+from clipper_runtime import frames
+from clipper_runtime.hints import is_numpy, is_pydantic
 
 __all__ = ["build", "is_array", "plain", "plain_or_array"]
 
@@ -31,13 +34,13 @@ def build(kind: Any, value: Any) -> Any:
         return origin.model_validate(value)
     if not is_numpy(origin):
         raise TypeError(f"the type {kind} is not supported")
-    from clipper_runtime import arrays
+    from clipper_runtime import array_hints
 
     if issubclass(origin, sys.modules["numpy"].ndarray):
         if not isinstance(value, (list, tuple)) and not is_array(value):
             raise ValueError(f"Expected `array`, got `{_json_word(value)}`")
-        return arrays.coerce(value, arrays.array_type(kind))
-    return arrays.coerce_scalar(value, origin)
+        return array_hints.coerce(value, array_hints.array_rule(kind))
+    return array_hints.coerce_scalar(value, origin)
 
 
 def _json_word(value: Any) -> str:
@@ -53,16 +56,37 @@ def plain(value: Any) -> Any:
         return arrays.to_plain(value)
     if is_pydantic(type(value)):
         return value.model_dump(mode="json")
-    if hasattr(value, "__array__") and "numpy" in sys.modules:  # a tensor, a pandas Series
+    if frames.is_table_value(value):
+        return frames.to_plain(value)
+    if isinstance(value, datetime):  # of a class of its own, as pendulum's
+        return datetime.combine(value.date(), value.timetz())
+    if hasattr(value, "__array__") and "numpy" in sys.modules:  # a tensor
         return plain(sys.modules["numpy"].asarray(value))
+    raise TypeError(_formless(value))
+
+
+def _formless(value: Any) -> str:
     kind = type(value)
-    raise TypeError(f"objects of type {kind.__module__}.{kind.__qualname__} have no form as plain data")
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if inspect.iscoroutine(value):
+        value.close()
+        return "it is a coroutine that nothing awaits: make the function `async def`, or await it"
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        return "it is a generator: make the function a generator with `yield`, or return a list"
+    return f"objects of type {name} have no form as plain data"
 
 
 def plain_or_array(value: Any) -> Any:
     """As `plain`, with arrays as the bytes of a .npy file instead of nested lists."""
-    if hasattr(value, "__array__") and "numpy" in sys.modules and not isinstance(value, sys.modules["numpy"].generic):
-        from clipper_runtime import arrays
+    numpy = sys.modules.get("numpy")
+    if numpy is None or isinstance(value, numpy.generic) or not hasattr(value, "__array__"):
+        return plain(value)
+    if not isinstance(value, numpy.ndarray):
+        if frames.is_table_value(value):
+            return frames.to_plain(value)
+        value = numpy.asarray(value)
+    from clipper_runtime import arrays
 
-        return msgspec.msgpack.Ext(NPY_EXTENSION, arrays.dump_npy(sys.modules["numpy"].asarray(value)))
-    return plain(value)
+    if value.dtype.kind in "OT":  # objects and texts of any length, such as labels: a .npy file cannot hold them
+        return arrays.to_plain(value)
+    return msgspec.msgpack.Ext(NPY_EXTENSION, arrays.dump_npy(value))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -28,7 +29,11 @@ def encode(arguments: Mapping[str, Any]) -> bytes:
     for name, value in arguments.items():
         try:
             _ENCODER.encode(value)
-        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        except OverflowError:
+            raise TypeError(
+                f"argument {name!r} cannot be sent: a whole number in it has more than 64 bits; send it as text"
+            ) from None
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise TypeError(f"argument {name!r} cannot be sent: {error}") from None
     raise TypeError("the arguments cannot be sent: their names must be strings")
 
@@ -77,21 +82,55 @@ def _encode_custom(value: Any) -> Any:
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         if isinstance(value, numpy.ndarray):
-            return msgspec.msgpack.Ext(NPY_EXTENSION, _npy(numpy, value))
+            return _array(numpy, value)
         if isinstance(value, numpy.generic):
-            return value.item()
-    raise TypeError(
-        f"{type(value).__module__}.{type(value).__qualname__} has no MessagePack form; use plain values, bytes, "
-        "dataclasses, datetimes or numpy arrays"
-    )
+            return _scalar(numpy, value)
+    if isinstance(value, datetime):  # of a class of its own, as pandas.Timestamp
+        if value != value:  # pandas.NaT
+            return None
+        return value.isoformat() if getattr(value, "nanosecond", 0) else datetime.combine(value.date(), value.timetz())
+    if isinstance(value, timedelta) and not getattr(value, "nanoseconds", 0):
+        return timedelta(value.days, value.seconds, value.microseconds)
+    kind = type(value)
+    hint = "use plain values, bytes, dataclasses, datetimes or numpy arrays"
+    if hasattr(value, "to_dict"):
+        hint = 'send plain data, as of .to_dict("records") or .tolist()'
+    elif hasattr(value, "model_dump"):
+        hint = "send value.model_dump(by_alias=True)"
+    raise TypeError(f"{kind.__module__}.{kind.__qualname__} has no MessagePack form; {hint}")
 
 
-def _npy(numpy: Any, array: Any) -> bytes:
-    if array.dtype.hasobject:
-        raise TypeError("a numpy array of Python objects cannot be sent; convert it to numbers or strings")
+def _array(numpy: Any, array: Any) -> Any:
+    """The bytes of a `.npy` file; lists for texts of any length and objects. Raises TypeError for what is lost."""
+    if array.dtype.kind in "OT":
+        return array.tolist()
+    if isinstance(array, numpy.ma.MaskedArray):
+        raise TypeError("a masked array loses its mask on the way; send .filled(value), or .tolist() with None in it")
+    form = numpy.lib.format
+    if array.dtype.hasobject or form.descr_to_dtype(form.dtype_to_descr(array.dtype)) != array.dtype:
+        raise TypeError(f"a numpy array of {array.dtype} has no .npy form; convert it to a type of numpy by .astype()")
     out = io.BytesIO()
-    numpy.lib.format.write_array(out, array, allow_pickle=False)
-    return out.getvalue()
+    form.write_array(out, array, allow_pickle=False)
+    return msgspec.msgpack.Ext(NPY_EXTENSION, out.getvalue())
+
+
+def _scalar(numpy: Any, value: Any) -> Any:
+    kind = value.dtype.kind
+    if kind in "biuSU":
+        return value.item()
+    if kind == "f":
+        return float(value)
+    if kind == "M":  # item() gives a bare number for nanoseconds and for far years
+        plain = value.astype("datetime64[us]")
+        date = plain.item() if plain == value else None
+        return date if (date is None and numpy.isnat(value)) or isinstance(date, datetime) else str(value)
+    if (
+        kind == "m"
+        and numpy.datetime_data(value.dtype)[0] not in ("Y", "M")
+        and value.astype("timedelta64[us]") == value
+    ):
+        return value.astype("timedelta64[us]").item()
+    raise TypeError(f"a numpy value of {value.dtype} has no MessagePack form; send an array, or a plain value")
 
 
 def _decode_extension(code: int, data: memoryview) -> Any:

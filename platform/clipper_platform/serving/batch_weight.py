@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from clipper.contract.media_types import MSGPACK
 
 __all__ = ["weigh_by"]
+
+_MOST: Final = 1 << 31
 
 
 def weigh_by(key: str) -> Callable[[str, bytes | memoryview], int]:
@@ -30,7 +32,7 @@ def weigh_by(key: str) -> Callable[[str, bytes | memoryview], int]:
         if isinstance(value, bool):
             return 1
         if isinstance(value, (int, float)):
-            return max(1, min(int(value), 1 << 31)) if value == value else 1
+            return int(max(1, min(value, _MOST))) if value == value else 1
         return max(1, len(value)) if isinstance(value, Sized) else 1
 
     return weigh

@@ -351,7 +351,7 @@ def test_a_batch_is_encoded_together_only_when_it_is_json_without_nulls() -> Non
         (np.bool_(True), b"true"),
         (np.str_("a"), b'"a"'),
         (np.array([[1, 2], [3, 4]]), b"[[1,2],[3,4]]"),
-        (np.datetime64("2025-01-02T03:04:05.000000001"), b'"2025-01-02T03:04:05"'),
+        (np.datetime64("2025-01-02T03:04:05.000000001"), b'"2025-01-02T03:04:05.000000001"'),
         ({"a": np.array([1.5]), "b": np.int8(1)}, b'{"a":[1.5],"b":1}'),
         (None, b"null"),
         ("null", b'"null"'),

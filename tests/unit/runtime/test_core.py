@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,6 +93,14 @@ def test_any_sequence_or_array_is_taken_as_the_list_of_results(make: Callable[[l
         return make(x)
 
     assert [np.ravel(v)[0] for v in run(function, [1, 2]).values()] == [1, 2]
+
+
+def test_a_table_as_the_result_of_a_batch_has_a_row_for_each_invocation() -> None:
+    def function(x: list[int]) -> Any:
+        return pd.DataFrame({"n": x, "square": [n * n for n in x]})
+
+    assert run(function, [2, 3]) == {0: {"n": 2, "square": 4}, 1: {"n": 3, "square": 9}}
+    assert "0, 1, 2" in run(lambda x: pd.DataFrame({"x": x}).sort_values("x"), [3, 2])[0].message
 
 
 def test_an_async_batch_gives_the_same_outcomes() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,6 +73,47 @@ def test_numpy_scalars_become_plain_numbers() -> None:
     assert codec.decode(codec.encode(sent)) == {"a": 0.5, "b": 3, "c": True, "d": "x"}
 
 
+def test_labels_of_any_length_become_lists() -> None:
+    labels = ["a", None, 1]
+    assert codec.decode(codec.encode({"a": np.array(labels, dtype=object)})) == {"a": labels}
+    assert codec.decode(codec.encode({"a": np.array(["a", "bc"], dtype=np.dtypes.StringDType())})) == {"a": ["a", "bc"]}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.datetime64("2024-01-02T03:04:05", "ns"), "2024-01-02T03:04:05"),
+        (np.datetime64("2024-01-02T03:04:05.000000001"), "2024-01-02T03:04:05.000000001"),
+        (np.datetime64("20000-01-02T00:00:00"), "20000-01-02T00:00:00"),
+        (np.datetime64("NaT"), None),
+        (np.timedelta64(1, "s"), "PT1S"),
+        (np.longdouble(1.5), 1.5),
+        (pd.Timestamp("2024-01-02T03:04:05"), "2024-01-02T03:04:05"),
+        (pd.Timestamp("2024-01-02T03:04:05.000000001"), "2024-01-02T03:04:05.000000001"),
+        (pd.Timestamp(0, tz="UTC"), datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)),
+        (pd.NaT, None),
+        (pd.Timedelta("1s"), "PT1S"),
+    ],
+)
+def test_dates_and_durations_of_numpy_and_pandas_are_never_bare_numbers(value: Any, expected: Any) -> None:
+    assert codec.decode(codec.encode({"a": value})) == {"a": expected}
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        (1 << 70, "more than 64 bits; send it as text"),
+        (np.ma.array([1, 2], mask=[0, 1]), "loses its mask"),
+        (np.timedelta64(1, "M"), "timedelta64"),
+        (pd.DataFrame({"a": [1]}), 'to_dict("records")'),
+    ],
+)
+def test_the_refusal_of_an_argument_says_what_to_send(value: Any, part: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        codec.encode({"bad": value})
+    assert part in str(caught.value)
+
+
 def test_dataclasses_datetimes_and_bytes_have_a_form() -> None:
     moment = datetime.datetime(2024, 5, 1, 12, 30, tzinfo=datetime.UTC)
     sent = {
@@ -86,7 +128,7 @@ def test_dataclasses_datetimes_and_bytes_have_a_form() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [object(), lambda: 1, 1 << 70, np.array([object()]), np.array([{"a": 1}], dtype=object), 1j, {1.5: {2: object()}}],
+    [object(), lambda: 1, 1 << 70, np.array([object()]), np.ma.array([1, 2], mask=[0, 1]), 1j, {1.5: {2: object()}}],
 )
 def test_what_has_no_form_is_refused_by_the_arguments_name(value: object) -> None:
     with pytest.raises(TypeError, match="argument 'bad' cannot be sent"):
