@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 
@@ -175,12 +176,7 @@ async def test_an_endless_head_is_refused_and_the_connection_closed(served: Gate
             await asyncio.sleep(0)
     except ConnectionError:
         pass  # the server may have hung up in the middle
-    async with asyncio.timeout(5):
-        try:
-            received = await reader.read()
-        except ConnectionResetError:
-            received = b"HTTP/1.1 431"  # closed with our bytes unread: the answer may be lost on the way
-    assert received.startswith(b"HTTP/1.1 431")
+    assert (await read_answer(reader)).status == 431
     writer.close()
 
 
@@ -261,7 +257,7 @@ async def test_a_client_that_goes_away_frees_its_place(fast_path: bool) -> None:
         held.go.set()
 
 
-async def test_a_half_closed_connection_is_a_client_that_went_away(fast_path: bool) -> None:
+async def test_a_half_closed_client_gets_its_answer(fast_path: bool) -> None:
     held = Held()
     async with gateway(InMemoryBackend(held), fast_path=fast_path) as gate:
         await gate.harness.deploy(target())
@@ -270,12 +266,147 @@ async def test_a_half_closed_connection_is_a_client_that_went_away(fast_path: bo
         async with asyncio.timeout(5):
             await held.started.wait()
             writer.write_eof()
+            await asyncio.sleep(0.1)
+            held.go.set()
+            assert (await read_answer(reader)).body == b"1"
             assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_client_that_closes_orderly_frees_its_place(fast_path: bool) -> None:
+    """As with a half-close, the server sees the end of what the client sends."""
+    held = Held()
+    async with gateway(InMemoryBackend(held), fast_path=fast_path) as gate:
+        await gate.harness.deploy(target())
+        _, writer = await gate.connect()
+        writer.write(post(b"1"))
+        async with asyncio.timeout(5):
+            await held.started.wait()
+            writer.close()
             queue = gate.harness.dispatcher.resolve("p/f")
             while queue.running:
                 await asyncio.sleep(0.005)
-        writer.close()
         held.go.set()
+
+
+# Offers to upgrade: curl --http2, the HTTP client of Java, a browser's WebSocket
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30, 150], ids=["one read", "after a byte", "in the head", "in the body"])
+@pytest.mark.parametrize("connection", [b"Upgrade, HTTP2-Settings", b"upgrade", b"keep-alive, Upgrade"])
+async def test_an_offer_to_upgrade_is_ignored_and_the_body_read(served: Gateway, connection: bytes, cut: int) -> None:
+    offer = (b"Connection: %b\r\n" % connection, b"Upgrade: h2c\r\n", b"HTTP2-Settings: AAMAAABkAAQAoAAA\r\n")
+    whole = post(b'{"x":1}', *offer, b"X-Request-Id: mine\r\n")
+    reader, writer = await served.connect()
+    for data in (whole[:cut], whole[cut:], whole + post(b"2"), post(b"3")):
+        writer.write(data)
+        await asyncio.sleep(0.01)
+    answers = [await read_answer(reader) for _ in range(4)]
+    assert [answer.body for answer in answers] == [b'{"x":1}', b'{"x":1}', b"2", b"3"]
+    assert [answer.headers["x-request-id"] for answer in answers[:2]] == ["mine", "mine"]
+    writer.close()
+
+
+async def test_an_offer_to_upgrade_with_a_chunked_body_is_ignored(served: Gateway) -> None:
+    head = b"POST /fn/p/f HTTP/1.1\r\n%bConnection: Upgrade\r\nUpgrade: h2c\r\n" % HOST
+    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    reader, writer = await served.connect()
+    writer.write(chunked * 50)
+    assert [(await read_answer(reader)).body for _ in range(50)] == [b"abc"] * 50
+    writer.close()
+
+
+async def test_a_websocket_that_is_offered_is_answered_as_a_plain_request(served: Gateway) -> None:
+    key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    offer = b"GET /fn/p/f HTTP/1.1\r\n%bConnection: Upgrade\r\nUpgrade: websocket\r\n%b\r\n" % (HOST, key)
+    reader, writer = await served.connect()
+    writer.write(offer + post(b"1"))
+    assert [(await read_answer(reader)).status for _ in range(2)] == [405, 200]
+    writer.close()
+
+
+# Errors of the protocol
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"\x16\x03\x01\x02\x00nonsense\r\n\r\n", 400, "invalid_request"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "invalid_request"),
+        (b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\nabc", 405, "method_not_allowed"),
+        (post(b"1", b"Content-Length: 2\r\n"), 400, "invalid_request"),
+        (post(b"1", b"Transfer-Encoding: chunked\r\n"), 400, "invalid_request"),
+        (post(b"1").replace(b"Content-Length: 1", b"Content-Length: one"), 400, "invalid_request"),
+        (post(b"1", b"X: " + b"x" * 70_000 + b"\r\n"), 431, "headers_too_large"),
+    ],
+)
+async def test_an_error_of_the_protocol_is_the_json_error(served: Gateway, data: bytes, status: int, code: str) -> None:
+    reader, writer = await served.connect()
+    writer.write(post(b"before") + data + post(b"after"))
+    assert (await read_answer(reader)).body == b"before"
+    answer = await read_answer(reader)
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
+    assert answer.headers["connection"] == "close"
+    error = json.loads(answer.body)["error"]
+    assert (error["code"], error["request_id"]) == (code, answer.headers["x-request-id"])
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_refusal_reaches_a_client_that_is_still_sending(served: Gateway) -> None:
+    reader, writer = await served.connect()
+    writer.write(b"POST /fn/p/f HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n" % HOST)
+    for _ in range(100):
+        writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+    async with asyncio.timeout(5):
+        await writer.drain()
+    assert (await read_answer(reader)).status == 413
+    writer.close()
+
+
+async def test_trailers_are_no_headers(served: Gateway) -> None:
+    head = b"POST /fn/p/f HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n" % HOST
+    trailer = b"X-Request-Id: trailer\r\nX-Clip-Timeout-Ms: never\r\nHost: evil\r\nAccept: text/event-stream\r\n"
+    reader, writer = await served.connect()
+    for more in (b"", b"Sec-Fetch-Site: none\r\n"):
+        writer.write(head + more + b"\r\n3\r\nabc\r\n0\r\n" + trailer + b"\r\n")
+        answer = await read_answer(reader)
+        assert (answer.status, answer.body) == (200, b"abc")
+        assert answer.headers["x-request-id"] != "trailer"
+    writer.close()
+
+
+@pytest.mark.parametrize("endless", [b"X: y\r\n" * 1000, b"x" * 6000], ids=["trailers", "trailer"])
+async def test_endless_trailers_are_refused(served: Gateway, endless: bytes) -> None:
+    reader, writer = await served.connect()
+    writer.write(b"POST /fn/p/f HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nA: b" % HOST)
+    for _ in range(20):
+        writer.write(endless)
+        await asyncio.sleep(0.002)
+    assert (await read_answer(reader)).status == 431
+    writer.close()
+
+
+async def test_an_endless_chunk_extension_is_refused(served: Gateway) -> None:
+    reader, writer = await served.connect()
+    writer.write(b"POST /fn/p/f HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n3;e=" % HOST)
+    for _ in range(20):
+        writer.write(b"x" * 6000)
+        await asyncio.sleep(0.002)
+    assert (await read_answer(reader)).status == 431
+    writer.close()
+
+
+async def test_chunks_of_one_byte_are_a_body_like_any_other(served: Gateway) -> None:
+    reader, writer = await served.connect()
+    writer.write(b"POST /fn/p/f HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n" % HOST)
+    for _ in range(100):
+        writer.write(b"1\r\nx\r\n" * 500)
+        await asyncio.sleep(0)
+    writer.write(b"0\r\n\r\n")
+    assert (await read_answer(reader)).body == b"x" * 50_000
+    writer.close()
 
 
 async def test_pipelined_requests_of_a_client_that_goes_away_are_dropped(fast_path: bool) -> None:

@@ -1,33 +1,52 @@
 """The life of an HTTP connection on uvicorn's protocol: turns of pipelined requests, timeouts, write pauses, its end.
 
 It bounds what uvicorn leaves unbounded: the size of a request's head, and the time in which a client must send head and
-body.
+body. What cannot be read as a request is refused in its turn, after the answers to the requests before it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
+import httptools
 from uvicorn.config import Config
 
-from clipper_platform.errors import ClipperError, RequestTimeout
+from clipper_platform.errors import ClipperError, InvalidRequest, MethodNotAllowed, RequestTimeout
 from clipper_platform.gateway.errors import render
 from clipper_platform.gateway.http.answer import header_lines
 from clipper_platform.gateway.http.answer_templates import AnswerTemplates
 from clipper_platform.gateway.http.cycle import FastCycle
-from clipper_platform.gateway.http.request_id import new_request_id
+from clipper_platform.gateway.http.half_close import can_tell, peer_is_gone, send_ahead
+from clipper_platform.gateway.http.request_id import request_id
 from clipper_platform.gateway.http.uvicorn_parts import STATUS_LINE, HttpToolsProtocol, ServerState
 
 __all__ = ["Connection"]
+
+# How long the rest of a refused request is read and dropped. When a socket is closed while bytes of the client are
+# unread, TCP resets the connection, and the client may lose the answer.
+LINGER_S: Final = 2.0
+# Between two looks at a half-closed connection; the first reset comes after one round trip.
+FIRST_LOOK_S: Final = 0.01
+LAST_LOOK_S: Final = 1.0
+
+
+class _Discard:
+    """In place of the parser: what follows a refused request is not read."""
+
+    def feed_data(self, data: bytes) -> None:
+        pass
 
 
 class Connection(HttpToolsProtocol):
     """Works with both kinds of cycles, uvicorn's and `FastCycle`."""
 
     # With a dict for everything, a plain request takes 4% more at 64 connections (hot_path).
-    __slots__ = ("_held", "_incomplete_timer", "body_timeout_s", "in_head", "requests", "templates", "turn", "used")
+    __slots__ = (
+        "_held", "_incomplete_timer", "_lingering", "_refusal", "_refused_id", "_watch_timer", "body_timeout_s",
+        "ending", "given_id", "in_head", "length", "problem", "requests", "templates", "turn", "used",
+    )  # fmt: skip
 
     body_timeout_s: float
     templates: AnswerTemplates
@@ -48,6 +67,48 @@ class Connection(HttpToolsProtocol):
         self.turn: Any = None  # the cycle whose answer is sent next
         self._held: FastCycle | None = None  # begins when the client has read earlier answers
         self._incomplete_timer: asyncio.TimerHandle | None = None
+        self.length = -1  # Content-Length of the latest request; -1 where it is not given
+        self.given_id = ""  # X-Request-Id of the latest request
+        self.problem: ClipperError | None = None  # why a callback stopped the parser
+        self.ending = False  # the connection is closed after the answers that are due
+        self._refusal: ClipperError | None = None  # the last one of them
+        self._refused_id = ""
+        self._lingering = False
+        self._watch_timer: asyncio.TimerHandle | None = None  # looks after a half-closed connection
+
+    # Reading
+
+    def feed(self, data: bytes) -> None:
+        """Parse what was read.
+
+        Offers to upgrade are ignored (RFC 9110 §7.8). The parser stops after the head of such a request and drops its
+        body, so the head is parsed again without the offer.
+        """
+        rest: bytes | memoryview = data
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    rest = memoryview(rest)[upgrade.args[0] :]
+                if self.parser.get_method() == b"CONNECT":
+                    self.reject(MethodNotAllowed("CONNECT is for proxies, and this is none"))
+                    return
+                self.parser.feed_data(self._head_without_upgrade())
+        except httptools.HttpParserCallbackError:
+            self.reject(self.problem or InvalidRequest("the request's address cannot be read"))
+        except httptools.HttpParserError as error:
+            self.reject(InvalidRequest(f"this cannot be read as an HTTP request: {error}"))
+
+    def _head_without_upgrade(self) -> bytes:
+        parser, lines = self.parser, [header for header in self.headers if header[0] != b"upgrade"]
+        if self.length >= 0:
+            lines.append((b"content-length", b"%d" % self.length))
+        if self.given_id:
+            lines.append((b"x-request-id", self.given_id.encode("latin-1")))
+        version = parser.get_http_version().encode()
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (parser.get_method(), self.url, version, header_lines(lines))
 
     # Turns
 
@@ -83,7 +144,10 @@ class Connection(HttpToolsProtocol):
         self.used = True
         if self.timeout_keep_alive_task is not None and not self.pipeline and not self.flow.read_paused:
             return
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._lingering:
+            return
+        if self.ending and not self.pipeline:
+            self._end()
             return
         self.flow.resume_reading()
         if self.pipeline:
@@ -131,30 +195,103 @@ class Connection(HttpToolsProtocol):
         if request != self.requests:  # another one than when the timer was set
             self.expect_the_rest()
             return
-        error = RequestTimeout(f"the request did not arrive within {self.body_timeout_s:g} s")
-        if self.in_head:
-            self.reject(error)
-        else:
-            self.cycle.keep_alive = False
-            self.cycle.refuse(error)
+        self.reject(RequestTimeout(f"the request did not arrive within {self.body_timeout_s:g} s"))
 
     # End
 
     def reject(self, error: ClipperError) -> None:
-        """Refuse a request whose head is not complete, and close the connection."""
+        """Refuse what cannot be read as a request, and close the connection, once the requests before are answered."""
+        if self._refusal is not None or self.transport.is_closing() or self._lingering:
+            return
+        self._refusal = error
+        cycle = self.cycle
+        in_body = cycle is not None and cycle.more_body and not cycle.response_complete
+        self._refused_id = request_id(self.given_id if self.in_head or in_body else "")
+        self._expect_nothing()
+        if in_body:
+            self._drop_incomplete(cycle)
+        if not self._busy():
+            self._end()
+
+    def _expect_nothing(self) -> None:
+        self.parser = _Discard()  # type: ignore[assignment]
+        self.in_head = False
+        self.ending = True
+        self._unset_keepalive_if_required()
+
+    def _drop_incomplete(self, cycle: Any) -> None:
+        """The refusal takes the place of the latest request, whose body is not complete."""
+        if cycle is not self.turn:
+            self.pipeline.popleft()
+        elif not isinstance(cycle, FastCycle):
+            if cycle.response_started:
+                self._refusal = None
+            cycle.disconnected = True  # ends its task, which then writes nothing
+            cycle.message_event.set()
+        cycle.response_complete = True
+
+    def _busy(self) -> bool:
+        """Whether an answer is due."""
+        return bool(self.pipeline) or (self.turn is not None and not self.turn.response_complete)
+
+    def _end(self) -> None:
+        """All answers but the refusal are sent."""
+        error, self._refusal = self._refusal, None
+        if error is None:
+            self.transport.close()
+            return
+        id = self._refused_id
+        status, headers, body = render(error, id)
+        date = self.templates.date(self.server_state.default_headers)
+        start = (STATUS_LINE[status], date, header_lines([*headers, (b"x-request-id", id.encode())]))
+        self.transport.write(b"".join((*start, b"connection: close\r\n\r\n", body)))
+        self.linger()
+
+    def linger(self) -> None:
+        """Close when the client has read the answer, or after `LINGER_S`."""
+        self._expect_nothing()
+        if self._watch_timer is not None or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self._lingering = True
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self._watch_timer = self.loop.call_later(LINGER_S, self.transport.close)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """The client closed the connection, or its sending side alone. True keeps ours open for the answers."""
+        if self.in_head or (self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete):
+            self.reject(InvalidRequest("the connection ended within the request"))
+        if self._lingering or not self._busy() or not can_tell(self.transport):
+            return False
+        self.ending = True
+        self._unset_keepalive_if_required()
+        if self._watch_timer is None:
+            turn = self.turn
+            started = getattr(turn, "response_started", False)
+            chunked = started and bool(turn.chunked_encoding) and not turn.response_complete
+            self.transport = send_ahead(self.transport, started=started, chunked=chunked)
+            if not isinstance(turn, FastCycle):
+                turn.transport = self.transport
+            self._watch(FIRST_LOOK_S)
+        return True
+
+    def _watch(self, delay_s: float) -> None:
+        self._watch_timer = self.loop.call_later(delay_s, self._look, min(2 * delay_s, LAST_LOOK_S))
+
+    def _look(self, delay_s: float) -> None:
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
-            status, headers, body = render(error, new_request_id())
-            date = self.templates.date(self.server_state.default_headers)
-            start = (STATUS_LINE[status], date, header_lines(headers))
-            self.transport.write(b"".join((*start, b"connection: close\r\n\r\n", body)))
-        self.transport.close()
+        if peer_is_gone(self.transport):
+            self.transport.abort()
+        else:
+            self._watch(delay_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._incomplete_timer is not None:
-            self._incomplete_timer.cancel()
-            self._incomplete_timer = None
+        for timer in (self._incomplete_timer, self._watch_timer):
+            if timer is not None:
+                timer.cancel()
+        self._incomplete_timer = self._watch_timer = None
         self._unset_keepalive_if_required()
         self.pipeline.clear()
         self._held = None

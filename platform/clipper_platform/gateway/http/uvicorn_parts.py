@@ -17,19 +17,17 @@ TESTED_SERIES: Final = ("0.53", "0.54")
 
 _PROTOCOL: Final = "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol."
 _OVERRIDDEN: Final = (
-    *("__init__", "_start_asgi_task", "connection_lost", "data_received", "on_body", "on_header"),
+    *("__init__", "_start_asgi_task", "connection_lost", "data_received", "eof_received", "on_body", "on_header"),
     *("on_headers_complete", "on_message_begin", "on_message_complete", "on_response_complete", "resume_writing"),
     "timeout_keep_alive_handler",
 )
 # Called by our methods, or by uvicorn with the state that our methods keep.
-_INHERITED: Final = (
-    *("_unset_keepalive_if_required", "_unsupported_upgrade_warning", "connection_made", "eof_received", "on_url"),
-    *("pause_writing", "send_400_response", "shutdown"),
-)
+_INHERITED: Final = (*("_unset_keepalive_if_required", "connection_made", "on_url", "pause_writing", "shutdown"),)
 
 PRIVATE_PARTS: Final = (
     *(_PROTOCOL + name for name in (*_OVERRIDDEN, *_INHERITED)),
-    # `FastCycle` stands in its place: `disconnected`, `keep_alive`, `message_event`, `response_complete`.
+    # `FastCycle` stands in its place: `disconnected`, `keep_alive`, `message_event`, `more_body`, `response_complete`.
+    # `Connection` also reads `chunked_encoding` and `response_started`, and replaces `transport`.
     "uvicorn.protocols.http.httptools_impl:RequestResponseCycle",
     "uvicorn.protocols.http.flow_control:FlowControl",
     "uvicorn.server:ServerState",

@@ -50,6 +50,7 @@ async def test_a_request_that_does_not_arrive_is_refused_and_the_connection_clos
         assert not line.transport.closed
         await asyncio.sleep(2)
         assert [status for status, _ in line.answers()] == [408]
+        await asyncio.sleep(2)
         assert line.transport.closed
 
 
@@ -67,15 +68,84 @@ async def test_each_request_has_the_whole_time_to_arrive() -> None:
         assert line.answers() == []
 
 
-async def test_a_late_head_behind_an_answer_that_is_due_closes_the_connection_without_a_word() -> None:
+async def test_a_late_head_is_refused_after_the_answer_that_is_due() -> None:
     held = Held()
     async with serve(held, body_timeout_s=1) as server:
         line = server.connect()
         await line.send(post(b"1") + b"POST /fn")
         await asyncio.sleep(2)
-        assert (line.transport.closed, line.transport.written) == (True, b"")
-        await line.disconnect()
+        assert line.answers() == []
         held.go.set()
+        await line.send()
+        assert [status for status, _ in line.answers()] == [200, 408]
+
+
+async def test_the_rest_of_a_refused_request_is_dropped_until_the_client_has_closed() -> None:
+    async with serve() as server:
+        line = server.connect()
+        await line.send(b"\x16\x03\x01", b"more", post())
+        assert [status for status, _ in line.answers()] == [400]
+        assert (line.transport.half_closed, line.transport.closed) == (True, False)
+        await line.half_close()
+        assert line.transport.closed
+
+
+# Half-closed connections
+
+
+async def test_a_half_closed_client_gets_its_answers_and_then_the_end() -> None:
+    held = Held()
+    async with serve(held, max_batch_size=1) as server:
+        line = server.connect()
+        await line.send(post(b"1") + post(b"2", b"Origin: h") + post(b"3"))
+        await line.half_close()
+        await asyncio.sleep(5)
+        assert not line.transport.closed
+        held.go.set()
+        await line.send()
+        assert line.answers() == [(200, b"1"), (200, b"plain"), (200, b"3")]
+        assert line.transport.closed
+
+
+async def test_a_half_closed_client_of_starlette_gets_its_answer() -> None:
+    async with serve() as server:
+        line = server.connect()
+        line.protocol.data_received(post(b"1", b"Origin: h"))
+        await line.half_close()
+        assert line.answers() == [(200, b"plain")]
+        assert line.transport.closed
+
+
+async def test_a_client_whose_kernel_resets_the_connection_is_gone() -> None:
+    held = Held()
+    async with serve(held) as server:
+        line = server.connect()
+        await line.send(post(b"1"))
+        await line.half_close()
+        line.transport.tcp_state = 7
+        await asyncio.sleep(1)
+        assert line.transport.closed
+        await line.disconnect()
+        assert server.harness.dispatcher.resolve("p/f").running == 0
+        held.go.set()
+
+
+async def test_a_client_that_closes_between_requests_is_closed_at_once() -> None:
+    async with serve() as server:
+        line = server.connect()
+        await line.send(post(b"1"))
+        await line.half_close()
+        assert line.transport.closed
+
+
+@pytest.mark.parametrize("headers", [(), (b"Origin: h",)], ids=["fast", "starlette"])
+async def test_a_request_that_ends_with_the_connection_is_refused(headers: tuple[bytes, ...]) -> None:
+    async with serve() as server:
+        line = server.connect()
+        await line.send(post(b"12", *headers)[:-1])
+        await line.half_close()
+        assert [status for status, _ in line.answers()] == [400]
+        assert (line.transport.closed, server.invoked) == (True, 0)
 
 
 async def test_no_further_request_is_invoked_while_the_client_does_not_read() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -83,17 +84,19 @@ async def test_a_chunked_body_over_the_limit_is_refused_and_the_connection_close
         assert line.answers() == []
         await line.send(b"6\r\nabcdef\r\n")
         assert [status for status, _ in line.answers()] == [413]
-        assert (line.transport.closed, server.invoked) == (True, 0)
+        assert (line.transport.half_closed, server.invoked) == (True, 0)
 
 
-async def test_a_pipelined_body_over_the_limit_closes_the_connection_without_an_answer() -> None:
+async def test_a_pipelined_body_over_the_limit_is_refused_after_the_answers_before_it() -> None:
     held = Held()
     async with serve(held, max_body_bytes=10) as server:
         line = server.connect()
-        await line.send(post(b"1") + CHUNKED + b"b\r\nabcdefghijk\r\n")
-        assert (line.transport.closed, line.answers()) == (True, [])
-        await line.disconnect()
+        await line.send(post(b"1") + CHUNKED + b"b\r\nabcdefghijk\r\n0\r\n\r\n" + post(b"3"))
+        assert line.answers() == []
         held.go.set()
+        await line.send(post(b"4"))
+        assert [status for status, _ in line.answers()] == [200, 413]
+        assert (line.transport.half_closed, server.invoked) == (True, 1)
 
 
 @pytest.mark.parametrize("pad", [b"X-Pad: " + b"x" * 1000 + b"\r\n", b"x" * 1000], ids=["many", "one"])
@@ -101,10 +104,9 @@ async def test_a_head_that_is_too_large_is_refused_and_the_connection_closed(pad
     async with serve() as server:
         line = server.connect()
         await line.send(b"POST /fn/p/f HTTP/1.1\r\nHost: h\r\nX-First: ")
-        for _ in range(MAX_HEAD_BYTES // 1000 + 1):
-            if not line.transport.closed:
-                await line.send(pad)
-        assert line.transport.closed
+        for _ in range(MAX_HEAD_BYTES // 1000 + 2):
+            await line.send(pad)
+        assert line.transport.half_closed
         assert [status for status, _ in line.answers()] == [431]
 
 
@@ -112,8 +114,10 @@ async def test_garbage_is_refused_and_the_connection_closed() -> None:
     async with serve() as server:
         line = server.connect()
         await line.send(b"\x16\x03\x01nonsense\r\n\r\n")
-        assert [status for status, _ in line.answers()] == [400]
-        assert line.transport.closed
+        await line.send(post(b"1"))  # what follows is not read
+        ((status, body),) = line.answers()
+        assert (status, json.loads(body)["error"]["code"]) == (400, "invalid_request")
+        assert (line.transport.half_closed, server.invoked) == (True, 0)
 
 
 async def test_pipelined_requests_of_both_ways_are_answered_in_their_order() -> None:

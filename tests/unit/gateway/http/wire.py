@@ -36,9 +36,12 @@ class Transport(asyncio.Transport):
         self.writes = 0
         self.reading = True
         self.closed = False
+        self.half_closed = False
+        self.tcp_state = 8  # CLOSE_WAIT
 
     def write(self, data: Any) -> None:
         assert not self.closed
+        assert not self.half_closed
         self.written += bytes(data)
         self.writes += 1
 
@@ -47,6 +50,26 @@ class Transport(asyncio.Transport):
 
     def close(self) -> None:
         self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.half_closed = True
+
+    # Of its socket, which it is as well.
+
+    def getsockopt(self, *_: int) -> bytes:
+        return bytes([self.tcp_state])
+
+    def getsockname(self) -> tuple[str, int]:
+        return "127.0.0.1", 2
+
+    def getpeername(self) -> tuple[str, int]:
+        return "127.0.0.1", 1
 
     def is_closing(self) -> bool:
         return self.closed
@@ -58,7 +81,7 @@ class Transport(asyncio.Transport):
         self.reading = True
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)}.get(name, default)
+        return {"socket": self}.get(name, default)
 
 
 class Line:
@@ -77,6 +100,12 @@ class Line:
     async def disconnect(self) -> None:
         self.transport.closed = True
         self.protocol.connection_lost(None)
+        await settle()
+
+    async def half_close(self) -> None:
+        """The end of what the client sends; a transport closes itself unless the protocol keeps it."""
+        if not self.protocol.eof_received():
+            self.transport.close()
         await settle()
 
     def answers(self) -> list[tuple[int, bytes]]:
