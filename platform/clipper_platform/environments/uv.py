@@ -36,7 +36,7 @@ _PASSED = re.compile(
     r"|CC|CXX|CPP|AR|LD|FC|(C|CXX|CPP|LD|F|MAKE)FLAGS|PKG_CONFIG_PATH|LD_LIBRARY_PATH|CUDA_(HOME|PATH)"
     r"|(?i:(http|https|all|no)_proxy)|(REQUESTS|CURL)_CA_BUNDLE|(LC|XDG|SSL|UV|PIP|GIT|CARGO|RUSTUP|KEYRING)_\w+)\Z"
 )
-# These would point uv at another environment or project than the one that it is told to build, or change its output.
+# These would point uv at another environment or project than the one that is built, or change the output.
 _REFUSED = re.compile(
     r"UV_(PYTHON|PROJECT|PROJECT_ENVIRONMENT|WORKING_DIR(ECTORY)?|SYSTEM_PYTHON|TARGET|PREFIX|REQUIREMENTS?|VENV_\w+"
     r"|BREAK_SYSTEM_PACKAGES|QUIET|VERBOSE|NO_BUILD_ISOLATION)\Z"
