@@ -288,12 +288,14 @@ class Parts:
         )
         bundles = BundleGarbageCollector(
             self.artifacts,
-            lambda: registry.references.bundles() | deployer.bundles() | replica_sets.bundles(),
+            lambda: registry.references.bundles() | deployer.deployments.bundles() | replica_sets.bundles(),
             self.clock,
         )
         environments = EnvironmentGarbageCollector(
             self.environments,
-            lambda: registry.references.environments() | deployer.environments() | replica_sets.environments(),
+            lambda: (
+                registry.references.environments() | deployer.deployments.environments() | replica_sets.environments()
+            ),
             grace_s=settings.environment_grace_s,
             max_bytes=settings.environments_bytes,
             clock=self.clock,

@@ -513,11 +513,11 @@ def make_collectors(
 ) -> dict[str, Collector]:
     return {
         "bundles": BundleGarbageCollector(
-            artifacts, lambda: registry.references.bundles() | deployer.bundles() | serving.bundles(), clock
+            artifacts, lambda: registry.references.bundles() | deployer.deployments.bundles() | serving.bundles(), clock
         ),
         "environments": EnvironmentGarbageCollector(
             environments,
-            lambda: registry.references.environments() | deployer.environments() | serving.environments(),
+            lambda: registry.references.environments() | deployer.deployments.environments() | serving.environments(),
             grace_s=100.0,
             max_bytes=1000,
             clock=clock,

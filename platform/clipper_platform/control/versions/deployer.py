@@ -34,7 +34,7 @@ from clipper_platform.control.versions.smoke import smoke
 from clipper_platform.control.versions.takeover import Takeover
 from clipper_platform.errors import ClipperError, Conflict, InternalError, NotFound, Unavailable
 from clipper_platform.store.base import Version
-from clipper_platform.types import FunctionId
+from clipper_platform.types import EnvironmentId, FunctionId
 
 __all__ = ["Deployer"]
 
@@ -73,7 +73,7 @@ class Deployer:
         self._tasks = TaskSet()
         self._claims = Claims(self._tasks)
         self._restorer = Restorer(rollout, replicas, router, events, self._tasks, retry_s=restore_retry_s)
-        self._deployments = Deployments(clock)
+        self.deployments = Deployments(clock)
         self._on_change: list[Callable[[str], None]] = []
         self._working: dict[str, asyncio.Task[Current]] = {}  # deployment -> its steps, while they may be cancelled
         self._canaries: dict[str, Canary] = {}
@@ -121,7 +121,7 @@ class Deployer:
         if len(self._working) >= MAX_RUNNING:
             raise Unavailable(f"{MAX_RUNNING} deploys are running already; try again soon", retry_after_s=5.0)
         self._claims.claim(project, "a deploy")
-        deployment = self._deployments.begin(manifest, current)
+        deployment = self.deployments.begin(manifest, current)
         steps = asyncio.create_task(self._deploy(deployment, manifest), name=f"deploy {project}")
         self._working[deployment.id] = steps
         self._tasks.start(self._supervise(deployment, steps), f"supervise the deploy of {project}")
@@ -129,7 +129,7 @@ class Deployer:
 
     def get(self, id: str) -> Deployment:
         """Raises NotFound; the newest 100 are remembered."""
-        return self._deployments.get(id)
+        return self.deployments.get(id)
 
     async def cancel(self, id: str) -> Deployment:
         """Stop a deploy and wait until it has ended. One that is over, or whose route is flipping, stays as it is."""
@@ -153,7 +153,7 @@ class Deployer:
         return FunctionId(current.route.project, function, current.route.version)
 
     def _unchanged(self, current: Current) -> Deployment:
-        deployment = self._deployments.begin(current.manifest, current)
+        deployment = self.deployments.begin(current.manifest, current)
         deployment.version = current.route.version
         deployment.previous = current.route.previous
         deployment.schemas = current.schemas
@@ -206,17 +206,7 @@ class Deployer:
 
     async def _deploy(self, deployment: Deployment, manifest: Manifest) -> Current:
         """The steps of a deploy. Cancelled or failing at any await, they leave nothing running."""
-        with self._phase(deployment, "environment", "building the environment") as facts:
-            lines = 0
-
-            def on_line(line: str) -> None:
-                nonlocal lines
-                lines += 1
-                deployment.emit("log", line, phase="environment")
-
-            environment = await self._rollout.prepare(manifest, on_line)
-            deployment.environment = environment
-            facts["reused"] = lines == 0  # a builder that finds the environment there has nothing to say
+        environment = await self._prepare(deployment, manifest)
         await uninterrupted(self._record(deployment, manifest, environment))
         version = deployment.version
         if version is None:
@@ -247,6 +237,20 @@ class Deployer:
             if recreate and before is not None and not self._claims.closed:
                 self._restorer.begin(before)  # stopped for one that did not take over
             raise
+
+    async def _prepare(self, deployment: Deployment, manifest: Manifest) -> EnvironmentId:
+        with self._phase(deployment, "environment", "building the environment") as facts:
+            lines = 0
+
+            def on_line(line: str) -> None:
+                nonlocal lines
+                lines += 1
+                deployment.emit("log", line, phase="environment")
+
+            environment = await self._rollout.prepare(manifest, on_line)
+            deployment.environment = environment
+            facts["reused"] = lines == 0  # a builder that finds the environment there has nothing to say
+        return environment
 
     async def _try_out(self, deployment: Deployment, manifest: Manifest, version: int, before: Current | None) -> None:
         """The smoke calls and the canary of a version with ready replicas. Raises DeployFailed."""
@@ -389,20 +393,12 @@ class Deployer:
         self._restorer.begin_all(self._registry.routed())
         await self._restorer.wait(wait_s)
 
-    def bundles(self) -> set[str]:
-        """The bundles of running deploys."""
-        return {deployment.bundle for deployment in self._deployments.running()}
-
-    def environments(self) -> set[str]:
-        """The environments of running deploys, once they are built."""
-        return {deployment.environment for deployment in self._deployments.running()} - {""}
-
     async def close(self) -> None:
         """Cancel what can be cancelled, let a flip that has begun end, and accept nothing more."""
         self._claims.closed = True
         self.takeover.close()
         for steps in list(self._working.values()):
             steps.cancel()
-        for deployment in self._deployments.running():
+        for deployment in self.deployments.running():
             await deployment.wait()
         await self._tasks.cancel()

@@ -33,6 +33,14 @@ class Deployments:
     def running(self) -> list[Deployment]:
         return [deployment for deployment in self._by_id.values() if deployment.running]
 
+    def bundles(self) -> set[str]:
+        """The bundles of running deploys."""
+        return {deployment.bundle for deployment in self.running()}
+
+    def environments(self) -> set[str]:
+        """The environments of running deploys, once they are built."""
+        return {deployment.environment for deployment in self.running()} - {""}
+
     def begin(self, manifest: Manifest, current: Current | None) -> Deployment:
         """Begin a deployment that is to replace `current`."""
         deployment = Deployment(

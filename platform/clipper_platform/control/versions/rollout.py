@@ -59,6 +59,7 @@ class Rollout:
                 phase="bundle",
                 hint="deploy again from the project's directory: that uploads it anew",
             ) from error
+        # Last: with an await after it the environment could be collected before the caller refers to it.
         return await self._environments.build(manifest.environment, progress, files)
 
     async def start(

@@ -574,7 +574,10 @@ async def test_delete_drains_and_forgets_everything(plane: Plane) -> None:
     assert (plane.serving.routes, plane.serving.versions("digits")) == ({}, set())
     assert await plane.store.list_projects() == []
     assert not (plane.root / "logs" / "digits").exists()
-    assert BUNDLE not in plane.registry.references.bundles() | plane.deployer.bundles() | plane.serving.bundles()
+    assert (
+        BUNDLE
+        not in plane.registry.references.bundles() | plane.deployer.deployments.bundles() | plane.serving.bundles()
+    )
     with pytest.raises(NotFound):
         await plane.deployer.delete("digits")
 
