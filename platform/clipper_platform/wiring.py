@@ -286,16 +286,15 @@ class Parts:
             in_use=lambda project: replica_sets.versions(project) | self.pinned.starting(project),
             changing=deployer.changes,
         )
+        deploys = deployer.deployments
         bundles = BundleGarbageCollector(
             self.artifacts,
-            lambda: registry.references.bundles() | deployer.deployments.bundles() | replica_sets.bundles(),
+            lambda: registry.references.bundles() | deploys.bundles() | replica_sets.bundles(),
             self.clock,
         )
         environments = EnvironmentGarbageCollector(
             self.environments,
-            lambda: (
-                registry.references.environments() | deployer.deployments.environments() | replica_sets.environments()
-            ),
+            lambda: registry.references.environments() | deploys.environments() | replica_sets.environments(),
             grace_s=settings.environment_grace_s,
             max_bytes=settings.environments_bytes,
             clock=self.clock,

@@ -145,12 +145,9 @@ class Deployer:
 
     def _failed(self, current: Current) -> bool:
         """Whether a function of the version gave up: deploying the same again is then worth a try."""
-        statuses = (self._facts.status(self._id(current, spec.name)) for spec in current.manifest.functions)
+        project, number = current.route.project, current.route.version
+        statuses = (self._facts.status(FunctionId(project, f.name, number)) for f in current.manifest.functions)
         return any(status is not None and status.state == "failed" for status in statuses)
-
-    @staticmethod
-    def _id(current: Current, function: str) -> FunctionId:
-        return FunctionId(current.route.project, function, current.route.version)
 
     def _unchanged(self, current: Current) -> Deployment:
         deployment = self.deployments.begin(current.manifest, current)
@@ -247,8 +244,7 @@ class Deployer:
                 lines += 1
                 deployment.emit("log", line, phase="environment")
 
-            environment = await self._rollout.prepare(manifest, on_line)
-            deployment.environment = environment
+            deployment.environment = environment = await self._rollout.prepare(manifest, on_line)
             facts["reused"] = lines == 0  # a builder that finds the environment there has nothing to say
         return environment
 
