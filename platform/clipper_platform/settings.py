@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 from clipper.contract.constants import DEFAULT_HOME, DEFAULT_HOST, DEFAULT_PORT
 from clipper.contract.spec import nearest
@@ -46,6 +47,7 @@ class Settings:
     max_bundle_bytes: int = 256 * MiB
     max_queued_total: int = 20_000
     cache_bytes: int = 64 * MiB
+    isolation: str = "auto"  # of replicas: the best that the machine has, or mounts, landlock, none
     warm_pool_size: int = 0  # zygotes per environment, where the environment sets no number
     body_timeout_s: float = 60.0  # a client that takes longer to send its body gets a 408
     shutdown_timeout_s: float = 30.0
@@ -62,7 +64,7 @@ class Settings:
 
     @property
     def store_url(self) -> str:
-        return self.store or f"sqlite:///{self.home / 'clipper.db'}"
+        return self.store or f"sqlite:///{quote(str(self.home / 'clipper.db'))}"
 
     @property
     def environments_path(self) -> Path:
@@ -89,6 +91,7 @@ class Settings:
     def _check(self) -> None:
         choices = {
             "backend": ("process",),
+            "isolation": ("auto", "mounts", "landlock", "none"),
             "log_level": ("debug", "info", "warning", "error"),
             "log_format": ("text", "json"),
         }

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from clipper.contract.constants import KEY_FILE
@@ -83,6 +84,14 @@ class ConcreteParts:
 
 def concrete_parts(settings: Settings, clock: Clock, url: str) -> ConcreteParts:
     """The store, the backend and the environments of these settings. Raises StoreUnavailable, InvalidSpec."""
+    embedded = settings.store_url.startswith("sqlite:")
+    store: MetadataStore
+    files: tuple[Path, ...] = ()
+    if embedded:
+        store = database = SqliteStore.from_url(settings.store_url)
+        files = database.files
+    else:
+        store = redis_store(settings.store_url)
     instance = secrets.token_hex(8)
     environments = VenvBuilder(settings.environments_path, clock=clock, instance_id=instance)
 
@@ -97,11 +106,12 @@ def concrete_parts(settings: Settings, clock: Clock, url: str) -> ConcreteParts:
             url=url,
             on_dropped=on_dropped,
             warm_pool_size=settings.warm_pool_size,
+            isolation=settings.isolation,
+            hidden=(settings.environments_path, *files),
         )
 
-    embedded = settings.store_url.startswith("sqlite:")
     return ConcreteParts(
-        store=SqliteStore.from_url(settings.store_url) if embedded else redis_store(settings.store_url),
+        store=store,
         environments=environments,
         backend=backend,
         shared_results=None if embedded else redis_results(settings.store_url, clock),
@@ -381,6 +391,7 @@ def make_server(parts: Parts, *, origin_policy: OriginPolicy, lifecycle: Lifecyc
         platform=PlatformFacts(
             version=VERSION,
             backend=parts.backend.name,
+            isolation=parts.backend.isolation(),
             home=str(settings.home),
             started_at=started_at,
             max_body_bytes=settings.max_body_bytes,

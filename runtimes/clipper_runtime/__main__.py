@@ -17,6 +17,7 @@ from typing import Never
 
 from clipper.contract.wire import ProtocolError
 from clipper_runtime.channel import Channel, ChannelClosed, connect
+from clipper_runtime.confinement import confine_by_environment
 from clipper_runtime.server import EXIT_PROTOCOL, Prepared, Replica, abandon, await_start, greet, leave
 
 _USAGE = 2
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--channel", required=True, help="fd:N, unix:PATH or tcp:HOST:PORT")
     options = parser.parse_args()
     prepare_process()
+    confine_by_environment()
     token = os.environ.pop("CLIP_CHANNEL_TOKEN", "")
     try:
         sock = connect(options.channel)

@@ -6,6 +6,10 @@ makes a child that lives as any replica does. `clipper.contract.zygote` defines 
 
 It is single-threaded, because a fork copies only the thread that calls it: locks that others hold stay locked for
 good. Children are in sessions of their own and outlive it; when the platform ends, their channels end.
+
+A template is confined before it loads the function. The zygote of an environment is not, since it does not know the
+bundles of its children yet: it runs the packages of the environment, which were installed with the platform's rights
+too. Each child confines itself before it loads its bundle.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from clipper.contract.spec import FunctionSpec, SpecError
 from clipper.contract.zygote import Preload, Prepare, Ready, Refused, Request, decode_request
 from clipper_runtime import aio as _aio  # noqa: F401 - imported once here, for the children that run coroutines
 from clipper_runtime.__main__ import prepare_process
+from clipper_runtime.confinement import Confiner, take_confinement
 from clipper_runtime.fork_safety import fork_obstacle, open_descriptors
 from clipper_runtime.forked_child import ReplicaEntry, run_forked_child
 from clipper_runtime.forking import Control, ForkServer
@@ -97,17 +102,21 @@ def main() -> None:
     gc.disable()  # a collection frees memory in pages that children share later
     control = Control(socket.socket(fileno=int(options.control.removeprefix("fd:"))))
     os.set_inheritable(control.sock.fileno(), False)
+    confinement = take_confinement()
     first = control.receive()
     if first is None:
         return
-    prepared, answer = _become(decode_request(first))
+    request = decode_request(first)
+    if isinstance(request, Prepare) and confinement is not None:
+        Confiner(confinement).finish(confinement)
+    prepared, answer = _become(request)
     control.send(answer)
     if isinstance(answer, Refused):
         return
     entry = ReplicaEntry()
     child = ForkServer(control).serve()
     if child is not None:
-        run_forked_child(child, entry, prepared)
+        run_forked_child(child, entry, prepared, confinement)
 
 
 if __name__ == "__main__":

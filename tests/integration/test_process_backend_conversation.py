@@ -163,7 +163,7 @@ async def test_cancelling_a_launch_leaves_nothing(backend: ProcessBackend, tmp_p
     await asyncio.wait([launching])
     assert launching.cancelled()
     assert marked(backend) == []
-    assert list((tmp_path / "home" / "tmp").iterdir()) == []
+    assert list(backend.temporary_root.iterdir()) == []
 
 
 @pytest.mark.parametrize(

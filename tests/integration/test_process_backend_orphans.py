@@ -104,7 +104,7 @@ async def test_what_a_platform_and_its_guardian_left_is_ended_by_the_next_platfo
         await successor.open()
         try:
             assert all(has_ended(pid) for pid in victim.pids)
-            assert left_in(tmp_path / "tmp") == []
+            assert left_in(successor.temporary_root) == []
             assert left_in(tmp_path / "run") == [f"instance-{successor.instance_id}.json"]
         finally:
             await successor.close()

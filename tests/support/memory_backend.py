@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from clipper.contract import wire
-from clipper_platform.backends.base import ChannelListener, Exit, LaunchSpec, SnapshotState, StartError
+from clipper_platform.backends.base import ChannelListener, Exit, IsolationState, LaunchSpec, SnapshotState, StartError
 from clipper_platform.types import FunctionId, ReplicaId
 
 __all__ = ["Behaviour", "InMemoryBackend", "InMemoryReplica", "echo"]
@@ -189,6 +189,9 @@ class InMemoryBackend:
         replica = InMemoryReplica(spec, self.behaviour, self.ready)
         self.replicas.append(replica)
         return replica
+
+    def isolation(self) -> IsolationState:
+        return IsolationState("none", "none: replicas run in this process")
 
     def snapshot(self, function: FunctionId) -> SnapshotState | None:
         return self.snapshots.get(function)

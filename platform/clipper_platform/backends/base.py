@@ -15,8 +15,8 @@ from clipper.contract import wire
 from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId, ReplicaId
 
 __all__ = [
-    "Backend", "BundleResolver", "Channel", "ChannelListener", "Exit", "ExitReason", "LaunchSpec", "LogSink", "Replica",
-    "SnapshotState", "StartError",
+    "Backend", "BundleResolver", "Channel", "ChannelListener", "Exit", "ExitReason", "IsolationState", "LaunchSpec",
+    "LogSink", "Replica", "SnapshotState", "StartError",
 ]  # fmt: skip
 
 
@@ -57,6 +57,15 @@ class SnapshotState:
     state: Literal["making", "ready", "refused", "gone"]
     reason: str = ""  # why there is none
     retry_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IsolationState:
+    """What keeps user code from other projects and from the platform: a word, a sentence, and what would do better."""
+
+    mode: str
+    detail: str
+    fix: str = ""
 
 
 class StartError(Exception):
@@ -162,6 +171,10 @@ class Backend(Protocol):
     async def launch(self, spec: LaunchSpec) -> Replica:
         """Start one and wait until it is ready, at most `startup_timeout_s`. Raises StartError; cancelling leaves
         nothing behind."""
+        ...
+
+    def isolation(self) -> IsolationState:
+        """Call it after `open`."""
         ...
 
     def snapshot(self, function: FunctionId) -> SnapshotState | None:

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
+from clipper_platform.backends.base import IsolationState
 from clipper_platform.clock import Clock
 from clipper_platform.control.access.keyring import Keyring
 from clipper_platform.control.access.secrets import ProjectSecrets
@@ -33,6 +34,7 @@ class PlatformFacts:
 
     version: str
     backend: str
+    isolation: IsolationState
     home: str
     started_at: float  # Unix seconds
     max_body_bytes: int

@@ -50,6 +50,12 @@ class SqliteStore:
     def url(self) -> str:
         return self._database.url
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The database and the files that SQLite keeps beside it. Some exist only while it is open."""
+        path = self._database.path
+        return tuple(path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal"))
+
     async def open(self) -> None:
         """Create or migrate the file. Raises StoreUnavailable if it is damaged, or not this Clipper's to use."""
         await self._database.open()

@@ -156,6 +156,10 @@ def check_platform() -> Iterator[Check]:
         yield Check("API key" if refused else "platform", "fail", str(error), " ".join(advice(error)))
         return
     yield Check("platform", "ok", f"{info['url']}, {info['backend']} backend")
+    isolation = info.get("isolation") or {}
+    holds = isolation.get("mode") not in (None, "none")
+    unknown = "the platform does not say: it is older than this client"
+    yield Check("isolation", "ok" if holds else "warn", isolation.get("detail", unknown), isolation.get("fix", ""))
     key = info.get("key") or {}
     yield Check("API key", "ok", f"accepted: {key.get('name')} ({', '.join(key.get('scopes') or ())})")
     if info["version"] == VERSION:

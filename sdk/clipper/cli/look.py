@@ -81,6 +81,8 @@ def status(target: Target, out: Output) -> None:
         out.document(project | {"functions": functions} if target.function is None else functions[0])
         return
     _heading(out, project)
+    if isolation := project.get("isolation"):
+        out.line((f"  isolation: {isolation}", "dim"), wrap=True)
     if canary := project.get("canary"):
         _canary(out, canary)
     for function in functions:

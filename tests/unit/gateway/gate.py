@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from clipper_platform.backends.base import IsolationState
 from clipper_platform.control.scaling.autoscaler import Autoscaler
 from clipper_platform.control.scaling.policies import Policies
 from clipper_platform.gateway.app import build_app
@@ -74,6 +75,7 @@ async def make_gate(root: Path, *, bind: str = "127.0.0.1", cors: tuple[str, ...
         platform=PlatformFacts(
             version="0.1.0",
             backend="process",
+            isolation=IsolationState("mounts", "files: a mount namespace"),
             home=str(root),
             started_at=1.0,
             max_body_bytes=1000,

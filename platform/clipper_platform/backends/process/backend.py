@@ -20,17 +20,28 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from clipper.contract.confinement import CONFINEMENT_VARIABLE, encode
 from clipper.contract.constants import REPLICA_VARIABLE, REPORT_VARIABLE
 from clipper.contract.wire import LogRecord
 from clipper.contract.zygote import Preload, Prepare
-from clipper_platform.backends.base import BundleResolver, LaunchSpec, LogSink, Replica, SnapshotState, StartError
+from clipper_platform.backends.base import (
+    BundleResolver,
+    IsolationState,
+    LaunchSpec,
+    LogSink,
+    Replica,
+    SnapshotState,
+    StartError,
+)
 from clipper_platform.backends.process.forked_process import ForkedProcess
+from clipper_platform.backends.process.isolation import Isolation, probe_machine
 from clipper_platform.backends.process.launch import Launch, LaunchPlan
 from clipper_platform.backends.process.orphans import Guardian, InstanceRecord, marker, sweep_abandoned, tmp_prefix
 from clipper_platform.backends.process.output import ReplicaOutput
 from clipper_platform.backends.process.replica import ProcessReplica
 from clipper_platform.backends.process.replica_environment import replica_environment
 from clipper_platform.backends.process.staging import stage
+from clipper_platform.backends.process.temporary import TemporaryRoot
 from clipper_platform.backends.process.zygote_pools import ZygotePools
 from clipper_platform.backends.process.zygotes import REPLICA_PLACEHOLDER, ForkFailed, Zygote, ZygoteStart
 from clipper_platform.clock import Clock, SystemClock
@@ -68,10 +79,13 @@ class ProcessBackend:
         environ: Mapping[str, str] | None = None,
         on_dropped: Callable[[FunctionId, int], None] = lambda _, __: None,
         warm_pool_size: int = 0,
+        isolation: str = "auto",
+        hidden: Sequence[Path] = (),
     ) -> None:
         """`bundles` and `environments` find on this machine what a launch names; None: it is not built here.
         `on_dropped` is called with the number of a function's lines that the log's rate limit dropped.
-        `warm_pool_size` is the default for projects that declare none."""
+        `warm_pool_size` is the default for projects that declare none. `isolation`: "auto", or the one mode to use.
+        `hidden`: the platform's files and directories outside of `home` that replicas must not read."""
         self._home = home.absolute()
         self._bundles = bundles
         self._environments = environments
@@ -87,12 +101,20 @@ class ProcessBackend:
         self._guardian = Guardian(self._instance_id)
         self.zygotes = ZygotePools(self._zygote_start, self._say, self._clock, warm_pool_size)
         self._replicas: set[ProcessReplica] = set()
-        self._runtime: Path | None = None
+        self._tmp = TemporaryRoot(self._home)
+        self._isolation_mode = isolation
+        self._hidden = tuple(hidden)
+        self._isolation: Isolation | None = None  # once open
         self._record: Path | None = None
 
     @property
     def name(self) -> str:
         return "process"
+
+    @property
+    def temporary_root(self) -> Path:
+        """Where replicas have their temporary directories."""
+        return self._tmp.path
 
     @property
     def instance_id(self) -> str:
@@ -105,17 +127,29 @@ class ProcessBackend:
     async def open(self) -> None:
         """Raises OSError when the home cannot be written."""
         run = self._home / "run"
-        for directory in (self._home, run, self._tmp):
+        for directory in (self._home, run):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._tmp.open()
         self._record = InstanceRecord.of_this_process(self._instance_id).write(run)
-        killed = await asyncio.to_thread(sweep_abandoned, run, self._tmp)
+        killed = await asyncio.to_thread(sweep_abandoned, run, self._tmp.path)
         if killed:
             _logger.warning("ended %d processes that an earlier platform left behind", killed)
-        self._runtime = await asyncio.to_thread(stage, self._home / "runtime")
+        runtime = await asyncio.to_thread(stage, self._home / "runtime")
         self._guardian.start()
+        probe = await asyncio.to_thread(probe_machine, runtime, self._tmp.path, self._isolation_mode)
+        self._isolation = Isolation(
+            probe=probe,
+            hidden=(self._home, self._tmp.path, *self._hidden),
+            runtime=runtime,
+            environ=self._environ,
+        )
+        state = self.isolation()
+        _logger.log(
+            logging.INFO if state.mode != "none" else logging.WARNING, "isolation of replicas: %s", state.detail
+        )
 
     async def close(self) -> None:
-        self._runtime = None  # from here on launches are refused
+        self._isolation = None  # from here on launches are refused
         for replica in self._replicas:
             replica.kill()
         await asyncio.gather(*(replica.gone() for replica in tuple(self._replicas)))
@@ -124,6 +158,7 @@ class ProcessBackend:
         if self._record is not None:
             self._record.unlink(missing_ok=True)
             self._record = None
+        self._tmp.close()
 
     async def launch(self, spec: LaunchSpec) -> Replica:
         launched_at = self._clock.monotonic()
@@ -138,6 +173,15 @@ class ProcessBackend:
         if (report := replica.env.get(REPORT_VARIABLE)) is not None:
             self.zygotes.take_report(launch, Path(report))
         return replica
+
+    def isolation(self) -> IsolationState:
+        return self._open_isolation().state()
+
+    def _open_isolation(self) -> Isolation:
+        """Raises StartError where the backend is not open."""
+        if self._isolation is None:
+            raise StartError("launch", "the platform's process backend is not open")
+        return self._isolation
 
     def snapshot(self, function: FunctionId) -> SnapshotState | None:
         return self.zygotes.snapshots.state(function)
@@ -155,10 +199,9 @@ class ProcessBackend:
     async def _spawn(self, launch: Launch, launched_at: float) -> ProcessReplica:
         spec = launch.spec
         source = await self.zygotes.source(launch)
-        if self._runtime is None:
-            raise StartError("launch", "the platform's process backend is not open")
+        isolation = self._open_isolation()
         output = ReplicaOutput(self._sink_for(spec), self._clock, lambda n: self._on_dropped(spec.function, n))
-        plan = self._plan(launch, self._runtime)
+        plan = self._plan(launch, isolation, source)
         try:
             forked = await self._fork(launch, source, plan, output, launched_at) if source is not None else None
             replica = ProcessReplica(launch, plan, output, self._clock, lambda: self._replicas.discard(replica), forked)
@@ -166,7 +209,7 @@ class ProcessBackend:
             shutil.rmtree(plan.tmp, ignore_errors=True)
             raise
         self._replicas.add(replica)
-        if self._runtime is None:
+        if self._isolation is None:
             replica.kill()  # the backend was closed while a zygote forked
         return replica
 
@@ -187,12 +230,15 @@ class ProcessBackend:
     def _zygote_start(self, launch: Launch, request: Preload | Prepare) -> ZygoteStart:
         """Raises OSError."""
         shared = isinstance(request, Preload)  # by all functions of the environment
-        if self._runtime is None:
+        isolation = self._isolation
+        if isolation is None:
             raise OSError("the platform's process backend is not open")
-        tmp = Path(tempfile.mkdtemp(prefix=tmp_prefix(self._instance_id), dir=self._tmp))
-        env = replica_environment(
-            launch, platform=self._environ, instance_id=self._instance_id, runtime=self._runtime, tmp=tmp, url=self._url
-        )
+        area = self._make_tmp()
+        tmp = Path(tempfile.mkdtemp(dir=area, prefix="t"))
+        env = self._environment_of(launch, isolation, tmp)
+        # The children of a template see its mounts, so the directories that they will have lie in a shown one.
+        confinement = isolation.base(launch) if shared else isolation.of(launch, area)
+        env[CONFINEMENT_VARIABLE] = encode(confinement).decode()
         if shared:
             env = {key: value for key, value in env.items() if key not in FUNCTION_VARIABLES}
         return ZygoteStart(
@@ -207,14 +253,13 @@ class ProcessBackend:
         """Write a line into the function's log."""
         self._sink_for(launch.spec)([LogRecord(self._clock.time(), "system", "INFO", "", line)])
 
-    def _plan(self, launch: Launch, runtime: Path) -> LaunchPlan:
+    def _plan(self, launch: Launch, isolation: Isolation, source: Zygote | None) -> LaunchPlan:
         try:
-            tmp = Path(tempfile.mkdtemp(prefix=tmp_prefix(self._instance_id), dir=self._tmp))
+            tmp = self._make_tmp(None if source is None else source.area)
         except OSError as error:
             raise StartError("launch", f"no temporary directory can be made: {error}") from error
-        env = replica_environment(
-            launch, platform=self._environ, instance_id=self._instance_id, runtime=runtime, tmp=tmp, url=self._url
-        )
+        env = self._environment_of(launch, isolation, tmp)
+        env[CONFINEMENT_VARIABLE] = encode(isolation.of(launch, tmp)).decode()
         if self.zygotes.wants_report(launch):
             env[REPORT_VARIABLE] = str(tmp / "modules.json")
         return LaunchPlan(
@@ -234,6 +279,18 @@ class ProcessBackend:
 
         return emit
 
-    @property
-    def _tmp(self) -> Path:
-        return self._home / "tmp"
+    def _make_tmp(self, area: Path | None = None) -> Path:
+        """A new directory, in the area of a template if one is given. Raises OSError."""
+        if area is not None:
+            return Path(tempfile.mkdtemp(dir=area, prefix="r"))
+        return Path(tempfile.mkdtemp(dir=self._tmp.path, prefix=tmp_prefix(self._instance_id)))
+
+    def _environment_of(self, launch: Launch, isolation: Isolation, tmp: Path) -> dict[str, str]:
+        return replica_environment(
+            launch,
+            platform=self._environ,
+            instance_id=self._instance_id,
+            runtime=isolation.runtime,
+            tmp=tmp,
+            url=self._url,
+        )

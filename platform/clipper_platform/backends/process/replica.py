@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
 import socket
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from clipper_platform.backends.process.guardian import kill_marked
 from clipper_platform.backends.process.launch import Launch, LaunchPlan
 from clipper_platform.backends.process.output import ReplicaOutput
 from clipper_platform.backends.process.procfs import out_of_memory_kills, tree_rss
+from clipper_platform.backends.process.temporary import remove_tmp
 from clipper_platform.clock import Clock
 from clipper_platform.types import ReplicaId
 
@@ -258,7 +258,7 @@ class ProcessReplica:
     def _clean_up(self) -> None:
         """Blocking: end what left the process group, and remove the private directory."""
         kill_marked(self._plan.mark)
-        shutil.rmtree(self._plan.tmp, ignore_errors=True)
+        remove_tmp(self._plan.tmp)
 
 
 def _send_at_once(sock: socket.socket, frame: bytes) -> bool:

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,6 +22,7 @@ from clipper_platform.backends.process.launch import Launch
 from clipper_platform.backends.process.output import ReplicaOutput
 from clipper_platform.backends.process.pressure import memory_pressed, memory_total
 from clipper_platform.backends.process.snapshots import Snapshots
+from clipper_platform.backends.process.temporary import remove_tmp
 from clipper_platform.backends.process.zygotes import Zygote, ZygoteRefused, ZygoteStart
 from clipper_platform.backends.warm_pool import WarmPool, WarmPools
 from clipper_platform.clock import Clock
@@ -189,7 +189,7 @@ class ZygotePools:
         try:
             zygote = Zygote(start, output, self._pools.ended)
         except BaseException:
-            shutil.rmtree(start.tmp, ignore_errors=True)
+            remove_tmp(start.tmp)
             raise
         self._pools.started(zygote)
         self._arm()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from clipper_platform.backends.process.child import Child, describe_status
 from clipper_platform.backends.process.forked_process import ForkedChild, UnassignedChild
 from clipper_platform.backends.process.output import ReplicaOutput
 from clipper_platform.backends.process.procfs import own_rss
+from clipper_platform.backends.process.temporary import remove_tmp
 
 __all__ = ["REPLICA_PLACEHOLDER", "ForkFailed", "Zygote", "ZygoteRefused", "ZygoteStart"]
 
@@ -105,6 +105,11 @@ class Zygote:
     @property
     def pid(self) -> int:
         return self._child.pid
+
+    @property
+    def area(self) -> Path | None:
+        """Where its children must have their directories; None: anywhere."""
+        return self._start.tmp.parent if isinstance(self._start.request, messages.Prepare) else None
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -326,7 +331,7 @@ class Zygote:
             child.orphan()
         self.children.clear()
         self._on_end(self)
-        await asyncio.to_thread(shutil.rmtree, self._start.tmp, True)
+        await asyncio.to_thread(remove_tmp, self._start.tmp)
 
 
 def _assignment(replica: str, cwd: Path, before: Mapping[str, str], after: Mapping[str, str]) -> messages.Assignment:

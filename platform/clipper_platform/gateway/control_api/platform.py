@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import asdict
 from typing import Final
 
 import msgspec
@@ -13,7 +14,7 @@ from clipper.contract.constants import API_ROOT
 from clipper.contract.media_types import GZIP, JSON
 from clipper_platform.errors import InvalidRequest, NotFound, PayloadTooLarge
 from clipper_platform.gateway.control_api.endpoints import ApiRequest, Endpoint
-from clipper_platform.gateway.control_api.schemas.platform import BundleStored, Info, Limits, OwnKey
+from clipper_platform.gateway.control_api.schemas.platform import BundleStored, Info, Isolation, Limits, OwnKey
 from clipper_platform.gateway.services import Services
 
 __all__ = ["PlatformRoutes"]
@@ -55,6 +56,7 @@ class PlatformRoutes:
             version=facts.version,
             url=request.base_url,
             backend=facts.backend,
+            isolation=Isolation(**asdict(facts.isolation)),
             store=self._s.registry.store.url,
             home=facts.home,
             started_at=facts.started_at,

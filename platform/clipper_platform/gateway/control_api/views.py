@@ -142,6 +142,7 @@ class Views:
         reasons = [f"store: {degraded}" if degraded else "", unusable.why if unusable else ""]
         return ProjectStatus(
             name=name,
+            isolation=self._services.platform.isolation.detail,
             url=f"{self._base}/fn/{name}",
             version=summary.version,
             previous=summary.previous,

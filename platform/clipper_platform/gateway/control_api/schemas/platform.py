@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clipper_platform.gateway.control_api.schemas.base import ResponseBody
 
-__all__ = ["BundleStored", "Info", "Limits", "OwnKey"]
+__all__ = ["BundleStored", "Info", "Isolation", "Limits", "OwnKey"]
 
 
 class Limits(ResponseBody, frozen=True):
@@ -18,12 +18,22 @@ class OwnKey(ResponseBody, frozen=True):
     scopes: list[str]
 
 
+class Isolation(ResponseBody, frozen=True):
+    """What keeps user code from other projects and the platform. `mode`: mounts, landlock or none. `fix`: what would do
+    better on this machine; empty where nothing would."""
+
+    mode: str
+    detail: str
+    fix: str
+
+
 class Info(ResponseBody, frozen=True):
     """`key`: the caller's."""
 
     version: str
     url: str
     backend: str
+    isolation: Isolation
     store: str
     home: str
     started_at: float

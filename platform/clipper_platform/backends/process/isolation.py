@@ -1,0 +1,164 @@
+"""Isolation of replicas from each other and from the platform: what this machine offers, and what a launch gets of it.
+
+The runtime confines itself before user code runs (`clipper_runtime.confinement`). Here is which mode it uses, found by
+a probe at the platform's start, and which paths it hides and shows.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from clipper.contract.confinement import Confinement, Mode, Probe, decode_probe
+from clipper_platform.backends.base import IsolationState
+from clipper_platform.backends.process.launch import Launch
+from clipper_platform.backends.process.staging import find_packages
+
+__all__ = ["Isolation", "probe_machine"]
+
+PROBE_TIMEOUT_S = 20.0
+_ROOT_READ_ONLY: Mapping[Mode, tuple[str, ...]] = {
+    # Files in which root changes the kernel, such as the program that takes core dumps.
+    "mounts": ("/proc/sys", "/proc/irq", "/proc/bus", "/proc/sysrq-trigger", "/sys"),
+    "landlock": ("/proc", "/sys"),
+    "none": (),
+}
+# Disks as character devices, which a read shows whole.
+_RAW_DEVICES = ("sg", "ng", "mem", "port", "bsg")
+
+
+def probe_machine(runtime: Path, directory: Path, allowed: str = "auto") -> Probe:
+    """What confines replicas here; `directory` takes the probe's files. `allowed`: "auto", or the only mode to try.
+    Blocks for about 0.1 s. Never raises OSError."""
+    if allowed == "none":
+        return Probe(mode="none", reasons={"setting": "switched off (isolation = none)"})
+    if sys.platform != "linux":
+        return Probe(mode="none", reasons={"system": f"there is none for {sys.platform}"})
+    try:
+        with tempfile.TemporaryDirectory(prefix="probe-", dir=directory) as place:
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "clipper_runtime.confinement_probe", os.path.realpath(place), allowed],
+                env={"PYTHONPATH": str(runtime), "PYTHONDONTWRITEBYTECODE": "1"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=PROBE_TIMEOUT_S,
+                check=True,
+            )
+        return decode_probe(done.stdout)
+    except (OSError, subprocess.SubprocessError, msgspec.DecodeError) as error:
+        return Probe(mode="none", reasons={"probe": f"it failed: {error}"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Isolation:
+    """`hidden`: directories and files of the platform. `runtime`: the staged packages."""
+
+    probe: Probe
+    hidden: Sequence[Path]
+    runtime: Path
+    environ: Mapping[str, str]  # the platform's
+
+    def base(self, launch: Launch) -> Confinement:
+        """What all replicas of the environment share, before a bundle is known."""
+        probe, root = self.probe, os.geteuid() == 0
+        hidden = _outermost(_real(self.hidden)) + (_raw_devices() if root else [])
+        environment = launch.environment
+        read_only = _real([self.runtime, environment.path, *self._code(environment.python)])
+        if root:
+            read_only += _ROOT_READ_ONLY[probe.mode]
+        if probe.mode == "landlock":
+            # A rule for a directory holds for everything below it.
+            read_only = [path for path in read_only if not any(one.startswith(path + os.sep) for one in hidden)]
+        return Confinement(
+            mode=probe.mode,
+            user_namespace=probe.user_namespace,
+            hidden=hidden,
+            read_only=list(dict.fromkeys(read_only)),
+        )
+
+    def of(self, launch: Launch, tmp: Path) -> Confinement:
+        """For a replica of this bundle with this directory of its own."""
+        base = self.base(launch)
+        return msgspec.structs.replace(
+            base, read_only=[*base.read_only, *_real([launch.bundle])], writable=_real([tmp])
+        )
+
+    def _code(self, python: Path) -> list[Path]:
+        """Code that other replicas, and the platform itself, will run: the base interpreter's library, the platform's
+        packages, and uv's cache, which has the files of environments as hard links."""
+        code = [Path(sysconfig.get_path("stdlib")), *find_packages().values(), Path(__file__).parents[2]]
+        code += [Path(sys.prefix)] if sys.prefix != sys.base_prefix else [Path(sysconfig.get_path("purelib"))]
+        base = python.resolve().parent.parent
+        version = sorted(base.glob("lib/python3.*")) if base != Path("/usr") else []
+        code += [base] if _below(base, self.hidden) else version
+        if self.probe.mode == "mounts":
+            # Landlock would refuse new directories beside it, which are other libraries' caches.
+            code.append(_uv_cache(self.environ))
+        return code
+
+    def state(self) -> IsolationState:
+        """What holds, for people."""
+        probe = self.probe
+        if probe.mode == "none":
+            why = "; ".join(f"{mode}: {reason}" for mode, reason in probe.reasons.items())
+            fix = "run the platform on Linux 5.13 or newer with Landlock (lsm=landlock,…) or user namespaces"
+            if "setting" in probe.reasons:
+                fix = "remove isolation = none from the platform's settings"
+            return IsolationState("none", f"none: user code can do what the platform can ({why})", fix)
+        parts = ["files: a mount namespace" if probe.mode == "mounts" else f"files: Landlock {probe.landlock}"]
+        lacking: list[str] = []
+        for holds, what in ((probe.memory, "memory and environment of other processes"), (probe.signals, "signals")):
+            (parts if holds else lacking).append(what)
+        detail = ", ".join(parts)
+        fix = ""
+        if lacking:
+            detail += f"; not: {', '.join(lacking)} (Landlock's ABI is {probe.landlock or 'missing'})"
+            fix = "a kernel with Landlock: 5.13 for memory, 6.12 for signals"
+        elif probe.mode == "landlock":
+            why = probe.reasons.get("mounts", "")
+            detail += f"; no mount namespace ({why}): new entries beside the home's own directories are refused"
+            fix = "set CLIP_HOME to a directory outside your home directory, or allow user namespaces"
+        return IsolationState(probe.mode, detail, fix)
+
+
+def _real(paths: Iterable[Path]) -> list[str]:
+    return [os.path.realpath(path) for path in paths]
+
+
+def _outermost(paths: Sequence[str]) -> list[str]:
+    """Without those that lie in another one."""
+    distinct = list(dict.fromkeys(paths))
+    return [path for path in distinct if not any(path.startswith(other + os.sep) for other in distinct)]
+
+
+def _below(path: Path, directories: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(os.path.realpath(directory)) for directory in directories)
+
+
+def _uv_cache(environ: Mapping[str, str]) -> Path:
+    if named := environ.get("UV_CACHE_DIR"):
+        return Path(named)
+    home = Path(environ.get("HOME") or os.path.expanduser("~"))
+    return Path(environ.get("XDG_CACHE_HOME") or home / ".cache") / "uv"
+
+
+def _raw_devices() -> list[str]:
+    """Device files through which root could read the disks."""
+    found = []
+    for entry in os.scandir("/dev"):
+        try:
+            mode = entry.stat(follow_symlinks=False).st_mode
+        except OSError:
+            continue
+        if stat.S_ISBLK(mode) or (entry.name.rstrip("0123456789n") in _RAW_DEVICES and not stat.S_ISLNK(mode)):
+            found.append(entry.path)
+    return found

@@ -1,0 +1,113 @@
+"""`python -m clipper_runtime.confinement_probe DIRECTORY auto|mounts|landlock`: tries what confines replicas here.
+
+It works inside the directory and prints a Probe as JSON. It believes what it sees and no version of a kernel, because
+containers, security modules and settings refuse what a kernel has."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from clipper.contract.confinement import Confinement, Mode, Probe, encode
+from clipper_runtime import kernel
+from clipper_runtime.confinement import Confiner
+
+__all__ = ["main", "probe"]
+
+_SIGNALS, _MEMORY = 1, 2
+_CAP_SYS_ADMIN: Final = 21
+_FAILED: Final = 255
+
+
+def main() -> None:
+    sys.stdout.buffer.write(encode(probe(Path(sys.argv[1]), sys.argv[2])))
+
+
+def probe(directory: Path, allowed: str) -> Probe:
+    """Tries the modes in their order of preference, or the one that is allowed, each in a process of its own."""
+    for name in ("hidden/shown", "open"):
+        (directory / name).mkdir(parents=True)
+    (directory / "hidden/file").write_text("x")
+    (directory / "hidden/shown/file").write_text("x")
+    abi, reasons = kernel.landlock_abi(), dict[str, str]()
+    admin = bool(kernel.capabilities() >> _CAP_SYS_ADMIN & 1)
+    attempts: list[tuple[Mode, bool]] = [("mounts", not admin)]
+    if abi:
+        attempts.append(("landlock", False))
+    else:
+        reasons["landlock"] = "the kernel has no Landlock, or it is not among its security modules"
+    for mode, user_namespace in attempts:
+        if allowed not in ("auto", mode):
+            reasons[mode] = f"switched off (isolation = {allowed})"
+            continue
+        confinement = Confinement(
+            mode=mode,
+            user_namespace=user_namespace,
+            hidden=[str(directory / "hidden")],
+            read_only=[str(directory / "hidden/shown")],
+            writable=[str(directory / "open")],
+        )
+        found, why = _in_child(lambda confinement=confinement: _try(confinement, directory))  # type: ignore[misc]
+        if found is not None:
+            return Probe(
+                mode=mode,
+                user_namespace=user_namespace,
+                landlock=abi,
+                signals=bool(found & _SIGNALS),
+                memory=bool(found & _MEMORY),
+                reasons=reasons,
+            )
+        reasons[mode] = why
+    return Probe(mode="none", landlock=abi, reasons=reasons)
+
+
+def _in_child(work: Callable[[], int]) -> tuple[int | None, str]:
+    """What `work` returns in a forked process; None and the reason if it raises."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = _FAILED
+        try:
+            status = work()
+        except BaseException as error:  # noqa: BLE001 - this process is only here for the answer
+            os.write(writing, str(error).encode()[:1000])
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        why = file.read().decode("utf-8", "replace")
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return (status, "") if 0 <= status < _FAILED else (None, why or f"it ended with {status}")
+
+
+def _try(confinement: Confinement, directory: Path) -> int:
+    """Confine this process, and look. Raises OSError if the files are not as they must be."""
+    parent = os.getppid()
+    Confiner(confinement).finish(confinement)
+    (directory / "open/file").write_text("x")
+    (directory / "hidden/shown/file").read_text()
+    if _works(lambda: (directory / "hidden/file").read_text()):
+        raise OSError("a hidden file can be read")
+    if _works(lambda: (directory / "hidden/shown/file").write_text("y")):
+        raise OSError("a read-only file can be written")
+    found = 0
+    if not _works(lambda: os.kill(parent, 0)):
+        found |= _SIGNALS
+    if not _works(lambda: Path(f"/proc/{parent}/environ").read_bytes()):
+        found |= _MEMORY
+    return found
+
+
+def _works(attempt: Callable[[], object]) -> bool:
+    try:
+        attempt()
+    except OSError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""What a replica's process may see and do on its machine: the platform decides it, the runtime applies it to itself
+before user code runs. `infra/docs/isolation.md` describes the guarantees."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+__all__ = [
+    "CONFINEMENT_VARIABLE", "Confinement", "Mode", "Probe", "decode_confinement", "decode_probe", "encode",
+]  # fmt: skip
+
+CONFINEMENT_VARIABLE: Final = "CLIP_CONFINEMENT"
+"""Environment variable with a replica's Confinement as JSON. The runtime removes it before user code runs."""
+
+Mode = Literal["mounts", "landlock", "none"]
+"""mounts: a mount namespace of its own, in which hidden directories are empty and others are read-only. landlock:
+rules that allow all but these, which also refuse new entries in the directories above them. none: nothing."""
+
+
+class Confinement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Absolute paths without symbolic links.
+
+    `hidden`: directories and files that cannot be read. `read_only`: shown, also inside a hidden directory, and not
+    writable. `writable`: shown inside a hidden directory. A read-only or writable path that does not exist is left out.
+    """
+
+    mode: Mode
+    user_namespace: bool = False  # the mount namespace needs one, because the platform lacks CAP_SYS_ADMIN
+    hidden: list[str] = []
+    read_only: list[str] = []
+    writable: list[str] = []
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What holds on this machine, found by trying it. `reasons`: mode -> why it does not work here."""
+
+    mode: Mode
+    user_namespace: bool = False
+    landlock: int = 0  # its ABI; 0: the kernel has none
+    signals: bool = False  # refused towards other processes
+    memory: bool = False  # of other processes, and their environment variables, cannot be read
+    reasons: dict[str, str] = {}
+
+
+encode: Final = msgspec.json.Encoder().encode
+# Each raises msgspec.DecodeError.
+decode_confinement: Final = msgspec.json.Decoder(Confinement).decode
+decode_probe: Final = msgspec.json.Decoder(Probe).decode
