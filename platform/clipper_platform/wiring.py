@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from clipper.contract.constants import KEY_FILE
@@ -85,13 +84,8 @@ class ConcreteParts:
 def concrete_parts(settings: Settings, clock: Clock, url: str) -> ConcreteParts:
     """The store, the backend and the environments of these settings. Raises StoreUnavailable, InvalidSpec."""
     embedded = settings.store_url.startswith("sqlite:")
-    store: MetadataStore
-    files: tuple[Path, ...] = ()
-    if embedded:
-        store = database = SqliteStore.from_url(settings.store_url)
-        files = database.files
-    else:
-        store = redis_store(settings.store_url)
+    store = SqliteStore.from_url(settings.store_url) if embedded else redis_store(settings.store_url)
+    files = store.files if isinstance(store, SqliteStore) else ()
     instance = secrets.token_hex(8)
     environments = VenvBuilder(settings.environments_path, clock=clock, instance_id=instance)
 
