@@ -50,7 +50,7 @@ from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.settings import BACKLOG, Settings
 from clipper_platform.store.artifacts import ArtifactStore
 from clipper_platform.store.base import MetadataStore
-from clipper_platform.store.sqlite import SqliteStore
+from clipper_platform.store.sqlite import SqliteStore, database_files
 from clipper_platform.types import FunctionId
 
 if TYPE_CHECKING:
@@ -62,9 +62,6 @@ logger = logging.getLogger(__name__)
 
 OnDropped = Callable[[FunctionId, int], None]
 """(function, lines)"""
-
-
-# What the settings choose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +81,6 @@ class ConcreteParts:
 def concrete_parts(settings: Settings, clock: Clock, url: str) -> ConcreteParts:
     """The store, the backend and the environments of these settings. Raises StoreUnavailable, InvalidSpec."""
     embedded = settings.store_url.startswith("sqlite:")
-    store = SqliteStore.from_url(settings.store_url) if embedded else redis_store(settings.store_url)
-    files = store.files if isinstance(store, SqliteStore) else ()
     instance = secrets.token_hex(8)
     environments = VenvBuilder(settings.environments_path, clock=clock, instance_id=instance)
 
@@ -101,11 +96,11 @@ def concrete_parts(settings: Settings, clock: Clock, url: str) -> ConcreteParts:
             on_dropped=on_dropped,
             warm_pool_size=settings.warm_pool_size,
             isolation=settings.isolation,
-            hidden=(settings.environments_path, *files),
+            hidden=[settings.environments_path, *database_files(settings.store_url)],
         )
 
     return ConcreteParts(
-        store=store,
+        store=SqliteStore.from_url(settings.store_url) if embedded else redis_store(settings.store_url),
         environments=environments,
         backend=backend,
         shared_results=None if embedded else redis_results(settings.store_url, clock),

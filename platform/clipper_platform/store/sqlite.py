@@ -17,9 +17,33 @@ from clipper_platform.store import records
 from clipper_platform.store.base import EVENTS_KEPT, Changes, Event, Key, Policy, Project, Route, Version
 from clipper_platform.store.sqlite_database import SqliteDatabase
 
-__all__ = ["SqliteStore"]
+__all__ = ["SqliteStore", "database_files"]
 
 T = TypeVar("T")
+
+
+def database_files(url: str) -> list[Path]:
+    """The files of the database, of which some exist only while it is open; none for another store's address."""
+    if not url.startswith("sqlite:"):
+        return []
+    path = _database_path(url)
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
+
+
+def _database_path(url: str) -> Path:
+    """Raises InvalidRequest."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise InvalidRequest(f"{url!r} is not a store: write sqlite:///path/to/clipper.db") from None
+    path = re.sub("^/+", "/", unquote(parts.path))
+    if parts.scheme != "sqlite" or parts.netloc or parts.query or parts.fragment or "\0" in path:
+        raise InvalidRequest(f"{url!r} is not a store: write sqlite:///path/to/clipper.db")
+    if path.endswith("/") or not path or path == "/:memory:":
+        raise InvalidRequest(f"{url!r} names no file: write sqlite:///path/to/clipper.db")
+    if path.startswith(("/./", "/../", "/~/")):
+        return Path(path[1:]).expanduser()
+    return Path(path)
 
 
 class SqliteStore:
@@ -33,28 +57,11 @@ class SqliteStore:
     @classmethod
     def from_url(cls, url: str) -> Self:
         """`sqlite:///absolute/path`, `sqlite:///./relative` or `sqlite:///~/in/home`. Raises InvalidRequest."""
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            raise InvalidRequest(f"{url!r} is not a store: write sqlite:///path/to/clipper.db") from None
-        path = re.sub("^/+", "/", unquote(parts.path))
-        if parts.scheme != "sqlite" or parts.netloc or parts.query or parts.fragment or "\0" in path:
-            raise InvalidRequest(f"{url!r} is not a store: write sqlite:///path/to/clipper.db")
-        if path.endswith("/") or not path or path == "/:memory:":
-            raise InvalidRequest(f"{url!r} names no file: write sqlite:///path/to/clipper.db")
-        if path.startswith(("/./", "/../", "/~/")):
-            return cls(Path(path[1:]).expanduser())
-        return cls(Path(path))
+        return cls(_database_path(url))
 
     @property
     def url(self) -> str:
         return self._database.url
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The database and the files that SQLite keeps beside it. Some exist only while it is open."""
-        path = self._database.path
-        return tuple(path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal"))
 
     async def open(self) -> None:
         """Create or migrate the file. Raises StoreUnavailable if it is damaged, or not this Clipper's to use."""

@@ -62,6 +62,12 @@ ZYGOTE_COMMAND = ("-m", "clipper_runtime.zygote")
 FUNCTION_VARIABLES = frozenset({"CLIP_PROJECT", "CLIP_FUNCTION", "CLIP_VERSION"})
 
 
+def _checked(instance_id: str) -> str:
+    if not INSTANCE_ID.match(instance_id):
+        raise ValueError(f"instance_id {instance_id!r} is not allowed: use 8 to 64 letters and digits")
+    return instance_id
+
+
 class ProcessBackend:
     """Implements `Backend`. Belongs to one event loop, asyncio's or uvloop's; `home` to one platform at a time."""
 
@@ -85,15 +91,13 @@ class ProcessBackend:
         """`bundles` and `environments` find on this machine what a launch names; None: it is not built here.
         `on_dropped` is called with the number of a function's lines that the log's rate limit dropped.
         `warm_pool_size` is the default for projects that declare none. `isolation`: "auto", or the one mode to use.
-        `hidden`: the platform's files and directories outside of `home` that replicas must not read."""
+        `hidden`: what replicas must not read, outside of `home`."""
         self._home = home.absolute()
         self._bundles = bundles
         self._environments = environments
         self._log_sink = log_sink
         self._on_dropped = on_dropped
-        self._instance_id = instance_id or secrets.token_hex(8)
-        if not INSTANCE_ID.match(self._instance_id):
-            raise ValueError(f"instance_id {self._instance_id!r} is not allowed: use 8 to 64 letters and digits")
+        self._instance_id = _checked(instance_id or secrets.token_hex(8))
         self._clock = clock or SystemClock()
         self._url = url
         self._command = tuple(command)
@@ -103,7 +107,7 @@ class ProcessBackend:
         self._replicas: set[ProcessReplica] = set()
         self._tmp = TemporaryRoot(self._home)
         self._isolation_mode = isolation
-        self._hidden = tuple(hidden)
+        self._hidden = hidden
         self._isolation: Isolation | None = None  # once open
         self._record: Path | None = None
 
