@@ -13,15 +13,16 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, get_origin
 
 import msgspec
 
+from clipper.contract.accept import Accept
 from clipper.contract.media_types import ANY_IMAGE, JSON, MSGPACK, NPY, NPY_EXTENSION, OCTET_STREAM
 from clipper.contract.spec import nearest
 from clipper.contract.wire import Item, Status
-from clipper_runtime.content_negotiation import Range, accepted, canonical, sniff_image
+from clipper_runtime.content_negotiation import canonical, sniff_image
 from clipper_runtime.hints import is_numpy
 from clipper_runtime.schema import Signature, json_schema, plain_type
 from clipper_runtime.type_hooks import build, is_array, plain, plain_or_array
@@ -251,40 +252,37 @@ class Codec:
         return encode
 
     def _choose_encoder(self, accept: str) -> Encode:
-        ranges, refused = accepted(accept)
-
-        def allowed(kind: str) -> bool:
-            return not any(r.matches(kind) and r.media != "*/*" for r in refused)
-
-        if ranges and allowed(JSON) and ranges[0].matches(JSON):
+        wanted = Accept.parse(accept)
+        best = wanted.best
+        if best is not None and wanted.preference(JSON) == best:
             return self._to_json
-        if ranges and ranges[0].media == MSGPACK:
+        if best is not None and wanted.preference(MSGPACK) == best:
             return self._to_msgpack
 
         def negotiate(value: Any) -> tuple[bytes, str]:
-            for wanted in ranges:
-                for kind, to_bytes in self._forms(value, wanted):
-                    if allowed(kind) and wanted.matches(kind):
-                        return to_bytes(value)
-            raise Rejected(
-                Status.NOT_ACCEPTABLE,
-                f"a value of type {type(value).__name__} has no form that Accept: {accept[:200]} allows",
-            )
+            forms = [(wanted.preference(kind), to_bytes) for kind, to_bytes in self._forms(value, wanted)]
+            allowed = [(preference, to_bytes) for preference, to_bytes in forms if preference is not None]
+            if not allowed:
+                raise Rejected(
+                    Status.NOT_ACCEPTABLE,
+                    f"a value of type {type(value).__name__} has no form that Accept: {accept[:200]} allows",
+                )
+            return max(allowed, key=itemgetter(0))[1](value)  # the first of equals
 
         return negotiate
 
-    def _forms(self, value: Any, wanted: Range) -> list[tuple[str, Encode]]:
+    def _forms(self, value: Any, wanted: Accept) -> list[tuple[str, Encode]]:
         """The forms that a value has, the default first. Bytes have the image type of their first bytes, else the
-        concrete image type that the client asks for."""
+        image types that the client names."""
         forms: list[tuple[str, Encode]] = [(JSON, self._to_json), (MSGPACK, self._to_msgpack)]
         if is_array(value):
             forms.append((NPY, _to_npy))
         if isinstance(value, (bytes, bytearray, memoryview)):
             raw = bytes(value)
             image = sniff_image(raw)
-            if image is None and wanted.kind == "image" and wanted.subtype != "*":
-                image = wanted.media
-            forms += [(kind, lambda _, kind=kind: (raw, kind)) for kind in (OCTET_STREAM, image) if kind]  # type: ignore[misc]  # lambda defaults
+            named = [one.media for one in wanted.ranges if one.kind == "image" and one.exactness == 2]
+            kinds = [OCTET_STREAM, *([image] if image is not None else named)]
+            forms += [(kind, lambda _, kind=kind: (raw, kind)) for kind in kinds]  # type: ignore[misc]  # lambda defaults
         return forms
 
     def _write_json(self, value: Any) -> tuple[bytes, str]:

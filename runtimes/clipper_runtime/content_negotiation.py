@@ -1,22 +1,10 @@
-"""Content types by their canonical names, and the media ranges of an `Accept` header in order of preference."""
+"""What the headers of an invocation's payload say: content types and their charsets, the types of images."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from clipper.contract.media_types import canonical_media_type
 
-from clipper.contract.media_types import EVENT_STREAM, JSON, MSGPACK, NDJSON, NPY
-
-__all__ = ["Range", "accepted", "canonical", "sniff_image"]
-
-_ALIASES = {
-    "application/x-msgpack": MSGPACK,
-    "application/vnd.msgpack": MSGPACK,
-    "application/npy": NPY,
-    "text/json": JSON,
-    # The platform frames the items for the client; each item is JSON.
-    EVENT_STREAM: JSON,
-    NDJSON: JSON,
-}
+__all__ = ["canonical", "sniff_image"]
 
 # The first bytes of the image formats that browsers ask for by name.
 _IMAGE_SIGNATURES = (
@@ -29,62 +17,12 @@ _IMAGE_SIGNATURES = (
 
 def canonical(content_type: str) -> tuple[str, str]:
     """The media type in lower case under its canonical name, and its charset ("" if none is given)."""
-    media, *parameters = content_type.split(";")
-    media = media.strip().lower()
     charset = ""
-    for parameter in parameters:
+    for parameter in content_type.split(";")[1:]:
         key, _, value = parameter.partition("=")
         if key.strip().lower() == "charset":
             charset = value.strip().strip('"').lower()
-    return _ALIASES.get(media, media), charset
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """One acceptable media range, such as `image/png`, `image/*` or `*/*`."""
-
-    kind: str
-    subtype: str
-
-    def matches(self, media: str) -> bool:
-        kind, _, subtype = media.partition("/")
-        return self.kind in ("*", kind) and self.subtype in ("*", subtype)
-
-    @property
-    def media(self) -> str:
-        return f"{self.kind}/{self.subtype}"
-
-
-def accepted(accept: str) -> tuple[list[Range], list[Range]]:
-    """The ranges of an `Accept` value, the preferred one first, and the ranges that it excludes with `q=0`.
-
-    An empty value accepts anything. Parts that cannot be parsed are ignored.
-    """
-    wanted: list[tuple[float, int, int, Range]] = []
-    refused: list[Range] = []
-    for position, part in enumerate((accept or "*/*").split(",")):
-        media, *parameters = part.split(";")
-        kind, slash, subtype = canonical(media)[0].partition("/")
-        if not (kind and slash and subtype):
-            continue
-        found, quality = Range(kind, subtype), _quality(parameters)
-        if quality == 0:
-            refused.append(found)
-        else:
-            wildcards = (kind == "*") + (subtype == "*")
-            wanted.append((-quality, wildcards, position, found))
-    return [entry[3] for entry in sorted(wanted, key=lambda entry: entry[:3])], refused
-
-
-def _quality(parameters: list[str]) -> float:
-    for parameter in parameters:
-        key, _, value = parameter.partition("=")
-        if key.strip().lower() == "q":
-            try:
-                return min(1.0, max(0.0, float(value)))
-            except ValueError:
-                return 1.0
-    return 1.0
+    return canonical_media_type(content_type), charset
 
 
 def sniff_image(data: bytes) -> str | None:

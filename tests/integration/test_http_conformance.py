@@ -586,3 +586,8 @@ async def test_a_streaming_function_is_left_to_starlette() -> None:
         received = await gate.exchange(post(b"1", b"Accept: text/event-stream\r\n", CLOSE))
         assert b"data: 0\n\n" in received
         assert b"event: end" in received
+        received = await gate.exchange(post(b"1", b"Accept: application/x-ndjson\r\n", CLOSE))
+        assert b"content-type: application/x-ndjson\r\n" in received
+        assert b"2\r\n0\n\r\n2\r\n1\n\r\n2\r\n2\n\r\n" in received
+        both = b"Accept: application/json, text/event-stream\r\n"
+        assert (await gate.exchange(post(b"1", both, CLOSE))).endswith(b"[0,1,2]")

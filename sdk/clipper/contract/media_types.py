@@ -13,5 +13,21 @@ NDJSON: Final = "application/x-ndjson"
 GZIP: Final = "application/gzip"
 ANY_IMAGE: Final = "image/*"
 
+_ALIASES: Final = {
+    "application/x-msgpack": MSGPACK,
+    "application/vnd.msgpack": MSGPACK,
+    "application/npy": NPY,
+    "application/ndjson": NDJSON,
+    "application/jsonl": NDJSON,
+    "application/x-jsonlines": NDJSON,
+    "text/json": JSON,
+}
+
 NPY_EXTENSION: Final = 1
 """MessagePack extension type of an array: its data are the bytes of a `.npy` file."""
+
+
+def canonical_media_type(content_type: str) -> str:
+    """The type without its parameters, in lower case, under its canonical name."""
+    media = content_type.partition(";")[0].strip().lower()
+    return _ALIASES.get(media, media)

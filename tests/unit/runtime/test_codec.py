@@ -408,7 +408,6 @@ def test_what_has_no_form_is_unencodable_and_names_the_type() -> None:
         (1, "", "application/json"),
         (1, "*/*", "application/json"),
         (1, "text/html, application/json;q=0.5", "application/json"),
-        (1, "text/event-stream", "application/json"),
         (1, "application/msgpack", "application/msgpack"),
         (1, "application/json;q=0.1, application/x-msgpack", "application/msgpack"),
         (np.zeros(1), "*/*", "application/json"),

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from clipper.contract.constants import API_ROOT
-from clipper.contract.media_types import ANY_IMAGE, EVENT_STREAM, JSON, MSGPACK, NPY, OCTET_STREAM
+from clipper.contract.media_types import ANY_IMAGE, EVENT_STREAM, JSON, MSGPACK, NDJSON, NPY, OCTET_STREAM
 from clipper_platform import errors
 from clipper_platform.errors import ClipperError
 from clipper_platform.gateway.control_api.endpoints import Endpoint
@@ -144,8 +144,8 @@ def _invoke_operation(error: Any) -> dict[str, Any]:
     for cls in _INVOKE_ERRORS:
         refusals.setdefault(str(cls.status), _error(error, cls.code))
     result = {
-        "description": f"What it returned; a generator's items with `Accept: {EVENT_STREAM}`",
-        "content": {JSON: {}, MSGPACK: {}, EVENT_STREAM: {}},
+        "description": f"What it returned; a generator's items with `Accept: {EVENT_STREAM}` or `{NDJSON}`",
+        "content": {JSON: {}, MSGPACK: {}, EVENT_STREAM: {}, NDJSON: {}},
     }
     return {
         "summary": "Call a function; `function@version` calls one version",

@@ -10,6 +10,7 @@ from starlette.types import Send
 
 from clipper.contract.media_types import JSON, MSGPACK
 from clipper_platform.gateway.errors import render
+from clipper_platform.gateway.http.request_head import prefers_msgpack
 from clipper_platform.serving.invocation import Invocation
 
 __all__ = [
@@ -61,7 +62,7 @@ def answer_of(invocation: Invocation) -> Answer:
 
 def _default_output(invocation: Invocation) -> tuple[str, bytes]:
     value = invocation.queue.spec.default_output
-    if invocation.accept.startswith(MSGPACK):
+    if prefers_msgpack(invocation.accept):
         return MSGPACK, msgspec.msgpack.encode(value)
     return JSON, msgspec.json.encode(value)
 

@@ -19,7 +19,7 @@ from clipper_platform.gateway.http.answer import Answer, answer_of, send_answer
 from clipper_platform.gateway.http.invoke_service import InvokeRequest, InvokeService
 from clipper_platform.gateway.http.request_head import read_head
 from clipper_platform.gateway.http.request_id import new_request_id
-from clipper_platform.gateway.http.stream import ItemSink, send_array, send_events
+from clipper_platform.gateway.http.stream import FRAMINGS, ItemSink, send_array, send_items
 from clipper_platform.serving.invocation import Invocation
 
 __all__ = ["InvokeEndpoint", "SchemaEndpoint", "invoke_routes"]
@@ -43,7 +43,7 @@ class InvokeEndpoint:
             arrived=arrived,
         )
         # A function whose first replica is still starting may turn out to stream.
-        if queue.streaming is not False or head.wants_events:
+        if queue.streaming is not False or head.stream_type:
             await self._stream(request, receive, send)
         else:
             await self._single(request, receive, send)
@@ -96,8 +96,8 @@ class InvokeEndpoint:
 
         gone = asyncio.ensure_future(self._watch(invocation, receive))
         try:
-            if request.head.wants_events:
-                await send_events(invocation, sink, credit, send)
+            if request.head.stream_type:
+                await send_items(invocation, sink, credit, send, framing=FRAMINGS[request.head.stream_type])
             else:
                 await send_array(invocation, sink, credit, send, max_bytes=self._service.max_body_bytes)
         finally:

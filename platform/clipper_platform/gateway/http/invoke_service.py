@@ -92,7 +92,7 @@ class InvokeService:
             queue,
             request_id=request.id,
             content_type=head.content_type,
-            accept=JSON if head.wants_events else head.accept,  # of events: the form of each item
+            accept=JSON if head.stream_type else head.accept,  # of a stream: the form of each item
             body=request.body,
             arrived=request.arrived,
             deadline=request.arrived + head.timeout_s(queue.timeout_s),

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from clipper.contract.media_types import EVENT_STREAM, JSON
+from clipper.contract.accept import Accept
+from clipper.contract.media_types import EVENT_STREAM, JSON, MSGPACK, NDJSON, NPY, OCTET_STREAM
 from clipper_platform.errors import InvalidRequest
 
-__all__ = ["RequestHead", "media_type", "read_head"]
+__all__ = ["RequestHead", "media_type", "prefers_msgpack", "read_head"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,9 +24,9 @@ class RequestHead:
     encoding: bytes = b""
 
     @property
-    def wants_events(self) -> bool:
-        """Whether the caller asks for server-sent events."""
-        return EVENT_STREAM in self.accept
+    def stream_type(self) -> str:
+        """EVENT_STREAM or NDJSON where the caller wants items one by one, else empty."""
+        return _stream_type(self.accept)
 
     def timeout_s(self, limit_s: float) -> float:
         """Seconds that the invocation may take, at most `limit_s`. Raises InvalidRequest."""
@@ -42,6 +43,31 @@ class RequestHead:
         return min(limit_s, milliseconds / 1000)
 
 
+@lru_cache(maxsize=1024)
+def _stream_type(header: str) -> str:
+    """The form of a stream that the client wants more than any form of a whole answer.
+
+    It has to name it, unless it takes no whole answer: `*/*` is JSON, `text/*` is events.
+    """
+    accept = Accept.parse(header)
+    streams = [(found, kind) for kind in (EVENT_STREAM, NDJSON) if (found := accept.preference(kind)) is not None]
+    if not streams:
+        return ""
+    best, kind = max(streams, key=lambda stream: stream[0])
+    images = [one.media for one in accept.ranges if one.kind == "image"]
+    whole = [found for form in (JSON, MSGPACK, NPY, OCTET_STREAM, *images) if (found := accept.preference(form))]
+    if whole and (best[1] < 2 or max(whole) > best):
+        return ""
+    return kind
+
+
+@lru_cache(maxsize=1024)
+def prefers_msgpack(header: str) -> bool:
+    """Whether a client takes MessagePack rather than JSON."""
+    accept = Accept.parse(header)
+    return (accept.preference(MSGPACK) or (0.0, 0, 0)) > (accept.preference(JSON) or (0.0, 0, 0))
+
+
 @lru_cache(maxsize=1024)  # clients repeat the same few values
 def media_type(value: bytes) -> str:
     """The type without its parameters, in lower case."""
@@ -49,13 +75,14 @@ def media_type(value: bytes) -> str:
 
 
 def read_head(headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
-    """The head in header pairs with lower-case names; of a header given twice, the last one counts. Never raises."""
-    content_type, accept, authorization, timeout_ms, encoding = JSON, "*/*", None, b"", b""
+    """The head in header pairs with lower-case names; of a header given twice, the last one counts, but `Accept`
+    is a list that may be cut. Never raises."""
+    content_type, accept, authorization, timeout_ms, encoding = JSON, "", None, b"", b""
     for name, value in headers:
         if name == b"content-type":
             content_type = media_type(value) or JSON
         elif name == b"accept":
-            accept = value.decode("latin-1")
+            accept += ("," if accept else "") + value.decode("latin-1")
         elif name == b"authorization":
             authorization = value.decode("latin-1")
         elif name == b"x-clip-timeout-ms":
@@ -63,5 +90,9 @@ def read_head(headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
         elif name == b"content-encoding":
             encoding = value
     return RequestHead(
-        content_type=content_type, accept=accept, authorization=authorization, timeout_ms=timeout_ms, encoding=encoding
+        content_type=content_type,
+        accept=accept or "*/*",
+        authorization=authorization,
+        timeout_ms=timeout_ms,
+        encoding=encoding,
     )

@@ -1,20 +1,22 @@
-"""The items of a streaming invocation on their way from the replica to the client: as events, or as one array."""
+"""The items of a streaming invocation on their way from the replica to the client: one by one, or as one array."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
 
 from starlette.types import Send
 
-from clipper.contract.media_types import EVENT_STREAM
+from clipper.contract.media_types import EVENT_STREAM, NDJSON
 from clipper_platform.errors import InvalidResult
 from clipper_platform.gateway.errors import render
 from clipper_platform.gateway.http.answer import answer_of, send_answer, wait_timing
 from clipper_platform.serving.invocation import Invocation
 from clipper_platform.serving.item_array import join_items
 
-__all__ = ["Credit", "ItemSink", "event", "send_array", "send_events"]
+__all__ = ["FRAMINGS", "Credit", "Framing", "ItemSink", "event", "line", "send_array", "send_items"]
 
 Credit = Callable[[], None]
 """The client took an item, so the replica may send another one."""
@@ -54,42 +56,69 @@ async def send_array(invocation: Invocation, sink: ItemSink, credit: Credit, sen
     await send_answer(send, answer_of(invocation))
 
 
-async def send_events(invocation: Invocation, sink: ItemSink, credit: Credit, send: Send) -> None:
-    """Server-sent events: a `data` for each item, then `event: end`, or `event: error` with the error.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Framing:
+    """How items, and the error that ends a stream, are written in a media type; `end` follows the last item."""
 
-    An error before the first item is an answer with the error's status. The result of a function that does not stream
-    is one event.
-    """
-    item = first = await sink.next()
-    if first is None and invocation.error is not None:
-        await send_answer(send, answer_of(invocation))
-        return
-    await send(_events_start(invocation))
-    while item is not None:
-        await send({"type": "http.response.body", "body": event(item[0]), "more_body": True})
-        credit()
-        item = await sink.next()
-    if invocation.error is not None:
-        _, _, body = render(invocation.error, invocation.request_id)
-        tail = event(body, "error")
-    else:
-        single = event(bytes(invocation.payload)) if first is None and invocation.payload else b""
-        tail = single + event(b"{}", "end")
-    await send({"type": "http.response.body", "body": tail, "more_body": False})
-
-
-def _events_start(invocation: Invocation) -> dict[str, object]:
-    headers = [
-        (b"content-type", f"{EVENT_STREAM}; charset=utf-8".encode()),
-        (b"cache-control", b"no-store"),
-        (b"x-accel-buffering", b"no"),
-        (b"x-clip-version", str(invocation.queue.target.id.version).encode()),
-        (b"server-timing", wait_timing(invocation)),
-    ]
-    return {"type": "http.response.start", "status": 200, "headers": headers}
+    content_type: bytes
+    item: Callable[[bytes], bytes]
+    error: Callable[[bytes], bytes]
+    end: bytes
 
 
 def event(data: bytes, name: str = "") -> bytes:
     """One server-sent event. Text that a function yields may have line breaks: each line is a `data` line."""
     lines = b"".join(b"data: " + line + b"\n" for line in data.splitlines() or [b""])
     return (f"event: {name}\n".encode() if name else b"") + lines + b"\n"
+
+
+def line(data: bytes) -> bytes:
+    """One line of NDJSON. Between the parts of a JSON value, a line break is white space; inside there is none."""
+    return b" ".join(data.splitlines()) + b"\n"
+
+
+FRAMINGS: Final[Mapping[str, Framing]] = {
+    EVENT_STREAM: Framing(
+        content_type=f"{EVENT_STREAM}; charset=utf-8".encode(),
+        item=event,
+        error=lambda body: event(body, "error"),
+        end=event(b"{}", "end"),
+    ),
+    NDJSON: Framing(content_type=NDJSON.encode(), item=line, error=line, end=b""),
+}
+
+
+async def send_items(invocation: Invocation, sink: ItemSink, credit: Credit, send: Send, *, framing: Framing) -> None:
+    """Send each item as it comes, then the end or the error: `event: end` or `event: error`, and in NDJSON nothing or
+    a last line with the error.
+
+    An error before the first item is an answer with the error's status. The result of a function that does not stream
+    is one item.
+    """
+    item = first = await sink.next()
+    if first is None and invocation.error is not None:
+        await send_answer(send, answer_of(invocation))
+        return
+    await send(_start(invocation, framing.content_type))
+    while item is not None:
+        await send({"type": "http.response.body", "body": framing.item(item[0]), "more_body": True})
+        credit()
+        item = await sink.next()
+    if invocation.error is not None:
+        _, _, body = render(invocation.error, invocation.request_id)
+        tail = framing.error(body)
+    else:
+        single = framing.item(bytes(invocation.payload)) if first is None and invocation.payload else b""
+        tail = single + framing.end
+    await send({"type": "http.response.body", "body": tail, "more_body": False})
+
+
+def _start(invocation: Invocation, content_type: bytes) -> dict[str, object]:
+    headers = [
+        (b"content-type", content_type),
+        (b"cache-control", b"no-store"),
+        (b"x-accel-buffering", b"no"),
+        (b"x-clip-version", str(invocation.queue.target.id.version).encode()),
+        (b"server-timing", wait_timing(invocation)),
+    ]
+    return {"type": "http.response.start", "status": 200, "headers": headers}

@@ -8,7 +8,7 @@ import pytest
 
 from clipper_platform.errors import InvalidRequest
 from clipper_platform.gateway.http.plain_request import SPECIAL_HEADERS, plain_request
-from clipper_platform.gateway.http.request_head import RequestHead, media_type, read_head
+from clipper_platform.gateway.http.request_head import RequestHead, media_type, prefers_msgpack, read_head
 from clipper_platform.gateway.http.request_id import new_request_id, request_id
 
 HOST = (b"host", b"h")
@@ -63,6 +63,37 @@ def test_a_request_keeps_its_own_id_else_takes_its_traces_else_gets_a_new_one() 
 
 def test_new_ids_are_distinct() -> None:
     assert len({new_request_id() for _ in range(1000)}) == 1000
+
+
+JSON, EVENTS, LINES = "application/json", "text/event-stream", "application/x-ndjson"
+
+
+@pytest.mark.parametrize(
+    ("accept", "stream"),
+    [
+        (EVENTS, EVENTS), ("Text/Event-Stream; charset=utf-8", EVENTS), (f"{EVENTS}, */*", EVENTS),
+        (f"{JSON}, {EVENTS}", ""), (f"{EVENTS}, {JSON}", EVENTS), (f"{JSON};q=0.5, {EVENTS}", EVENTS),
+        (f"{EVENTS};q=0.5, {JSON}", ""), (f"{EVENTS};q=0, {JSON}", ""), (f"{EVENTS};q=0", ""), ("*/*", ""), ("", ""),
+        ("application/*", ""), ("text/*", EVENTS), ("text/*, */*;q=0.1", ""), (f"text/html, {EVENTS}", EVENTS),
+        ("image/*", ""), (f"image/png, {EVENTS};q=0.9", ""), (LINES, LINES), ("application/jsonl", LINES),
+        (f"{LINES}, {EVENTS}", LINES), (f"{LINES};q=0.1, {EVENTS}", EVENTS), (f"x{EVENTS}", ""),
+        (f'{JSON};profile="{EVENTS}"', ""), (f'{JSON};profile=",{EVENTS},"', ""),
+    ],
+)  # fmt: skip
+def test_items_come_one_by_one_where_the_caller_wants_that_most(accept: str, stream: str) -> None:
+    assert RequestHead(accept=accept).stream_type == stream
+
+
+def test_an_accept_header_in_several_lines_is_one_list() -> None:
+    assert read_head([(b"accept", b"a/b"), (b"accept", b"c/d;q=0.5")]).accept == "a/b,c/d;q=0.5"
+
+
+@pytest.mark.parametrize(
+    ("accept", "msgpack"),
+    [("*/*", False), ("application/MsgPack", True), ("application/json;q=0.1, application/x-msgpack;q=0.2", True)],
+)
+def test_messagepack_is_preferred_where_it_is_wanted_more_than_json(accept: str, msgpack: bool) -> None:
+    assert prefers_msgpack(accept) is msgpack
 
 
 # Plain requests

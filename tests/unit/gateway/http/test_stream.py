@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from clipper.contract.media_types import EVENT_STREAM, NDJSON
 from clipper_platform.errors import FunctionError, InvalidResult
-from clipper_platform.gateway.http.stream import ItemSink, event, send_array, send_events
+from clipper_platform.gateway.http.stream import FRAMINGS, ItemSink, event, line, send_array, send_items
 from clipper_platform.serving.invocation import Invocation, OwningQueue
 from tests.support.serving import harness, target
 
@@ -35,7 +36,10 @@ class Stream:
         self.messages.append(message)
 
     async def events(self) -> tuple[int, bytes]:
-        await send_events(self.invocation, self.sink, self.credit, self.send)
+        return await self.items(EVENT_STREAM)
+
+    async def items(self, kind: str) -> tuple[int, bytes]:
+        await send_items(self.invocation, self.sink, self.credit, self.send, framing=FRAMINGS[kind])
         return self.answer()
 
     async def array(self, max_bytes: int = 100) -> tuple[int, bytes]:
@@ -66,6 +70,25 @@ async def queue() -> AsyncIterator[OwningQueue]:
 )
 def test_an_event_has_a_data_line_for_each_line(data: bytes, name: str, lines: bytes) -> None:
     assert event(data, name) == lines
+
+
+def test_a_line_has_no_line_break_inside() -> None:
+    assert line(b'{"a":\n 1}') == b'{"a":  1}\n'
+
+
+async def test_each_item_is_a_line_of_ndjson_and_nothing_follows(queue: OwningQueue) -> None:
+    assert await Stream(queue, b"1", b"2").items(NDJSON) == (200, b"1\n2\n")
+    single = Stream(queue)
+    single.invocation.payload = b"42"
+    assert await single.items(NDJSON) == (200, b"42\n")
+
+
+async def test_an_error_after_the_first_item_is_the_last_line_of_ndjson(queue: OwningQueue) -> None:
+    stream = Stream(queue, b"1")
+    stream.invocation.error = FunctionError("it raised")
+    status, body = await stream.items(NDJSON)
+    assert (status, body[:2]) == (200, b"1\n")
+    assert msgspec.json.decode(body[2:])["error"]["code"] == "function_error"
 
 
 async def test_each_item_is_an_event_and_gives_the_replica_a_credit(queue: OwningQueue) -> None:
