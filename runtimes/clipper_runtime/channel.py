@@ -192,6 +192,20 @@ class Channel:
             except OSError as error:
                 raise ChannelClosed(str(error)) from None
 
+    def send_soon(self, buffers: Callable[[], list[bytes | memoryview]]) -> None:
+        """Write what `buffers` returns, unless a thread writes now, maybe this one: a `__del__` may print in the middle
+        of a write. Raises ChannelClosed."""
+        if not self._write_lock.acquire(blocking=False):
+            return
+        try:
+            data = b"".join(buffers())
+            if data:
+                self._sock.sendall(data)
+        except OSError as error:
+            raise ChannelClosed(str(error)) from None
+        finally:
+            self._write_lock.release()
+
     def close(self) -> None:
         self._sock.close()
 

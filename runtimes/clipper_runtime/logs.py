@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 
+from clipper.contract.log_levels import LevelReader
 from clipper.contract.wire import Log, LogRecord, encode
 
 __all__ = [
@@ -40,10 +41,17 @@ MAX_TRACEBACK_CHARACTERS = 64 * 1024
 # the fields of 5,000 records stay below a frame's header limit of 8 MiB.
 _MAX_WAITING_RECORDS = 5_000
 _MAX_WAITING_CHARACTERS = 1024 * 1024
+_MAX_UNFINISHED = 32  # lines of as many threads
 
 # Sustained lines per second, and how many may come at once before that rate holds.
 _RATE = 2_000.0
 _BURST = 10_000.0
+
+# Lines leave the process at once, since it may end in the next moment. Of lines that print without a flush, so many at
+# once and per second: a function that prints in a tight loop would send each line alone; the others leave at the
+# watcher's next tick, or with the next answer.
+_SENDS_AT_ONCE = 1_000.0
+_SENDS_PER_S = 500.0
 
 # Stack frames of these files are not user code.
 _RUNTIME_FILES = (os.path.dirname(os.path.abspath(__file__)) + os.sep, "<frozen importlib", importlib.__file__)
@@ -94,12 +102,17 @@ class LogBuffer:
         self._dropped = 0
         self._tokens = _BURST
         self._refilled_at = clock()
+        self._unfinished: dict[tuple[str, int], LogRecord] = {}  # by stream and thread
+        self._unfinished_changed = False
+        self._sends = _SENDS_AT_ONCE
+        self._sent_at = self._refilled_at
         self._detached = False
         self.on_waiting: Callable[[], None] = lambda: None  # called after each addition; wakes the watcher
+        self.on_urgent: Callable[[], None] = lambda: None  # called when what waits is to leave the process now
 
     @property
     def waiting(self) -> bool:
-        return bool(self._records) or self._dropped > 0
+        return bool(self._records) or self._dropped > 0 or self._unfinished_changed
 
     def add(
         self,
@@ -110,13 +123,54 @@ class LogBuffer:
         logger: str = "",
         request_id: str | None = None,
         cut: int = 0,
+        urgent: bool = False,
     ) -> None:
-        """Add a record per line of `message`, which has lost `cut` characters already."""
+        """Add a record per line of `message`, which has lost `cut` characters already.
+
+        `urgent`: it leaves the process before this returns.
+        """
         request_id = REQUEST_ID.get() if request_id is None else request_id
         now = self._clock()
         for line in message.split("\n"):
             self._add_line(now, stream, level, request_id, clean_text(line, MAX_LINE_CHARACTERS, cut), logger)
+        if self._detached:
+            return
+        if self._records and (urgent or self._may_send(now)):
+            self.on_urgent()
         self.on_waiting()
+
+    def _may_send(self, now: float) -> bool:
+        self._sends = min(_SENDS_AT_ONCE, self._sends + max(0.0, now - self._sent_at) * _SENDS_PER_S)
+        self._sent_at = now
+        if self._sends < 1:
+            return False
+        self._sends -= 1
+        return True
+
+    def hold(self, stream: str, level: str, text: str, *, urgent: bool) -> None:
+        """The calling thread's unfinished line of the stream is `text`, which becomes a line if the process ends."""
+        if self._detached:
+            return
+        line = clean_text(text, MAX_LINE_CHARACTERS)
+        with self._lock:
+            key = (stream, threading.get_ident())
+            if key not in self._unfinished and len(self._unfinished) >= _MAX_UNFINISHED:
+                del self._unfinished[next(iter(self._unfinished))]
+            self._unfinished[key] = LogRecord(self._clock(), stream, level, REQUEST_ID.get(), line)
+            self._unfinished_changed = True
+        if urgent:
+            self.on_urgent()
+        self.on_waiting()
+
+    def release(self, stream: str) -> None:
+        """The calling thread's unfinished line of the stream has ended."""
+        if self._unfinished and self._unfinished.pop((stream, threading.get_ident()), None) is not None:
+            self._unfinished_changed = True
+
+    def send_now(self) -> None:
+        """Let what waits leave the process."""
+        if self.waiting and not self._detached:
+            self.on_urgent()
 
     def detach(self) -> None:
         """Write further lines to the descriptors, without the lock: a fork may have copied it in the locked state."""
@@ -142,11 +196,12 @@ class LogBuffer:
 
     def take(self) -> list[bytes | memoryview]:
         """A Log frame with all waiting records, as buffers to send; empty when there are none."""
-        if not self._records and not self._dropped:
+        if not self.waiting:
             return []
         with self._lock:
-            log = Log(self._records, self._dropped)
+            log = Log(self._records, self._dropped, list(self._unfinished.values()))
             self._records, self._characters, self._dropped = [], 0, 0
+            self._unfinished_changed = False
         return [encode(log)]
 
 
@@ -156,19 +211,23 @@ class _Partial(threading.local):
     text = ""
     cut = 0  # characters beyond the limit, which are not kept
 
+    def __init__(self) -> None:
+        self.levels = LevelReader()  # called once in each thread
+
 
 class LogStream(io.TextIOBase):
     """A text stream that replaces sys.stdout or sys.stderr and turns lines into records.
 
     A carriage return overwrites the line, as on a terminal, so that a progress bar costs one record. `buffer` takes
-    bytes. `fileno()` is the descriptor that the launcher gave, for child processes.
+    bytes. `fileno()` is the descriptor that the launcher gave, for child processes. What is written to a stream of
+    `urgent` lines, or is flushed, leaves the process at once, an unfinished line too.
     """
 
-    def __init__(self, logs: LogBuffer, stream: str, level: str, descriptor: int) -> None:
+    def __init__(self, logs: LogBuffer, stream: str, descriptor: int, *, urgent: bool = False) -> None:
         super().__init__()
         self._logs = logs
         self._stream = stream
-        self._level = level
+        self._urgent = urgent
         self._descriptor = descriptor
         self._partial = _Partial()
         self.written = False  # whether any thread ever wrote; else there is no unfinished line to look for
@@ -204,14 +263,23 @@ class LogStream(io.TextIOBase):
             self._continue(line)
             self._emit()
         self._continue(rest)
+        if rest and self._urgent:
+            self._hold(urgent=True)
         return len(text)
+
+    def _hold(self, *, urgent: bool) -> None:
+        if self._partial.text:
+            self._logs.hold(self._stream, "INFO", self._partial.text, urgent=urgent)
 
     def writelines(self, lines: Iterable[str], /) -> None:  # type: ignore[override]  # typeshed allows any buffer
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Does nothing: a line is sent when it ends, or when its invocation ends."""
+        """Let all that was written leave the process."""
+        if self.written:
+            self._hold(urgent=False)
+            self._logs.send_now()
 
     def end_line(self) -> None:
         """Emit the calling thread's unfinished line."""
@@ -238,7 +306,8 @@ class LogStream(io.TextIOBase):
         partial = self._partial
         line, cut = partial.text.rstrip("\r"), partial.cut
         partial.text, partial.cut = "", 0
-        self._logs.add(self._stream, self._level, line, cut=cut)
+        self._logs.release(self._stream)
+        self._logs.add(self._stream, partial.levels.of(line), line, cut=cut, urgent=self._urgent)
 
 
 class _BytesView(io.RawIOBase):
@@ -272,7 +341,8 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._logs.add("log", record.levelname, self.format(record), logger=record.name)
+            urgent = record.levelno >= logging.WARNING
+            self._logs.add("log", record.levelname, self.format(record), logger=record.name, urgent=urgent)
         except Exception:  # noqa: BLE001 - arguments that do not fit the format, as logging's own handlers treat them
             self.handleError(record)
 
@@ -282,8 +352,8 @@ class Output:
 
     def __init__(self, logs: LogBuffer) -> None:
         self.logs = logs
-        self.stdout = LogStream(logs, "stdout", "INFO", 1)
-        self.stderr = LogStream(logs, "stderr", "ERROR", 2)
+        self.stdout = LogStream(logs, "stdout", 1)
+        self.stderr = LogStream(logs, "stderr", 2, urgent=True)
         self.handler = LogHandler(logs)
 
     def end_lines(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from clipper.contract.wire import Chunk, Message, Outcome, Result, encode
-from clipper_runtime.channel import Channel
+from clipper_runtime.channel import Channel, ChannelClosed
 from clipper_runtime.logs import Output
 from clipper_runtime.work import Answer
 
@@ -82,6 +82,14 @@ class Replies:
             bodies.append(body)
             size += len(body)
         yield outcomes, bodies
+
+    def send_logs_now(self) -> None:
+        """Send the log lines that wait, from the code that prints; where another frame is being written the watcher
+        sends them."""
+        try:
+            self._channel.send_soon(self._output.logs.take)
+        except ChannelClosed:
+            pass  # whoever reads the channel sees it too
 
     def flush_logs(self) -> None:
         """Send the log lines that wait."""

@@ -146,6 +146,7 @@ class Replica:
         """Load and serve the function until a drain. Returns the exit status."""
         self._channel.limit_frames(self._start.max_frame_bytes)
         self.output.logs.on_waiting = self.watcher.wake
+        self.output.logs.on_urgent = self._replies.send_logs_now
         os.register_at_fork(after_in_child=self._forget)
         signal.signal(signal.SIGTERM, lambda *_: self._on_sigterm())
         if self._prepared is None:
@@ -332,6 +333,7 @@ class Replica:
         """End the process: the channel ended, the platform violated the protocol, or the runtime has a defect."""
         if isinstance(error, ChannelClosed):
             abandon()
+        self._replies.send_logs_now()
         traceback.print_exception(error, file=sys.__stderr__)
         if sys.__stderr__ is not None:
             sys.__stderr__.flush()

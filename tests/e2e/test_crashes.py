@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -173,3 +174,83 @@ def eat(n: int) -> int:
     answer = platform.post(f"/fn/{name}/eat", json={"n": 2_000_000_000}, timeout=60)
     assert answer.status_code in {500, 502}, answer.text
     eventually(lambda: platform.post(f"/fn/{name}/eat", json={"n": 5}).status_code == 200, within_s=20)
+
+
+LAST_WORDS = """
+import ctypes, logging, os, signal, sys
+import clipper
+
+@clipper.function(max_retries=0)
+def last(how: str) -> int:
+    if how == "print":
+        print("last words")
+        os._exit(3)
+    if how == "flush":
+        print("last words", end="", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "stderr":
+        sys.stderr.write("last words")
+        ctypes.string_at(0)
+    if how == "log":
+        logging.error("last words")
+        os.abort()
+    if how == "child":
+        os.system("echo last words >&2")
+        os._exit(3)
+    return 1
+"""
+
+
+@pytest.mark.parametrize("how", ["print", "flush", "stderr", "log", "child"])
+def test_what_was_printed_just_before_a_crash_is_in_the_log_and_in_the_callers_hint(
+    platform: PlatformProcess, deploy: Deploy, how: str
+) -> None:
+    name = deploy(LAST_WORDS)
+    answer = platform.post(f"/fn/{name}/last", json={"how": how}, timeout=30)
+    assert answer.json()["error"]["code"] == "replica_lost"
+    assert "last words" in answer.json()["error"]["hint"]
+    lines = eventually(
+        lambda: [
+            line
+            for line in map(json.loads, platform.clip("logs", f"{name}/last", "--json").out.splitlines())
+            if line["message"] == "last words"
+        ]
+    )
+    assert len(lines) == 1
+    assert lines[0]["level"].lower() == ("error" if how == "log" else "info")
+
+
+def test_levels_of_lines_come_from_the_lines(platform: PlatformProcess, deploy: Deploy) -> None:
+    name = deploy("""
+import logging, sys, traceback
+import clipper
+
+own = logging.getLogger("own")
+own.propagate = False
+own.setLevel("DEBUG")
+own.addHandler(logging.StreamHandler())
+own.handlers[0].setFormatter(logging.Formatter("%(asctime)s - %(name)s - %(levelname)s - %(message)s"))
+
+@clipper.function()
+def speak() -> int:
+    own.debug("detail")
+    own.warning("careful")
+    logging.getLogger("root2").info("up")
+    print("plain", file=sys.stderr)
+    try:
+        raise ValueError("no")
+    except ValueError:
+        traceback.print_exc()
+    return 1
+""")
+    platform.call(f"{name}/speak")
+
+    def levels() -> dict[str, str]:
+        out = platform.clip("logs", f"{name}/speak", "--json").out
+        return {
+            line["message"].rsplit(" - ", 1)[-1]: line["level"].lower() for line in map(json.loads, out.splitlines())
+        }
+
+    found = eventually(lambda: (now := levels()) and "ValueError: no" in now and now)
+    expected = {"detail": "debug", "careful": "warning", "up": "info", "plain": "info", "ValueError: no": "error"}
+    assert {message: found[message] for message in expected} == expected

@@ -318,7 +318,7 @@ def f(n: int) -> int:
     found = [(r.stream, r.level, r.logger, r.message, r.request_id) for r in process.logs]
     assert found == [
         ("stdout", "INFO", "", "printed 1", "req-0"),
-        ("stderr", "ERROR", "", "complained 1", "req-0"),
+        ("stderr", "INFO", "", "complained 1", "req-0"),
         ("log", "WARNING", "model", "warned 1", "req-0"),
         ("stdout", "INFO", "", "unfinished 1", "req-0"),
     ]

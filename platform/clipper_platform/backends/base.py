@@ -48,6 +48,12 @@ class Exit:
 
     reason: ExitReason
     message: str  # e.g. "killed by SIGSEGV", "exit status 3"
+    last_words: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """(request id, line): what it printed last. The id is "" outside of a request, and for a batch of several."""
+
+    def last_lines(self, request_id: str) -> list[str]:
+        """Its last lines without those of other requests."""
+        return [line for of, line in self.last_words if of in ("", request_id)]
 
 
 @dataclass(frozen=True, slots=True)

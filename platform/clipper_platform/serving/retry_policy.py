@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from clipper_platform.backends.base import Exit
 from clipper_platform.errors import ClipperError, DeadlineExceeded, Quarantined, ReplicaLost, Unavailable
 from clipper_platform.serving.invocation import Invocation
@@ -19,15 +21,24 @@ def error_after_loss(invocation: Invocation, exit: Exit, *, max_retries: int, cl
     All items of a batch that ended a replica are suspects. Each runs alone from then on, so that innocent ones get
     their answers and the one that ends a second replica is known.
     """
+    hint = _hint(invocation, exit)
     if invocation.blamed >= QUARANTINE_AFTER:
-        return Quarantined(f"the invocation ended {invocation.blamed} replicas and is not tried again: {exit.message}")
+        message = f"the invocation ended {invocation.blamed} replicas and is not tried again: {exit.message}"
+        return Quarantined(message, **hint)
     if invocation.chunks:
-        return ReplicaLost(f"the replica was lost in the middle of the stream: {exit.message}")
+        return ReplicaLost(f"the replica was lost in the middle of the stream: {exit.message}", **hint)
     if invocation.attempts > max_retries:
-        return ReplicaLost(f"the replica was lost {invocation.attempts} times under this invocation: {exit.message}")
+        message = f"the replica was lost {invocation.attempts} times under this invocation: {exit.message}"
+        return ReplicaLost(message, **hint)
     if invocation.requeues >= MAX_REQUEUES:
         return ReplicaLost(f"{invocation.requeues} replicas were lost before the invocation ran: {exit.message}")
     return Unavailable(closed) if closed else None
+
+
+def _hint(invocation: Invocation, exit: Exit) -> dict[str, Any]:
+    """What the replica printed last, for the caller whose invocation it ended with."""
+    lines = exit.last_lines(invocation.request_id) if exit.reason != "killed" else []
+    return {"hint": "its last lines were:\n" + "\n".join(lines)} if lines else {}
 
 
 def error_after_pass(invocation: Invocation, now: float, *, closed: str) -> ClipperError | None:

@@ -229,10 +229,15 @@ class LogRecord(_Message, frozen=True):
 
 
 class Log(_Message, frozen=True):
-    """replica → platform: lines of user output. `dropped`: lines lost since the last Log because too many came."""
+    """replica → platform: lines of user output. `dropped`: lines lost since the last Log because too many came.
+
+    `unfinished`: the lines that have begun and not ended yet, all of them, in place of those of the Log before. They
+    become lines if the replica ends now.
+    """
 
     records: list[LogRecord]
     dropped: int = 0
+    unfinished: list[LogRecord] = []
 
 
 Message = Hello | Start | Ready | Failed | Invoke | Result | Chunk | Credit | Cancel | Ping | Pong | Drain | Log

@@ -8,8 +8,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipper.contract.wire import LogRecord
+from clipper.contract.wire import Log, LogRecord
 from clipper_platform.backends.process.output import (
+    LAST_WORDS,
     MAX_BYTES_PER_WINDOW,
     MAX_LINE_BYTES,
     MAX_LINES_PER_WINDOW,
@@ -75,7 +76,7 @@ def test_lines_become_records_with_their_stream_and_level_and_an_unfinished_one_
     collected.end("stdout")
     assert [(r.stream, r.level, r.message) for r in records] == [
         ("stdout", "INFO", "one"),
-        ("stderr", "ERROR", "� oops"),
+        ("stderr", "INFO", "� oops"),
         ("stdout", "INFO", "two"),
     ]
     assert records[0].ts == 1_050.0
@@ -102,7 +103,10 @@ def test_the_rate_also_bounds_bytes_and_the_last_words_are_remembered_all_the_sa
     collected.close()
     assert sum(len(record.message) for record in records) <= MAX_BYTES_PER_WINDOW + 1_000 * 100
     assert collected.tail[-1] == "Fatal Python error: Segmentation fault"
-    assert records[-1].message.endswith("lines were dropped: more than the log takes in a second")
+    (dropped,) = (n for n, record in enumerate(records) if record.stream == "system")
+    assert records[dropped].message.endswith("lines were dropped: more than the log takes in a second")
+    assert records[-1].message == "Fatal Python error: Segmentation fault"
+    assert len(records) - dropped - 1 == LAST_WORDS
 
 
 def test_a_writer_far_over_the_rate_waits_for_the_rest_of_the_second() -> None:
@@ -118,13 +122,13 @@ def test_a_writer_far_over_the_rate_waits_for_the_rest_of_the_second() -> None:
 def test_records_of_log_frames_pass_with_their_fields_and_the_same_bounds() -> None:
     collected, records, clock = output()
     record = LogRecord(3.0, "log", "WARNING", "r-1", "m" * (MAX_LINE_BYTES * 2), "app")
-    collected.records([record], dropped=7)
+    collected.records(Log([record], 7))
     assert (records[0].ts, records[0].request_id, records[0].logger) == (3.0, "r-1", "app")
     assert len(records[0].message) < MAX_LINE_BYTES + 20
-    collected.records([LogRecord(3.0, "log", "INFO", "", "x")] * (MAX_LINES_PER_WINDOW * 2))
+    collected.records(Log([LogRecord(3.0, "log", "INFO", "", "x")] * (MAX_LINES_PER_WINDOW * 2)))
     assert len(records) == MAX_LINES_PER_WINDOW
     clock.now += WINDOW_S
-    collected.records([])
+    collected.records(Log([]))
     assert records[-1].message.startswith(f"{MAX_LINES_PER_WINDOW + 1 + 7} lines were dropped")
 
 
@@ -136,3 +140,23 @@ def test_whatever_is_written_the_memory_of_it_stays_bounded(writes: list[tuple[s
     collected.close()
     assert len(collected.tail) <= TAIL_LINES
     assert all(len(record.message) <= MAX_LINE_BYTES + 10 for record in records)
+
+
+def test_lines_that_had_not_ended_are_lines_when_the_replica_ended_and_only_the_latest_count() -> None:
+    collected, records, _ = output()
+    collected.records(Log([], 0, [LogRecord(3.0, "stderr", "INFO", "r-1", "load")]))
+    collected.records(Log([], 0, [LogRecord(3.0, "stderr", "INFO", "r-1", "loading")]))
+    collected.close()
+    assert [r.message for r in records] == ["loading"]
+    collected, records, _ = output()
+    collected.records(Log([], 0, [LogRecord(3.0, "stderr", "INFO", "r-1", "load")]))
+    collected.records(Log([LogRecord(3.0, "stderr", "INFO", "r-1", "loaded")]))
+    collected.close()
+    assert [r.message for r in records] == ["loaded"]
+
+
+def test_the_last_words_leave_out_where_all_threads_were() -> None:
+    collected, _, _ = output()
+    collected.records(Log([LogRecord(3.0, "stdout", "INFO", "r-1", "about to fail")]))
+    collected.feed("stderr", b"Fatal Python error: Aborted\n\nCurrent thread 0x1 (most recent call first):\n  File x\n")
+    assert collected.last_words == (("r-1", "about to fail"), ("", "Fatal Python error: Aborted"))

@@ -6,7 +6,8 @@ import contextvars
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -54,13 +55,13 @@ def logs() -> LogBuffer:
 
 @pytest.fixture
 def stream(logs: LogBuffer) -> LogStream:
-    return LogStream(logs, "stdout", "INFO", 1)
+    return LogStream(logs, "stdout", 1)
 
 
 @given(st.lists(st.text(alphabet="ab\n", max_size=8), max_size=12))
 def test_any_split_of_a_text_gives_the_same_lines(pieces: list[str]) -> None:
     logs = LogBuffer(Clock())
-    stream = LogStream(logs, "stdout", "INFO", 1)
+    stream = LogStream(logs, "stdout", 1)
     for piece in pieces:
         assert stream.write(piece) == len(piece)
     stream.end_line()
@@ -225,7 +226,7 @@ def test_installing_catches_print_stderr_and_logging_and_removing_lets_them_go(l
     output.remove()
     assert got == [
         ("stdout", "INFO", "out"),
-        ("stderr", "ERROR", "err"),
+        ("stderr", "INFO", "err"),
         ("log", "INFO", "logged"),
         ("stdout", "INFO", "unfinished"),
     ]
@@ -256,3 +257,88 @@ def test_a_traceback_shows_causes_and_groups_without_the_runtimes_frames() -> No
     assert "KeyError: 'inner'" in text
     assert "ValueError: one" in text
     assert "test_logs.py" in text
+
+
+# The last words before a crash
+
+
+class Wire:
+    """What has left the process, as it would have when the process ended."""
+
+    def __init__(self, logs: LogBuffer) -> None:
+        self.logs = logs
+        self.lines: list[str] = []
+        self.unfinished: list[str] = []
+        self.frames = 0
+        logs.on_urgent = self._send
+
+    def _send(self) -> None:
+        log = taken(self.logs)
+        self.frames += 1
+        self.lines += [record.message for record in log.records]
+        self.unfinished = [record.message for record in log.unfinished]
+
+
+@pytest.mark.parametrize("write", [lambda s: s.write("last words\n"), lambda s: print("last words", file=s)])
+def test_a_line_has_left_the_process_when_the_print_returns(
+    logs: LogBuffer, stream: LogStream, write: Callable[[LogStream], object]
+) -> None:
+    wire = Wire(logs)
+    write(stream)
+    assert wire.lines == ["last words"]
+
+
+def test_an_unfinished_line_leaves_with_a_flush_and_is_a_line_once(logs: LogBuffer, stream: LogStream) -> None:
+    wire = Wire(logs)
+    print("loading ", end="", file=stream)
+    assert wire.unfinished == []
+    stream.flush()
+    assert (wire.lines, wire.unfinished) == ([], ["loading "])
+    print("done", file=stream)
+    assert (wire.lines, wire.unfinished) == (["loading done"], [])
+
+
+def test_all_that_is_written_to_stderr_leaves_at_once(logs: LogBuffer) -> None:
+    wire, stderr = Wire(logs), LogStream(logs, "stderr", 2, urgent=True)
+    stderr.write("no line end")
+    assert wire.unfinished == ["no line end"]
+    stderr.end_line()
+    assert (wire.lines, wire.unfinished) == (["no line end"], [])
+
+
+def test_of_many_lines_in_a_tight_loop_some_wait_for_each_other_and_a_flush_takes_them_along(
+    logs: LogBuffer, stream: LogStream
+) -> None:
+    wire = Wire(logs)
+    for n in range(1_500):
+        print(n, file=stream)
+    assert wire.frames == len(wire.lines) == 1_000
+    stream.flush()
+    assert wire.frames == 1_001
+    assert wire.lines == [str(n) for n in range(1_500)]
+
+
+def test_unfinished_lines_of_many_threads_are_bounded(logs: LogBuffer) -> None:
+    stderr, barrier = LogStream(logs, "stderr", 2, urgent=True), threading.Barrier(40)
+
+    def leave_unfinished() -> None:
+        stderr.write("x")
+        barrier.wait()
+
+    threads = [threading.Thread(target=leave_unfinished) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken(logs).unfinished) == 32
+
+
+def test_a_traceback_on_a_stream_is_an_error_and_the_line_after_it_is_not(logs: LogBuffer, stream: LogStream) -> None:
+    try:
+        raise ValueError("no")
+    except ValueError:
+        traceback.print_exc(file=stream)
+    stream.write("going on\nDEBUG:app:detail\n")
+    levels = [(record.level, record.message) for record in taken(logs).records]
+    assert levels[0][0] == levels[1][0] == "ERROR"
+    assert levels[-3:] == [("ERROR", "ValueError: no"), ("INFO", "going on"), ("DEBUG", "DEBUG:app:detail")]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from clipper.contract.wire import LogRecord
+from clipper.contract.log_levels import LevelReader
+from clipper.contract.wire import Log, LogRecord
 from clipper_platform.clock import Clock
 
 __all__ = ["LineSplitter", "ReplicaOutput"]
@@ -13,6 +14,9 @@ __all__ = ["LineSplitter", "ReplicaOutput"]
 MAX_LINE_BYTES = 16 * 1024
 TAIL_LINES = 100
 TAIL_LINE_CHARS = 2_000
+MAX_UNFINISHED = 32
+LAST_WORDS = 10  # lines
+LAST_WORD_CHARS = 500
 
 # Per second and replica. A log that people read needs less; one bad loop of prints must not fill the disk.
 WINDOW_S = 1.0
@@ -21,6 +25,9 @@ MAX_BYTES_PER_WINDOW = 1024 * 1024
 # Reading costs time of the platform's event loop: beyond this, reading stops until the window ends, and the writer
 # waits. At 64 KiB and some 20 µs a read it is about 1% of a core.
 PAUSE_BYTES_PER_WINDOW = 32 * 1024 * 1024
+
+# Lines of faulthandler's report that say where all threads were; the log has them.
+_REPORT = ("  File ", "Current thread ", "Thread 0x", "  <no Python frame>", "Extension modules: ")
 
 _CUT = b" \xe2\x80\xa6 [cut]"
 
@@ -88,17 +95,20 @@ class ReplicaOutput:
         self._on_dropped = on_dropped
         self._clock = clock
         self._splitters: dict[str, LineSplitter] = {}
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._levels: dict[str, LevelReader] = {}
+        self._unfinished: list[LogRecord] = []  # of the latest Log frame
+        self._tail: deque[tuple[str, str]] = deque(maxlen=TAIL_LINES)  # (request, line)
         self._window_at = clock.monotonic()
         self._lines = 0
         self._bytes = 0
         self._read = 0
         self._dropped = 0
+        self._latest_dropped: deque[LogRecord] = deque(maxlen=LAST_WORDS)  # since a line passed
 
     @property
     def tail(self) -> list[str]:
         """The last lines, oldest first."""
-        return list(self._tail)
+        return [line for _, line in self._tail]
 
     def feed(self, stream: str, data: bytes) -> float:
         """Take bytes of `stdout` or `stderr`. Returns the seconds for which reading must pause, mostly 0."""
@@ -106,18 +116,25 @@ class ReplicaOutput:
         self._read += len(data)
         splitter = self._splitters.setdefault(stream, LineSplitter())
         if self._exhausted():
-            self._skip(splitter, data)
+            self._skip(stream, splitter, data)
         else:
             self._take(stream, splitter.feed(data))
         if self._read <= PAUSE_BYTES_PER_WINDOW:
             return 0.0
         return max(0.0, self._window_at + WINDOW_S - self._clock.monotonic())
 
-    def records(self, records: Sequence[LogRecord], dropped: int = 0) -> None:
-        """Take the lines of a Log frame, before which the replica dropped `dropped` lines."""
+    def records(self, log: Log) -> None:
+        """Take the lines of a Log frame."""
         self._turn()
-        self._dropped += max(0, dropped)
-        self._admit(records)
+        self._dropped += max(0, log.dropped)
+        self._unfinished = log.unfinished[:MAX_UNFINISHED]
+        self._admit(log.records)
+
+    @property
+    def last_words(self) -> tuple[tuple[str, str], ...]:
+        """The last lines with their requests, oldest first; of faulthandler's report only its first line."""
+        said = [(of, line[:LAST_WORD_CHARS]) for of, line in self._tail if line and not line.startswith(_REPORT)]
+        return tuple(said[-LAST_WORDS:])
 
     def end(self, stream: str) -> None:
         """The stream ended: its unfinished line is a line."""
@@ -129,34 +146,44 @@ class ReplicaOutput:
         """Finish the streams and report what was dropped."""
         for stream in list(self._splitters):
             self.end(stream)
+        unfinished, self._unfinished = self._unfinished, []
+        self._admit(unfinished)
         self._report()
+        if self._latest_dropped:  # the reason of its end is in them
+            self._emit(list(self._latest_dropped))
 
     def _take(self, stream: str, lines: Sequence[bytes]) -> None:
-        now, level = self._clock.time(), "INFO" if stream == "stdout" else "ERROR"
-        self._admit([LogRecord(now, stream, level, "", line.decode("utf-8", "replace")) for line in lines])
+        now, levels = self._clock.time(), self._levels.setdefault(stream, LevelReader())
+        texts = [line.decode("utf-8", "replace") for line in lines]
+        self._admit([LogRecord(now, stream, levels.of(text), "", text) for text in texts])
 
     def _admit(self, records: Sequence[LogRecord]) -> None:
         if not records:
             return
-        self._tail.extend(record.message[:TAIL_LINE_CHARS] for record in records[-TAIL_LINES:])
+        self._tail.extend((record.request_id, record.message[:TAIL_LINE_CHARS]) for record in records[-TAIL_LINES:])
         passed = []
         for record in records:
             if self._exhausted():
                 self._dropped += 1
+                self._latest_dropped.append(_bounded(record))
                 continue
             self._lines += 1
             self._bytes += len(record.message)
             passed.append(_bounded(record))
         if passed:
+            self._latest_dropped.clear()
             self._emit(passed)
 
-    def _skip(self, splitter: LineSplitter, data: bytes) -> None:
+    def _skip(self, stream: str, splitter: LineSplitter, data: bytes) -> None:
         """Over the rate: count the lines and keep only the last ones."""
         self._dropped += max(1, data.count(b"\n"))
         splitter.skip(data)
         # The reason of a crash is in its last lines.
         lines = [line for line in data[-MAX_LINE_BYTES:].split(b"\n") if line]
-        self._tail.extend(_clean(line).decode("utf-8", "replace")[:TAIL_LINE_CHARS] for line in lines[-TAIL_LINES:])
+        texts = (_clean(line).decode("utf-8", "replace") for line in lines[-TAIL_LINES:])
+        for text in texts:
+            self._tail.append(("", text[:TAIL_LINE_CHARS]))
+            self._latest_dropped.append(LogRecord(self._clock.time(), stream, "INFO", "", text))
 
     def _exhausted(self) -> bool:
         return self._lines >= MAX_LINES_PER_WINDOW or self._bytes >= MAX_BYTES_PER_WINDOW

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -194,7 +195,7 @@ class ProcessReplica:
 
     def on_control(self, message: wire.Hello | wire.Ready | wire.Failed | wire.Log) -> None:
         if isinstance(message, wire.Log):
-            self._output.records(message.records, message.dropped)
+            self._output.records(message)
         else:
             self._handshake.on_message(message)
 
@@ -223,6 +224,7 @@ class ProcessReplica:
             if self._socket is not None:
                 self._socket.close()
             self._output.close()
+        exit = replace(exit, last_words=self._output.last_words)
         self._exit.set_result(exit)
         if self._listener is not None:
             self._listener.on_exit(exit)
