@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from operator import attrgetter, itemgetter
-from typing import Any, get_origin
+from typing import Annotated, Any, get_origin
 
 import msgspec
 
@@ -23,9 +23,12 @@ from clipper.contract.media_types import ANY_IMAGE, JSON, MSGPACK, NPY, NPY_EXTE
 from clipper.contract.spec import nearest
 from clipper.contract.wire import Item, Status
 from clipper_runtime.content_negotiation import canonical, sniff_image
-from clipper_runtime.hints import is_numpy
-from clipper_runtime.schema import Signature, json_schema, plain_type
-from clipper_runtime.type_hooks import build, is_array, plain, plain_or_array
+from clipper_runtime.decoding import json_decoder, msgpack_decoder
+from clipper_runtime.hints import is_numpy, plain_type
+from clipper_runtime.json_schemas import parameters_schema, returns_schema
+from clipper_runtime.pydantic_types import dataclass_writer
+from clipper_runtime.schema import Signature
+from clipper_runtime.type_hooks import build, is_array, plain, plain_or_array, plain_with_nan
 
 __all__ = ["Codec", "Rejected"]
 
@@ -57,13 +60,18 @@ class Codec:
     def __init__(self, signature: Signature, *, batched: bool) -> None:
         self._signature = signature
         self._batched = batched
-        struct = signature.struct
-        self._json_decode = msgspec.json.Decoder(struct, dec_hook=build).decode
-        self._msgpack = msgspec.msgpack.Decoder(struct, dec_hook=build, ext_hook=self._read_extension)
+        self._json_decode = json_decoder(signature)
+        self._msgpack_decode = msgpack_decoder(signature, self._read_extension)
         json = msgspec.json.Encoder(enc_hook=plain)
         self._encode_one = json.encode
         self._encode_lines = json.encode_lines
         self._encode_msgpack = msgspec.msgpack.Encoder(enc_hook=plain_or_array).encode
+        write = dataclass_writer(signature.returns)
+        if write is not None:
+            self._encode_one = lambda value: json.encode(write(value))
+            self._encode_lines = lambda values: json.encode_lines(write(list(values)))
+            encode = self._encode_msgpack
+            self._encode_msgpack = lambda value: encode(write(value))
         self._defaults = tuple(p.default for p in signature.parameters[1:])
         self._names = tuple(p.name for p in signature.parameters)
         self._getters = [attrgetter(name) for name in self._names]
@@ -87,13 +95,10 @@ class Codec:
 
     def schema(self) -> dict[str, Any]:
         """The schema that `Ready` publishes: of the arguments and of the value, with the request's content types."""
-        parameters = {**json_schema(self._signature.struct), "title": "Parameters"}
+        parameters = {**parameters_schema(self._signature), "title": "Parameters"}
         if self._signature.doc:
             parameters["description"] = self._signature.doc
-        try:
-            returns = json_schema(self._signature.returns)
-        except Exception:  # noqa: BLE001 - msgspec raises various errors for a hint without a schema
-            returns = {}  # any value: the return value is not checked against its hint
+        returns = returns_schema(self._signature)
         return {"parameters": parameters, "returns": returns, "content_types": self.content_types}
 
     # Requests
@@ -156,7 +161,7 @@ class Codec:
 
     def _decode_msgpack(self, payload: bytes | memoryview) -> tuple[Any, ...]:
         try:
-            return msgspec.structs.astuple(self._msgpack.decode(payload if len(payload) else b"\x80"))
+            return msgspec.structs.astuple(self._msgpack_decode(payload if len(payload) else b"\x80"))
         except Exception as error:  # noqa: BLE001 - every error becomes a Rejected
             raise self._request_error(error, "MessagePack") from None
 
@@ -185,7 +190,19 @@ class Codec:
         return (value, *self._defaults)
 
     def _decode_bytes(self, payload: bytes | memoryview) -> tuple[Any, ...]:
-        return (bytes(payload), *self._defaults)
+        return (self._body_bytes(bytes(payload)), *self._defaults)
+
+    def _body_bytes(self, value: bytes) -> Any:
+        """The body within the constraints of its parameter. Raises Rejected."""
+        parameter = self._signature.parameters[0]
+        try:
+            if parameter.adapter is not None:
+                return parameter.adapter.from_python(value, parameter.name)
+            return msgspec.convert(value, parameter.type) if get_origin(parameter.type) is Annotated else value
+        except msgspec.ValidationError as error:
+            message = str(error)
+            where = "" if " - at `" in message else f" - at `$.{parameter.name}`"
+            raise Rejected(Status.INVALID, message + where) from None
 
     def _takes_array(self) -> bool:
         kind = self._body_type
@@ -219,7 +236,8 @@ class Codec:
         if unknown:
             guess = nearest(unknown[1][:100], self._names) if not unknown[2] else None
             hint = f", did you mean `{guess}`?" if guess else ""
-            return f"unknown argument{hint} - at `{unknown[2] or '$'}.{unknown[1][:200]}`"
+            word = "key" if unknown[2] else "argument"
+            return f"unknown {word}{hint} - at `{unknown[2] or '$'}.{unknown[1][:200]}`"
         return message if " - at `" in message else f"{message} - at `$`"
 
     # Values
@@ -329,7 +347,7 @@ def _value_error(error: Exception, value: Any) -> Rejected:
 
 def _refuse_non_finite(value: Any) -> None:
     """Raise Rejected if a float anywhere in `value` is NaN or infinite."""
-    waiting = [msgspec.to_builtins(value, enc_hook=plain)]
+    waiting = [msgspec.to_builtins(value, enc_hook=plain_with_nan)]
     while waiting:
         one = waiting.pop()
         if isinstance(one, float):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import types
 import typing
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
-__all__ = ["is_numpy", "is_pydantic", "parts_of"]
+__all__ = ["field_hints", "has_fields", "is_numpy", "is_pydantic", "parts_of", "plain_type"]
 
 
 def parts_of(hint: Any) -> Iterator[Any]:
@@ -65,3 +66,13 @@ def is_numpy(cls: Any) -> bool:
     """Whether it is np.ndarray or a numpy scalar type. Does not import numpy: the class exists only where it is."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(cls, type) and issubclass(cls, (numpy.ndarray, numpy.generic))
+
+
+def plain_type(hint: Any) -> Any:
+    """T of `Annotated[T, …]` and of `T | None`, else the hint itself."""
+    if get_origin(hint) is typing.Annotated:
+        return plain_type(get_args(hint)[0])
+    if get_origin(hint) in (typing.Union, types.UnionType):
+        rest = [a for a in get_args(hint) if a is not type(None)]
+        return plain_type(rest[0]) if len(rest) == 1 else hint
+    return hint

@@ -19,7 +19,8 @@ from typing import Any, Literal, get_origin
 from clipper.contract.constants import CLOSURE_FILE, CLOSURE_MODULE
 from clipper.contract.spec import FunctionSpec, nearest
 from clipper_runtime.codec import Codec
-from clipper_runtime.schema import SchemaError, Signature, read_signature
+from clipper_runtime.hint_checks import SchemaError
+from clipper_runtime.schema import Signature, read_signature
 
 __all__ = ["LoadError", "Loaded", "Phases", "Program", "load", "set_up"]
 

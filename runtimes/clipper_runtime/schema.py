@@ -7,20 +7,19 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, get_args, get_origin
 
 import msgspec
 
-from clipper_runtime.hints import is_numpy, is_pydantic, parts_of
+from clipper_runtime.hint_checks import SchemaError, check_hint
+from clipper_runtime.hints import plain_type
+from clipper_runtime.pydantic_types import Adapter
 
 __all__ = [
     "Parameter",
-    "SchemaError",
     "Signature",
-    "json_schema",
-    "plain_type",
     "read_signature",
 ]
 
@@ -36,19 +35,19 @@ _STREAMS = (
 )
 
 
-class SchemaError(Exception):
-    """A signature that cannot be served; the message names the parameter and what to write instead."""
-
-
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One argument of one invocation. For a batched function `type` is the type of the list's entries."""
+    """One argument of one invocation. For a batched function `type` is the type of the list's entries.
+
+    `adapter` decodes it where its hint mentions pydantic.
+    """
 
     name: str
     type: Any
     keyword_only: bool
     required: bool
     default: Any = None
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +81,6 @@ def read_signature(call: Callable[..., Any], *, batched: bool, streaming: bool, 
         )
     returns = _returned(hints.get("return", Any), batched=batched, streaming=streaming)
     struct = _struct(parameters)
-    for parameter in parameters:
-        _check_supported(parameter)
     return Signature(parameters, returns, struct, doc)
 
 
@@ -123,11 +120,17 @@ def _parameter(parameter: inspect.Parameter, hint: Any, batched: bool) -> Parame
             default = _entry_default(name, default)
     if default is None and not required and kind is not Any:
         kind = typing.Optional[kind]  # noqa: UP045 - not every form of type hint supports `|`
-    return Parameter(name, kind, parameter.kind is inspect.Parameter.KEYWORD_ONLY, required, default)
+    adapter = check_hint(name, kind)
+    return Parameter(name, kind, parameter.kind is inspect.Parameter.KEYWORD_ONLY, required, default, adapter)
 
 
 def _entry_type(name: str, hint: Any) -> Any:
     """T of `list[T]` and of `list[T] | None`."""
+    if get_origin(hint) is typing.Annotated and not all(isinstance(one, str) for one in hint.__metadata__):
+        raise SchemaError(
+            f"parameter {name!r}: a constraint on the list of a batch would not be enforced; "
+            f"with max_batch_size above 1, write it on the entries: list[Annotated[…]]"
+        )
     bare = plain_type(hint)
     if bare is Any or bare is list:
         return Any
@@ -166,10 +169,11 @@ def _returned(hint: Any, *, batched: bool, streaming: bool) -> Any:
 def _struct(parameters: tuple[Parameter, ...]) -> type[msgspec.Struct]:
     members: list[tuple[str, Any] | tuple[str, Any, Any]] = []
     for parameter in parameters:
+        kind = msgspec.Raw if parameter.adapter is not None else parameter.type
         if parameter.required:
-            members.append((parameter.name, parameter.type))
+            members.append((parameter.name, kind))
         else:
-            members.append((parameter.name, parameter.type, _default_field(parameter.default)))
+            members.append((parameter.name, kind, _default_field(parameter.default)))
     try:
         return msgspec.defstruct("Parameters", members, kw_only=True, forbid_unknown_fields=True)
     except (TypeError, ValueError) as error:
@@ -181,95 +185,6 @@ def _default_field(default: Any) -> Any:
         return default
     # As in Python: one object, created with the function.
     return msgspec.field(default_factory=lambda: default)
-
-
-def _check_supported(parameter: Parameter) -> None:
-    _check_arrays(parameter)
-    try:
-        info = msgspec.inspect.type_info(parameter.type)
-        msgspec.json.Decoder(parameter.type)
-    except Exception as error:  # noqa: BLE001 - msgspec raises various errors for types that it cannot decode
-        raise SchemaError(f"parameter {parameter.name!r} cannot be decoded: {error}") from None
-    for cls in _custom_types(info):
-        if not is_supported(cls):
-            raise SchemaError(
-                f"parameter {parameter.name!r}: the type {cls.__module__}.{cls.__qualname__} cannot be built from a "
-                "request; use plain types, dataclasses, TypedDict, msgspec.Struct, pydantic models or numpy arrays"
-            )
-
-
-def _check_arrays(parameter: Parameter) -> None:
-    """Refuse a hint of an array that cannot be followed, as NDArray["float32"]."""
-    for part in parts_of(parameter.type):
-        if is_numpy(get_origin(part) or part):
-            from clipper_runtime.array_hints import array_rule
-
-            try:
-                array_rule(part)
-            except TypeError as error:
-                raise SchemaError(f"parameter {parameter.name!r}: {error}") from None
-
-
-def _custom_types(info: Any) -> Iterator[type]:
-    """The classes inside a type that msgspec leaves to a hook. Recursive types are visited once."""
-    seen: set[int] = set()
-    waiting = [info]
-    while waiting:
-        one = waiting.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if isinstance(one, msgspec.inspect.CustomType):
-            yield one.cls
-        elif isinstance(one, tuple):
-            waiting += one
-        elif isinstance(one, msgspec.inspect.Type | msgspec.inspect.Field):
-            waiting += [getattr(one, name) for name in one.__struct_fields__]
-
-
-def plain_type(hint: Any) -> Any:
-    """T of `Annotated[T, …]` and of `T | None`, else the hint itself."""
-    if get_origin(hint) is typing.Annotated:
-        return plain_type(get_args(hint)[0])
-    if get_origin(hint) in (typing.Union, types.UnionType):
-        rest = [a for a in get_args(hint) if a is not type(None)]
-        return plain_type(rest[0]) if len(rest) == 1 else hint
-    return hint
-
-
-def is_supported(cls: type) -> bool:
-    """Whether `type_hooks.build` builds this class from plain data."""
-    return is_pydantic(cls) or is_numpy(cls)
-
-
-def schema_hook(kind: Any) -> dict[str, Any]:
-    """msgspec's schema_hook: JSON Schema of pydantic models and numpy types."""
-    origin = get_origin(kind) or kind
-    if is_pydantic(origin):
-        schema: dict[str, Any] = origin.model_json_schema()
-        return schema
-    if is_numpy(origin):
-        from clipper_runtime import arrays
-
-        return arrays.schema_of(kind) or {}
-    raise NotImplementedError
-
-
-def json_schema(kind: Any) -> dict[str, Any]:
-    """A self-contained JSON Schema. Raises TypeError where a type has none."""
-    (schema,), components = msgspec.json.schema_components([kind], schema_hook=schema_hook)
-    name = schema.get("$ref", "").removeprefix("#/$defs/")
-    if len(schema) == 1 and name in components:
-        top = components.pop(name)
-        if f'"#/$defs/{name}"'.encode() in msgspec.json.encode([top, components], enc_hook=str):
-            components[name] = top  # it refers to itself
-        else:
-            schema = top
-    if components:
-        schema = {**schema, "$defs": components}
-    # Defaults may be any value that msgspec can write; the way through JSON makes them plain.
-    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(schema, enc_hook=str))
-    return plain
 
 
 def _show(hint: Any) -> str:

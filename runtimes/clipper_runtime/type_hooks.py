@@ -13,10 +13,10 @@ from typing import Any, get_origin
 import msgspec
 
 from clipper.contract.media_types import NPY_EXTENSION
-from clipper_runtime import frames
+from clipper_runtime import frames, pydantic_types
 from clipper_runtime.hints import is_numpy, is_pydantic
 
-__all__ = ["build", "is_array", "plain", "plain_or_array"]
+__all__ = ["build", "is_array", "plain", "plain_or_array", "plain_with_nan"]
 
 
 def is_array(value: Any) -> bool:
@@ -31,7 +31,7 @@ def build(kind: Any, value: Any) -> Any:
     """
     origin = get_origin(kind) or kind
     if is_pydantic(origin):
-        return origin.model_validate(value)
+        return pydantic_types.build(kind, value)
     if not is_numpy(origin):
         raise TypeError(f"the type {kind} is not supported")
     from clipper_runtime import array_hints
@@ -55,7 +55,7 @@ def plain(value: Any) -> Any:
 
         return arrays.to_plain(value)
     if is_pydantic(type(value)):
-        return value.model_dump(mode="json")
+        return pydantic_types.to_json(value, plain)
     if frames.is_table_value(value):
         return frames.to_plain(value)
     if isinstance(value, datetime):  # of a class of its own, as pendulum's
@@ -76,8 +76,17 @@ def _formless(value: Any) -> str:
     return f"objects of type {name} have no form as plain data"
 
 
+def plain_with_nan(value: Any) -> Any:
+    """As `plain`, with NaN and infinities in models of pydantic, which writes them as null."""
+    if not is_pydantic(type(value)):
+        return plain(value)
+    return None if pydantic_types.writes_nan(value) else pydantic_types.to_python(value)
+
+
 def plain_or_array(value: Any) -> Any:
-    """As `plain`, with arrays as the bytes of a .npy file instead of nested lists."""
+    """As `plain`, with arrays as the bytes of a .npy file, and models of pydantic as Python values."""
+    if is_pydantic(type(value)):
+        return pydantic_types.to_python(value)
     numpy = sys.modules.get("numpy")
     if numpy is None or isinstance(value, numpy.generic) or not hasattr(value, "__array__"):
         return plain(value)

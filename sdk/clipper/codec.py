@@ -74,6 +74,8 @@ _PLAIN: Final[tuple[Any, ...]] = (Any, None, type(None), bool, int, float, str, 
 def _convert_custom(wanted: Any, value: Any) -> Any:
     if isinstance(wanted, type) and isinstance(value, wanted):
         return value
+    if hasattr(wanted, "model_validate"):
+        return wanted.model_validate(value)  # a model of pydantic; its error is a ValueError
     raise NotImplementedError(f"no conversion into {wanted!r}")
 
 
@@ -92,11 +94,13 @@ def _encode_custom(value: Any) -> Any:
     if isinstance(value, timedelta) and not getattr(value, "nanoseconds", 0):
         return timedelta(value.days, value.seconds, value.microseconds)
     kind = type(value)
+    if hasattr(kind, "model_validate") and hasattr(kind, "model_dump"):
+        return value.model_dump(by_alias=True)  # a model of pydantic
+    if kind.__module__.partition(".")[0] in ("pydantic", "pydantic_core"):
+        return sys.modules["pydantic_core"].to_jsonable_python(value)  # a type such as its AnyUrl, in a model
     hint = "use plain values, bytes, dataclasses, datetimes or numpy arrays"
     if hasattr(value, "to_dict"):
         hint = 'send plain data, as of .to_dict("records") or .tolist()'
-    elif hasattr(value, "model_dump"):
-        hint = "send value.model_dump(by_alias=True)"
     raise TypeError(f"{kind.__module__}.{kind.__qualname__} has no MessagePack form; {hint}")
 
 

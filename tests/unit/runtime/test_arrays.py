@@ -14,7 +14,7 @@ import pytest
 from clipper.contract.wire import Status
 from clipper_runtime.array_hints import ArrayRule, coerce
 from clipper_runtime.codec import Rejected
-from clipper_runtime.schema import SchemaError
+from clipper_runtime.hint_checks import SchemaError
 from tests.unit.runtime.test_codec import npy, rejection, takes
 
 JSON, MSGPACK, NPY = "application/json", "application/msgpack", "application/x-npy"

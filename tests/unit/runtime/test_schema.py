@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from clipper_runtime.schema import SchemaError, json_schema, read_signature
+from clipper_runtime.hint_checks import SchemaError
+from clipper_runtime.json_schemas import returns_schema
+from clipper_runtime.schema import read_signature
 
 
 def read(function: Callable[..., Any], *, batched: bool = False, streaming: bool = False) -> Any:
@@ -131,9 +133,13 @@ def test_what_a_stream_returns_is_one_of_its_items() -> None:
 
 
 def test_schemas_stand_alone_even_of_types_that_contain_themselves() -> None:
-    assert json_schema(Outer)["properties"]["inner"] == {"$ref": "#/$defs/Inner"}
-    assert json_schema(Outer)["$defs"].keys() == {"Inner"}
-    tree = json_schema(Tree)
+    def outer() -> Outer: ...
+    def tree_of() -> Tree: ...
+
+    schema = returns_schema(read(outer))
+    assert schema["properties"]["inner"] == {"$ref": "#/$defs/Inner"}
+    assert schema["$defs"].keys() == {"Inner"}
+    tree = returns_schema(read(tree_of))
     assert tree["$ref"] == "#/$defs/Tree"
     assert tree["$defs"].keys() == {"Tree"}
 

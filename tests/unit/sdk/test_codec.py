@@ -209,3 +209,18 @@ def test_broken_json_is_an_unexpected_answer_or_a_value(data: bytes) -> None:
 def test_deep_json_is_an_unexpected_answer() -> None:
     with pytest.raises(UnexpectedAnswer):
         codec.decode_json(b"[" * 100_000)
+
+
+def test_models_of_pydantic_are_sent_under_their_aliases_and_come_back_as_annotated() -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class User(pydantic.BaseModel):
+        user_id: int = pydantic.Field(alias="userId")
+        url: pydantic.AnyUrl
+        data: bytes = b""
+
+    user = User(userId=1, url="http://a.b/", data=b"\xff")
+    sent = codec.decode(codec.encode({"user": user}))["user"]
+    assert sent == {"userId": 1, "url": "http://a.b/", "data": b"\xff"}
+    assert codec.as_type([sent], list[User]) == [user]
+    assert codec.as_type({"other": 1}, User) == {"other": 1}
