@@ -12,6 +12,7 @@ from typing import Any, Final, ParamSpec, TypeVar, Unpack
 
 from clipper import errors
 from clipper.address import FunctionAddress
+from clipper.bundle_checks import hidden_modules, likely_secrets
 from clipper.client import shared_client
 from clipper.closures import dump_closure
 from clipper.contract.constants import CLOSURE_FILE, CLOSURE_MODULE
@@ -32,7 +33,8 @@ OnEvent = Callable[[Mapping[str, Any]], None]
 
 Phases `bundle` and `upload` run in the client, before the platform's. Their `phase_done` carry {"digest",
 "files", "bytes", "uncompressed_bytes", "seconds"} and {"reused", "bytes", "seconds"}; `progress` of `upload` carries
-{"sent", "total"}. `accepted` comes between them and the platform's, with {"deployment"}.
+{"sent", "total"}. A `warning` has a sentence as its message. `accepted` comes between them and the platform's, with
+{"deployment"}.
 """
 
 # States of a deployment after its last event.
@@ -55,6 +57,8 @@ def deploy_project(project: Project, control: ControlClient, on_event: OnEvent, 
         bytes=len(bundle.data),
         uncompressed_bytes=bundle.uncompressed_bytes,
     )
+    for warning in _warnings(project, bundle):
+        on_event(_event("warning", warning, phase="bundle"))
     return _deploy(project, bundle, control, on_event, force)
 
 
@@ -182,6 +186,15 @@ def _check_entrypoints(project: Project, bundle: Bundle) -> None:
                 where=f"[functions.{spec.name}]",
                 key="entrypoint",
             )
+
+
+def _warnings(project: Project, bundle: Bundle) -> list[str]:
+    secrets = likely_secrets(bundle.files, lambda path: (project.directory / path).read_bytes())
+    named = (
+        f"the bundle holds what looks like secrets: {', '.join(secrets)}; name such files in .clipignore and pass "
+        f"their values by `clip secret set {project.name} …`"
+    )
+    return ([named] if secrets else []) + hidden_modules(bundle.files, project.environment.requirements)
 
 
 def _event(kind: str, message: str = "", **more: Any) -> dict[str, Any]:

@@ -19,36 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import pathspec
-
 from clipper.contract.spec import SpecError
+from clipper.ignoring import Ignores
 
-__all__ = ["ALWAYS_IGNORED", "Bundle", "Limits", "bundle_directory", "bundle_files", "file_stamps"]
-
-IGNORE_FILES: Final = (".gitignore", ".clipignore")
-
-# Never part of what runs: version control, caches, environments of this machine, the platform's own home.
-ALWAYS_IGNORED: Final = (
-    ".git",
-    ".hg",
-    ".svn",
-    "__pycache__/",
-    "*.py[co]",
-    ".venv/",
-    "venv/",
-    ".tox/",
-    ".nox/",
-    "node_modules/",
-    ".clip/",
-    ".DS_Store",
-    ".mypy_cache/",
-    ".pytest_cache/",
-    ".ruff_cache/",
-    ".hypothesis/",
-    ".ipynb_checkpoints/",
-    "*.egg-info/",
-    *IGNORE_FILES,
-)
+__all__ = ["Bundle", "Limits", "bundle_directory", "bundle_files", "file_stamps"]
 
 # zlib's default: higher levels save about 1% on source and nothing on weights, and take twice the time.
 COMPRESSION_LEVEL: Final = 6
@@ -88,7 +62,7 @@ class _Changed(Exception):
 
 
 def bundle_directory(directory: str | Path, *, limits: Limits | None = None) -> Bundle:
-    """The files of a project, without what `.clipignore`, `.gitignore` and ALWAYS_IGNORED name.
+    """The files of a project, without those that `clipper.ignoring` leaves out.
 
     Raises SpecError for a bundle over the limits, a file that cannot be packed, and a tree that keeps changing.
     """
@@ -96,7 +70,7 @@ def bundle_directory(directory: str | Path, *, limits: Limits | None = None) -> 
     changed = ""
     for _ in range(MAX_TRIES):
         try:
-            return _pack(sorted(_members(root)), limits or Limits())
+            return _pack(sorted(_members(root, Ignores.of_project(root))), limits or Limits())
         except _Changed as error:
             changed = str(error)
     raise SpecError(
@@ -118,14 +92,14 @@ def file_stamps(directory: str | Path) -> dict[str, tuple[int, int]] | None:
     root = Path(directory).resolve()
     stamps: dict[str, tuple[int, int]] = {}
     try:
-        for member in _members(root):
+        ignores = Ignores.of_project(root)
+        for member in _members(root, ignores):
             if isinstance(member.source, Path):
                 found = member.source.stat()
                 stamps[member.path] = (found.st_size, found.st_mtime_ns)
-        for name in IGNORE_FILES:
-            if (root / name).is_file():
-                found = (root / name).stat()
-                stamps[name] = (found.st_size, found.st_mtime_ns)
+        for path in ignores.files:
+            found = path.stat()
+            stamps[os.path.relpath(path, root)] = (found.st_size, found.st_mtime_ns)
     except (_Changed, OSError):
         return None
     return stamps
@@ -134,56 +108,11 @@ def file_stamps(directory: str | Path) -> dict[str, tuple[int, int]] | None:
 # Which files
 
 
-class _Ignores:
-    """The patterns of one directory and of those above it. As in git, the deepest pattern that matches decides.
-
-    `.clipignore` files win over all `.gitignore` files, so that `!model.joblib` adds a file that is not in version
-    control but is needed to run.
-    """
-
-    def __init__(self) -> None:
-        self._levels: dict[str, list[tuple[str, pathspec.GitIgnoreSpec]]] = {name: [] for name in IGNORE_FILES}
-        self._always = pathspec.GitIgnoreSpec.from_lines(ALWAYS_IGNORED)
-
-    def below(self, directory: Path, prefix: str) -> _Ignores:
-        """The decisions for `directory`, whose path from the root is `prefix` ("" or "a/b/")."""
-        ignores = _Ignores()
-        for name in IGNORE_FILES:
-            ignores._levels[name] = list(self._levels[name])
-            lines = _ignore_lines(directory / name, prefix + name)
-            if lines:
-                try:
-                    ignores._levels[name].append((prefix, pathspec.GitIgnoreSpec.from_lines(lines)))
-                except ValueError as error:
-                    raise SpecError(f"a pattern cannot be read: {error}", where=prefix + name) from None
-        return ignores
-
-    def ignored(self, path: str) -> bool:
-        """Whether `path` (with a trailing "/" for a directory) is left out."""
-        if self._always.match_file(path):
-            return True
-        verdict = False
-        for name in IGNORE_FILES:
-            for prefix, spec in self._levels[name]:
-                opinion = spec.check_file(path.removeprefix(prefix)).include
-                verdict = verdict if opinion is None else opinion
-        return verdict
+def _members(root: Path, above: Ignores) -> Iterator[_Member]:
+    yield from _walk(root, root, "", above, (root,))
 
 
-def _ignore_lines(path: Path, shown: str) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot be read: {error}", where=shown) from None
-
-
-def _members(root: Path) -> Iterator[_Member]:
-    yield from _walk(root, root, "", _Ignores(), (root,))
-
-
-def _walk(root: Path, directory: Path, prefix: str, above: _Ignores, chain: tuple[Path, ...]) -> Iterator[_Member]:
+def _walk(root: Path, directory: Path, prefix: str, above: Ignores, chain: tuple[Path, ...]) -> Iterator[_Member]:
     """Files of one directory and those below. `chain` are the real directories on the way, to notice a loop."""
     ignores = above.below(directory, prefix)
     try:
@@ -191,11 +120,16 @@ def _walk(root: Path, directory: Path, prefix: str, above: _Ignores, chain: tupl
     except FileNotFoundError:
         raise _Changed(prefix) from None
     except OSError as error:
+        if above.inside_ignored:
+            return
         raise SpecError(f"the directory {prefix or '.'} cannot be read: {error.strerror}", where="bundle") from None
     for entry in entries:
         path = prefix + entry.name
         is_directory = _is_directory(entry)
-        if ignores.ignored(path + "/" if is_directory else path):
+        name = path + "/" if is_directory else path
+        if ignores.ignored(name):
+            if is_directory and ignores.may_include_below(name) and not entry.is_symlink():
+                yield from _walk(root, Path(entry.path), name, ignores.entered(name), (*chain, Path(entry.path)))
             continue
         _check_path(path)
         target = _target(root, entry, path)
@@ -204,7 +138,7 @@ def _walk(root: Path, directory: Path, prefix: str, above: _Ignores, chain: tupl
         elif not (target / "pyvenv.cfg").exists():  # a virtual environment, whatever its name
             if target in chain:
                 raise SpecError(f"{path} is a link to a directory that holds it", where="bundle")
-            yield from _walk(root, target, path + "/", ignores, (*chain, target))
+            yield from _walk(root, target, name, ignores.entered(name), (*chain, target))
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

@@ -57,3 +57,18 @@ def test_a_line_that_pip_refuses_is_refused_by_name_and_nothing_is_installed(
     assert result.code != 0
     assert "requirement 'tinypkg 2' is not allowed" in result.err
     assert "blank" not in platform.clip("list").out
+
+
+def test_a_deploy_names_files_that_look_like_secrets_and_modules_that_lose(
+    platform: PlatformProcess, tmp_path: Path
+) -> None:
+    app = "import clipper\n\n@clipper.function()\ndef one() -> int:\n    return 1\n"
+    directory = write_project(tmp_path, app, 'name = "named"', queue__py="X = 1\n")
+    (directory / ".env").write_text("KEY=1")
+    try:
+        result = platform.deploy(directory)
+        assert "looks like secrets: .env" in result.err
+        assert "queue.py has the name of a module of Python" in result.err
+        assert result.json()["state"] == "succeeded"
+    finally:
+        platform.clip("delete", "named", "--yes")

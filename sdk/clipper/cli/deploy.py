@@ -71,6 +71,9 @@ def _deploy(out: Output, control: ControlClient, project: Project, *, force: boo
         if error.status == 409:
             error.add_note(f"Wait for it to end; `clip status {project.name}` shows what answers meanwhile")
         raise
+    finally:
+        for warning in progress.warnings:
+            out.note(("! ", "yellow"), warning)
 
 
 class _Retries:

@@ -49,6 +49,7 @@ class Progress:
         self.phases = {name: Phase(name) for name in PHASES}
         self.ready: dict[str, tuple[int, int]] = {}  # function → ready, wanted
         self.retrying = ""  # the refusal that is tried again; "" after the next event
+        self.warnings: list[str] = []
 
     def handle(self, event: Mapping[str, Any], now: float) -> None:
         """Take one event at monotonic time `now`. Unknown kinds and phases are ignored."""
@@ -57,6 +58,9 @@ class Progress:
             self.retrying = clean(event.get("message") or "")
             return
         self.retrying = ""
+        if kind == "warning":
+            self.warnings.append(clean(event.get("message") or ""))
+            return
         phase = self.phases.get(str(event.get("phase") or ("replicas" if kind == "progress" else "")))
         if phase is None:
             return
