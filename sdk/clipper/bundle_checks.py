@@ -30,7 +30,7 @@ _KEY_FILE: Final = re.compile(r"(?i).+\.(pem|key|asc|der|pk8|txt|crt)\Z")
 _PRIVATE_KEY: Final = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----")
 _KEY_BYTES: Final = 64 * 1024
 
-_RUNTIME_MODULES: Final = frozenset({"clipper", "clipper_runtime", "msgspec", "cloudpickle"})
+_RUNTIME_MODULES: Final = frozenset({"clipper", "msgspec", "cloudpickle"})
 
 
 def likely_secrets(files: Iterable[tuple[str, int]], read: Callable[[str], bytes]) -> list[str]:
