@@ -19,6 +19,7 @@ from typing import Any, Literal, get_origin
 from clipper.contract.constants import CLOSURE_FILE, CLOSURE_MODULE
 from clipper.contract.spec import FunctionSpec, nearest
 from clipper_runtime.codec import Codec
+from clipper_runtime.error_text import error_text
 from clipper_runtime.hint_checks import SchemaError
 from clipper_runtime.schema import Signature, read_signature
 
@@ -57,7 +58,7 @@ class Phases:
             # Raised by the runtime, so its traceback does not help; its cause is the user's exception.
             raise LoadError(phase, str(error), error_type="SchemaError", cause=error.__cause__) from error
         except BaseException as error:  # user code may even raise SystemExit
-            raise LoadError(phase, _text(error), error_type=type(error).__qualname__, cause=error) from error
+            raise LoadError(phase, error_text(error), error_type=type(error).__qualname__, cause=error) from error
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
 
@@ -255,10 +256,3 @@ def _positional(call: Callable[..., Any], signature: Signature) -> Callable[...,
         return call(*arguments[:plain], **dict(zip(names, arguments[plain:], strict=True)))
 
     return by_position
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
-        return "(its message cannot be shown)"

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from clipper.contract.wire import Item, Outcome, Status
 from clipper_runtime.codec import Rejected
+from clipper_runtime.error_text import error_text
 from clipper_runtime.logs import clean_text
 
 __all__ = ["failed", "not_a_list", "refused", "skipped", "too_large", "wrong_length"]
@@ -16,10 +17,7 @@ _MAX_TYPE_CHARACTERS: Final = 256
 
 def failed(item: int, error: BaseException) -> Outcome:
     """The outcome of an item whose code raised `error`."""
-    try:
-        message = str(error)
-    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
-        message = "(its message cannot be shown)"
+    message = error_text(error)
     kind = clean_text(type(error).__qualname__, _MAX_TYPE_CHARACTERS)
     return Outcome(item, Status.FUNCTION_ERROR, "", 0, kind, clean_text(message, _MAX_MESSAGE_CHARACTERS))
 

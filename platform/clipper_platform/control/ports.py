@@ -108,7 +108,7 @@ class Artifacts(Protocol):
         """Store the archive, verified. Raises InvalidSpec, PayloadTooLarge."""
         ...
 
-    async def unpack(self, digest: str) -> Path:
+    async def unpack(self, digest: str, *, check: bool = False) -> Path:
         """Make the bundle's files available to the backend; what comes back is for the backend alone. Raises NotFound
         when the archive is lost, InternalError when it is damaged."""
         ...

@@ -1,7 +1,7 @@
 """Bundles as content-addressed files, and as unpacked trees beside them.
 
     ROOT/{hex}.tar.gz     an archive; its name is the SHA-256 of its bytes
-    ROOT/trees/{hex}/     the same, unpacked for replicas
+    ROOT/trees/{hex}/     the same, unpacked for replicas, read-only; beside it {hex}.seal (see `trees`)
     ROOT/damaged/         archives whose bytes no longer have their digest: the newest of each
     ROOT/tmp/             what is being written; emptied at open
 
@@ -27,7 +27,7 @@ from typing import BinaryIO, TypeVar
 
 from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.errors import InternalError, InvalidSpec, NotFound, PayloadTooLarge, StoreUnavailable
-from clipper_platform.store import archive
+from clipper_platform.store import archive, trees
 from clipper_platform.types import BundleDigest
 
 __all__ = ["Artifact", "ArtifactStore"]
@@ -73,6 +73,7 @@ class ArtifactStore:
         self._clock = clock or SystemClock()
         self._trees, self._damaged, self._tmp = root / "trees", root / "damaged", root / "tmp"
         self._executor: ThreadPoolExecutor | None = None
+        self._checked: set[str] = set()  # names of trees that were found sealed since the start
         self._unpacking: dict[str, asyncio.Future[Path]] = {}
         self._deleting = threading.Lock()  # a tree must not appear after its archive was deleted
 
@@ -125,14 +126,17 @@ class ArtifactStore:
         name = _hex(digest)
         return await self._in_thread(lambda: self._read(name))
 
-    async def unpack(self, digest: str) -> Path:
-        """The directory with the bundle's files, unpacked and verified the first time. Raises as `read` does.
+    async def unpack(self, digest: str, *, check: bool = False) -> Path:
+        """The directory with the bundle's files. Raises as `read` does.
 
-        Calls at the same time share the work, which goes on if some of them are cancelled.
+        It is unpacked the first time, and anew where it is not as it was unpacked: that is looked at once after the
+        start, and with `check`. Calls at the same time share the work, which goes on if some of them are cancelled.
         """
         name = _hex(digest)
         tree = self._trees / name
-        if tree.is_dir():  # trees are renamed into place whole; a look at the disk is quicker than a thread's turn
+        if check:
+            self._checked.discard(name)
+        if name in self._checked and tree.is_dir():  # a look at the disk is quicker than a thread's turn
             return tree
         running = self._unpacking.get(name)
         if running is None:
@@ -203,6 +207,9 @@ class ArtifactStore:
         stamp, boot = self._trees / ".boot", _boot()
         if not boot or not stamp.exists() or stamp.read_text() != boot:
             for tree in self._trees.iterdir():
+                trees.unseal(tree)
+                if not tree.exists():
+                    continue  # a seal that went with its tree
                 tree.rename(self._tmp / f"old-{tree.name}-{uuid.uuid4().hex}")
             stamp.write_text(boot)
         for leftover in self._tmp.iterdir():
@@ -219,7 +226,8 @@ class ArtifactStore:
 
     def _unpack(self, name: str) -> Path:
         tree = self._trees / name
-        if tree.is_dir():
+        if trees.is_sealed(tree):
+            self._checked.add(name)
             return tree
         started = self._tmp / f"tree-{uuid.uuid4().hex}"
         try:
@@ -232,12 +240,26 @@ class ArtifactStore:
             with self._deleting:
                 if not self._archive(name).exists():
                     raise _missing(name)
+                self._set_aside(tree)
                 started.rename(tree)
+                trees.seal(tree)
+                self._checked.add(name)
         except FileNotFoundError:
             raise _missing(name) from None
         finally:
             _remove(started)
         return tree
+
+    def _set_aside(self, tree: Path) -> bool:
+        """Remove it, by rename: half of one must never be seen. Returns whether it was there."""
+        aside = self._tmp / f"deleted-{uuid.uuid4().hex}"
+        trees.unseal(tree)
+        try:
+            tree.rename(aside)
+        except FileNotFoundError:
+            return False
+        _remove(aside)
+        return True
 
     def _quarantine(self, name: str) -> InternalError:
         aside = self._damaged / f"{name}.tar.gz"
@@ -270,19 +292,12 @@ class ArtifactStore:
 
     def _delete(self, name: str) -> bool:
         with self._deleting:
-            # The tree goes first, by rename: half of one must never be seen, and one without its archive is no use.
-            gone, aside = False, self._tmp / f"deleted-{uuid.uuid4().hex}"
-            try:
-                (self._trees / name).rename(aside)
-                gone = True
-            except FileNotFoundError:
-                pass  # never unpacked
+            gone = self._set_aside(self._trees / name)  # first: a tree without its archive is no use
             try:
                 self._archive(name).unlink()
                 gone = True
             except FileNotFoundError:
                 pass  # a tree whose archive was quarantined
-        _remove(aside)
         return gone
 
     def _collect(self, keep: Collection[str], before: float) -> Sequence[Artifact]:
@@ -387,6 +402,7 @@ def _sync_directory(path: Path) -> None:
 def _remove(path: Path) -> None:
     """Remove a file or tree if it is there. One that cannot be removed now is removed at the next open."""
     if path.is_dir() and not path.is_symlink():
+        trees.unseal(path)
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

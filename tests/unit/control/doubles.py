@@ -129,7 +129,7 @@ class FakeArtifacts:
         self.known[digest] = sum([len(chunk) async for chunk in chunks])
         return StoredBundle(digest, self.known[digest], 0.0)
 
-    async def unpack(self, digest: str) -> Path:
+    async def unpack(self, digest: str, *, check: bool = False) -> Path:
         await self.gates.passing("unpack")
         if self.broken is not None:
             raise self.broken

@@ -7,7 +7,7 @@ import os
 import random
 import stat
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -309,6 +309,72 @@ async def test_trees_of_another_boot_are_unpacked_anew(root: Path) -> None:
     await store.close()
 
 
+def overwrite(tree: Path) -> None:
+    path = tree / "app.py"
+    path.chmod(0o644)
+    times = path.stat()
+    path.write_bytes(b"print('hacked')"[: times.st_size].ljust(times.st_size))  # the size and the times stay
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def replace(tree: Path) -> None:
+    (tree / "app.py").unlink()
+    (tree / "app.py").write_bytes(b"print('hello')\n")
+
+
+def add_bytecode(tree: Path) -> None:
+    (tree / "__pycache__").mkdir()
+    (tree / "__pycache__" / "app.cpython-311.pyc").write_bytes(b"other code")
+
+
+def link(tree: Path) -> None:
+    (tree / "app.py").unlink()
+    (tree / "app.py").symlink_to("/etc/passwd")
+
+
+@pytest.mark.parametrize("change", [overwrite, replace, add_bytecode, link, lambda tree: (tree / "app.py").unlink()])
+@pytest.mark.parametrize("when", ["restart", "deploy"])
+async def test_a_tree_that_is_not_as_it_was_unpacked_is_unpacked_anew(
+    root: Path, when: str, change: Callable[[Path], None]
+) -> None:
+    store = ArtifactStore(root)
+    await store.open()
+    await put(store)
+    tree = await store.unpack(DIGEST)
+    before = sorted(os.listdir(tree))
+    tree.chmod(0o755)  # by code that is not isolated from it
+    change(tree)
+    if when == "restart":
+        await store.close()
+        store = ArtifactStore(root)
+        await store.open()
+
+    assert await store.unpack(DIGEST, check=when == "deploy") == tree
+
+    assert (tree / "app.py").read_bytes() == b"print('hello')\n"
+    assert sorted(os.listdir(tree)) == before
+    assert not (tree / "app.py").is_symlink()
+    await store.close()
+
+
+async def test_a_tree_that_did_not_change_is_used_again_after_a_restart(root: Path) -> None:
+    store = ArtifactStore(root)
+    await store.open()
+    await put(store)
+    before = (await store.unpack(DIGEST) / "app.py").stat().st_ino
+    await store.close()
+    store = ArtifactStore(root)
+    await store.open()
+    assert (await store.unpack(DIGEST) / "app.py").stat().st_ino == before
+    await store.close()
+
+
+async def test_the_files_of_a_tree_are_read_only(store: ArtifactStore) -> None:
+    await put(store)
+    tree = await store.unpack(DIGEST)
+    assert not any(path.stat().st_mode & 0o222 for path in (tree, *tree.rglob("*")))
+
+
 # Removing
 
 
@@ -340,7 +406,7 @@ async def test_collecting_keeps_what_is_named_and_what_was_used_lately(root: Pat
     assert [artifact.digest for artifact in removed] == [digests["old"]]
     left = {digests[name].removeprefix("sha256:") for name in ("kept", "asked", "new")}
     assert {artifact.digest.removeprefix("sha256:") for artifact in await store.list()} == left
-    assert {path.name for path in (root / "trees").iterdir()} == left | {".boot"}
+    assert {path.name for path in (root / "trees").iterdir()} == left | {f"{name}.seal" for name in left} | {".boot"}
     assert list(await store.collect(set(), min_age_s=0)) != []
     assert list(await store.list()) == []
     await store.close()

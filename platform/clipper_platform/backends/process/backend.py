@@ -33,6 +33,8 @@ from clipper_platform.backends.base import (
     SnapshotState,
     StartError,
 )
+from clipper_platform.backends.process import guardian
+from clipper_platform.backends.process.bytecode import Bytecode
 from clipper_platform.backends.process.forked_process import ForkedProcess
 from clipper_platform.backends.process.isolation import Isolation, probe_machine
 from clipper_platform.backends.process.launch import Launch, LaunchPlan
@@ -109,6 +111,7 @@ class ProcessBackend:
         self._isolation_mode = isolation
         self._hidden = hidden
         self._isolation: Isolation | None = None  # once open
+        self._bytecode: Bytecode | None = None
         self._record: Path | None = None
 
     @property
@@ -139,6 +142,7 @@ class ProcessBackend:
         if killed:
             _logger.warning("ended %d processes that an earlier platform left behind", killed)
         runtime = await asyncio.to_thread(stage, self._home / "runtime")
+        self._bytecode = Bytecode(runtime, {guardian.MARKER: self._instance_id})
         self._guardian.start()
         probe = await asyncio.to_thread(probe_machine, runtime, self._tmp.path, self._isolation_mode)
         self._isolation = Isolation(
@@ -158,6 +162,8 @@ class ProcessBackend:
             replica.kill()
         await asyncio.gather(*(replica.gone() for replica in tuple(self._replicas)))
         await self.zygotes.close()
+        if self._bytecode is not None:
+            await self._bytecode.close()
         await self._guardian.close()
         if self._record is not None:
             self._record.unlink(missing_ok=True)
@@ -198,6 +204,8 @@ class ProcessBackend:
             bundle = await self._bundles(spec.bundle)
         except ClipperError as error:
             raise StartError("launch", f"the bundle {spec.bundle} cannot be read: {error}") from error
+        if self._bytecode is not None:
+            await self._bytecode.ensure(environment)
         return Launch(spec=spec, environment=environment, bundle=bundle)
 
     async def _spawn(self, launch: Launch, launched_at: float) -> ProcessReplica:

@@ -46,8 +46,10 @@ def stage(root: Path, packages: Mapping[str, Path] | None = None) -> Path:
     if not _is_whole(target, digest):
         _replace(target, _copy(files, root))
     for other in root.iterdir():
-        if other != target:
+        if other.is_dir() and other != target:
             shutil.rmtree(other, ignore_errors=True)
+        elif not other.name.startswith(digest):  # a marker of bytecode that went with it
+            other.unlink(missing_ok=True)
     return target
 
 

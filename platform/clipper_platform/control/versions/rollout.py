@@ -52,7 +52,7 @@ class Rollout:
         """
         await self._secrets(manifest.project)
         try:
-            files = await self._artifacts.unpack(manifest.bundle)
+            files = await self._artifacts.unpack(manifest.bundle, check=True)
         except (NotFound, InvalidSpec, InternalError) as error:
             raise DeployFailed(
                 f"the bundle {manifest.bundle} cannot be read: {error}",
