@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -16,12 +15,14 @@ from clipper.contract.constants import PLATFORM_FILE
 from clipper.contract.version import VERSION
 from clipper_platform import logs
 from clipper_platform.clock import SystemClock
-from clipper_platform.errors import Conflict, InvalidSpec
+from clipper_platform.errors import InvalidSpec
 from clipper_platform.gateway.lifecycle import Lifecycle
 from clipper_platform.gateway.origin_policy import OriginPolicy
 from clipper_platform.home import home_lock, prepare_home, write_platform_file
+from clipper_platform.listening import listening_sockets
 from clipper_platform.metrics import Metrics
-from clipper_platform.settings import BACKLOG, Settings
+from clipper_platform.process import handle_signals, reap_orphans
+from clipper_platform.settings import Settings
 from clipper_platform.tuning import tune
 from clipper_platform.wiring import Parts, concrete_parts, make_server
 
@@ -37,48 +38,28 @@ OnListening = Callable[..., None]
 
 
 def run(settings: Settings, *, on_listening: OnListening | None = None) -> int:
-    """Run the platform until SIGINT or SIGTERM; the exit status.
+    """Run the platform until SIGINT, SIGTERM or SIGHUP; the exit status.
 
     Raises Conflict (the home or the port is in use), StoreUnavailable, InvalidSpec.
     """
     logs.configure(settings.log_level, "json" if settings.log_format == "json" else "text")
     prepare_home(settings.home)
-    with home_lock(settings.home), listening_socket(settings) as listener:
-        platform = Platform(settings, listener)
+    with home_lock(settings.home), listening_sockets(settings) as listeners:
+        platform = Platform(settings, listeners)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(platform.serve(on_listening or (lambda **_: None)))
     return 0
 
 
-@contextmanager
-def listening_socket(settings: Settings) -> Iterator[socket.socket]:
-    try:
-        info = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise InvalidSpec(f"host = {settings.host!r} cannot be resolved: {error.strerror}", key="host") from error
-    family, kind, protocol, _, address = info[0]
-    with socket.socket(family, kind, protocol) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-        except OSError as error:
-            raise Conflict(
-                f"cannot listen on {settings.host} port {settings.port}: {error.strerror}", port=settings.port
-            ) from error
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-        yield listener
-
-
 class Platform:
     """All parts and their life. `serve` opens them in the order of their needs and closes them in reverse."""
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, listeners: Sequence[socket.socket]) -> None:
         self.settings = settings
-        self.listener = listener
+        self.listeners = listeners
         self.clock = SystemClock()
         self.started_at = self.clock.time()
-        host, port = listener.getsockname()[:2]
+        host, port = listeners[0].getsockname()[:2]
         shown = settings.host if settings.host not in ("0.0.0.0", "::") else host
         self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
 
@@ -95,34 +76,38 @@ class Platform:
                 server = await asyncio.to_thread(
                     make_server, parts, origin_policy=policy, lifecycle=lifecycle, started_at=self.started_at
                 )
-                self._handle_signals(server, lifecycle)
+                reaping = group.create_task(reap_orphans(), name="reap orphans")
+                self._handle_signals(server, lifecycle, parts)
                 write_platform_file(self.settings.home, self.url, self.started_at, VERSION)
                 stack.callback((self.settings.home / PLATFORM_FILE).unlink, missing_ok=True)
                 tune()
                 on_listening(url=self.url)
                 logger.info("listening", extra={"url": self.url})
-                await server.serve(sockets=[self.listener])
+                await server.serve(sockets=[*self.listeners])
                 lifecycle.drain()
                 restoring.cancel()
+                reaping.cancel()
             logger.info("draining")
 
     async def _restore(self, restore: Callable[[], Awaitable[None]], lifecycle: Lifecycle) -> None:
         await restore()
         lifecycle.ready()
 
-    def _handle_signals(self, server: Server, lifecycle: Lifecycle) -> None:
-        def stop(name: str) -> None:
+    def _handle_signals(self, server: Server, lifecycle: Lifecycle, parts: Parts) -> None:
+        def stop(name: str) -> bool:
             if server.should_exit:
-                logger.warning("a second %s: stopping without waiting", name)
-                server.force_exit = True
-                return
+                return True
             logger.info("%s: draining", name)
             lifecycle.drain()
             server.should_exit = True
+            return False
 
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop, number.name)
+        def hurry() -> None:
+            server.force_exit = True
+            (self.settings.home / PLATFORM_FILE).unlink(missing_ok=True)
+            self._flushing = asyncio.ensure_future(parts.logs.flush())
+
+        handle_signals(stop, hurry)
 
 
 def origin_policy(settings: Settings) -> OriginPolicy:

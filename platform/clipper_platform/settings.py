@@ -79,7 +79,7 @@ class Settings:
         for key in given:
             if key not in known:
                 raise InvalidSpec(f"unknown setting {key!r}; did you mean {nearest(key, known)!r}?", key=key)
-        home = Path(given.get("home") or environ.get("CLIP_HOME") or DEFAULT_HOME).expanduser().absolute()
+        home = _home(Path(given.get("home") or environ.get("CLIP_HOME") or DEFAULT_HOME))
         values: dict[str, Any] = {"home": home}
         values |= _from_file(home / "config.toml", known)
         values |= {k: v for k in known if k != "home" and (v := environ.get(f"CLIP_{k.upper()}"))}
@@ -118,6 +118,15 @@ class Settings:
             raise InvalidSpec(
                 "max_body_bytes is at most 64 MiB: a frame to a replica holds a body", key="max_body_bytes"
             )
+
+
+def _home(chosen: Path) -> Path:
+    try:
+        return chosen.expanduser().absolute()
+    except RuntimeError as error:
+        raise InvalidSpec(
+            f"home = {str(chosen)!r}: this user has no home directory; set CLIP_HOME, or give --home DIR", key="home"
+        ) from error
 
 
 def _from_file(path: Path, known: set[str]) -> dict[str, Any]:

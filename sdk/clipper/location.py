@@ -33,9 +33,13 @@ class Location:
 
 
 def home_directory(environ: Mapping[str, str] | None = None) -> Path:
-    """`CLIP_HOME`, else `~/.clip`."""
+    """`CLIP_HOME`, else `~/.clip`; `/.clip` for a user without a home directory, as containers have them."""
     environ = os.environ if environ is None else environ
-    return Path(environ.get("CLIP_HOME") or DEFAULT_HOME).expanduser()
+    chosen = Path(environ.get("CLIP_HOME") or DEFAULT_HOME)
+    try:
+        return chosen.expanduser()
+    except RuntimeError:
+        return Path("/", *chosen.parts[1:])
 
 
 def find_platform(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import threading
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.support.platform import CLIP, PlatformProcess, eventually, write_project
@@ -143,3 +145,66 @@ def test_kill_9_in_the_middle_of_a_deploy_comes_back_with_the_version_before(
         assert own_platform.post("/fn/demo/pid", {}).headers["x-clip-version"] == "1"
     states = {v["number"]: v["state"] for v in own_platform.clip("versions", "demo", "--json").json()["versions"]}
     assert states == {1: "ready", 2: "failed"}
+
+
+def test_the_end_of_the_terminal_drains_as_sigterm_does(
+    own_platform: PlatformProcess, tmp_path: Path, mark: Path
+) -> None:
+    deployed(own_platform, tmp_path, mark)
+    call = Call(own_platform, "nap", {"seconds": 1.5})
+    eventually(mark.exists)
+    assert own_platform.process is not None
+    own_platform.process.send_signal(signal.SIGHUP)
+    assert own_platform.process.wait(20) == 0
+    call.join()
+    assert call.met == 200
+
+
+def test_a_second_interrupt_ends_it_at_once(own_platform: PlatformProcess, tmp_path: Path, mark: Path) -> None:
+    deployed(own_platform, tmp_path, mark)
+    call = Call(own_platform, "nap", {"seconds": 60})
+    eventually(mark.exists)
+    assert own_platform.process is not None
+    own_platform.process.send_signal(signal.SIGINT)
+    eventually(lambda: "SIGINT: draining" in own_platform.log())
+    own_platform.process.send_signal(signal.SIGINT)
+    assert own_platform.process.wait(5) == 128 + signal.SIGINT
+    call.join()
+    assert not (own_platform.home / "platform.json").exists()
+    own_platform.assert_nothing_left()
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-pf", "--mount-proc", "true"], capture_output=True).returncode != 0,
+    reason="no namespaces here",
+)
+def test_as_process_1_it_reaps_the_orphans_of_functions(tmp_path: Path) -> None:
+    code = """
+import subprocess
+import clipper
+
+@clipper.function()
+def orphan() -> int:
+    subprocess.run(["sh", "-c", "setsid sleep 0.1 &"])
+    return 1
+"""
+    platform = PlatformProcess(tmp_path / "home")
+    command = ["unshare", "-pf", "--mount-proc", CLIP, "up", "--home", str(platform.home), "--port", "0"]
+    with platform.log_path.open("ab") as log:
+        outer = subprocess.Popen(command, env=platform.environment(), stdout=log, stderr=log)
+    eventually(lambda: (platform.home / "platform.json").exists(), within_s=30, what=platform.log())
+    (inner,) = psutil.Process(outer.pid).children()
+    try:
+        platform.url = json.loads((platform.home / "platform.json").read_text())["url"]
+        platform.deploy(write_project(tmp_path / "demo", code, 'name = "demo"\n'))
+        for _ in range(5):
+            platform.call("demo/orphan")
+
+        def zombies() -> int:
+            return sum(child.status() == psutil.STATUS_ZOMBIE for child in inner.children())
+
+        eventually(lambda: zombies() == 5, within_s=5)
+        eventually(lambda: zombies() == 0, within_s=20)
+    finally:
+        inner.terminate()
+        outer.wait(20)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,18 @@ def test_up_gives_a_failure_as_data(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "invalid_spec",
         True,
     )
+
+
+@pytest.mark.parametrize("wrap", [lambda e: e, lambda e: ExceptionGroup("starting", [e])])
+def test_up_gives_a_full_disk_as_data_and_a_defect_as_an_exception(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrap: Callable[[Exception], Exception]
+) -> None:
+    runs(monkeypatch, wrap(OSError(errno.ENOSPC, "No space left on device", "/home/x/home_id")))
+    error = up({"home": tmp_path}, lambda _: None)["error"]
+    assert error["message"] == "the platform cannot go on: No space left on device: /home/x/home_id"
+    runs(monkeypatch, wrap(KeyError("x")))
+    with pytest.raises((KeyError, ExceptionGroup)):
+        up({"home": tmp_path}, lambda _: None)
 
 
 POLICY = {"target_queue_depth": 2, "max_replicas": 12}

@@ -15,3 +15,14 @@ def test_the_platform_sets_the_size_of_warm_pools_that_declare_none(tmp_path: Pa
     assert Settings.load(environ={"CLIP_HOME": str(tmp_path), "CLIP_WARM_POOL_SIZE": "2"}).warm_pool_size == 2
     with pytest.raises(InvalidSpec, match="warm_pool_size"):
         Settings.load(environ={"CLIP_HOME": str(tmp_path), "CLIP_WARM_POOL_SIZE": "17"})
+
+
+def test_a_user_without_a_home_directory_is_refused_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> object:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(InvalidSpec, match="CLIP_HOME"):
+        Settings.load(environ={})
+    assert Settings.load(environ={"CLIP_HOME": "/srv/clip"}).home == Path("/srv/clip")

@@ -22,7 +22,22 @@ def up(flags: Mapping[str, Any], on_listening: Callable[[dict[str, str]], None])
         settings = Settings.load(**flags)
         facts = {"store": settings.store_url, "backend": settings.backend, "home": str(settings.home)}
         return {"exit_code": run(settings, on_listening=lambda *, url: on_listening({"url": url, **facts}))}
-    except ClipperError as error:
-        return {"error": {**error.details, "code": error.code, "message": str(error)}}
     except ValueError as error:
         return {"error": {"code": "invalid_settings", "message": str(error)}}
+    except (ClipperError, OSError, BaseExceptionGroup) as error:
+        return {"error": _described(error)}
+
+
+def _described(error: BaseException) -> dict[str, Any]:
+    """An error of the platform or of the operating system, such as a full disk. Raises it again where it is a
+    defect."""
+    first = error
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    if isinstance(first, ClipperError):
+        return {**first.details, "code": first.code, "message": str(first)}
+    if isinstance(first, OSError):
+        path = first.filename2 or first.filename
+        where = f": {path}" if path else ""
+        return {"code": "unavailable", "message": f"the platform cannot go on: {first.strerror or first}{where}"}
+    raise error

@@ -45,6 +45,11 @@ def state_style(state: str) -> str:
     return _STATES.get(state, "")
 
 
+def _takes_utf8(stream: IO[str]) -> bool:
+    """JSON is escaped for a locale with another encoding, in which characters would become `?`."""
+    return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
+
+
 def _is_terminal(stream: IO[str]) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
@@ -70,7 +75,7 @@ class Output:
     def _write_json(self, value: Any, indent: int | None = None) -> None:
         import json  # 1 ms that `clip --version` and `clip --help` have no use for
 
-        sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False, default=str) + "\n")
+        sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=not _takes_utf8(sys.stdout), default=str) + "\n")
         sys.stdout.flush()
 
     def line(self, *parts: Part, wrap: bool = False) -> None:

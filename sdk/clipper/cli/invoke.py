@@ -15,7 +15,7 @@ from clipper.cli.console import Output
 from clipper.cli.names import Target, named_function
 from clipper.cli.options import connect, function_argument, json_option, path, usage_error
 from clipper.cli.problems import CommandFailed
-from clipper.cli.text import clean, duration, size
+from clipper.cli.text import as_typed, clean, duration, size
 from clipper.contract.media_types import EVENT_STREAM, JSON, MSGPACK, NPY, OCTET_STREAM
 from clipper.lines import media_type
 
@@ -97,7 +97,7 @@ def invoke(
 def request_body(json_input: str | None, file: Path | None) -> tuple[bytes, str]:
     """The body and its content type. Raises BadParameter when both are given, CommandFailed on an unreadable file."""
     if file is None:
-        return (json_input if json_input is not None else "{}").encode(), JSON
+        return (as_typed(json_input).encode() if json_input is not None else b"{}"), JSON
     if json_input is not None:
         raise usage_error("give either --json-input or --file, not both", "--file")
     if str(file) == "-":

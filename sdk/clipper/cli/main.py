@@ -55,6 +55,12 @@ def main(arguments: Sequence[str]) -> int:
         return end.code if isinstance(end.code, int) else FAILED
     except click.UsageError as error:
         return _usage(error, Output(json=wants_json))
+    except UnicodeEncodeError as error:  # bytes that the locale's encoding does not have
+        hint = "Run it in a UTF-8 locale, as in LC_ALL=C.UTF-8"
+        _report(
+            CommandFailed(f"An argument is not text in this locale: {error.reason}", hint=hint), Output(json=wants_json)
+        )
+        return FAILED
     except (ClipperError, CommandFailed, SpecError) as error:
         _report(error, Output(json=wants_json))
         return FAILED

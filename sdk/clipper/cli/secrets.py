@@ -10,6 +10,7 @@ from clipper.cli.console import OK, Output
 from clipper.cli.names import Target, known
 from clipper.cli.options import connect, json_option, project_argument
 from clipper.cli.problems import CommandFailed
+from clipper.cli.text import as_typed
 
 __all__ = ["delete", "list_secrets", "set_secret"]
 
@@ -53,7 +54,7 @@ def set_secret(project: str, name: str, value: str | None, out: Output) -> None:
 
 def _secret_value(out: Output, name: str, given: str | None) -> str:
     if given is not None and given != "-":
-        return given
+        return as_typed(given)
     if given is None and out.interactive:
         answer: str = click.prompt(f"Value of {name}", hide_input=True, err=True)
         return answer

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import datetime
 from typing import Any
 
-__all__ = ["ago", "clean", "clock", "duration", "one_line", "parse_since", "plural", "scalar", "size", "stamp"]
+__all__ = [
+    "ago",
+    "as_typed",
+    "clean",
+    "clock",
+    "duration",
+    "one_line",
+    "parse_since",
+    "plural",
+    "scalar",
+    "size",
+    "stamp",
+]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
@@ -114,3 +127,13 @@ def scalar(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return f"{value:.0f}"
     return json.dumps(value, ensure_ascii=False)
+
+
+def as_typed(argument: str) -> str:
+    """An argument that was typed as UTF-8, also where the locale has another encoding. Raises UnicodeEncodeError for
+    bytes that are neither UTF-8 nor of the locale's encoding."""
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeError:
+        argument.encode()
+        return argument

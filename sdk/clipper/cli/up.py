@@ -59,6 +59,8 @@ def _failed(error: dict[str, Any]) -> CommandFailed:
             hint = f"Use another port: clip up --port {int(error['port']) + 1}"
         else:
             hint = "Use the one that runs (clip doctor shows it), or give another home: clip up --home DIR"
+    if code == "store_unavailable" and not hint:
+        hint = "Nothing was started. Start it again when the store is there, or name another one: clip up --store URL"
     return CommandFailed(message, hint=hint, code=code, **error)
 
 

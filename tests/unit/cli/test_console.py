@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -56,3 +57,10 @@ def test_only_the_last_lines_of_a_long_log_are_shown(capsys: pytest.CaptureFixtu
 def test_a_failures_hint_follows_its_message(capsys: pytest.CaptureFixture[str]) -> None:
     show(CommandFailed("it broke", hint="mend it"), Output())
     assert capsys.readouterr().err.splitlines() == ["✗ it broke", "  → mend it"]
+
+
+def test_json_is_escaped_where_the_locale_has_another_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii", errors="replace", write_through=True))
+    Output(json=True).document({"word": "grün €"})
+    assert json.loads(written.getvalue()) == {"word": "grün €"}

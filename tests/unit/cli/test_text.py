@@ -87,3 +87,15 @@ def test_colours_are_dropped_and_other_controls_are_spelled_out() -> None:
 def test_counts_agree_with_their_word() -> None:
     assert [text.plural(n, "file") for n in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
     assert text.plural(2, "retry") == "2 retries"
+
+
+def test_an_argument_is_what_was_typed_whatever_the_locale_made_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_locale(encoding: str, typed: bytes) -> str:
+        monkeypatch.setattr("os.fsencode", lambda argument: argument.encode(encoding, "surrogateescape"))
+        return text.as_typed(typed.decode(encoding, "surrogateescape"))
+
+    for encoding in ("utf-8", "ascii", "latin-1"):
+        assert in_locale(encoding, "grün €".encode()) == "grün €"
+    assert in_locale("latin-1", b"gr\xfcn") == "grün"
+    with pytest.raises(UnicodeEncodeError):
+        in_locale("ascii", b"gr\xfcn")

@@ -75,6 +75,7 @@ def test_flags_become_settings_and_the_exit_code_is_the_platforms(
         ({"code": "conflict", "message": "a platform runs already"}, "clip up --home DIR"),
         ({"code": "conflict", "message": "cannot listen", "port": 80}, "Use another port: clip up --port 81"),
         ({"code": "conflict", "message": "the home is locked", "hint": "Wait for it"}, "Wait for it"),
+        ({"code": "store_unavailable", "message": "the store is away"}, "Nothing was started"),
     ],
 )
 @pytest.mark.parametrize("flags", [[], ["--json"]], ids=["words", "json"])
@@ -87,7 +88,7 @@ def test_what_is_in_the_way_is_named_with_what_to_do(
     out, err = capsys.readouterr()
     if flags:
         document = json.loads(out)["error"]
-        assert (document["code"], document["message"]) == ("conflict", error["message"])
+        assert (document["code"], document["message"]) == (error["code"], error["message"])
         assert hint in document["hint"]
     else:
         assert error["message"] in err

@@ -70,3 +70,13 @@ def test_loopback_is_recognised(url: str, loopback: bool) -> None:
 
 def test_the_home_defaults_to_the_users() -> None:
     assert home_directory({}) == Path("~/.clip").expanduser()
+
+
+def test_a_user_without_a_home_directory_needs_only_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> object:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert home_directory({}) == Path("/.clip")
+    assert find_platform(environ={"CLIP_URL": "http://models:8700"}) == Location("http://models:8700")
