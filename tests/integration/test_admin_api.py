@@ -504,7 +504,7 @@ async def test_secrets_are_set_listed_by_name_and_deleted_but_never_shown(world:
         assert listed.json() == {"secrets": ["TOKEN"]}
         assert "s3cret" not in listed.text
         await world.deploy()
-        assert world.gate.plane.serving.running[F].env == {"TOKEN": "s3cret"}
+        assert await world.gate.plane.secrets.read("digits") == {"TOKEN": "s3cret"}  # what each launch asks
         assert (await client.delete(f"{path}/TOKEN")).json() == {"deleted": "TOKEN"}
         assert (await client.delete(f"{path}/TOKEN")).status_code == 404
         assert (await client.put(f"{path}/LD_PRELOAD", json={"value": "x"})).status_code == 400
