@@ -189,6 +189,9 @@ class Metrics:
         "clip_batch_reruns", "Executions beyond the first, to find the guilty of a failed batch.", *_FV
     )
     retries: Family[Counter] = _counter("clip_retries", "Invocations sent again because their replica was lost.", *_FV)
+    withdrawn: Family[Counter] = _counter(
+        "clip_withdrawn", "Invocations taken back from a replica before they began, from behind a long call.", *_FV
+    )
     hedges: Family[Counter] = _counter(
         "clip_hedges", "Invocations sent to a second replica because the first was slow.", *_FV
     )

@@ -105,7 +105,7 @@ class AsyncEngine:
         self._descriptor = descriptor
         self._slots = asyncio.Semaphore(concurrency)
         self._thread = threading.get_ident()
-        self._events: deque[Callable[[], None]] = deque()  # what the reading thread received, in order
+        self._events: deque[partial[None]] = deque()  # what the reading thread received, in order
         self._calls: dict[int, _AsyncCall] = {}  # by item
         self._answers: dict[int, Answer] = {}  # by batch: finished in this turn of the loop
         self._running: asyncio.AbstractEventLoop | None = None
@@ -123,6 +123,22 @@ class AsyncEngine:
     def cancel(self, ids: Sequence[int]) -> None:
         self._post(partial(self._cancel, ids))
 
+    def withdraw(self, ids: Sequence[int]) -> None:
+        """Also while user code blocks the loop: what the loop has not seen is answered here."""
+        wanted = set(ids)
+        for event in self._events.copy():
+            work = event.args[0]
+            if not isinstance(work, Work):
+                continue
+            try:
+                self._events.remove(event)
+            except ValueError:  # the loop took it meanwhile
+                continue
+            self._replies.withdrawn(work.batch, work.withdraw(wanted))
+            if work.items:
+                self._events.appendleft(event)
+        self._post(partial(self._withdraw, ids))
+
     def credit(self, item: int, n: int) -> None:
         self._post(partial(self._give, item, n))
 
@@ -130,7 +146,7 @@ class AsyncEngine:
         if self._running is not None:  # a signal handler calls this too, where no other call is safe
             self._running.call_soon_threadsafe(self._check_drained)
 
-    def _post(self, event: Callable[[], None]) -> None:
+    def _post(self, event: partial[None]) -> None:
         self._events.append(event)
         if self._running is not None and threading.get_ident() != self._thread:
             self._running.call_soon_threadsafe(self._process)
@@ -183,6 +199,11 @@ class AsyncEngine:
     def _cancel(self, ids: Sequence[int]) -> None:
         for item in ids:
             if (call := self._calls.get(item)) is not None:
+                call.cancel(item)
+
+    def _withdraw(self, ids: Sequence[int]) -> None:
+        for item in ids:
+            if (call := self._calls.get(item)) is not None and not call.began:
                 call.cancel(item)
 
     def _give(self, item: int, n: int) -> None:

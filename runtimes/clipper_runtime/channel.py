@@ -93,9 +93,9 @@ class Channel:
         packed = struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
 
-    def readable(self) -> bool:
-        """Whether a read would not block: there are bytes, or the end of the stream."""
-        return bool(self._poll.poll(0))
+    def readable(self, timeout_s: float = 0.0) -> bool:
+        """Whether a read would not block: there are bytes, or the end of the stream. Waits for that at most so long."""
+        return bool(self._poll.poll(timeout_s * 1000))
 
     def pump(self, handle: Handler, *, wait: bool = True, yielding: bool = False, expecting: bool = False) -> None:
         """Read once and handle each complete frame; without `wait`, only the bytes that are there already.

@@ -50,7 +50,7 @@ class Lifeline(Protocol):
 
 
 class Engine(Protocol):
-    """The thread that reads the channel calls `invoke`, `cancel`, `credit` and `drain`, one at a time."""
+    """The thread that reads the channel calls `invoke`, `cancel`, `withdraw`, `credit` and `drain`, one at a time."""
 
     @property
     def busy_since(self) -> float:
@@ -59,6 +59,10 @@ class Engine(Protocol):
 
     def invoke(self, work: Work) -> None: ...
     def cancel(self, ids: Sequence[int]) -> None: ...
+    def withdraw(self, ids: Sequence[int]) -> None:
+        """Answer those that have not begun as cancelled, at once. Nothing else happens to the others."""
+        ...
+
     def credit(self, item: int, n: int) -> None: ...
     def drain(self) -> None: ...
     def serve(self) -> None:
@@ -67,7 +71,7 @@ class Engine(Protocol):
 
 
 class InlineEngine:
-    """One call at a time, on the main thread."""
+    """One call at a time, on the main thread. `flush`, which the watcher calls, sends answers during a long call."""
 
     def __init__(self, core: ExecutionCore, replies: Replies, lifeline: Lifeline, channel: Channel) -> None:
         self._core = core
@@ -75,7 +79,10 @@ class InlineEngine:
         self._replies = replies
         self._channel = channel
         self._few = False  # few calls come together
+        self._claim = threading.Lock()  # a call begins, or is withdrawn; guards the next four
         self._inbox: deque[Work] = deque()
+        self._calls: list[Work] = []  # of the current frame, not begun, the next one last
+        self._ended = Answer()  # calls of the current frame that ended and are not answered
         self._current: Work | None = None
         self.busy_since = 0.0
 
@@ -86,6 +93,21 @@ class InlineEngine:
         for work in (self._current, *self._inbox.copy()):
             if work is not None:
                 work.cancel(ids)
+
+    def withdraw(self, ids: Sequence[int]) -> None:
+        wanted, found = set(ids), []
+        with self._claim:
+            for work in (*self._calls, *self._inbox):
+                found.append((work.batch, work.withdraw(wanted)))
+        for batch, items in found:
+            self._replies.withdrawn(batch, items)
+
+    def flush(self) -> None:
+        """Send the answers of calls that ended."""
+        with self._claim:
+            ended, self._ended = self._ended, Answer()
+            batch = self._current.batch if self._current is not None else 0
+        self._replies.answer(batch, ended, amid_call=True)
 
     def credit(self, item: int, n: int) -> None:
         """Does nothing: this engine has no streams."""
@@ -98,10 +120,7 @@ class InlineEngine:
         try:
             while True:
                 while inbox:
-                    self._current = inbox[0]  # before it leaves the inbox: a cancellation finds it in one of the two
-                    inbox.popleft()
-                    self._run(self._current)
-                    self._current = None
+                    self._run_next()
                 if not self._lifeline.draining:
                     pump(handle, expecting=self._few)
                     continue
@@ -111,29 +130,55 @@ class InlineEngine:
         except ChannelClosed as error:
             self._lifeline.fatal(error)
 
-    def _run(self, work: Work) -> None:
-        answer, first_at = Answer(), 0.0
-        for call in self._core.calls(work):
-            self.busy_since = time.monotonic()
-            if not answer.outcomes:
-                first_at = self.busy_since
-            elif self.busy_since - first_at > _HOLD_ANSWERS_S:
-                self._replies.answer(work.batch, answer)
-                answer, first_at = Answer(), self.busy_since
-            self._core.run_now(call, answer)
+    def _run_next(self) -> None:
+        """Run the calls of the next frame."""
+        with self._claim:
+            # Before it leaves the inbox: a cancellation finds it in one of the two.
+            self._current = work = self._inbox[0]
+            self._inbox.popleft()
+            first, *others = self._core.calls(work) if work.items else (work,)
+            self._calls = others[::-1]
+        answer = Answer()
+        self._run(first, answer)
+        if others:
+            answer = self._run_others(work, answer)
         self._replies.answer(work.batch, answer)
+        self._current = None
         self.busy_since = 0.0
         self._few = len(work.items) <= _FEW_ITEMS
         REQUEST_ID.set("")
 
+    def _run(self, call: Work, answer: Answer) -> None:
+        if call.items:  # else all of them were withdrawn
+            self.busy_since = time.monotonic()
+            self._core.run_now(call, answer)
+
+    def _run_others(self, work: Work, answer: Answer) -> Answer:
+        """Run the calls of a frame behind its first one; the answers that were not sent meanwhile."""
+        first_at = time.monotonic()
+        while True:
+            with self._claim:
+                self._ended.extend(answer)
+                if not self._calls:
+                    ended, self._ended = self._ended, Answer()
+                    return ended
+                call = self._calls.pop()
+            answer = Answer()
+            now = time.monotonic()
+            if now - first_at > _HOLD_ANSWERS_S:
+                self.flush()
+                first_at = now
+            self._run(call, answer)
+
 
 class _ThreadCall:
-    """A call that waits or runs, and the outlet of its stream. The condition guards the credit."""
+    """A call that waits or runs, and the outlet of its stream. The condition guards the credit and the begin."""
 
-    __slots__ = ("_condition", "_credit", "_replies", "work")
+    __slots__ = ("_begun", "_condition", "_credit", "_replies", "work")
 
     def __init__(self, work: Work, replies: Replies) -> None:
         self.work = work
+        self._begun = False
         self._replies = replies
         self._credit = INITIAL_CREDIT
         self._condition = threading.Condition()
@@ -157,6 +202,16 @@ class _ThreadCall:
         with self._condition:
             self.work.cancel(ids)
             self._condition.notify()
+
+    def begin(self) -> bool:
+        """Whether anything is left to run: what was withdrawn is not."""
+        with self._condition:
+            self._begun = True
+            return bool(self.work.items)
+
+    def withdraw(self, ids: set[int]) -> list[int]:
+        with self._condition:
+            return [] if self._begun else self.work.withdraw(ids)
 
 
 class ThreadEngine:
@@ -186,6 +241,12 @@ class ThreadEngine:
             if (call := self._calls.get(item)) is not None:
                 call.cancel((item,))
 
+    def withdraw(self, ids: Sequence[int]) -> None:
+        for item in ids:
+            if (call := self._calls.get(item)) is not None and call.withdraw({item}):
+                self._calls.pop(item, None)
+                self._replies.withdrawn(call.work.batch, (item,))
+
     def credit(self, item: int, n: int) -> None:
         if (call := self._calls.get(item)) is not None:
             call.give(n)
@@ -205,6 +266,8 @@ class ThreadEngine:
         me, streaming = threading.get_ident(), self._core.program.streaming
         try:
             while (call := self._waiting.get()) is not None:
+                if not call.begin():
+                    continue
                 self._running[me] = time.monotonic()
                 answer = Answer()
                 complete(self._core.run(call.work, answer, call if streaming else None))

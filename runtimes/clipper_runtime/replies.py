@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from clipper.contract.wire import Chunk, Message, Outcome, Result, encode
 from clipper_runtime.channel import Channel, ChannelClosed
 from clipper_runtime.logs import Output
+from clipper_runtime.outcomes import skipped
 from clipper_runtime.work import Answer
 
 __all__ = ["Replies", "max_payload_bytes"]
@@ -50,12 +51,16 @@ class Replies:
     def chunk(self, item: int, seq: int, content_type: str, body: bytes) -> None:
         self._channel.send([encode(Chunk(item, seq, content_type), len(body)), body], self._output.logs.take)
 
-    def answer(self, batch: int, answer: Answer) -> None:
-        """Send one Result, or several where one frame cannot hold it, after the user output of the batch."""
+    def answer(self, batch: int, answer: Answer, *, amid_call: bool = False) -> None:
+        """Send one Result, or several where one frame cannot hold it, after the user output of the batch.
+
+        `amid_call`: another call runs meanwhile, and may be in the middle of a line.
+        """
         outcomes = answer.outcomes
         if not outcomes:
             return
-        self._output.end_lines()
+        if not amid_call:
+            self._output.end_lines()
         size = sum(map(len, answer.bodies))
         buffers: list[bytes | memoryview]
         if size <= self._max_body_bytes and len(outcomes) <= _OUTCOMES_PER_FRAME:
@@ -69,6 +74,13 @@ class Replies:
         with self._lock:
             self._answered += len(outcomes)
         self._channel.send(buffers, self._output.logs.take)
+
+    def withdrawn(self, batch: int, items: Sequence[int]) -> None:
+        """Answer items that the platform wanted back before they began."""
+        answer = Answer()
+        for item in items:
+            answer.add(skipped(item, "withdrawn before it ran"))
+        self.answer(batch, answer, amid_call=True)
 
     def _parts(self, answer: Answer) -> Iterator[tuple[list[Outcome], list[bytes]]]:
         outcomes: list[Outcome] = []

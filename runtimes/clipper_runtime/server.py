@@ -131,13 +131,13 @@ class Replica:
         self.watcher = Watcher(
             channel,
             read=lambda: channel.pump(self.handle, wait=False, yielding=True),
-            flush=self._replies.flush_logs,
+            flush=self._flush,
             busy=self._busy,
             fatal=self.fatal,
         )
         self._handlers: dict[type, Callable[[Any], None]] = {
             Ping: self._on_ping,
-            Cancel: lambda m: self._with_engine(lambda e: e.cancel(m.ids)),
+            Cancel: lambda m: self._with_engine(lambda e: (e.withdraw if m.withdraw else e.cancel)(m.ids)),
             Credit: lambda m: self._with_engine(lambda e: e.credit(m.id, m.n)),
             Drain: lambda _: self.drain(),
         }
@@ -312,6 +312,11 @@ class Replica:
         # The main thread may wait in a read, and nothing more comes that would end it.
         self._channel.set_read_timeout(TICK_S)
         self._with_engine(lambda engine: engine.drain())
+
+    def _flush(self) -> None:
+        self._replies.flush_logs()
+        if isinstance(self._engine, InlineEngine):
+            self._engine.flush()
 
     # The process
 

@@ -20,7 +20,8 @@ class Watcher:
 
     A tick sends the waiting log lines. It reads the channel when bytes have waited in the socket since the last tick
     and no thread has read since then. So pings, cancellations and the end of the channel are handled during a long
-    call, and a short call never moves work between threads.
+    call, and a short call never moves work between threads. Once no thread has read for a whole tick although there is
+    work, the watcher waits for the channel instead, and reads what comes at once.
     """
 
     def __init__(
@@ -57,29 +58,34 @@ class Watcher:
 
     def _run(self) -> None:
         try:
-            active_at = time.monotonic()
+            active_at, reads = time.monotonic(), -1
             while True:
-                time.sleep(TICK_S)
+                long_call = reads == self._channel.reads and self._busy()
+                reads = self._channel.reads
+                if not long_call:
+                    time.sleep(TICK_S)
+                elif self._channel.readable(TICK_S):
+                    reads = -1  # where another thread holds the read lock, the bytes stay: sleep before the next look
                 if self._stopped:
                     return
-                self._tick()
+                self._tick(at_once=long_call)
                 now = time.monotonic()
                 if self._busy():
                     active_at = now
                 elif now - active_at > _PARK_AFTER_S:
                     self._park()
-                    active_at = time.monotonic()
+                    active_at, reads = time.monotonic(), -1
         except BaseException as error:  # noqa: BLE001 - without the watcher the replica cannot go on
             self._fatal(error)
 
-    def _tick(self) -> None:
+    def _tick(self, *, at_once: bool) -> None:
         self._flush()
         if not self._channel.readable():
             self._unread_since = None
-        elif self._unread_since is None or self._unread_since != self._channel.reads:
-            self._unread_since = self._channel.reads
-        else:
+        elif at_once or self._unread_since == self._channel.reads:
             self._read()
+        else:
+            self._unread_since = self._channel.reads
 
     def _park(self) -> None:
         # The thread that brings work makes the replica busy first and checks `parked` second. Here the order is the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from operator import attrgetter
 
 from clipper.contract.frames import split_body
@@ -43,6 +43,14 @@ class Work:
     def unwanted(self) -> bool:
         """Whether every item is cancelled. `cancelled` may hold items of other parts as well."""
         return all(item.id in self.cancelled for item in self.items)
+
+    def withdraw(self, ids: Set[int]) -> list[int]:
+        """Take the items that are among `ids` out, before they run; returns the ids of those."""
+        taken = [item.id for item in self.items if item.id in ids]
+        if taken:
+            kept = [pair for pair in zip(self.items, self.payloads, strict=True) if pair[0].id not in ids]
+            self.items, self.payloads = [item for item, _ in kept], [payload for _, payload in kept]
+        return taken
 
     def cancel(self, ids: Iterable[int]) -> None:
         """Mark the items of this work that are among `ids`."""

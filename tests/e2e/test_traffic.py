@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import httpx
 import pytest
@@ -202,3 +202,30 @@ def test_many_clients_at_once_all_get_their_own_answer(platform: PlatformProcess
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_short_call_does_not_wait_behind_a_long_one_while_a_replica_is_free(
+    platform: PlatformProcess, deploy: Deploy
+) -> None:
+    name = deploy(
+        """
+import time
+import clipper
+
+@clipper.function(target_queue_depth=1, min_replicas=2, max_replicas=2)
+def work(s: float) -> float:
+    time.sleep(s)
+    return s
+"""
+    )
+    for _ in range(20):
+        platform.call(f"{name}/work", s=0)  # known to be quick: the next call is sent ahead
+    with ThreadPoolExecutor(8) as pool:
+        long = pool.submit(platform.call, f"{name}/work", s=4)
+        short = [pool.submit(platform.call, f"{name}/work", s=0.01) for _ in range(5)]
+        done, _ = wait([long, *short], return_when=FIRST_COMPLETED)
+        assert long not in done
+        for call in short:
+            assert call.result(30) == 0.01
+            assert not long.done(), "a short call waited for the long one"
+        assert long.result(30) == 4

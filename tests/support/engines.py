@@ -114,7 +114,7 @@ class ServedEngine:
         if isinstance(message, wire.Invoke):
             self.invoke(Work(message, body, time.monotonic()))
         elif isinstance(message, wire.Cancel):
-            self.engine.cancel(message.ids)
+            (self.engine.withdraw if message.withdraw else self.engine.cancel)(message.ids)
         elif isinstance(message, wire.Credit):
             self.engine.credit(message.id, message.n)
         elif isinstance(message, wire.Drain):

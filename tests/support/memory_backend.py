@@ -33,7 +33,10 @@ async def echo(invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Re
 
 
 class InMemoryReplica:
-    """Implements `Replica` and `Channel`. Public attributes are for tests to set and to look at."""
+    """Implements `Replica` and `Channel`. Public attributes are for tests to set and to look at.
+
+    One that works on a single call (`ready.concurrency` is 1) begins a batch when the one before it has ended.
+    """
 
     def __init__(self, spec: LaunchSpec, behaviour: Behaviour, ready: wire.Ready) -> None:
         self.spec = spec
@@ -47,6 +50,8 @@ class InMemoryReplica:
         self._behaviour = behaviour
         self._loop = asyncio.get_running_loop()
         self._running: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Semaphore(ready.concurrency)
+        self._unbegun: dict[int, tuple[wire.Invoke, list[memoryview]]] = {}  # by batch
         self._idle = asyncio.Event()
         self._idle.set()
         self._listener: ChannelListener | None = None
@@ -101,12 +106,24 @@ class InMemoryReplica:
             return
         self.invokes.append(invoke)
         self._idle.clear()
-        task = self._loop.create_task(self._run(invoke, [memoryview(payload) for payload in payloads]))
+        self._unbegun[invoke.batch] = invoke, [memoryview(payload) for payload in payloads]
+        task = self._loop.create_task(self._run(invoke.batch))
         self._running.add(task)
         task.add_done_callback(self._finished)
 
     def send_cancel(self, ids: Sequence[int]) -> None:
         self.cancelled += ids
+
+    def send_withdraw(self, ids: Sequence[int]) -> None:
+        for batch, (invoke, payloads) in list(self._unbegun.items()):
+            back = [wire.Outcome(item.id, wire.Status.CANCELLED) for item in invoke.items if item.id in ids]
+            kept = [pair for pair in zip(invoke.items, payloads, strict=True) if pair[0].id not in ids]
+            if kept:
+                self._unbegun[batch] = wire.Invoke(batch, [item for item, _ in kept]), [payload for _, payload in kept]
+            else:
+                del self._unbegun[batch]
+            if back:
+                self._send_result(wire.Result(batch, back), [b""] * len(back))
 
     def send_credit(self, item: int, n: int) -> None:
         self.credits.append((item, n))
@@ -119,12 +136,19 @@ class InMemoryReplica:
         """Send a value of a stream, as a generator's replica does."""
         self._tell(lambda listener: listener.on_chunk(chunk, memoryview(payload)))
 
-    async def _run(self, invoke: wire.Invoke, payloads: list[memoryview]) -> None:
-        try:
-            result, bodies = await self._behaviour(invoke, payloads)
-        except Exception as error:  # noqa: BLE001  whatever the script raises is a crash of the replica
-            self.crash(Exit("crashed", f"{type(error).__name__}: {error}"))
-            return
+    async def _run(self, batch: int) -> None:
+        async with self._turn:
+            if batch not in self._unbegun:
+                return
+            invoke, payloads = self._unbegun.pop(batch)
+            try:
+                result, bodies = await self._behaviour(invoke, payloads)
+            except Exception as error:  # noqa: BLE001  whatever the script raises is a crash of the replica
+                self.crash(Exit("crashed", f"{type(error).__name__}: {error}"))
+                return
+            self._send_result(result, bodies)
+
+    def _send_result(self, result: wire.Result, bodies: list[bytes]) -> None:
         self._tell(lambda listener: listener.on_result(result, [memoryview(body) for body in bodies]))
 
     def _tell(self, call: Callable[[ChannelListener], None]) -> None:

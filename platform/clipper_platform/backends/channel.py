@@ -100,6 +100,9 @@ class WireChannel(asyncio.Protocol):
     def send_cancel(self, ids: Sequence[int]) -> None:
         self.send(wire.Cancel(list(ids)))
 
+    def send_withdraw(self, ids: Sequence[int]) -> None:
+        self.send(wire.Cancel(list(ids), withdraw=True))
+
     def send_credit(self, item: int, n: int) -> None:
         self.send(wire.Credit(item, n))
 

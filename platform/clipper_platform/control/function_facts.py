@@ -125,9 +125,11 @@ def function_sample(queue: FunctionQueue, replicas: ReplicaSet, now: float) -> S
         return None
     pool, slo_s = replicas.state, queue.spec.latency_slo_s
     endpoints = queue.endpoints.by_id
+    unbegun = queue.endpoints.unbegun if queue.running else 0
     # As Sample(…) does, at half the cost: 20,000 are made per second where 10,000 functions have load.
     sample: Sample = _new(Sample, (
-        queue.waiting.live, queue.running, pool.wanted, pool.ready, pool.starting, queue.submitted, queue.idle_since,
+        queue.waiting.live + unbegun, queue.running - unbegun, pool.wanted, pool.ready, pool.starting, queue.submitted,
+        queue.idle_since,
         slo_s is not None and queue.latency.above(slo_s, now) > LATE_SHARE,
         _service(endpoints), bool(pool.failed) and not endpoints,
     ))  # fmt: skip
@@ -158,8 +160,8 @@ def function_status(queue: FunctionQueue, replicas: ReplicaSet, now: float, cach
         state=state,
         reason=reason,
         schema=ready.replica.ready.schema if ready else None,
-        queue_depth=queue.waiting.live,
-        running=queue.running,
+        queue_depth=queue.depth,
+        running=queue.begun,
         replicas_wanted=replicas.state.wanted,
         restarts=replicas.state.restarts,
         replicas=tuple(_replica_statuses(queue, replicas)),

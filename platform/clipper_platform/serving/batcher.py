@@ -14,6 +14,7 @@ from clipper_platform.core import balancing, batching
 from clipper_platform.serving.endpoint import Endpoint
 from clipper_platform.serving.invocation import Invocation
 from clipper_platform.serving.queue import InvocationQueue
+from clipper_platform.serving.withdrawals import MAX_WITHDRAWALS
 
 __all__ = ["Assignment", "Batcher"]
 
@@ -67,7 +68,7 @@ class Batcher:
         reserved = None
         suspect = queue.suspect()
         if suspect is not None:
-            idle = self._pick(idle=True)
+            idle = self._pick(now, idle=True)
             if idle is not None:
                 queue.pop_suspect()
                 return Assignment(idle, [suspect], suspect.weight, [], solo=True)
@@ -76,7 +77,7 @@ class Batcher:
         head = queue.peek()
         if head is None:
             return None
-        endpoint = self._pick(but=reserved)
+        endpoint = self._pick(now, idle=head.withdrawals >= MAX_WITHDRAWALS, but=reserved)
         if endpoint is None:
             return None
         limit, full = self._allowed(endpoint, head, now)
@@ -95,18 +96,27 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _pick(self, *, idle: bool = False, but: Endpoint | None = None) -> Endpoint | None:
-        if len(self._endpoints) == 1:
-            (only,) = self._endpoints.values()
-            return only if only is not but and only.room() and not (idle and only.batches) else None
-        chosen = balancing.pick(
-            [
-                balancing.Candidate(e.id, e.load, e.concurrency)
-                for e in self._endpoints.values()
-                if e is not but and e.room() and not (idle and e.batches)
-            ],
-            self._rng,
-        )
+    def _pick(self, now: float, *, idle: bool = False, but: Endpoint | None = None) -> Endpoint | None:
+        """The replica for what is next, an `idle` one where that is asked for; None where none can take it now.
+
+        A busy one is a candidate only while what it runs is about to end; a timer is armed for when that is the case.
+        """
+        candidates: list[Endpoint] = []
+        earliest = math.inf
+        for endpoint in self._endpoints.values():
+            if endpoint is but or not endpoint.room() or (idle and endpoint.batches):
+                continue
+            ahead_from = endpoint.ahead_from(now)
+            if ahead_from <= now:
+                candidates.append(endpoint)
+            elif ahead_from < earliest:
+                earliest = ahead_from
+        if not candidates:
+            self._wait_until(earliest, now)
+            return None
+        if len(candidates) == 1:
+            return candidates[0]
+        chosen = balancing.pick([balancing.Candidate(e.id, e.load, e.concurrency) for e in candidates], self._rng)
         return self._endpoints[chosen] if chosen is not None else None
 
     def _allowed(self, endpoint: Endpoint, head: Invocation, now: float) -> tuple[int, bool]:
@@ -119,7 +129,6 @@ class Batcher:
             each = controller.expected(1)
             return (max(1, min(SHARED_FRAME_ITEMS, int(SHARED_FRAME_S / each))) if each else 1), False
         behind = endpoint.behind
-        expected = controller.expected(endpoint.load) if behind else None
         self._policy = self._policy.with_limit(controller.limit)
         decision = batching.plan(
             self._queue.weight,
@@ -128,7 +137,7 @@ class Batcher:
             now,
             in_flight=behind,
             running_since=endpoint.running_since,
-            expected_s=expected,
+            expected_s=endpoint.expected_s if behind else None,
         )
         if isinstance(decision, batching.Dispatch):
             return decision.n, decision.full

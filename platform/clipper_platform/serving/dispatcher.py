@@ -62,8 +62,8 @@ class Dispatcher:
         def each(read: Callable[[FunctionQueue], int]) -> Callable[[], Iterator[tuple[tuple[str, ...], float]]]:
             return lambda: ((queue.metrics.labels, read(queue)) for queue in self.queues())
 
-        self._metrics.queue_depth.callback = each(lambda queue: queue.waiting.live)
-        self._metrics.running.callback = each(lambda queue: queue.running)
+        self._metrics.queue_depth.callback = each(lambda queue: queue.depth)
+        self._metrics.running.callback = each(lambda queue: queue.begun)
         self._metrics.batch_limit.callback = each(lambda queue: queue.endpoints.batch_limit)
 
     # Invocations

@@ -8,7 +8,7 @@ from typing import Protocol
 from clipper.contract import wire
 from clipper_platform.backends.base import Replica
 from clipper_platform.clock import Clock
-from clipper_platform.core.batching import SizeController
+from clipper_platform.core import batching
 from clipper_platform.serving.invocation import Invocation, State
 
 __all__ = ["Batch", "Endpoint", "EndpointOwner"]
@@ -22,7 +22,10 @@ _UNBOUNDED = 1 << 30  # the batch's own limits decide
 class Batch:
     """Invocations given to a replica together. `items[i]` has the wire id `first + i`; None once it is answered."""
 
-    __slots__ = ("deadline", "first", "full", "hedge", "id", "items", "left", "sent", "size", "solo", "weight")
+    __slots__ = (
+        "deadline", "first", "full", "hedge", "id", "items", "left", "sent", "size", "skipped", "solo", "weight",
+        "withdrawn",
+    )  # fmt: skip
 
     def __init__(
         self, id: int, first: int, items: list[Invocation | None], weight: int, sent: float, deadline: float
@@ -37,6 +40,8 @@ class Batch:
         self.solo = False
         self.full = False  # the size limit is why it is not larger
         self.hedge = False  # a second copy of what another replica is slow with
+        self.skipped = 0  # items that the replica answered without running them
+        self.withdrawn = False  # the replica was asked for those back that have not begun
 
 
 class EndpointOwner(Protocol):
@@ -51,12 +56,14 @@ class EndpointOwner(Protocol):
 
 class Endpoint:
     """Implements `ResultListener`. A replica works on `concurrency` calls at once: a call is a batch where the function
-    is batched, else an item. One that works on a single call gets a second one to its socket, so that it never idles
-    between them."""
+    is batched, else an item. One that works on a single call gets a second one to its socket when the first is about
+    to end, so that it never idles between them."""
 
     PIPELINE = 2  # calls in flight to a replica that works on one at a time
 
-    def __init__(self, replica: Replica, owner: EndpointOwner, clock: Clock, controller: SizeController) -> None:
+    def __init__(
+        self, replica: Replica, owner: EndpointOwner, clock: Clock, controller: batching.SizeController
+    ) -> None:
         self.id = str(replica.id)
         self.channel = replica.channel
         self.ready = replica.ready
@@ -91,6 +98,24 @@ class Endpoint:
     def behind(self) -> int:
         """Batches that would be before another one: 0 when it would run at once."""
         return len(self.batches) if self.concurrency == 1 else 0
+
+    @property
+    def unbegun(self) -> int:
+        """Items that were sent and wait for others of the replica: they count as queued."""
+        if self.concurrency > 1 or not self.batches:
+            return 0
+        return self.load - (next(iter(self.batches.values())).left if self.ready.batched else 1)
+
+    @property
+    def expected_s(self) -> float | None:
+        """How long the batch that it works on should take; None where that is unknown."""
+        return self.controller.expected(next(iter(self.batches.values())).weight)
+
+    def ahead_from(self, now: float) -> float:
+        """When it may get a batch, as far as the one that it works on decides: `core.batching.ahead_from`."""
+        if self.concurrency > 1 or not self.batches:
+            return now
+        return batching.ahead_from(self.running_since, self.expected_s, now)
 
     def room(self) -> int:
         """How many items may be sent now; 0: none. A replica running a suspect takes nothing beside it."""
@@ -129,6 +154,7 @@ class Endpoint:
                 invocation.item = number
                 invocation.endpoint = self
                 invocation.dispatched = now
+                invocation.withdrawn = False
             number += 1
         self._next_item = number
         batch = Batch(self._next_batch, first, list(items), weight, now, latest)
@@ -147,15 +173,33 @@ class Endpoint:
             second, item = invocation.hedge
             second.channel.send_cancel([item])
 
+    def withdraw(self) -> None:
+        """Ask for what has not begun back. The replica answers those items as cancelled at once."""
+        ids: list[int] = []
+        for position, batch in enumerate(self.batches.values()):
+            if batch.withdrawn or (position == 0 and self.ready.batched):
+                continue
+            batch.withdrawn = True
+            unanswered = [invocation for invocation in batch.items if invocation is not None]
+            for invocation in unanswered[position == 0 :]:  # the first one of all has begun
+                if invocation.state is State.RUNNING and invocation.endpoint is self and invocation.hedge is None:
+                    invocation.withdrawn = True
+                    ids.append(invocation.item)
+        if ids:
+            self.channel.send_withdraw(ids)
+
     def credit(self, invocation: Invocation, n: int) -> None:
         """The replica may send `n` more chunks of the invocation's stream."""
         self.channel.send_credit(invocation.item, n)
 
-    def settled(self, batch: Batch, n: int) -> None:
-        """`n` items of a batch are answered and were taken out of its list."""
+    def settled(self, batch: Batch, n: int, *, skipped: bool = False) -> None:
+        """`n` items of a batch are answered and were taken out of its list. `skipped`: they did not run."""
         batch.left -= n
         self.load -= n
-        self.answered += n
+        if skipped:
+            batch.skipped += n
+        else:
+            self.answered += n
 
     def find(self, item: int) -> Invocation | None:
         for batch in self.batches.values():
@@ -177,11 +221,15 @@ class Endpoint:
                 together = slice(n, n + CLOCKED_TOGETHER)
                 owner.on_outcomes(self, batch, outcomes[together], payloads[together], result.exec_s)
         if batch.left == 0:
-            now = self._clock.monotonic()
-            started = max(batch.sent, self.running_since)
-            del self.batches[batch.id]
+            self._done(batch, result.reruns)
+
+    def _done(self, batch: Batch, reruns: int) -> None:
+        now = self._clock.monotonic()
+        started = batch.sent if self.concurrency > 1 else max(batch.sent, self.running_since)
+        if next(iter(self.batches)) == batch.id:  # else it was withdrawn, and the one before it runs on
             self.running_since = now
-            owner.on_batch_done(self, batch, now - started, result.reruns)
+        del self.batches[batch.id]
+        self._owner.on_batch_done(self, batch, now - started, reruns)
 
     def on_chunk(self, chunk: wire.Chunk, payload: memoryview) -> None:
         invocation = self.find(chunk.id)

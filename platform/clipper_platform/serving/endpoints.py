@@ -26,6 +26,7 @@ from clipper_platform.serving.hedging import Hedging
 from clipper_platform.serving.invocation import Invocation, State
 from clipper_platform.serving.queue import InvocationQueue
 from clipper_platform.serving.retry_policy import error_after_loss, error_after_pass
+from clipper_platform.serving.withdrawals import Withdrawals
 
 __all__ = ["Endpoints", "EndpointsOwner"]
 
@@ -53,7 +54,7 @@ class EndpointsOwner(Protocol):
 class Endpoints:
     """Implements `EndpointListener` and `EndpointOwner`."""
 
-    __slots__ = ("_clock", "_hedging", "_owner", "_replicas", "_usual_s", "by_id")
+    __slots__ = ("_clock", "_hedging", "_owner", "_replicas", "_usual_s", "by_id", "withdrawals")
 
     _replicas: ReplicaFeedback
 
@@ -62,6 +63,7 @@ class Endpoints:
         self._owner = owner
         self._clock = clock
         self._usual_s: float | None = None  # how long a call takes, once one was answered
+        self.withdrawals = Withdrawals(self.by_id, clock)
         quantile = owner.spec.hedge_after
         self._hedging = None if quantile is None else Hedging(quantile, self.by_id, metrics=owner.metrics, rng=rng)
 
@@ -70,13 +72,20 @@ class Endpoints:
         """The largest batch that any replica gets now."""
         return max((endpoint.controller.limit for endpoint in self.by_id.values()), default=0)
 
+    @property
+    def unbegun(self) -> int:
+        """Invocations that were sent to replicas and wait there for others."""
+        return sum(endpoint.unbegun for endpoint in self.by_id.values())
+
     def send(self, endpoint: Endpoint, items: list[Invocation], weight: int, *, full: bool, solo: bool) -> None:
         """Have a replica run these. `full`: the size limit is why there are not more; `solo`: nothing beside them."""
         owner = self._owner
         batch = endpoint.send(items, weight, solo=solo)
         batch.full = full
         owner.running += len(items)
-        if not endpoint.answered:
+        if endpoint.load > 1 and endpoint.unbegun:
+            self.withdrawals.watch()
+        if items[0].queued < endpoint.ready_at:
             for invocation in items:
                 if invocation.queued < endpoint.ready_at:
                     invocation.cold = endpoint.cold_start(invocation.queued, batch.sent)
@@ -110,7 +119,7 @@ class Endpoints:
                 or invocation.hedge is not None
                 or invocation.flight is not None
             ):
-                endpoint.settled(batch, 1)
+                endpoint.settled(batch, 1, skipped=outcome.status == wire.Status.CANCELLED)
                 self._on_outcome(endpoint, invocation, outcome, payload, exec_s)
                 continue
             invocation.exec_s = exec_s
@@ -161,12 +170,25 @@ class Endpoints:
             self._owner.finish(invocation, error_of(outcome))
 
     def _passed_over(self, invocation: Invocation) -> None:
+        if invocation.withdrawn and not invocation.chunks:
+            self._come_back(invocation)
+            return
         error = error_after_pass(invocation, self._clock.monotonic(), closed=self._owner.closed)
         if error is not None:
             self._owner.finish(invocation, error)
             return
         self._queue_again(invocation)
         self._owner.kick()
+
+    def _come_back(self, invocation: Invocation) -> None:
+        """It was withdrawn from behind a long call before it began."""
+        owner = self._owner
+        owner.running -= 1
+        invocation.endpoint = None
+        invocation.withdrawals += 1
+        owner.metrics.withdrawn()
+        owner.requeue(invocation)
+        owner.kick()
 
     def on_stream_chunk(
         self, endpoint: Endpoint, invocation: Invocation, chunk: wire.Chunk, payload: memoryview
@@ -177,14 +199,19 @@ class Endpoints:
 
     def on_batch_done(self, endpoint: Endpoint, batch: Batch, duration_s: float, reruns: int) -> None:
         owner = self._owner
-        endpoint.controller.observe(batch.weight if owner.spec.batched else batch.size, duration_s, full=batch.full)
-        owner.metrics.batch_done(batch.size, duration_s, reruns)
-        if endpoint.answered == batch.size:
+        ran = batch.size - batch.skipped
+        if not ran:
+            owner.kick()
+            return
+        weight = max(1, batch.weight * ran // batch.size)
+        endpoint.controller.observe(weight, duration_s, full=batch.full and not batch.skipped)
+        owner.metrics.batch_done(ran, duration_s, reruns)
+        if endpoint.answered == ran:
             self._first_answers(endpoint, duration_s)
         limit = owner.spec.max_invocations
         if limit is not None and endpoint.answered >= limit and not endpoint.draining:
             self._replicas.recycle(endpoint.id)
-        owner.batch_done(batch.size, duration_s)
+        owner.batch_done(ran, duration_s)
 
     def _first_answers(self, endpoint: Endpoint, duration_s: float) -> None:
         if endpoint.waited_s is not None:
@@ -225,6 +252,7 @@ class Endpoints:
         self.by_id.pop(replica, None)
         if not self.by_id:
             self.by_id.clear()  # frees its room
+            self.withdrawals.close()
             self._owner.endpoints_gone()
         self._owner.kick()
 

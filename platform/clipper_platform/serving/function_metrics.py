@@ -69,6 +69,9 @@ class FunctionMetrics:
     def retried(self) -> None:
         self._metrics.retries.child(*self.labels).inc()
 
+    def withdrawn(self) -> None:
+        self._metrics.withdrawn.child(*self.labels).inc()
+
     def hedged(self, n: int) -> None:
         self._metrics.hedges.child(*self.labels).inc(n)
 

@@ -34,7 +34,9 @@ class Hedging:
             self._loop.call_later(delay_s, self._hedge, endpoint, batch)
 
     def _hedge(self, slow: Endpoint, batch: Batch) -> None:
-        unanswered = [i for i in batch.items if i is not None and i.state is State.RUNNING and not i.chunks]
+        unanswered = [
+            i for i in batch.items if i is not None and i.state is State.RUNNING and not (i.chunks or i.withdrawn)
+        ]
         if not unanswered or slow.id not in self._endpoints:
             return
         idle = [e for e in self._endpoints.values() if e is not slow and e.room() >= len(unanswered) and not e.batches]

@@ -92,6 +92,8 @@ class Invocation:
         "sink",
         "state",
         "weight",
+        "withdrawals",
+        "withdrawn",
     )  # fmt: skip
 
     queue: OwningQueue
@@ -110,7 +112,9 @@ class Invocation:
     attempts: int  # replicas that were lost while they had it
     blamed: int  # replicas that crashed or hung while they ran it
     passes: int  # answers of replicas that they did not run it
-    requeues: int  # times that it went back to the queue, for any reason
+    requeues: int  # times that it went back to the queue because its replica was lost or passed over it
+    withdrawals: int  # times that it went back to the queue because it waited behind a long call
+    withdrawn: bool  # its replica was asked for it back, in case that it has not begun
     chunks: int  # sent to the sink so far; a stream that began is not retried
     item: int  # id on the wire while RUNNING
     endpoint: Any  # the replica it runs on
@@ -154,6 +158,8 @@ class Invocation:
         self.dispatched = self.finished = self.exec_s = 0.0
         self.payload = b""
         self.content_type_out = self.default_reason = self.cache_status = ""
+        self.withdrawals = 0
+        self.withdrawn = False
         self.endpoint = self.cold = self.error = self.cache_key = self.flight = self.hedge = None
 
     def __repr__(self) -> str:

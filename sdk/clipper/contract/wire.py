@@ -192,9 +192,14 @@ class Credit(_Message, frozen=True):
 
 
 class Cancel(_Message, frozen=True):
-    """platform → replica: the callers of these items are gone. They are still answered, as CANCELLED or as done."""
+    """platform → replica: the callers of these items are gone. They are still answered, as CANCELLED or as done.
+
+    `withdraw`: the platform wants the items back that have not begun. These are answered as CANCELLED at once, before
+    what runs has ended, and do not run; the others run on.
+    """
 
     ids: list[int]
+    withdraw: bool = False
 
 
 class Ping(_Message, frozen=True):

@@ -51,10 +51,10 @@ async def test_the_status_of_a_busy_function_has_what_waits_what_runs_and_each_r
         await turns()
         status = h.facts.status(F)
         assert status is not None
-        assert (status.state, status.queue_depth, status.running) == ("ready", 2, 4)
+        assert (status.state, status.queue_depth, status.running) == ("ready", 4, 2)
         assert (status.replicas_ready, status.replicas_wanted, status.restarts) == (2, 2, 0)
         assert [(r.state, r.version, r.in_flight, r.invocations, r.memory_bytes) for r in status.replicas] == [
-            ("ready", 1, 2, 0, 1 << 20)
+            ("ready", 1, 1, 0, 1 << 20)
         ] * 2
         release.set()
 
@@ -150,7 +150,7 @@ async def test_a_sample_has_load_and_replica_counts_at_one_instant() -> None:
         await turns()
         sample = sampler(h.clock.monotonic())
         assert sample is not None
-        assert (sample.queued, sample.running, sample.wanted, sample.ready, sample.starting) == (3, 2, 1, 1, 0)
+        assert (sample.queued, sample.running, sample.wanted, sample.ready, sample.starting) == (4, 1, 1, 1, 0)
         assert (sample.arrivals, sample.idle_since, sample.service) == (5, None, None)
         h.scaled.scale(F, 3)
         sample = sampler(h.clock.monotonic())

@@ -10,6 +10,7 @@ import pytest
 from clipper.contract.spec import BatchPolicy
 from clipper_platform.core.batching import (
     BUDGET_FRACTION,
+    MOMENT_S,
     NEVER,
     Aimd,
     Dispatch,
@@ -18,6 +19,7 @@ from clipper_platform.core.batching import (
     SizeController,
     WaitUntil,
     make_controller,
+    overdue_at,
     plan,
 )
 from clipper_platform.core.fitting import DurationFit
@@ -67,8 +69,21 @@ def test_both_slots_taken_means_wait_for_a_reply() -> None:
     assert plan(100, 0.0, POLICY, 10.0, in_flight=2, running_since=9.0, expected_s=0.1) == NEVER
 
 
-def test_a_full_batch_takes_the_second_slot_at_once() -> None:
-    assert plan(8, 9.9, POLICY, 10.0, in_flight=1) == Dispatch(8, full=True)
+def test_a_full_batch_takes_the_second_slot_when_the_running_one_is_about_to_end() -> None:
+    second = partial(plan, 8, 9.9, POLICY, in_flight=1, running_since=10.0, expected_s=0.020)
+    assert second(10.001) == WaitUntil(10.0 + 0.020 - MOMENT_S)
+    assert second(10.020) == Dispatch(8, full=True)
+
+
+@pytest.mark.parametrize("pending", [3, 8])
+def test_nothing_is_sent_behind_a_batch_that_takes_longer_than_expected(pending: int) -> None:
+    second = partial(plan, pending, 9.9, POLICY, in_flight=1, running_since=10.0, expected_s=0.020)
+    assert second(10.020 + 2 * MOMENT_S) == NEVER
+
+
+@pytest.mark.parametrize(("expected_s", "at"), [(None, 10.0), (0.020, 10.020 + MOMENT_S)])
+def test_a_batch_is_overdue_a_moment_after_its_expected_end(expected_s: float | None, at: float) -> None:
+    assert overdue_at(10.0, expected_s) == pytest.approx(at)
 
 
 def test_a_small_batch_takes_the_second_slot_just_before_the_running_one_ends() -> None:

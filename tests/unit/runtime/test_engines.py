@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from clipper.contract import wire
 from clipper.contract.wire import Status
+from clipper_runtime.engines import InlineEngine
 from clipper_runtime.logs import REQUEST_ID
 from tests.support.engines import ENGINES, MAX_PAYLOAD_BYTES, STREAMING_ENGINES, ServedEngine, invoke_of, served
 
@@ -172,6 +173,55 @@ def test_what_is_cancelled_before_its_turn_is_not_run(engine: str, batched: bool
         # An async batch runs as long as anyone waits for one of its items.
         assert [status_of(found[n]) for n in range(3)] == [Status.OK, Status.CANCELLED, Status.CANCELLED]
         assert ran == [[10] if batched else 10]
+
+
+@on_each_engine
+@pytest.mark.parametrize("batched", [True, False])
+def test_what_is_withdrawn_before_it_begins_is_answered_at_once_and_does_not_run(engine: str, batched: bool) -> None:
+    ran: list[Any] = []
+    began, may_end = threading.Event(), threading.Event()
+
+    def function(x: Any) -> Any:
+        ran.append(x)
+        began.set()
+        assert may_end.wait(10)
+        return x
+
+    if batched:
+        function.__annotations__ = {"x": list[int]}
+
+    with served(function, engine, batched=batched, concurrency=1) as replica:
+        replica.send(*invoke_of(10))
+        assert began.wait(10)
+        replica.invoke_now(11, 12, first=1)  # as the watcher does, which reads while the call runs
+        replica.engine.withdraw([0, 1, 2, 12345])
+        found = replica.outcomes(2)
+        assert {n: outcome.status for n, outcome in found.items()} == {1: Status.CANCELLED, 2: Status.CANCELLED}
+        may_end.set()
+        assert status_of(replica.outcomes(1)[0]) == Status.OK, "what has begun runs on"
+        assert replica.ask(13, first=3) == {3: 13}
+        assert ran == ([[10], [13]] if batched else [10, 13])
+
+
+def test_the_answer_of_a_short_call_does_not_wait_for_a_long_one_of_its_frame() -> None:
+    began, may_end = threading.Event(), threading.Event()
+
+    def function(x: int) -> int:
+        if x:
+            began.set()
+            assert may_end.wait(10)
+        return x
+
+    with served(function, "inline") as replica:
+        replica.send(*invoke_of(0, 1, 0))
+        assert began.wait(10)
+        assert isinstance(replica.engine, InlineEngine)
+        replica.engine.withdraw([2])
+        replica.engine.flush()  # as the watcher does
+        found = replica.outcomes(2)
+        assert (found[0], found[2].status) == (0, Status.CANCELLED)
+        may_end.set()
+        assert replica.outcomes(1) == {1: 1}
 
 
 @on_each_engine

@@ -17,9 +17,10 @@ from clipper_platform.serving.invocation import Invocation
 from clipper_platform.types import ReplicaId
 from tests.support.serving import ManualClock, target
 
-__all__ = ["CONCURRENT", "ONE_AT_A_TIME", "FakeReplica", "QueueWorld"]
+__all__ = ["CONCURRENT", "ONE_AT_A_TIME", "UNBATCHED", "FakeReplica", "QueueWorld"]
 
 ONE_AT_A_TIME = wire.Ready(schema={"title": "f"}, batched=True, streaming=False, concurrency=1, phases={"setup": 0.5})
+UNBATCHED = wire.Ready(schema={}, batched=False, streaming=False, concurrency=1, phases={})
 CONCURRENT = wire.Ready(schema={}, batched=False, streaming=True, concurrency=8, phases={})
 
 
@@ -34,6 +35,7 @@ class FakeReplica:
         self.writable = True
         self.batches: list[tuple[wire.Invoke, list[bytes]]] = []
         self.cancelled: list[int] = []
+        self.withdrawn: list[int] = []
         self.credits: list[tuple[int, int]] = []
 
     def send_invoke(self, invoke: wire.Invoke, payloads: Any) -> None:
@@ -41,6 +43,9 @@ class FakeReplica:
 
     def send_cancel(self, ids: Any) -> None:
         self.cancelled += ids
+
+    def send_withdraw(self, ids: Any) -> None:
+        self.withdrawn += ids
 
     def send_credit(self, item: int, n: int) -> None:
         self.credits.append((item, n))
@@ -92,6 +97,10 @@ class QueueWorld:
         """One that becomes ready."""
         replica = FakeReplica(name, ready)
         return replica, self.queue.endpoints.endpoint_ready(replica, self)
+
+    def quick(self, endpoint: Endpoint, each_s: float = 0.001) -> None:
+        """The replica is known to take so long for an item, so that it gets the next batch ahead."""
+        endpoint.controller.observe(1, each_s)
 
     def invocation(self, body: bytes = b"x", *, timeout_s: float = 10.0, sink: Any = None) -> Invocation:
         now = self.clock.now

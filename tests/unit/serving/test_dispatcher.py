@@ -58,10 +58,10 @@ async def test_what_arrives_together_is_batched_up_to_the_limit() -> None:
         for n in range(20):
             h.call(body=str(n).encode())
         await turns()
-        assert [len(batch) for batch in gate.seen] == [8, 8]
+        assert [len(batch) for batch in gate.seen] == [8]
         gate.open.set()
         await asyncio.gather(*(c.wait() for c in h.callers))
-        assert sum(map(len, gate.seen)) == 20
+        assert [len(batch) for batch in gate.seen] == [8, 8, 4]
 
 
 async def test_an_unbatched_function_runs_one_invocation_per_frame_until_it_is_known_to_be_quick() -> None:
@@ -71,7 +71,7 @@ async def test_an_unbatched_function_runs_one_invocation_per_frame_until_it_is_k
         for _ in range(5):
             h.call()
         await turns()
-        assert [len(batch) for batch in gate.seen] == [1, 1]
+        assert [len(batch) for batch in gate.seen] == [1]
         gate.open.set()
 
 
@@ -165,7 +165,7 @@ async def test_a_deadline_is_answered_in_the_queue_and_on_the_replica() -> None:
         calls = [h.call(timeout_s=0.05) for _ in range(4)]
         await asyncio.gather(*(c.wait(2) for c in calls))
         assert Counter(c.code for c in calls) == {"deadline_exceeded": 4}
-        assert len(h.backend.replicas[0].cancelled) == 2
+        assert len(h.backend.replicas[0].cancelled) == 1
         gate.open.set()
 
 
@@ -212,7 +212,7 @@ async def test_a_lost_replica_costs_its_invocations_nothing_but_time() -> None:
         gate.open.set()
         for n, call in enumerate(calls):
             assert (await call.wait()).payload == str(n).encode()
-        assert h.metrics.retries.child("p/f", "1").value == 2
+        assert h.metrics.retries.child("p/f", "1").value == 1
 
 
 async def poisoned(invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Result, list[bytes]]:

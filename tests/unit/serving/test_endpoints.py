@@ -8,9 +8,11 @@ import pytest
 
 from clipper.contract import wire
 from clipper_platform.backends.base import Exit
+from clipper_platform.core.batching import MOMENT_S
 from clipper_platform.serving.endpoint import UNUSUAL
 from clipper_platform.serving.retry_policy import MAX_PASSES, MAX_REQUEUES
-from tests.unit.serving.queue_world import CONCURRENT, FakeReplica, QueueWorld
+from clipper_platform.serving.withdrawals import MAX_WITHDRAWALS
+from tests.unit.serving.queue_world import CONCURRENT, UNBATCHED, FakeReplica, QueueWorld
 
 pytestmark = pytest.mark.virtual_time
 
@@ -116,6 +118,7 @@ async def test_the_first_answers_of_a_replica_are_reported_once() -> None:
 async def test_a_replica_that_answered_its_most_is_recycled_once_and_gets_nothing_new() -> None:
     w = world(max_batch_size=1, max_invocations=2)
     replica, endpoint = w.replica()
+    w.quick(endpoint)
     w.submit(b"a", b"b")
     w.pump()
     w.answer(replica, endpoint)
@@ -149,7 +152,8 @@ async def test_what_a_lost_replica_ran_is_tried_again_and_what_waited_behind_it_
     at_fault: bool, blamed: int
 ) -> None:
     w = world(max_batch_size=1)
-    w.replica()
+    _, endpoint = w.replica()
+    w.quick(endpoint)
     running, behind = w.submit(b"a", b"b")
     w.pump()
     w.gone(at_fault=at_fault)
@@ -326,3 +330,101 @@ async def test_a_replica_in_its_first_call_gets_the_functions_own_time_unless_an
     assert w.queue.endpoints.stuck("r1", 1.0)
     w.gone("r2", at_fault=False)
     assert w.queue.endpoints.stuck("r1", 1.0), "what was seen once stays known"
+
+
+# Withdrawals
+
+
+async def test_what_waits_behind_a_call_that_takes_longer_than_expected_goes_to_a_free_replica() -> None:
+    w = world(max_batch_size=1)
+    busy, endpoint = w.replica("r1")
+    w.quick(endpoint)
+    long, short = w.submit(b"long", b"short")
+    w.pump()
+    assert (len(busy.batches), w.queue.waiting.live, w.queue.depth, w.queue.begun) == (2, 0, 1, 1)
+    free, other = w.replica("r2")
+    w.clock.now += 2 * MOMENT_S
+    await asyncio.sleep(2 * MOMENT_S)  # the timer
+    assert busy.withdrawn == [short.item]
+    _, behind = busy.batches
+    busy.batches.remove(behind)
+    endpoint.on_result(wire.Result(behind[0].batch, [wire.Outcome(short.item, 8)]), [memoryview(b"")])
+    assert w.metrics.withdrawn.child("p/f", "1").value == 1
+    w.pump()
+    w.answer(free, other)
+    assert (w.done, short.attempts, short.requeues) == ([short], 0, 0)
+    assert endpoint.controller.expected(1) == 0.001, "a batch that did not run says nothing about its duration"
+    assert endpoint.answered == 0
+    w.clock.now += 5
+    w.answer(busy, endpoint)
+    assert w.done == [short, long]
+    assert other.answered + endpoint.answered == 2
+    w.check_idle()
+
+
+async def test_what_has_begun_meanwhile_is_not_taken_back() -> None:
+    w = world(max_batch_size=1)
+    replica, endpoint = w.replica()
+    w.quick(endpoint)
+    _, second = w.submit(b"a", b"b")
+    w.pump()
+    w.clock.now += 2 * MOMENT_S
+    w.queue.endpoints.withdrawals.look()
+    assert replica.withdrawn == [second.item]
+    w.answer(replica, endpoint)
+    w.answer(replica, endpoint)
+    assert w.codes() == ["ok", "ok"]
+    w.check_idle()
+
+
+async def test_of_a_frame_of_tiny_calls_all_but_the_one_that_runs_are_taken_back() -> None:
+    w = world(max_batch_size=1)
+    replica, endpoint = w.replica(ready=UNBATCHED)
+    w.quick(endpoint, 0.0001)
+    first, *others = w.submit(*[b"x"] * 4)
+    w.pump()
+    (invoke, _), *_ = replica.batches
+    assert len(invoke.items) == 4
+    assert w.queue.depth == 3
+    w.clock.now += 2 * MOMENT_S
+    w.queue.endpoints.withdrawals.look()
+    w.queue.endpoints.withdrawals.look()
+    assert replica.withdrawn == [invocation.item for invocation in others], "once"
+    back = [wire.Outcome(invocation.item, 8) for invocation in others]
+    endpoint.on_result(wire.Result(invoke.batch, back), [memoryview(b"")] * 3)
+    assert (w.queue.waiting.live, w.queue.running, endpoint.load) == (3, 1, 1)
+    endpoint.on_result(wire.Result(invoke.batch, [wire.Outcome(first.item, 0)]), [memoryview(b"")])
+    assert w.codes() == ["ok"]
+    w.queue.close("the end")
+    w.check_idle()
+
+
+async def test_what_was_taken_back_too_often_waits_for_an_idle_replica() -> None:
+    w = world(max_batch_size=1)
+    replica, endpoint = w.replica()
+    w.quick(endpoint)
+    w.submit(b"a")
+    w.pump()
+    (second,) = w.submit(b"b")
+    second.withdrawals = MAX_WITHDRAWALS
+    w.pump()
+    assert len(replica.batches) == 1
+    w.answer(replica, endpoint)
+    w.pump()
+    assert len(replica.batches) == 1
+    w.answer(replica, endpoint)
+    assert w.codes() == ["ok", "ok"]
+
+
+async def test_what_is_taken_back_from_a_function_that_ended_is_refused() -> None:
+    w = world(max_batch_size=1)
+    replica, endpoint = w.replica()
+    w.quick(endpoint)
+    _, second = w.submit(b"a", b"b")
+    w.pump()
+    w.clock.now += 2 * MOMENT_S
+    w.queue.endpoints.withdrawals.look()
+    w.queue.close("p/f@1 is not running")
+    _, (behind, _) = replica.batches
+    endpoint.on_result(wire.Result(behind.batch, [wire.Outcome(second.item, 8)]), [memoryview(b"")])
+    assert w.codes() == ["unavailable"]

@@ -156,8 +156,8 @@ async def test_an_answer_after_the_deadline_is_no_answer() -> None:
 
 async def test_a_turn_dispatches_its_quantum_and_asks_for_another() -> None:
     w = world(max_batch_size=2)
-    w.replica("r1")
-    w.replica("r2")
+    for name in ("r1", "r2"):
+        w.quick(w.replica(name)[1])
     w.submit(*[b"x"] * 10)
     assert w.queue.pump(2) is True
     assert (w.queue.running, w.queue.waiting.live) == (2, 8)

@@ -1,0 +1,53 @@
+"""Takes back what waits on a replica behind a call that takes longer than expected: another replica may be free."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+
+from clipper_platform.clock import Clock
+from clipper_platform.core import batching
+from clipper_platform.serving.endpoint import Endpoint
+
+__all__ = ["MAX_WITHDRAWALS", "Withdrawals"]
+
+MAX_WITHDRAWALS = 3  # of one invocation; after that it waits for an idle replica
+_SHORTEST_LOOK_S = 0.001  # a busy replica gets new batches all the time: no timer for each of them
+
+
+class Withdrawals:
+    """For one function. One timer for all replicas: it runs only while something waits on one of them."""
+
+    __slots__ = ("_clock", "_endpoints", "_loop", "_timer")
+
+    def __init__(self, endpoints: Mapping[str, Endpoint], clock: Clock) -> None:
+        self._endpoints = endpoints
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self) -> None:
+        """Something was sent to a replica that does not begin at once."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(batching.MOMENT_S, self.look)
+
+    def look(self) -> None:
+        """Withdraw what waits behind overdue calls; look again when the next one may be overdue."""
+        now = self._clock.monotonic()
+        earliest = math.inf
+        for endpoint in self._endpoints.values():
+            if endpoint.unbegun:
+                overdue_at = batching.overdue_at(endpoint.running_since, endpoint.expected_s)
+                if overdue_at <= now:
+                    endpoint.withdraw()
+                else:
+                    earliest = min(earliest, overdue_at)
+        self.close()
+        if earliest < math.inf:
+            self._timer = self._loop.call_later(max(_SHORTEST_LOOK_S, earliest - now), self.look)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
