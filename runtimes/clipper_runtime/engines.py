@@ -95,10 +95,9 @@ class InlineEngine:
                 work.cancel(ids)
 
     def withdraw(self, ids: Sequence[int]) -> None:
-        wanted, found = set(ids), []
+        wanted = set(ids)
         with self._claim:
-            for work in (*self._calls, *self._inbox):
-                found.append((work.batch, work.withdraw(wanted)))
+            found = [(work.batch, work.withdraw(wanted)) for work in (*self._calls, *self._inbox)]
         for batch, items in found:
             self._replies.withdrawn(batch, items)
 
