@@ -42,8 +42,8 @@ class FunctionQueue:
     __slots__ = (
         "_admission", "_batcher", "_clock", "_drain", "_early", "_ended", "_idle", "_max_queued", "_published",
         "_schedule", "_weigh", "_wheel", "answers", "bucket", "cache_hits", "cache_misses", "cached", "closed",
-        "deadline", "endpoints", "idle_since", "latency", "metrics", "name", "no_capacity", "on_call", "running", "scheduled",
-        "spec", "streaming", "submitted", "target", "timeout_s", "waiting",
+        "deadline", "endpoints", "idle_since", "latency", "metrics", "name", "no_capacity", "on_call", "running",
+        "scheduled", "spec", "streaming", "submitted", "target", "timeout_s", "waiting",
     )  # fmt: skip
 
     def __init__(
