@@ -70,11 +70,10 @@ class FunctionQueue:
         self.answers = self.latency if spec.cache_ttl_s is None else LatencyHistogram()
         self.metrics = metrics
         self.closed = ""  # why nothing is admitted any more
-        self._ended = False  # and nothing is dispatched any more
         self.no_capacity = ""  # why no replica will come, as the replica set says it
         self.streaming: bool | None = None  # None until the first replica was ready
         self._published: bytes | None = None  # `schema` as JSON: a fifth of what the objects take
-        self.scheduled = False  # for a turn
+        self.scheduled = self._ended = False  # for a turn; for good
         self.deadline = math.inf  # not later than any of what waits or runs
         self.bucket = 0  # of the deadline wheel
         self.idle_since: float | None = clock.monotonic()  # None while something waits or runs
