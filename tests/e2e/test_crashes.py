@@ -151,12 +151,46 @@ class Loop:
     answer = platform.post(f"/fn/{name}/Loop", json={}, timeout=30)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
 
+    assert int(answer.headers["Retry-After"]) <= 30
+
     again = platform.clip("restart", f"{name}/Loop", check=False)
     assert again.code == 1
     assert "the disk with the weights is gone" in again.out
     fatal.unlink()
     platform.clip("restart", name)
     assert platform.call(f"{name}/Loop") == 1
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("called", [True, False])
+def test_a_version_whose_setup_fails_for_a_while_answers_again_without_a_person(
+    platform: PlatformProcess, deploy: Deploy, tmp_path: Path, called: bool
+) -> None:
+    away = tmp_path / "away"
+    name = deploy(
+        f"""
+import pathlib
+import clipper
+
+@clipper.function(downscale_to_zero_delay_s=0, max_retries=0, timeout_s=20)
+class Model:
+    def __init__(self):
+        if pathlib.Path({str(away)!r}).exists():
+            raise ConnectionError("the database is away")
+    def __call__(self) -> int:
+        return 1
+"""
+    )
+    path = f"{name}/Model"
+    if called:
+        assert platform.call(path) == 1
+    eventually(lambda: not platform.status(path)["replicas"], within_s=30)
+    away.touch()
+    answer = platform.post(f"/fn/{path}", json={}, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+    assert "the database is away" in answer.json()["error"]["message"]
+    away.unlink()
+    eventually(lambda: platform.post(f"/fn/{path}", json={}).status_code == 200, within_s=30, every_s=0.5)
 
 
 @pytest.mark.timeout(180)

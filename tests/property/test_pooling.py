@@ -63,10 +63,10 @@ class PoolMachine(RuleBasedStateMachine):
         self.now += seconds
         self.tell(Tick())
 
-    @rule(data=st.data(), ok=st.booleans())
-    def start(self, data: st.DataObject, ok: bool) -> None:
+    @rule(data=st.data(), ok=st.booleans(), hindered=st.booleans())
+    def start(self, data: st.DataObject, ok: bool, hindered: bool) -> None:
         if name := self.member(data, ReplicaState.STARTING):
-            self.tell(Ready(name) if ok else StartFailed(name, "no"))
+            self.tell(Ready(name) if ok else StartFailed(name, "no", hindered))
 
     @rule(data=st.data(), what=st.sampled_from([Served, Drained]))
     def live(self, data: st.DataObject, what: type[Served] | type[Drained]) -> None:
@@ -85,6 +85,12 @@ class PoolMachine(RuleBasedStateMachine):
             assert name not in self.pool.members
 
     @invariant()
+    def a_pool_that_was_ready_once_never_stops_trying(self) -> None:
+        if self.pool.failed and self.pool.proven:
+            assert self.wake is not None
+            assert self.wake - self.now <= self.pool.max_delay_s
+
+    @invariant()
     def never_more_living_than_wanted(self) -> None:
         assert self.pool.count(ReplicaState.STARTING, ReplicaState.READY) <= self.pool.wanted
 
@@ -96,7 +102,7 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def fewer_than_wanted_has_a_reason(self) -> None:
         if self.pool.count(ReplicaState.STARTING, ReplicaState.READY) < self.pool.wanted:
-            assert self.pool.failed or self.wake is not None
+            assert self.pool.failed or self.wake is not None or self.pool.starting  # a trial
 
 
 TestPoolMachine = PoolMachine.TestCase

@@ -7,9 +7,11 @@
 
 Events are the wanted number of replicas and what happens to each replica; instructions are what to launch, drain or
 kill, and when to send a Tick. Replacements after failures wait with exponential back-off. A replica that ends before
-its first answer counts towards a crash loop; after `max_failures` of these in a row the pool stops trying (`failed`)
-and keeps the reason. A replica that ends after an answer was ended by a request or by the machine, so it is replaced
-sooner and never stops the pool.
+its first answer counts towards a crash loop; after `max_failures` of these in a row the pool has `failed`, with the
+reason. A pool that never had a ready replica stops trying then. One that had (`proven`: what it needs is away for now)
+tries again after each back-off, with one replica, and has not failed while it tries. A replica that ends after an
+answer was ended by a request or by the machine, so it is replaced sooner and never stops the pool. Errors of the
+platform's own, when it has no descriptor or no disk left, only wait.
 """
 
 from __future__ import annotations
@@ -51,9 +53,11 @@ class ReplicaState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """The number of replicas to have from now on. Also ends a `failed` state, since a caller asked again."""
+    """The number of replicas to have from now on. It ends a `failed` state and the back-off of a pool that is not
+    proven; `afresh`: of any pool, since a person asked."""
 
     count: int
+    afresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class StartFailed:
+    """`hindered`: the platform could not start it, so that the function is not at fault."""
+
     replica: str
     message: str
+    hindered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +161,7 @@ class PoolState:
     base_delay_s: float = 0.2
     max_delay_s: float = 30.0
     served_max_delay_s: float = 1.0  # a replica that served is replaced within this
+    hindered_max_delay_s: float = 5.0
     stable_after_s: float = 10.0  # ready for so long: earlier failures are forgotten
     wanted: int = 0
     members: dict[str, Member] = field(default_factory=dict)
@@ -161,7 +169,9 @@ class PoolState:
     starting: int = 0
     failures: int = 0  # deaths in a row before an answer
     crashes: int = 0  # deaths in a row after an answer
-    failed: str = ""  # why the pool stopped trying; empty while it tries
+    hindrances: int = 0  # starts in a row that the platform could not make
+    proven: bool = False  # a replica was ready once, of this pool or of an earlier one
+    failed: str = ""  # why the pool does not try now; empty while it tries
     last_failure: str = ""
     restarts: int = 0
     _not_before: float = 0.0
@@ -174,19 +184,23 @@ class PoolState:
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Apply one event at time `now` (seconds, monotonic). Events about unknown replicas change nothing."""
         match event:
-            case Want(count):
+            case Want(count, afresh):
                 self.wanted = count
-                self._forgive()
+                if afresh or not self.proven:
+                    self._forgive()
             case Ready(replica):
                 self._become(replica, ReplicaState.STARTING, ReplicaState.READY, now)
+                self.proven, self.hindrances = True, 0
             case Served(replica):
                 self._serve(replica)
             case Drained(replica):
                 return self._recycle(replica, now)
             case Unhealthy(replica, message):
                 return self._give_up(replica, message, now)
-            case StartFailed(replica, message):
-                self._bury(replica, message, now, counts=True)
+            case StartFailed(replica, message, hindered):
+                self._bury(replica, message, now, counts=not hindered)
+                if hindered:
+                    self._wait(message, now)
             case Exited(replica, message, expected):
                 self._bury(replica, message, now, counts=not expected)
             # A Tick changes nothing but the time.
@@ -196,6 +210,12 @@ class PoolState:
         self.failed = ""
         self.failures = self.crashes = 0
         self._not_before = 0.0
+
+    def _wait(self, message: str, now: float) -> None:
+        self.last_failure = message
+        self.hindrances += 1
+        delay = min(self.hindered_max_delay_s, self.base_delay_s * 2 ** min(self.hindrances - 1, 16))
+        self._not_before = max(self._not_before, now + delay)
 
     def _become(self, replica: str, before: ReplicaState, after: ReplicaState, now: float) -> None:
         member = self.members.get(replica)
@@ -257,10 +277,22 @@ class PoolState:
             self.failures += 1
             delay = min(self.max_delay_s, self.base_delay_s * 2 ** min(self.failures - 1, 16))
             if self.failures >= self.max_failures:
-                self.failed = f"gave up after {self.failures} failed starts in a row: {message}"
+                self.failed = self._verdict(message, delay)
         self._not_before = max(self._not_before, now + delay)
 
+    def _verdict(self, message: str, delay: float) -> str:
+        if self.proven:
+            return f"{self.failures} starts failed in a row, the next try is {delay:g} s after the last: {message}"
+        return f"gave up after {self.failures} failed starts in a row: {message}"
+
     def _plan(self, now: float) -> list[Instruction]:
+        if self.failed and self.proven:
+            if now < self._not_before:
+                return [*self._fit(now), Wake(self._not_before)]
+            self.failed = ""  # a call from now on is a trial
+        return self._fit(now)
+
+    def _fit(self, now: float) -> list[Instruction]:
         living = self.starting + self.ready
         if living > self.wanted:
             return self._shrink(living - self.wanted, now)
@@ -269,6 +301,8 @@ class PoolState:
             return []
         if now < self._not_before:
             return [Wake(self._not_before)]
+        if self.failures >= self.max_failures or self.hindrances:
+            missing = 1 - min(self.starting, 1)  # a trial
         return [self._launch(now) for _ in range(missing)]
 
     def _launch(self, now: float) -> Launch:

@@ -16,6 +16,7 @@ from clipper_platform.errors import ClipperError
 from clipper_platform.metrics import Metrics
 from clipper_platform.replicas.base import EndpointListener, EventSink, SecretsReader, Target
 from clipper_platform.replicas.running_replica import RunningReplica
+from clipper_platform.replicas.start_failure import hinders
 from clipper_platform.types import ReplicaId
 
 __all__ = ["ReplicaSet"]
@@ -87,12 +88,16 @@ class ReplicaSet:
             await self._change()
         on_change(self.state.count(ReplicaState.READY))
 
+    def trust(self) -> None:
+        """An earlier platform had replicas of this version ready, so that failed starts are not the last word."""
+        self.state.proven = True
+
     async def restart(self) -> None:
         """Replace the replicas one after the other; a set that gave up tries again.
 
         Returns when as many are ready as are wanted, or when it has given up anew.
         """
-        self.want(self.state.wanted)
+        self._handle(pooling.Want(self.state.wanted, afresh=True))
         await self._settle()
         for replica in list(self.running):
             member = self.state.members.get(replica)
@@ -221,23 +226,30 @@ class ReplicaSet:
         )
 
     async def _launch(self, name: str) -> None:
-        target = self.target
         try:
             replica = await self._backend.launch(await self._launch_spec(name))
-        except StartError as error:
-            self.start_error = error
-            self._metrics.restarts.child(target.id.path, "start_failed").inc()
-            self._record(f"replica {name} did not start: {error.phase}: {error.message}", replica=name)
-            self._handle(pooling.StartFailed(name, f"{error.phase}: {error.message}"))
-            return
         except asyncio.CancelledError:
             self._handle(pooling.Exited(name, "start cancelled", expected=True))
             raise
+        except Exception as error:  # noqa: BLE001 - a defect of the backend must not leave a replica that starts for ever
+            self._start_failed(name, error)
+            return
         finally:
             self._launches.pop(name, None)
             if not self._launches:
                 self._launches.clear()
         self._welcome(name, replica)
+
+    def _start_failed(self, name: str, error: Exception) -> None:
+        hindered = hinders(error)
+        if not isinstance(error, StartError):
+            if not hindered:
+                logger.error("a launch met a defect", exc_info=error)
+            error = StartError("launch", f"{type(error).__name__}: {error}")
+        self.start_error = error
+        self._metrics.restarts.child(self.target.id.path, "start_failed").inc()
+        self._record(f"replica {name} did not start: {error.phase}: {error.message}", replica=name)
+        self._handle(pooling.StartFailed(name, f"{error.phase}: {error.message}", hindered))
 
     def _welcome(self, name: str, replica: Replica) -> None:
         member = self.state.members.get(name)

@@ -107,6 +107,8 @@ class ReplicaSets:
         if self._closing:
             raise Unavailable("the platform is shutting down")
         started = self.get(target.id) or self._open(target, schema, idle_s)
+        if schema:
+            started.trust()
         if started.state.wanted != replicas:
             self._metrics.scaling_decisions.child(target.id.path, "fixed").inc()
         started.want(replicas)

@@ -1,12 +1,27 @@
-"""What a deploy reports of a replica that did not start."""
+"""Why a replica did not start: what a deploy reports of it, and whether the function is at fault."""
 
 from __future__ import annotations
 
+import errno
+
 from clipper_platform.backends.base import StartError
-from clipper_platform.errors import DeployFailed
+from clipper_platform.errors import DeployFailed, StoreUnavailable
 from clipper_platform.replicas.base import Target
 
-__all__ = ["start_failed"]
+__all__ = ["hinders", "start_failed"]
+
+# The platform or its machine has no descriptor, process, memory or disk left.
+_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+
+def hinders(error: BaseException) -> bool:
+    """Whether the platform could not launch the replica for a reason of its own, somewhere in the chain of causes."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, StoreUnavailable) or (isinstance(seen, OSError) and seen.errno in _OWN):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def start_failed(target: Target, error: StartError) -> DeployFailed:

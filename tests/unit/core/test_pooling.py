@@ -60,12 +60,80 @@ def test_a_crash_loop_stops_with_its_reason_and_a_new_want_starts_over() -> None
 
 
 def test_a_replica_that_dies_before_it_served_counts_towards_the_crash_loop() -> None:
-    pool = PoolState("r", max_failures=2, base_delay_s=0.0)
+    pool = PoolState("r", max_failures=2)
     pool.handle(Want(1), 0.0)
     for n in (1, 2):
+        pool.handle(Tick(), float(n))
         pool.handle(Ready(f"r-{n}"), float(n))
         pool.handle(Exited(f"r-{n}", "killed by SIGSEGV"), n + 0.1)
     assert "SIGSEGV" in pool.failed
+
+
+def failed_pool(wanted: int) -> tuple[PoolState, float]:
+    """One that was ready, went to zero, and whose next starts failed; with when the last one did."""
+    pool = ready_pool(1)
+    pool.handle(Want(0), 100.0)
+    pool.handle(Exited("r-1", "drained", expected=True), 100.1)
+    now = 101.0
+    pool.handle(Want(wanted), now)
+    while not pool.failed:
+        (start,) = [m.id for m in pool.members.values()][:1]
+        pool.handle(StartFailed(start, "no route to the database"), now)
+        if not pool.failed:
+            now = pool._not_before
+            pool.handle(Tick(), now)
+    return pool, now
+
+
+def test_a_version_that_was_ready_once_keeps_trying_with_capped_back_off() -> None:
+    pool, now = failed_pool(1)
+    delays = []
+    for _ in range(8):
+        assert "no route to the database" in pool.failed
+        (wake,) = {i for i in pool.handle(Tick(), now) if isinstance(i, Wake)}
+        delays.append(round(wake.at - now, 6))
+        now = wake.at
+        (trial,) = pool.handle(Tick(), now)
+        assert isinstance(trial, Launch)
+        assert pool.failed == "", "a call that comes now waits for the trial"
+        pool.handle(StartFailed(trial.replica, "no route to the database"), now)
+    assert delays == [3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0, 30.0]
+
+
+def test_at_zero_the_call_after_the_back_off_is_a_trial_of_one_replica() -> None:
+    pool, now = failed_pool(1)
+    (wake,) = {i for i in pool.handle(Want(0), now) if isinstance(i, Wake)}
+    assert pool.handle(Tick(), wake.at) == []
+    assert pool.failed == ""
+    (trial,) = pool.handle(Want(3), wake.at + 60)
+    assert isinstance(trial, Launch)
+    started = pool.handle(Ready(trial.replica), wake.at + 61)
+    assert len(started) == 1, "one after the other until one has served"
+    assert len(pool.handle(Served(trial.replica), wake.at + 62)) == 1
+
+
+def test_scaling_does_not_shorten_the_back_off_of_a_version_that_was_ready_but_a_restart_does() -> None:
+    pool, now = failed_pool(1)
+    assert not any(isinstance(i, Launch) for i in pool.handle(Want(2), now + 0.1))
+    assert pool.failed
+    assert len(pool.handle(Want(2, afresh=True), now + 0.2)) == 2
+    assert pool.failed == ""
+
+
+def test_errors_of_the_platforms_own_wait_and_never_count_against_the_function() -> None:
+    pool = PoolState("r")
+    pool.handle(Want(2), 0.0)
+    now, delays = 0.0, []
+    pool.handle(StartFailed("r-2", "too many open files", hindered=True), now)
+    for n in (1, *range(3, 12)):
+        pool.handle(StartFailed(f"r-{n}", "too many open files", hindered=True), now)
+        delays.append(round(pool._not_before - now, 6))
+        now = pool._not_before
+        (launch,) = pool.handle(Tick(), now)
+        assert launch == Launch(f"r-{max(n + 1, 3)}")
+    assert (pool.failures, pool.failed) == (0, "")
+    assert delays[-1] == 5.0
+    assert len(pool.handle(Ready("r-12"), now)) == 1, "the others follow"
 
 
 def test_a_replica_that_served_is_replaced_at_once_and_never_stops_the_pool() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -271,6 +273,43 @@ async def test_a_replica_that_is_stuck_is_killed_and_those_beside_it_are_not_bla
         await until(lambda: w.listener.of("gone"))
         assert w.listener.of("gone") == [("f-1-1-1", "killed", False)]
         assert w.events == ["replica f-1-1-1 is hung: worked on a batch for 5 s past its deadline"]
+
+
+def out_of(code: int) -> StartError:
+    error = StartError("launch", os.strerror(code))
+    error.__cause__ = OSError(code, os.strerror(code))
+    return error
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC])
+async def test_a_platform_without_descriptors_or_disk_starts_the_replica_once_it_has_them(code: int) -> None:
+    failing = True
+
+    def start_error(_: LaunchSpec) -> StartError | None:
+        return out_of(code) if failing else None
+
+    async with world(InMemoryBackend(start_error=start_error)) as w:
+        w.replicas.want(1)
+        await asyncio.sleep(60)
+        assert len(w.backend.launches) > 10
+        assert (w.replicas.state.failed, w.replicas.state.failures) == ("", 0)
+        failing = False
+        await until(lambda: bool(w.replicas.running), timeout_s=6)
+
+
+async def test_a_launch_that_raises_anything_else_is_a_failed_start_and_is_tried_again() -> None:
+    raising = True
+
+    async def before_ready(_: LaunchSpec) -> None:
+        if raising:
+            raise RuntimeError("a defect")
+
+    async with world(InMemoryBackend(before_ready=before_ready)) as w:
+        w.replicas.want(1)
+        await turns()
+        assert w.replicas.state.failures == 1
+        raising = False
+        await until(lambda: bool(w.replicas.running), timeout_s=6)
 
 
 async def test_the_health_timer_runs_only_while_there_are_replicas() -> None:
