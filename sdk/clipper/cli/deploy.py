@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clipper.cli.console import OK, Output
-from clipper.cli.examples import curl, python_call
+from clipper.cli.examples import curl, example, python_call
 from clipper.cli.options import connect, directory_argument, json_option
 from clipper.cli.progress import Progress, display
 from clipper.cli.text import duration
@@ -133,14 +133,24 @@ def _succeeded(
     for function in functions[:1]:
         schema = function.get("schema") or {}
         path = f"{project.name}/{function['name']}"
+        call = example(schema, project.deploy.smoke.get(str(function["name"])))
         out.line()
         out.line(("Call it", "bold"))
         key_needed = not control.location.loopback and not public.get(function["name"], False)
-        for line in curl(str(function["url"]), schema, key_needed=key_needed).splitlines():
+        for line in curl(str(function["url"]), schema, call, key_needed=key_needed).splitlines():
             out.line("  ", line)
         out.line()
         out.line("  import clipper")
-        out.line("  ", python_call(path, schema))
+        out.line("  ", python_call(path, schema, call))
+        if call.unsure:
+            names = ", ".join(call.unsure)
+            out.line(
+                (
+                    f"  The schema does not say which values {names} takes: put in your own. With [deploy.smoke] in",
+                    "dim",
+                )
+            )
+            out.line(("  clip.toml, the call of a deploy is shown here.", "dim"))
     out.line()
     _undo(out, project.name, deployment.get("previous"))
 

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import json
 import shlex
+import uuid
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
 
-from clipper.cli.examples import arguments, curl, python_call
+from clipper.cli.examples import Example, curl, example, python_call
+
+
+def arguments(schema: dict[str, Any]) -> dict[str, Any]:
+    return dict(example(schema).arguments)
 
 
 @dataclass
@@ -22,6 +28,14 @@ class Point:
 class Tree:
     value: int
     children: list[Tree] = field(default_factory=list)
+
+
+@dataclass
+class Maybe:
+    """Refers to itself by something that is required."""
+
+    value: int
+    next: Maybe | None
 
 
 TYPES = [
@@ -52,6 +66,16 @@ TYPES = [
     Annotated[str, msgspec.Meta(max_length=2)],
     Annotated[list[int], msgspec.Meta(min_length=3)],
     Annotated[list[int], msgspec.Meta(max_length=1)],
+    Annotated[float, msgspec.Meta(ge=0, lt=0.2)],
+    Annotated[float, msgspec.Meta(gt=1.5, le=1.75)],
+    Annotated[int, msgspec.Meta(gt=1, lt=3)],
+    Annotated[int, msgspec.Meta(ge=10, multiple_of=7)],
+    Annotated[set[int], msgspec.Meta(min_length=3)],
+    set[str],
+    uuid.UUID,
+    datetime.timedelta,
+    decimal.Decimal,
+    Maybe,
 ]
 
 
@@ -93,7 +117,7 @@ def test_curl_survives_the_shell() -> None:
             "required": ["text"],
         }
     }
-    command = curl("http://127.0.0.1:8700/fn/p/f", schema, key_needed=True)
+    command = curl("http://127.0.0.1:8700/fn/p/f", schema, example(schema), key_needed=True)
     words = shlex.split(command.replace("\\\n", " "))
     assert words[:2] == ["curl", "http://127.0.0.1:8700/fn/p/f"]
     assert json.loads(words[words.index("-d") + 1]) == {"text": 'it\'s "quoted" $HOME'}
@@ -101,7 +125,7 @@ def test_curl_survives_the_shell() -> None:
 
 
 def test_curl_of_a_stream_does_not_wait_for_its_end() -> None:
-    command = curl("http://h/fn/p/f", {"streaming": True}, key_needed=False)
+    command = curl("http://h/fn/p/f", {"streaming": True}, Example(arguments={}), key_needed=False)
     assert command.startswith("curl -N ")
     assert "text/event-stream" in command
     assert "Bearer" not in command
@@ -113,7 +137,7 @@ def test_the_python_call_is_valid_python_with_the_same_arguments() -> None:
         "properties": {"flag": {"type": "boolean"}, "text": {"type": "string"}, "n": {"type": "null"}},
         "required": ["flag", "text", "n"],
     }
-    call = python_call("p/f", {"parameters": schema})
+    call = python_call("p/f", {"parameters": schema}, example({"parameters": schema}))
     assert call == 'clipper.Function.from_name("p/f").remote(flag=True, text="hello", n=None)'
     compile(call, "call", "eval")
 
@@ -124,5 +148,61 @@ def test_a_function_that_takes_raw_bytes_is_shown_with_a_file() -> None:
         "parameters": msgspec.json.schema(struct),
         "content_types": ["application/json", "application/octet-stream", "image/*"],
     }
-    assert "--data-binary @FILE" in curl("http://h/fn/p/f", schema, key_needed=False)
-    assert python_call("p/f", schema).endswith('.remote(image=open("FILE", "rb").read())')
+    assert "--data-binary @FILE" in curl("http://h/fn/p/f", schema, example(schema), key_needed=False)
+    assert python_call("p/f", schema, example(schema)).endswith('.remote(image=open("FILE", "rb").read())')
+
+
+def of(kind: Any) -> dict[str, Any]:
+    """What a function of one parameter `x` publishes."""
+    document = msgspec.json.schema(msgspec.defstruct("Arguments", [("x", kind)]))
+    return {"parameters": document}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        ("", [0.5, 0.5]), (" of float32", [0.5, 0.5]), (" of int64", [1, 1]), (" of bool", [True, True]),
+        (" of uint8", [1, 1]), (" of datetime64[D]", ["2026-01-31", "2026-01-31"]),
+    ],
+)  # fmt: skip
+def test_an_array_is_shown_with_numbers_and_not_with_its_name(dtype: str, value: list[Any]) -> None:
+    pixels = {"type": "array", "description": f"numpy array{dtype}, as nested arrays"}
+    call = example({"parameters": {"type": "object", "properties": {"pixels": pixels}, "required": ["pixels"]}})
+    assert call.arguments == {"pixels": value}
+    assert call.unsure == ("pixels",)
+
+
+@pytest.mark.parametrize("kind", [Any, list, list[float], list[list[int]], dict, dict[str, int], bytes, list[bytes]])
+def test_where_the_schema_does_not_say_which_values_the_example_says_so(kind: Any) -> None:
+    assert example(of(kind)).unsure == ("x",)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [str, int, bool, list[str], Point, list[Point], datetime.date, Literal["a", "b"], int | None, tuple[float, float]],
+)
+def test_where_it_does_nothing_is_unsure(kind: Any) -> None:
+    assert example(of(kind)).unsure == ()
+
+
+def test_an_expression_or_an_unknown_format_is_no_example() -> None:
+    assert example(of(Annotated[str, msgspec.Meta(pattern="^A[0-9]+$")])).unsure == ("x",)
+    text = {"type": "string", "format": "card-number"}
+    assert example({"parameters": {"type": "object", "properties": {"x": text}}}).unsure == ("x",)
+    assert example({"parameters": {"type": "object", "properties": {"x": {**text, "examples": ["4111"]}}}}).unsure == ()
+
+
+def test_a_definition_beside_a_nested_model_is_found() -> None:
+    inner = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    model = {"type": "object", "properties": {"i": {"$ref": "#/$defs/Inner"}}, "required": ["i"]}
+    model["$defs"] = {"Inner": inner}
+    schema = {"parameters": {"type": "object", "properties": {"m": model}, "required": ["m"]}}
+    assert example(schema).arguments == {"m": {"i": {"n": 1}}}
+
+
+def test_the_projects_own_smoke_call_is_the_example() -> None:
+    schema = {**of(bytes), "content_types": ["application/octet-stream"]}
+    call = example(schema, {"x": "aGVsbG8="})
+    assert call == Example(arguments={"x": "aGVsbG8="}, given=True)
+    assert '{"x": "aGVsbG8="}' in curl("http://h/fn/p/f", schema, call, key_needed=False)
+    assert python_call("p/f", schema, call).endswith("remote(x=b'hello')")
