@@ -13,6 +13,8 @@ from typing import Any, Final, TypeVar, get_args, get_origin
 
 import numpy as np
 
+from clipper_runtime.text_arrays import check_text_size
+
 __all__ = ["ArrayRule", "array_rule", "coerce", "coerce_scalar"]
 
 # The dtype that numbers of JSON get where the hint names a family of them only.
@@ -116,6 +118,7 @@ def coerce(value: Any, rule: ArrayRule) -> np.ndarray[Any, Any]:
     """
     if rule.kinds == (np.object_,):  # labels of several kinds
         return np.array(value, dtype=object)
+    check_text_size(value)
     try:
         array = np.asarray(value)
     except ValueError:

@@ -15,6 +15,8 @@ __all__ = ["dump_npy", "dump_npy_parts", "load_npy", "schema_of", "to_plain"]
 
 # numpy writes no longer header for any usual dtype.
 _MAX_HEADER_BYTES = 10_000
+# As nested lists, an array of shape (10**12, 0) has 10**12 empty rows.
+_MAX_EMPTY_ROWS: Final = 1_000_000
 
 
 def load_npy(data: bytes | memoryview, *, in_place: bool = False) -> np.ndarray[Any, Any]:
@@ -44,8 +46,10 @@ def load_npy(data: bytes | memoryview, *, in_place: bool = False) -> np.ndarray[
             f"not a valid .npy file: shape {shape} of {dtype} takes {count * dtype.itemsize} bytes, "
             f"{max(0, len(data) - start)} came"
         )
-    if count == 0 or dtype.itemsize == 0:
+    if count == 0 and math.prod(filter(None, shape)) <= _MAX_EMPTY_ROWS:
         return np.zeros(shape, dtype)
+    if count == 0 or dtype.itemsize == 0:
+        raise ValueError(f"not a valid .npy file: shape {shape} of {dtype} promises entries that take no bytes")
     flat = np.frombuffer(data, dtype, count, start)
     if not (in_place and flat.flags.writeable and flat.flags.aligned):
         flat = flat.copy()

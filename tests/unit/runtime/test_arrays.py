@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 from typing import Any, Literal
 
 import msgspec
@@ -172,3 +173,46 @@ def test_types_that_a_npy_file_carries_come_back_as_they_went(dtype: Any) -> Non
 
 def test_an_integer_above_64_bits_is_refused_in_messagepack_with_the_reason() -> None:
     assert "more than 64 bits" in refusal([2**70], MSGPACK)
+
+
+# Amplification: what a small body may not become
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["a" * 500_000] + ["b"] * 1500,
+        [["a" * 500_000]] + [["b"]] * 1500,
+        [["b"] * 2000, ["a" * 500_000]],
+        [1.5] * 1500 + ["a" * 500_000],
+    ],
+)
+@pytest.mark.parametrize("kind", [np.ndarray, npt.NDArray[np.str_], npt.NDArray[np.float64]])
+def test_one_long_text_beside_many_short_ones_is_refused_before_it_takes_gigabytes(kind: Any, value: Any) -> None:
+    tracemalloc.start()
+    status, message = rejection(takes(kind), json.dumps({"x": value}).encode())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert status is Status.INVALID
+    assert "as a list[str]" in message
+    assert peak < 32 * 2**20
+
+
+@pytest.mark.parametrize("value", [["a" * 1000] * 1500, [["a"], ["b" * 20]] * 5000, [[1, 2]] * 5000, [[], []], []])
+def test_texts_and_numbers_of_usual_sizes_are_arrays(value: Any) -> None:
+    assert accepted(np.ndarray, value).shape[0] == len(value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        *(("<f8", "(9999999999, 9999999999)"), ("<f8", "(4294967296, 4294967296)"), ("<f8", "(0, 99999999999999)")),
+        *(("<f8", "(99999999999999, 0)"), ("<U0", "(9999999999999,)"), ("|S0", "(9999,)"), ("|V0", "(999999999,)")),
+    ],
+)
+def test_an_npy_header_that_promises_a_huge_array_is_refused(dtype: str, shape: str) -> None:
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header += b" " * (-(len(header) + 11) % 64) + b"\n"
+    body = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    status, message = rejection(takes(np.ndarray), body, NPY)
+    assert (status, message.split(":")[0]) == (Status.MALFORMED, "not a valid .npy file")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
 from starlette.types import Send
 
-from clipper.contract.media_types import JSON, MSGPACK
+from clipper.contract.media_types import JSON, MSGPACK, OCTET_STREAM
 from clipper_platform.gateway.errors import render
 from clipper_platform.gateway.http.request_head import prefers_msgpack
 from clipper_platform.serving.invocation import Invocation
@@ -19,6 +21,7 @@ __all__ = [
     "answer_of",
     "batch_timing",
     "common_lines",
+    "content_type_value",
     "header_lines",
     "send_answer",
     "wait_timing",
@@ -32,6 +35,9 @@ CACHE_STATUS: Final = {
     "miss": b"cache-status: clipper; fwd=miss; stored\r\n",
     "collapsed": b"cache-status: clipper; fwd=miss; collapsed\r\n",
 }
+
+
+_VISIBLE: Final = re.compile(r"[ -~]{1,256}")
 
 
 class Answer(NamedTuple):
@@ -52,12 +58,18 @@ def answer_of(invocation: Invocation) -> Answer:
         content_type, payload = _default_output(invocation)
         reason = b"x-clip-default: %b\r\n" % invocation.default_reason.encode()
     head = b"content-type: %b\r\ncontent-length: %d\r\n%b%b" % (
-        content_type.encode("latin-1"),
+        content_type_value(content_type),
         len(payload),
         reason,
         common_lines(invocation),
     )
     return Answer(200, head, payload)
+
+
+@lru_cache(maxsize=1024)
+def content_type_value(content_type: str) -> bytes:
+    """The value of the header. It comes from the replica: one with a line break would begin another answer."""
+    return content_type.encode() if _VISIBLE.fullmatch(content_type) else OCTET_STREAM.encode()
 
 
 def _default_output(invocation: Invocation) -> tuple[str, bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from clipper_platform.gateway.errors import render
-from clipper_platform.gateway.http.answer import CACHE_STATUS, batch_timing, header_lines
+from clipper_platform.gateway.http.answer import CACHE_STATUS, batch_timing, content_type_value, header_lines
 from clipper_platform.gateway.http.uvicorn_parts import STATUS_LINE
 from clipper_platform.serving.cache import CachedResult
 from clipper_platform.serving.invocation import Invocation, OwningQueue
@@ -110,6 +110,6 @@ class AnswerTemplates:
             version = queue.target.id.version
             head = self._heads[queue, content_type, length] = (
                 b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-clip-version: %d\r\n"
-                % (STATUS_LINE[200], self._date, content_type.encode("latin-1"), length, version)
+                % (STATUS_LINE[200], self._date, content_type_value(content_type), length, version)
             )
         return head

@@ -27,6 +27,9 @@ __all__ = ["Connection"]
 # How long the rest of a refused request is read and dropped. When a socket is closed while bytes of the client are
 # unread, TCP resets the connection, and the client may lose the answer.
 LINGER_S: Final = 2.0
+# A client has to take this much of a waiting answer in this time, 1 KiB/s. As with nginx, the time is a minute.
+SLOWEST_READ_BYTES: Final = 60 * 1024
+SLOWEST_READ_S: Final = 60.0
 # Between two looks at a half-closed connection; the first reset comes after one round trip.
 FIRST_LOOK_S: Final = 0.01
 LAST_LOOK_S: Final = 1.0
@@ -44,8 +47,8 @@ class Connection(HttpToolsProtocol):
 
     # With a dict for everything, a plain request takes 4% more at 64 connections (hot_path).
     __slots__ = (
-        "_held", "_incomplete_timer", "_lingering", "_refusal", "_refused_id", "_watch_timer", "body_timeout_s",
-        "ending", "given_id", "in_head", "length", "problem", "requests", "templates", "turn", "used",
+        "_held", "_incomplete_timer", "_lingering", "_refusal", "_refused_id", "_slow_timer", "_watch_timer",
+        "body_timeout_s", "ending", "given_id", "in_head", "length", "problem", "requests", "templates", "turn", "used",
     )  # fmt: skip
 
     body_timeout_s: float
@@ -74,6 +77,7 @@ class Connection(HttpToolsProtocol):
         self._refusal: ClipperError | None = None  # the last one of them
         self._refused_id = ""
         self._lingering = False
+        self._slow_timer: asyncio.TimerHandle | None = None  # while the client does not take what is written
         self._watch_timer: asyncio.TimerHandle | None = None  # looks after a half-closed connection
 
     # Reading
@@ -130,8 +134,15 @@ class Connection(HttpToolsProtocol):
         else:
             cycle.begin(cache_key)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_reads()
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        if self._slow_timer is not None:
+            self._slow_timer.cancel()
+            self._slow_timer = None
         cycle, self._held = self._held, None
         if cycle is not None and not cycle.disconnected:
             self.flow.resume_reading()
@@ -177,6 +188,17 @@ class Connection(HttpToolsProtocol):
             self._set_keep_alive_timer()
         else:
             self.transport.close()
+
+    def _expect_reads(self) -> None:
+        waiting = self.transport.get_write_buffer_size()
+        self._slow_timer = self.loop.call_later(SLOWEST_READ_S, self._too_slow, waiting)
+
+    def _too_slow(self, waiting_before: int) -> None:
+        """Abort a connection whose client reads a byte now and then, so that the answer does not occupy memory."""
+        if waiting_before - self.transport.get_write_buffer_size() < SLOWEST_READ_BYTES:
+            self.transport.abort()
+        else:
+            self._expect_reads()
 
     def incomplete(self) -> bool:
         """Whether part of a request has arrived. (The ASGI endpoint limits the time of its own bodies.)"""
@@ -227,6 +249,7 @@ class Connection(HttpToolsProtocol):
             if cycle.response_started:
                 self._refusal = None
             cycle.disconnected = True  # ends its task, which then writes nothing
+            cycle.waiting_for_100_continue = False
             cycle.message_event.set()
         cycle.response_complete = True
 
@@ -267,7 +290,8 @@ class Connection(HttpToolsProtocol):
         self.ending = True
         self._unset_keepalive_if_required()
         if self._watch_timer is None:
-            turn = self.turn
+            # In between two turns, the next one begins in a moment.
+            turn = self.pipeline[-1][0] if self.turn.response_complete else self.turn
             started = getattr(turn, "response_started", False)
             chunked = started and bool(turn.chunked_encoding) and not turn.response_complete
             self.transport = send_ahead(self.transport, started=started, chunked=chunked)
@@ -288,10 +312,10 @@ class Connection(HttpToolsProtocol):
             self._watch(delay_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._incomplete_timer, self._watch_timer):
+        for timer in (self._incomplete_timer, self._slow_timer, self._watch_timer):
             if timer is not None:
                 timer.cancel()
-        self._incomplete_timer = self._watch_timer = None
+        self._incomplete_timer = self._slow_timer = self._watch_timer = None
         self._unset_keepalive_if_required()
         self.pipeline.clear()
         self._held = None

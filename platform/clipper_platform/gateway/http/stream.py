@@ -10,6 +10,7 @@ from typing import Final
 from starlette.types import Send
 
 from clipper.contract.media_types import EVENT_STREAM, NDJSON
+from clipper.contract.wire import INITIAL_CREDIT
 from clipper_platform.errors import InvalidResult
 from clipper_platform.gateway.errors import render
 from clipper_platform.gateway.http.answer import answer_of, send_answer, wait_timing
@@ -18,25 +19,37 @@ from clipper_platform.serving.item_array import join_items
 
 __all__ = ["FRAMINGS", "Credit", "Framing", "ItemSink", "event", "line", "send_array", "send_items"]
 
+MAX_UNREAD: Final = 2 * INITIAL_CREDIT  # of one stream; a replica that keeps to its credit has half of it
+
 Credit = Callable[[], None]
 """The client took an item, so the replica may send another one."""
 
 
 class ItemSink:
-    """Implements `StreamSink`: items that the replica sent and the client did not take. The credit bounds them."""
+    """Implements `StreamSink`: items that the replica sent and the client did not take. The credit bounds them.
+
+    A replica that sends more than it has credit for is broken or hostile: these items are dropped.
+    """
 
     def __init__(self) -> None:
         self._items: asyncio.Queue[tuple[bytes, str] | None] = asyncio.Queue()
+        self._flooded = False
 
     def chunk(self, payload: bytes, content_type: str) -> None:
-        self._items.put_nowait((payload, content_type))
+        if self._items.qsize() < MAX_UNREAD:
+            self._items.put_nowait((payload, content_type))
+        else:
+            self._flooded = True
 
     def end(self) -> None:
         self._items.put_nowait(None)
 
     async def next(self) -> tuple[bytes, str] | None:
-        """(payload, content type) of the next item; None at the end."""
-        return await self._items.get()
+        """(payload, content type) of the next item; None at the end. Raises InvalidResult where some were dropped."""
+        item = await self._items.get()
+        if self._flooded:
+            raise InvalidResult("the replica sent more items than it had credit for")
+        return item
 
 
 async def send_array(invocation: Invocation, sink: ItemSink, credit: Credit, send: Send, *, max_bytes: int) -> None:

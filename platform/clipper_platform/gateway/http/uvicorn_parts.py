@@ -18,11 +18,11 @@ TESTED_SERIES: Final = ("0.53", "0.54")
 _PROTOCOL: Final = "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol."
 _OVERRIDDEN: Final = (
     *("__init__", "_start_asgi_task", "connection_lost", "data_received", "eof_received", "on_body", "on_header"),
-    *("on_headers_complete", "on_message_begin", "on_message_complete", "on_response_complete", "resume_writing"),
-    "timeout_keep_alive_handler",
+    *("on_headers_complete", "on_message_begin", "on_message_complete", "on_response_complete", "pause_writing"),
+    *("resume_writing", "timeout_keep_alive_handler"),
 )
 # Called by our methods, or by uvicorn with the state that our methods keep.
-_INHERITED: Final = (*("_unset_keepalive_if_required", "connection_made", "on_url", "pause_writing", "shutdown"),)
+_INHERITED: Final = (*("_unset_keepalive_if_required", "connection_made", "on_url", "shutdown"),)
 
 PRIVATE_PARTS: Final = (
     *(_PROTOCOL + name for name in (*_OVERRIDDEN, *_INHERITED)),

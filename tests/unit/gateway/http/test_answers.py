@@ -132,3 +132,12 @@ async def test_a_refusal_has_its_own_id_and_time_and_numbers_that_are_a_tenth_of
         assert lines(head)["content-length"] == str(len(body))
         assert lines(head)["server-timing"] == f"total;dur={(now - 1) * 1000:.3f}"
     assert len(rendered) == 2
+
+
+@pytest.mark.parametrize("kind", ["text/html\r\nset-cookie: a=b", "a/b\n", "a/\0", "a/\u2603", "", "x" * 300])
+async def test_a_content_type_that_is_no_header_value_is_that_of_bytes(queue: OwningQueue, kind: str) -> None:
+    """It comes from the replica, whose code may be hostile to others behind the same proxy."""
+    assert lines(answer_of(answered(queue, content_type_out=kind)).head)["content-type"] == "application/octet-stream"
+    whole = AnswerTemplates().result(answered(queue, content_type_out=kind), DATE)
+    assert b"\r\ncontent-type: application/octet-stream\r\n" in whole
+    assert b"set-cookie" not in whole

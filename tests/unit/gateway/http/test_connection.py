@@ -90,6 +90,23 @@ async def test_the_rest_of_a_refused_request_is_dropped_until_the_client_has_clo
         assert line.transport.closed
 
 
+async def test_a_client_that_reads_a_byte_a_second_is_let_go_and_a_slow_one_is_not() -> None:
+    async with serve() as server:
+        stalled, slow, gone = server.connect(), server.connect(), server.connect()
+        for line in (stalled, slow, gone):
+            line.transport.waiting_bytes = 1_000_000
+            line.protocol.pause_writing()
+        await gone.disconnect()
+        for _ in range(3):
+            stalled.transport.waiting_bytes -= 60
+            slow.transport.waiting_bytes -= 100_000
+            await asyncio.sleep(60)
+        assert (stalled.transport.closed, slow.transport.closed) == (True, False)
+        slow.protocol.resume_writing()
+        await asyncio.sleep(120)
+        assert not slow.transport.closed
+
+
 # Half-closed connections
 
 

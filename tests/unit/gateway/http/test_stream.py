@@ -156,3 +156,10 @@ async def test_an_error_in_the_middle_of_an_array_is_the_whole_answer(queue: Own
     stream.invocation.error = FunctionError("it raised")
     status, body = await stream.array()
     assert (status, msgspec.json.decode(body)["error"]["code"]) == (500, "function_error")
+
+
+async def test_a_replica_that_sends_items_without_credit_fills_no_memory(queue: OwningQueue) -> None:
+    stream = Stream(queue, *[b"1"] * 100_000)
+    assert stream.sink._items.qsize() < 100
+    with pytest.raises(InvalidResult, match="credit"):
+        await stream.events()

@@ -37,6 +37,7 @@ class Transport(asyncio.Transport):
         self.reading = True
         self.closed = False
         self.half_closed = False
+        self.waiting_bytes = 0
         self.tcp_state = 8  # CLOSE_WAIT
 
     def write(self, data: Any) -> None:
@@ -59,6 +60,9 @@ class Transport(asyncio.Transport):
 
     def write_eof(self) -> None:
         self.half_closed = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting_bytes
 
     # Of its socket, which it is as well.
 
