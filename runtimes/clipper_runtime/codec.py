@@ -13,13 +13,14 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter, itemgetter
 from typing import Annotated, Any, get_origin
 
 import msgspec
 
 from clipper.contract.accept import Accept
-from clipper.contract.media_types import ANY_IMAGE, JSON, MSGPACK, NPY, NPY_EXTENSION, OCTET_STREAM
+from clipper.contract.media_types import ANY_IMAGE, FORM, JSON, MSGPACK, MULTIPART, NPY, NPY_EXTENSION, OCTET_STREAM
 from clipper.contract.spec import nearest
 from clipper.contract.wire import Item, Status
 from clipper_runtime.content_negotiation import canonical, sniff_image
@@ -91,7 +92,7 @@ class Codec:
             found.append(NPY)
         if self._takes_bytes():
             found += [OCTET_STREAM, ANY_IMAGE]
-        return found
+        return [*found, FORM, MULTIPART]
 
     def schema(self) -> dict[str, Any]:
         """The schema that `Ready` publishes: of the arguments and of the value, with the request's content types."""
@@ -129,7 +130,7 @@ class Codec:
         decode = self._decoders.get(content_type)
         if decode is None:
             decode = self._choose_decoder(content_type)
-            if len(self._decoders) < _MAX_REMEMBERED:
+            if len(self._decoders) < _MAX_REMEMBERED and not content_type.startswith(MULTIPART):  # each has a boundary
                 self._decoders[content_type] = decode
         return decode
 
@@ -143,15 +144,28 @@ class Codec:
             return self._decode_msgpack
         if kind == NPY and self._takes_array():
             return self._decode_npy
-        if (kind == OCTET_STREAM or kind.startswith("image/")) and self._takes_bytes():
+        if kind in (FORM, MULTIPART):
+            return partial(self._decode_form, content_type)
+        if self._body_type is bytes or ((kind == OCTET_STREAM or kind.startswith("image/")) and self._takes_bytes()):
             return self._decode_bytes
-        hint = ""
-        if kind == "application/x-www-form-urlencoded":
-            hint = " (curl -d sends this type unless told -H 'Content-Type: application/json')"
         known = ", ".join(self.content_types)
         raise Rejected(
-            Status.UNSUPPORTED_MEDIA_TYPE, f"content type {kind!r} is not taken{hint}; this function takes {known}"
+            Status.UNSUPPORTED_MEDIA_TYPE, f"content type {kind!r} is not taken; this function takes {known}"
         )
+
+    def _decode_form(self, content_type: str, payload: bytes | memoryview) -> tuple[Any, ...]:
+        from clipper_runtime.forms import form_as_json
+
+        try:
+            document = form_as_json(content_type, payload, {p.name: p.type for p in self._signature.parameters})
+        except ValueError as error:
+            raise Rejected(Status.MALFORMED, str(error)) from None
+        try:
+            return self._from_json(document)
+        except Rejected as error:
+            if canonical(content_type)[0] == FORM:
+                error.message += "; curl -d sends a form, unless it is called with -H 'Content-Type: application/json'"
+            raise
 
     def _decode_json(self, payload: bytes | memoryview) -> tuple[Any, ...]:
         try:

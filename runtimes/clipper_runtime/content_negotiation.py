@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipper.contract.media_types import canonical_media_type
+from clipper.contract.media_types import JSON, canonical_media_type
 
 __all__ = ["canonical", "sniff_image"]
 
@@ -22,7 +22,8 @@ def canonical(content_type: str) -> tuple[str, str]:
         key, _, value = parameter.partition("=")
         if key.strip().lower() == "charset":
             charset = value.strip().strip('"').lower()
-    return canonical_media_type(content_type), charset
+    kind = canonical_media_type(content_type)
+    return (JSON if kind.endswith("+json") else kind), charset
 
 
 def sniff_image(data: bytes) -> str | None:

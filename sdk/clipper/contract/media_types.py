@@ -10,6 +10,8 @@ NPY: Final = "application/x-npy"
 OCTET_STREAM: Final = "application/octet-stream"
 EVENT_STREAM: Final = "text/event-stream"
 NDJSON: Final = "application/x-ndjson"
+FORM: Final = "application/x-www-form-urlencoded"
+MULTIPART: Final = "multipart/form-data"
 GZIP: Final = "application/gzip"
 ANY_IMAGE: Final = "image/*"
 

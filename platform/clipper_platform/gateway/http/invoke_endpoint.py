@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from typing import Any
 
 import msgspec
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from clipper_platform.errors import ClientClosed, NotFound, PayloadTooLarge, RequestTimeout
+from clipper.contract.media_types import FORM
+from clipper_platform.errors import ClientClosed, InvalidRequest, NotFound, PayloadTooLarge, RequestTimeout
 from clipper_platform.gateway.http.answer import Answer, answer_of, send_answer
+from clipper_platform.gateway.http.content_coding import unpacked
 from clipper_platform.gateway.http.invoke_service import InvokeRequest, InvokeService
-from clipper_platform.gateway.http.request_head import read_head
+from clipper_platform.gateway.http.request_head import RequestHead, read_head
 from clipper_platform.gateway.http.request_id import new_request_id
 from clipper_platform.gateway.http.stream import FRAMINGS, ItemSink, send_array, send_items
 from clipper_platform.serving.invocation import Invocation
@@ -35,11 +38,16 @@ class InvokeEndpoint:
         arrived = service.clock.monotonic()
         head = read_head(scope["headers"])
         queue = await service.find(_path(scope), head)
+        body = await self._read_body(scope, receive)
+        if head.encoding:
+            body = await unpacked(body, head.encoding, service.max_body_bytes)
+        if query := scope["query_string"]:
+            head, body = _query_as_form(query, head, body)
         request = InvokeRequest(
             queue=queue,
             head=head,
             id=scope.get("state", {}).get("request_id") or new_request_id(),  # the middleware sets it
-            body=await self._read_body(scope, receive),
+            body=body,
             arrived=arrived,
         )
         # A function whose first replica is still starting may turn out to stream.
@@ -136,6 +144,16 @@ def invoke_routes(service: InvokeService, *, body_timeout_s: float) -> list[Base
 def _path(scope: Scope) -> str:
     params = scope["path_params"]
     return f"{params['project']}/{params['function']}"
+
+
+def _query_as_form(query: bytes, head: RequestHead, body: bytes) -> tuple[RequestHead, bytes]:
+    """Arguments in the address, as a form sends them: instead of a body, not beside one. Raises InvalidRequest."""
+    if body:
+        raise InvalidRequest(
+            "arguments stand in the body or in the address, not in both: "
+            f"leave out ?{query[:100].decode('latin-1')}, or the body"
+        )
+    return dataclasses.replace(head, content_type=FORM), query
 
 
 async def _receive_body(receive: Receive, limit: int) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 
 from clipper.contract.media_types import JSON
 from clipper_platform.clock import Clock
-from clipper_platform.errors import NotFound, UnsupportedMediaType
+from clipper_platform.errors import NotFound
 from clipper_platform.gateway.http.request_head import RequestHead
 from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.serving.function_queue import FunctionQueue
@@ -86,8 +86,6 @@ class InvokeService:
     ) -> Invocation:
         """Pass an invocation to the dispatcher, which calls `on_done` once. Raises the refusal."""
         queue, head = request.queue, request.head
-        if head.encoding and head.encoding != b"identity":
-            raise UnsupportedMediaType("Content-Encoding is not supported: send the body as it is")
         invocation = Invocation(
             queue,
             request_id=request.id,

@@ -42,7 +42,7 @@ def plain_request(
     if any(name in SPECIAL_HEADERS for name, _ in headers):
         return None
     head = read_head(headers)
-    if head.stream_type:
+    if head.stream_type or head.content_type.startswith("multipart/"):  # each has a boundary of its own
         return None
     keeps_alive = all(name != b"connection" or value.lower() == b"keep-alive" for name, value in headers)
     return PlainRequest(path=url[len(PREFIX) :].decode(), head=head, keeps_alive=keeps_alive)

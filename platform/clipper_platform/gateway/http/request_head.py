@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 from clipper.contract.accept import Accept
 from clipper.contract.media_types import EVENT_STREAM, JSON, MSGPACK, NDJSON, NPY, OCTET_STREAM
 from clipper_platform.errors import InvalidRequest
 
 __all__ = ["RequestHead", "media_type", "prefers_msgpack", "read_head"]
+
+
+_OTHER_CHARSET: Final = re.compile(rb"charset\s*=\s*\"?(?!utf-?8|us-ascii)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +75,18 @@ def prefers_msgpack(header: str) -> bool:
 
 @lru_cache(maxsize=1024)  # clients repeat the same few values
 def media_type(value: bytes) -> str:
-    """The type without its parameters, in lower case."""
-    return value.split(b";", 1)[0].strip().lower().decode("latin-1")
+    """The type in lower case, without its parameters but for those that the decoding needs: the boundary of a form, and
+    a charset other than UTF-8."""
+    kind, _, parameters = value.partition(b";")
+    media = kind.strip().lower()
+    if media.startswith(b"multipart/") or (parameters and _OTHER_CHARSET.search(value.lower())):
+        media += b";" + parameters
+    return media.decode("latin-1")
 
 
 def read_head(headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
     """The head in header pairs with lower-case names; of a header given twice, the last one counts, but `Accept`
-    is a list that may be cut. Never raises."""
+    and `Content-Encoding` are lists that may be cut. Never raises."""
     content_type, accept, authorization, timeout_ms, encoding = JSON, "", None, b"", b""
     for name, value in headers:
         if name == b"content-type":
@@ -88,7 +98,7 @@ def read_head(headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
         elif name == b"x-clip-timeout-ms":
             timeout_ms = value
         elif name == b"content-encoding":
-            encoding = value
+            encoding += (b"," if encoding else b"") + value
     return RequestHead(
         content_type=content_type,
         accept=accept or "*/*",

@@ -21,7 +21,7 @@ def test_a_head_without_headers_has_the_defaults() -> None:
 
 def test_the_headers_of_an_invocation_are_read_and_others_are_not() -> None:
     head = read_head([
-        (b"content-type", b"Application/MsgPack; charset=x"), (b"accept", b"application/x-npy"),
+        (b"content-type", b"Application/MsgPack; a=x"), (b"accept", b"application/x-npy"),
         (b"authorization", b"Bearer k"), (b"x-clip-timeout-ms", b"250"), (b"content-encoding", b"gzip"), (b"x", b"y"),
     ])  # fmt: skip
     assert head == RequestHead(
@@ -33,8 +33,15 @@ def test_the_headers_of_an_invocation_are_read_and_others_are_not() -> None:
     )
 
 
-@pytest.mark.parametrize(("value", "expected"), [(b"", ""), (b" A/B ; q=1", "a/b"), (b"\xff/x", "\xff/x")])
-def test_a_media_type_has_no_parameters_and_is_in_lower_case(value: bytes, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((b"", ""), (b" A/B ; q=1", "a/b"), (b"\xff/x", "\xff/x"), (b"a/b; charset=UTF-8", "a/b")),
+        (b"Application/JSON;charset=latin-1", "application/json;charset=latin-1"),
+        (b"Multipart/Form-Data; boundary=XyZ", "multipart/form-data; boundary=XyZ"),
+    ],
+)
+def test_a_media_type_has_the_parameters_that_decoding_needs_and_is_in_lower_case(value: bytes, expected: str) -> None:
     assert media_type(value) == expected
 
 

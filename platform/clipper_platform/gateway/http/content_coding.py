@@ -1,0 +1,69 @@
+"""`Content-Encoding` of requests: compressed bodies, with a bound on what they become."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from typing import Final
+
+from clipper_platform.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+
+__all__ = ["unpacked"]
+
+GZIP_BITS: Final = 31
+ZLIB_BITS: Final = 15
+RAW_BITS: Final = -15
+WINDOW_BITS: Final = {"gzip": GZIP_BITS, "x-gzip": GZIP_BITS, "deflate": ZLIB_BITS}
+
+# Below, unpacking takes less time than passing it to a thread, unless it is a bomb: 16 KiB become 16 MiB at most.
+IN_LOOP_BYTES: Final = 16 * 1024
+STEP_BYTES: Final = 64 * 1024
+# A body may be several members, one after the other; an empty one takes 20 bytes.
+MAX_MEMBERS: Final = 1000
+MAX_CODINGS: Final = 2
+
+
+async def unpacked(body: bytes, encoding: bytes, limit: int) -> bytes:
+    """The body without its codings.
+
+    Raises UnsupportedMediaType, InvalidRequest, or PayloadTooLarge as soon as it becomes larger than `limit` bytes.
+    """
+    names = [part.strip().lower() for part in encoding.decode("latin-1").split(",")]
+    codings = [name for name in names if name not in ("", "identity")]
+    if len(codings) > MAX_CODINGS or any(name not in WINDOW_BITS for name in codings):
+        raise UnsupportedMediaType(
+            f"Content-Encoding {', '.join(codings)[:100]!r} is not supported: send gzip, deflate, or the body as it is"
+        )
+    for name in reversed(codings):
+        if len(body) <= IN_LOOP_BYTES:
+            body = _unpack(body, name, limit)
+        else:
+            body = await asyncio.to_thread(_unpack, body, name, limit)
+    return body
+
+
+def _unpack(body: bytes, name: str, limit: int) -> bytes:
+    bits = WINDOW_BITS[name]
+    if bits == ZLIB_BITS and (len(body) < 2 or body[0] & 15 != 8 or int.from_bytes(body[:2], "big") % 31):
+        bits = RAW_BITS  # some clients send deflate without zlib's header (RFC 9110 §8.4.1.2)
+    parts: list[bytes] = []
+    at = size = members = 0
+    try:
+        while at < len(body):
+            members += 1
+            if members > MAX_MEMBERS:
+                raise InvalidRequest(f"the body has more than {MAX_MEMBERS} {name} members")
+            stream = zlib.decompressobj(bits)
+            while not stream.eof:
+                piece = body[at : at + STEP_BYTES]
+                if not piece:
+                    raise InvalidRequest(f"the body ends within its {name} data")
+                part = stream.decompress(piece, limit - size + 1)
+                size += len(part)
+                if size > limit:
+                    raise PayloadTooLarge(f"the unpacked body is over the limit of {limit} bytes (max_body_bytes)")
+                parts.append(part)
+                at += len(piece) - len(stream.unused_data)
+    except zlib.error as error:
+        raise InvalidRequest(f"the body is not {name}: {error}") from None
+    return b"".join(parts)

@@ -1,0 +1,64 @@
+"""Compressed bodies, and what they may not become."""
+
+from __future__ import annotations
+
+import gzip
+import tracemalloc
+import zlib
+
+import pytest
+
+from clipper_platform.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from clipper_platform.gateway.http.content_coding import MAX_MEMBERS, unpacked
+
+TEXT = b"some text " * 10_000
+RAW = zlib.compress(TEXT)[2:-4]
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        *(
+            (TEXT, b"identity"),
+            (TEXT, b""),
+            (gzip.compress(TEXT), b"gzip"),
+            (gzip.compress(TEXT), b" X-GZIP , identity"),
+        ),
+        *((zlib.compress(TEXT), b"deflate"), (RAW, b"deflate"), (gzip.compress(zlib.compress(TEXT)), b"deflate, gzip")),
+        (gzip.compress(TEXT[:5]) + gzip.compress(TEXT[5:], 0), b"gzip"),
+    ],
+)
+async def test_a_body_is_unpacked_as_its_encoding_says(body: bytes, encoding: bytes) -> None:
+    assert await unpacked(body, encoding, len(TEXT)) == TEXT
+
+
+async def test_an_empty_body_stays_empty() -> None:
+    assert await unpacked(b"", b"gzip", 10) == b""
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "error"),
+    [
+        (gzip.compress(TEXT), b"br", UnsupportedMediaType),
+        (gzip.compress(TEXT), b"gzip, gzip, gzip", UnsupportedMediaType),
+        (b"no gzip", b"gzip", InvalidRequest),
+        (gzip.compress(TEXT)[:-5], b"gzip", InvalidRequest),
+        (gzip.compress(TEXT) + b"rest", b"gzip", InvalidRequest),
+        (gzip.compress(b"") * (MAX_MEMBERS + 1), b"gzip", InvalidRequest),
+        (gzip.compress(TEXT + b"x"), b"gzip", PayloadTooLarge),
+        (gzip.compress(TEXT) + gzip.compress(b"x"), b"gzip", PayloadTooLarge),
+    ],
+)
+async def test_what_cannot_be_unpacked_is_refused(body: bytes, encoding: bytes, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await unpacked(body, encoding, len(TEXT))
+
+
+async def test_a_bomb_is_unpacked_up_to_the_limit_alone() -> None:
+    bomb = gzip.compress(gzip.compress(b"\0" * 2**28))
+    tracemalloc.start()
+    with pytest.raises(PayloadTooLarge):
+        await unpacked(bomb, b"gzip, gzip", 2**20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 2**20
