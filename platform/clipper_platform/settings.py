@@ -24,6 +24,8 @@ MiB = 1024 * 1024
 # Connections that the kernel accepts before the platform does: those of clients wait here while the gateway loads.
 BACKLOG = 2048
 
+STORE_SCHEMES = ("sqlite:///", "redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -102,9 +104,12 @@ class Settings:
                 )
         if not 0 <= self.port <= 65535:
             raise InvalidSpec(f"port = {self.port} is not allowed: 0 to 65535", key="port")
-        if self.store and not self.store.startswith(("sqlite:///", "redis://", "rediss://", "unix://")):
+        if self.store and not self.store.startswith(STORE_SCHEMES):
             raise InvalidSpec(
-                f"store = {self.store!r} is not allowed: sqlite:///PATH or redis://HOST:PORT/DB", key="store"
+                # Not the URL itself: it may hold a password.
+                f"store = '{self.store.partition(':')[0][:20]}…' is not allowed: sqlite:///PATH, redis://HOST:PORT/DB "
+                f"or another of {', '.join(STORE_SCHEMES)}",
+                key="store",
             )
         for key in ("max_body_bytes", "max_bundle_bytes", "max_queued_total"):
             if getattr(self, key) < 1:

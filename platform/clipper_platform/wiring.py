@@ -25,6 +25,7 @@ from clipper_platform.control.events import EventLog
 from clipper_platform.control.function_facts import FunctionFacts, ScaledFunctions
 from clipper_platform.control.log_gc import LogGarbageCollector
 from clipper_platform.control.log_store import LogStore
+from clipper_platform.control.recovery import Recovery
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.scaling.autoscaler import Autoscaler
 from clipper_platform.control.scaling.idle_history import IdleHistory
@@ -49,7 +50,7 @@ from clipper_platform.serving.cache import SharedResults
 from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.settings import BACKLOG, Settings
 from clipper_platform.store.artifacts import ArtifactStore
-from clipper_platform.store.base import MetadataStore
+from clipper_platform.store.base import MetadataStore, RecoverableStore
 from clipper_platform.store.sqlite import SqliteStore, database_files
 from clipper_platform.types import FunctionId
 
@@ -113,7 +114,7 @@ def redis_store(url: str) -> MetadataStore:
         from clipper_platform.store.redis import RedisStore
     except ModuleNotFoundError as error:
         raise StoreUnavailable("the Redis store needs a package: pip install 'clipper[redis]'") from error
-    return RedisStore.from_url(url)
+    return RedisStore(url)
 
 
 def redis_results(url: str, clock: Clock) -> SharedResults:
@@ -241,6 +242,17 @@ class Parts:
             cores=self.backend.cores(),
         )
         self.policies.on_change(self.autoscaler.policy_changed)
+        if isinstance(store, RecoverableStore):
+            recovery = Recovery(
+                store,
+                registry=self.registry,
+                keyring=self.keyring,
+                policies=self.policies,
+                secrets=self.secrets,
+                events=self.events,
+                clock=self.clock,
+            )
+            self.registry.watch.on_loss(recovery.recover, recovery.notice)
         self.replica_sets.on_running = self._running_changed
 
     def _make_versions(self) -> None:

@@ -31,7 +31,7 @@ def make_durable(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
         return lambda: SqliteStore(tmp_path / "home" / "clipper.db")
     server: RedisServer = request.getfixturevalue("redis_server")
     prefix = f"test-{uuid.uuid4().hex}:"
-    return lambda: RedisStore(server.url, prefix)
+    return lambda: RedisStore(f"{server.url}?prefix={prefix}")
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
@@ -57,7 +57,7 @@ async def opened(request: pytest.FixtureRequest, directory: Path) -> AsyncIterat
         store = SqliteStore(directory / "clipper.db")
     else:
         server: RedisServer = request.getfixturevalue("redis_server")
-        store = RedisStore(server.url, f"test-{uuid.uuid4().hex}:")
+        store = RedisStore(f"{server.url}?prefix=test-{uuid.uuid4().hex}")
     await store.open()
     yield store
     await store.close()

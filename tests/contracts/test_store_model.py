@@ -185,7 +185,7 @@ def test_sqlite_answers_as_the_model() -> None:
 
 def test_redis_answers_as_the_model(redis_server: RedisServer) -> None:
     class Machine(StoreMachine):
-        make = staticmethod(lambda _: RedisStore(redis_server.url, f"test-{uuid.uuid4().hex}:"))
+        make = staticmethod(lambda _: RedisStore(f"{redis_server.url}?prefix=test-{uuid.uuid4().hex}"))
 
     run_state_machine_as_test(Machine, settings=BOUNDED)
 

@@ -38,7 +38,7 @@ def steady() -> Iterator[RedisServer]:
 
 @asynccontextmanager
 async def opened(url: str, prefix: str = "") -> AsyncIterator[RedisStore]:
-    store = RedisStore(url, prefix or f"test-{uuid.uuid4().hex}:")
+    store = RedisStore(f"{url}?prefix={prefix or uuid.uuid4().hex}")
     await store.open()
     try:
         yield store
@@ -174,7 +174,7 @@ async def test_cancelled_calls_leave_every_connection_in_order(steady: RedisServ
 
 async def test_closing_waits_for_what_still_runs(steady: RedisServer) -> None:
     prefix = f"test-{uuid.uuid4().hex}:"
-    store = RedisStore(steady.url, prefix)
+    store = RedisStore(f"{steady.url}?prefix={prefix}")
     await store.open()
     writing = asyncio.ensure_future(store.put_project(Project(name="digits", created_at=1.0)))
     await asyncio.sleep(0)
@@ -255,7 +255,7 @@ async def test_a_user_that_may_not_publish_writes_all_the_same_and_changes_are_p
 async def test_a_subscription_that_the_server_ended_is_made_again(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipper_platform.store.redis.LISTEN_S", 0.05)
+    monkeypatch.setattr("clipper_platform.store.redis_connection.LISTEN_S", 0.05)
     async with opened(server.url) as store:
         await store.wait_changed(0.1)  # subscribes
         server.kill()
@@ -289,7 +289,7 @@ async def test_a_server_that_keeps_nothing_gets_a_warning(
 async def test_data_of_a_newer_clipper_is_left_alone(steady: RedisServer) -> None:
     steady.command("SET", "newer:schema", "3")
     with pytest.raises(StoreUnavailable, match="newer Clipper"):
-        await RedisStore(steady.url, "newer:").open()
+        await RedisStore(f"{steady.url}?prefix=newer").open()
     assert b"3" in steady.command("GET", "newer:schema")
 
 
@@ -323,6 +323,7 @@ async def test_deleting_a_project_leaves_its_counters_and_nothing_else(server: R
         left = server.command("KEYS", "*")
     assert sorted(word for word in left.split() if word.startswith(b"clean:")) == [
         b"clean:changes",
+        b"clean:id",
         b"clean:last-event",
         b"clean:last-version",
         b"clean:revision",

@@ -77,5 +77,5 @@ async def test_redis_data_of_the_schema_before_is_raised_to_this_one() -> None:
         server.command("HSET", "old:keys", "key_1", KEY)
         server.command("HSET", "old:policies", "digits/f", POLICY)
         server.command("HSET", "old:secrets:digits", "TOKEN", "x")
-        await changes_as_any_other(RedisStore(server.url, "old:"))
+        await changes_as_any_other(RedisStore(f"{server.url}?prefix=old"))
         assert server.command("GET", "old:schema") == b"$1\r\n2\r\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -12,7 +12,7 @@ import msgspec
 from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.errors import StoreUnavailable
 from clipper_platform.store import records
-from clipper_platform.store.base import EVENTS_KEPT, Changes, Event, Key, Policy, Project, Route, Version
+from clipper_platform.store.base import EVENTS_KEPT, Changes, Event, Key, Policy, Project, Record, Route, Version
 
 __all__ = ["MemoryStore"]
 
@@ -38,7 +38,15 @@ class MemoryStore:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.outage = ""
+        self.run = "1"  # of the server that holds the data
         self._clock = clock or SystemClock()
+        self._known = ""  # the id that `accept` found
+        self.lose()
+        self._known = self._lineage[0]
+
+    def lose(self) -> None:
+        """Lose all data, as a server without a disk does when it starts again."""
+        self._lineage: tuple[str, ...] = () if self._known else ("1",)
         self._revision = 0
         self._changed: dict[str, int] = {}  # project, or "/keys" or "/policies" -> revision of its last change
         self._published = asyncio.Event()
@@ -60,11 +68,15 @@ class MemoryStore:
         pass
 
     async def changes(self, since: int) -> Changes:
-        self._check()
+        if self.outage:
+            raise StoreUnavailable(self.outage)
         after = since if since <= self._revision else 0
         changed = {what for what, revision in self._changed.items() if revision > after}
         return Changes(
             revision=self._revision,
+            lineage=self._lineage,
+            server=self.run,
+            holds=frozenset({"projects"} if self._projects else {}),
             projects=frozenset(changed - {"/keys", "/policies"}),
             keys="/keys" in changed,
             policies="/policies" in changed,
@@ -96,6 +108,57 @@ class MemoryStore:
     def _check(self) -> None:
         if self.outage:
             raise StoreUnavailable(self.outage)
+        if self._lineage[:1] != (self._known,):
+            raise StoreUnavailable("the store lost its data")
+
+    async def accept(self, lost: Sequence[str]) -> tuple[str, ...]:
+        if not self._lineage:
+            self._lineage = (f"{int(lost[0]) + 1 if lost else 1}", *lost)
+        self._known = self._lineage[0]
+        return self._lineage
+
+    async def put_back(self, record: Record) -> bool:
+        self._check()
+        stored = None if isinstance(record, (Project, Key)) else self._projects.get(record.project)
+        match record:
+            case Project(name=name):
+                if name in self._projects:
+                    return False
+                self._projects[name] = _Stored(record)
+                self._bump(name)
+                return True
+            case Key(id=id):
+                if not records.is_newer(record, self._keys.get(id)):
+                    return False
+                self._keys[id] = record
+                self._bump("/keys")
+                return True
+            case _ if stored is None:
+                return False
+            case Version(number=number):
+                if not records.is_newer(record, stored.versions.get(number)):
+                    return False
+                stored.versions[number] = record
+                self._last_version[record.project] = max(number, self._last_version[record.project])
+                self._bump(record.project)
+            case Route(version=number):
+                if number not in stored.versions or not records.is_newer(record, stored.route):
+                    return False
+                stored.route = record
+                self._bump(record.project)
+            case Policy(function=function):
+                if not records.is_newer(record, stored.policies.get(function)):
+                    return False
+                stored.policies[function] = record
+                self._bump("/policies")
+        return True
+
+    async def put_back_secrets(self, project: str, secrets: Mapping[str, str]) -> frozenset[str]:
+        self._check()
+        stored = self._projects[project].secrets if project in self._projects else dict(secrets)
+        missing = {name: value for name, value in secrets.items() if name not in stored}
+        stored |= missing
+        return frozenset(missing)
 
     def _under(self, project: str) -> _Stored:
         self._check()
@@ -129,9 +192,9 @@ class MemoryStore:
 
     # Versions
 
-    async def add_version(self, version: Version) -> Version:
+    async def add_version(self, version: Version, *, after: int = 0) -> Version:
         versions = self._under(version.project).versions
-        number = self._last_version[version.project] + 1
+        number = max(self._last_version[version.project], after) + 1
         versions[number] = records.storable(records.numbered(version, number))
         self._last_version[version.project] = number
         self._bump(version.project)

@@ -40,8 +40,9 @@ class Builds:
         self._adding: list[str] = []  # projects for which a version is being added
         self._renew_at = 0.0
 
-    async def add(self, manifest: Manifest, environment: str) -> Version:
-        """Record a version as built by this platform. Raises NotFound, StoreUnavailable."""
+    async def add(self, manifest: Manifest, environment: str, *, after: int) -> Version:
+        """Record a version as built by this platform, under a number above `after`. Raises NotFound,
+        StoreUnavailable."""
         project = manifest.project
         self._adding.append(project)
         try:
@@ -55,12 +56,18 @@ class Builds:
                     bundle=manifest.bundle,
                     environment=environment,
                     builder=self._instance,
-                )
+                    id=secrets.token_hex(8),
+                ),
+                after=after,
             )
             self._own[project, version.number] = version
         finally:
             self._adding.remove(project)
         return version
+
+    def owned(self, project: str) -> list[Version]:
+        """Those of the project that this platform builds."""
+        return [version for version in self._own.values() if version.project == project]
 
     def own(self, project: str, number: int) -> Version:
         return self._own[project, number]
@@ -123,6 +130,11 @@ class Builds:
             if version.builder not in live or version.builder.partition("/")[0] == self._home:
                 await self._save(msgspec.structs.replace(version, state="failed", detail=INTERRUPTED))
                 self._others.pop(key, None)
+
+    async def renew_lease(self) -> None:
+        """Renew it now, where there is one."""
+        self._renew_at = 0.0
+        await self._renew_lease()
 
     async def _renew_lease(self) -> None:
         now = self._clock.monotonic()

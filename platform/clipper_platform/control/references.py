@@ -25,6 +25,7 @@ class References:
 
     def __init__(self) -> None:
         self._by_project: dict[str, tuple[Reference, ...]] = {}
+        self._highest: dict[str, int] = {}
 
     def of(self, project: str) -> tuple[Reference, ...]:
         return self._by_project.get(project, ())
@@ -42,8 +43,13 @@ class References:
         """The project's highest version number, 0 without one."""
         return max((reference.version for reference in self.of(project)), default=0)
 
+    def highest(self, project: str) -> int:
+        """The highest version number that the project is known to have had, also where the store lost it since."""
+        return max(self._highest.get(project, 0), self.newest(project))
+
     def replace(self, project: str, versions: Sequence[Version]) -> None:
         """The store holds these versions of the project."""
+        self._highest[project] = self.highest(project)
         # Many versions share an environment: one string for all of them.
         self._by_project[project] = tuple(Reference(v.number, v.bundle, sys.intern(v.environment)) for v in versions)
 
@@ -66,4 +72,5 @@ class References:
 
     def forget(self, project: str) -> None:
         """The project was deleted."""
+        self._highest[project] = self.highest(project)
         self._by_project.pop(project, None)

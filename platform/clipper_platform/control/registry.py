@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -18,11 +19,11 @@ import msgspec
 from clipper.contract.manifest import DEFAULT_KEEP_VERSIONS, MAX_KEEP_VERSIONS, Manifest
 from clipper_platform.clock import Clock
 from clipper_platform.control.builds import Builds
-from clipper_platform.control.current import Current, Unusable, current_version
+from clipper_platform.control.current import Current, PreviousVersions, Unusable, current_version
 from clipper_platform.control.references import References
 from clipper_platform.control.store_watch import StoreWatch
 from clipper_platform.errors import ClipperError, Conflict, NotFound, StoreUnavailable, Unavailable
-from clipper_platform.store.base import Changes, Event, MetadataStore, Project, Route, Version
+from clipper_platform.store.base import Changes, Event, MetadataStore, Project, Record, Route, Version
 
 __all__ = ["Registry"]
 
@@ -55,12 +56,13 @@ class Registry:
         self._unusable: dict[str, Unusable] = {}  # projects with a route and without a current version
         self._deleting: set[tuple[str, int]] = set()  # versions
         self.references = References()
-        self._builds = Builds(store, clock, home)
+        self._previous = PreviousVersions()
+        self.builds = Builds(store, clock, home)
         self._doubtful: dict[str, None] = {}  # projects to read again, in this order
         self._trouble = ""
         self._on_route: list[Callable[[str], None]] = []
         self._on_foreign_change: list[Callable[[str], None]] = []
-        self.watch = StoreWatch(store)
+        self.watch = StoreWatch(store, clock)
         self.watch.on_poll(self._polled)
 
     @property
@@ -94,11 +96,11 @@ class Registry:
             for name, versions in zip(
                 some, await asyncio.gather(*(self._store.list_versions(name) for name in some)), strict=True
             ):
-                self._note_versions(name, versions)
                 route = self._routes.get(name)
+                self._note_versions(name, versions, route)
                 if route is not None and (found := self._load_current(route, versions)) is not None:
                     self._current[name] = found
-        await self._builds.poll()
+        await self.builds.poll()
 
     def _load_current(self, route: Route, versions: Sequence[Version]) -> Current | None:
         found = current_version(route, versions)
@@ -116,7 +118,7 @@ class Registry:
         the next poll, in turn, so that one broken record does not keep the others waiting."""
         self._doubtful |= dict.fromkeys(sorted(changes.projects))
         try:
-            await self._builds.poll()
+            await self.builds.poll()
             for name in list(self._doubtful):
                 del self._doubtful[name]
                 try:
@@ -141,8 +143,11 @@ class Registry:
                 self._changed_elsewhere(name)
             return
         known = self._projects.setdefault(name, project)
-        self._note_versions(name, versions)
-        if known != project or route != self._routes.get(name):
+        self._note_versions(name, versions, route)
+        current = self._current.get(name)
+        version = next((v for v in versions if current is not None and v.number == current.route.version), None)
+        other = current is not None and version is not None and version.identity != current.identity
+        if known != project or route != self._routes.get(name) or other:
             self._changed_elsewhere(name)
 
     def _changed_elsewhere(self, project: str) -> None:
@@ -176,6 +181,7 @@ class Registry:
     def adopt(self, current: Current) -> None:
         """Let this version be the current one, as its stored route says."""
         project = current.route.project
+        self._previous.replaced(self._current.get(project), current)
         self._routes[project] = current.route
         self._current[project] = current
         self._unusable.pop(project, None)
@@ -189,11 +195,19 @@ class Registry:
         self._routes.pop(project, None)
         self._unusable.pop(project, None)
         self.references.forget(project)
-        self._builds.forget(project)
+        self._previous.forget(project)
+        self.builds.forget(project)
 
-    def _note_versions(self, project: str, versions: Sequence[Version]) -> None:
+    def _note_versions(self, project: str, versions: Sequence[Version], route: Route | None) -> None:
         self.references.replace(project, versions)
-        self._builds.note(project, versions)
+        self._previous.note(route, versions)
+        self.builds.note(project, versions)
+
+    def known(self, name: str) -> list[Record]:
+        """The records of a project that memory holds, each after what it is under."""
+        current, previous, route = self._current.get(name), self._previous.get(name), self._routes.get(name)
+        versions = [*self.builds.owned(name), previous, current.version() if current is not None else None]
+        return [record for record in (self._projects[name], *versions, route) if record is not None]
 
     async def _repeated(self, write: Callable[[], Awaitable[T]]) -> T:
         """A compare-and-set, repeated from the same base while its answer is lost: the store accepts it again if it
@@ -223,7 +237,8 @@ class Registry:
 
     async def ensure_project(self, name: str) -> Project:
         """Create it unless it exists. Asks the store even for a known one, which the store may have lost."""
-        project = await self._store.put_project(Project(name=name, created_at=self._clock.time()))
+        wanted = Project(name=name, created_at=self._clock.time())
+        project = await self._repeated(lambda: self._store.put_project(wanted))
         self._projects[name] = project
         return project
 
@@ -276,9 +291,9 @@ class Registry:
         as soon as it can be read.
         """
         project = version.project
-        manifest = Manifest.from_dict(version.manifest)
+        current = Current.of(Route(project=project, version=version.number), version)
         base, before = self._routes.get(project), self._current.get(project)
-        self._builds.finished(project, version.number)
+        self.builds.finished(project, version.number)
         wanted = Route(
             project=project,
             version=version.number,
@@ -299,7 +314,7 @@ class Registry:
                 f"the route of {project!r} was changed by someone else meanwhile; look at `clip versions {project}` "
                 "and try again"
             ) from None
-        current = Current(route=route, manifest=manifest, published=msgspec.json.encode(version.schemas))
+        current = replace(current, route=route)
         self.adopt(current)
         return current
 
@@ -311,7 +326,7 @@ class Registry:
         await self.ensure_project(project)
         try:
             with self.references.adding(project, manifest.bundle, environment):
-                version = await self._builds.add(manifest, environment)
+                version = await self.builds.add(manifest, environment, after=self.references.highest(project))
         except StoreUnavailable:
             self._doubtful[project] = None  # a version that was added all the same has no builder
             raise
@@ -369,14 +384,14 @@ class Registry:
 
     async def mark_ready(self, project: str, number: int, schemas: dict[str, Any]) -> Version:
         """Raises Conflict if another platform took this instance for gone and marked the version failed."""
-        ready = msgspec.structs.replace(self._builds.own(project, number), state="ready", schemas=schemas)
+        ready = msgspec.structs.replace(self.builds.own(project, number), state="ready", schemas=schemas)
         ready = await self._repeated(lambda: self._store.update_version(ready))
-        self._builds.ready(ready)
+        self.builds.ready(ready)
         return ready
 
     async def mark_failed(self, project: str, number: int, detail: str) -> None:
         """See `Builds.fail`."""
-        await self._builds.fail(project, number, detail)
+        await self.builds.fail(project, number, detail)
 
     async def events(self, project: str, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
         self.project(project)

@@ -66,7 +66,9 @@ class Probes:
         if self._s.registry.watch.error is not None:
             # Only the kind of the store, without its address: this route needs no key.
             kind = self._s.registry.store.url.partition(":")[0]
-            degraded.append(f"store: {kind} cannot be reached; functions answer, changes are refused")
+            degraded.append(f"store: {kind} cannot be used; functions answer, changes are refused")
+        elif notice := self._s.registry.watch.notice():
+            degraded.append(f"store: {notice}")
         body = Readiness(ready=state == "ready", state=state, degraded=degraded)
         status = 200 if body.ready else Unavailable.status
         return Response(msgspec.json.encode(body), status, media_type=JSON)

@@ -36,6 +36,7 @@ class Target:
     spec: FunctionSpec
     environment: EnvironmentId
     bundle: BundleDigest
+    identity: str = ""  # of the version: the same number with another identity is another version
     warm_pool_size: int | None = None  # of the environment, as the project declares it
     env: Mapping[str, str] = field(default_factory=dict)  # as the version declares; secrets are read at each launch
 

@@ -106,7 +106,10 @@ class ReplicaSets:
         """
         if self._closing:
             raise Unavailable("the platform is shutting down")
-        started = self.get(target.id) or self._open(target, schema, idle_s)
+        while (found := self.get(target.id)) is not None and found.target.identity != target.identity:
+            # The store lost data and gave the number out again.
+            await self._retire(found, f"{target.id} is another version now")
+        started = found or self._open(target, schema, idle_s)
         if schema:
             started.trust()
         if started.state.wanted != replicas:

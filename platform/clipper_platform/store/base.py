@@ -17,9 +17,9 @@ succeeds again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -33,6 +33,8 @@ __all__ = [
     "MetadataStore",
     "Policy",
     "Project",
+    "Record",
+    "RecoverableStore",
     "Route",
     "Version",
 ]
@@ -64,7 +66,13 @@ class Version(_Record, frozen=True):
     state: Literal["building", "ready", "failed"] = "building"
     detail: str = ""  # why it failed, in a line
     builder: str = ""  # the platform instance that deploys it: while it is `building`, only that instance changes it
+    id: str = ""  # random; empty where a Clipper before 0.2 added it
     revision: int = 0
+
+    @property
+    def identity(self) -> str:
+        """Tells versions with the same number apart: a store that lost data gives a number out again."""
+        return self.id or repr(self.created_at)
 
 
 class Route(_Record, frozen=True):
@@ -118,9 +126,16 @@ class Event(_Record, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What was written after a revision of the whole store: by any process, the one that asks included."""
+    """What was written after a revision of the whole store: by any process, the one that asks included.
+
+    `lineage` is the id of the data, then the ids of the data that it was written back from, newest first; empty where
+    the store holds none of its data any more.
+    """
 
     revision: int  # of the store, now
+    lineage: tuple[str, ...] = ("only",)
+    server: str = ""  # names the process that holds the data: another one may lack the newest writes
+    holds: frozenset[str] = frozenset()  # which of projects, routes and keys there are any of
     projects: frozenset[str] = frozenset()  # whose record, versions or route changed
     keys: bool = False
     policies: bool = False
@@ -176,8 +191,9 @@ class MetadataStore(Protocol):
         ...
 
     # Versions
-    async def add_version(self, version: Version) -> Version:
-        """Store it under the project's next number (`number` of the argument is ignored), atomically."""
+    async def add_version(self, version: Version, *, after: int = 0) -> Version:
+        """Store it under the project's next number, at least `after` + 1, atomically. `number` of the argument is
+        ignored."""
         ...
 
     async def get_version(self, project: str, number: int) -> Version: ...
@@ -240,4 +256,31 @@ class MetadataStore(Protocol):
     async def add_event(self, event: Event) -> Event: ...
     async def list_events(self, project: str, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
         """Those with seq > after, oldest first, at most `limit`; with after = 0 the newest `limit`."""
+        ...
+
+
+Record = Project | Version | Route | Key | Policy
+
+
+@runtime_checkable
+class RecoverableStore(MetadataStore, Protocol):
+    """A store on a server that may lose its data, or be replaced by another one, while the platform runs.
+
+    Each of its data sets has an id. Where the id that `open` or `accept` found is gone, no method but `changes` and
+    those of the leases reads or writes: it waits a moment for the data to be written back, then raises
+    StoreUnavailable. From `accept` until `changes` is called again, the others wait and these methods write back.
+    """
+
+    async def accept(self, lost: Sequence[str]) -> tuple[str, ...]:
+        """Work with the data that the server holds now; one without data gets a new id, with `lost` as its ancestors.
+        Returns the lineage."""
+        ...
+
+    async def put_back(self, record: Record) -> bool:
+        """Store a record as it is, with its revision, unless the store holds one of the same or a later revision, or
+        lacks what the record is under. A version's number is not given out again. Returns whether it was stored."""
+        ...
+
+    async def put_back_secrets(self, project: str, secrets: Mapping[str, str]) -> frozenset[str]:
+        """Store those that the store lacks; their names. None where there is no such project."""
         ...

@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from clipper_platform.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
-from clipper_platform.store.base import EVENTS_KEPT, Event, Key, Policy, Project, Route, Version
+from clipper_platform.store.base import EVENTS_KEPT, Event, Key, Policy, Project, Record, Route, Version
 
 __all__ = [
     "changed",
@@ -16,6 +16,7 @@ __all__ = [
     "decode",
     "encode",
     "event_window",
+    "is_newer",
     "next_secret",
     "no_policy",
     "no_project",
@@ -78,6 +79,17 @@ def successor(record: Revised, stored: Revised | None) -> Revised:
     if (stored.revision if stored is not None else 0) != record.revision:
         raise changed(record)
     return new
+
+
+def is_newer(record: Record, stored: Record | None) -> bool:
+    """Whether `put_back` of the record replaces what is stored."""
+    if stored is None:
+        return True
+    if isinstance(record, Project) or isinstance(stored, Project):
+        return False  # a project has no revision: the stored one counts
+    if isinstance(record, Version) and isinstance(stored, Version) and record.identity != stored.identity:
+        return False  # another platform was given the number
+    return stored.revision < record.revision
 
 
 def check_deletable(version: Version, *, stored: Version, route: Route | None) -> None:

@@ -7,169 +7,83 @@ again, so the store works as soon as the server is back. Secrets are in Redis in
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Self
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
-from clipper_platform.errors import ClipperError, StoreUnavailable
+from clipper_platform.errors import ClipperError, NotFound
 from clipper_platform.store import records, redis_scripts
-from clipper_platform.store.base import EVENTS_KEPT, Changes, Event, Key, Policy, Project, Route, Version
+from clipper_platform.store.base import EVENTS_KEPT, Changes, Event, Key, Policy, Project, Record, Route, Version
+from clipper_platform.store.redis_connection import PING_TIMEOUT_S, RedisConnection
 from clipper_platform.store.redis_keys import (
-    DEFAULT_PREFIX,
     KEYS_CHANGE,
     POLICIES_CHANGE,
     RedisKeys,
     changed_project,
     project_change,
 )
-from clipper_platform.store.redis_server import SCHEMA, check_schema, check_server, risks, translate
-from clipper_platform.store.redis_url import checked, shown
+from clipper_platform.store.redis_url import parsed
 
 __all__ = ["RedisStore"]
 
-logger = logging.getLogger(__name__)
-
-# A control call may wait for the store, but not long: connecting, waiting for one of the pool's connections and each
-# exchange get a second, which is a thousand round trips on a local network; together they stay under OP_TIMEOUT_S.
-STEP_TIMEOUT_S = 1.0
-OP_TIMEOUT_S = 2.5
-PING_TIMEOUT_S = 1.0
-
-MAX_CONNECTIONS = 8  # of this process: control calls are few, the data plane never asks the store
 SWAP_ATTEMPTS = 64  # each failed one means that another writer's succeeded
-LISTEN_S = 5.0  # for how long a read of the subscription waits, and a lost one is left alone
 
 # What a method needs to exist: the hash, the field, and the refusal where it is missing.
 Need = tuple[str, str, ClipperError]
 
+Script = Callable[..., Awaitable[Any]]
+"""Runs a script: (script, keys, *values)."""
+
 
 class RedisStore:
-    """The metadata on the Redis server at `url` (redis://, rediss:// or unix://), under keys that begin with `prefix`.
+    """The metadata on the Redis server at `url`, under keys that begin with the URL's `prefix`. See `redis_url`.
 
     Needs Redis 6 or newer, or a compatible server, neither in cluster mode nor a replica. Raises InvalidRequest for a
-    URL or prefix that cannot be used.
+    URL that cannot be used.
     """
 
-    def __init__(self, url: str, prefix: str = DEFAULT_PREFIX) -> None:
-        self._address = checked(url)
-        self._shown = shown(url)
-        self._keys = RedisKeys(prefix)
-        self._client: Redis | None = None
-        self._asking: set[asyncio.Task[Any]] = set()
-        self._published = asyncio.Event()
-        self._listener: asyncio.Task[None] | None = None
-
-    @classmethod
-    def from_url(cls, url: str, prefix: str = DEFAULT_PREFIX) -> Self:
-        return cls(url, prefix)
+    def __init__(self, url: str) -> None:
+        address = parsed(url)
+        self._keys = RedisKeys(address.prefix)
+        self._server = RedisConnection(address, self._keys)
+        self._script = self._server.script
+        self.accept = self._server.accept
+        self.wait_changed = self._server.wait_changed
 
     @property
     def url(self) -> str:
-        return self._shown
+        return self._server.shown
 
     async def open(self) -> None:
         """Connect and check the server: its version, its role, and the version of the data under the prefix."""
-        if self._client is not None:
-            return
-        pool = BlockingConnectionPool.from_url(
-            self._address,
-            max_connections=MAX_CONNECTIONS,
-            timeout=STEP_TIMEOUT_S,
-            socket_timeout=STEP_TIMEOUT_S,
-            socket_connect_timeout=STEP_TIMEOUT_S,
-            # The client's own retries would repeat an increment whose answer was lost, and wait for seconds.
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            decode_responses=False,
-        )
-        self._client = Redis.from_pool(pool)
-        try:
-            info = await self._ask("INFO")
-            check_server(info, self.url)
-            for warning in risks(info, await self._snapshots(), self.url):
-                logger.warning("%s", warning)
-            found = await self._script(redis_scripts.CLAIM_SCHEMA, [self._keys.schema], SCHEMA)
-            check_schema(found, self.url, self._keys.schema)
-        except BaseException:
-            await self.close()
-            raise
+        await self._server.open()
 
     async def close(self) -> None:
-        client, self._client = self._client, None
-        if client is None:
-            return
-        listener, self._listener = self._listener, None
-        while listener is not None and not listener.done():
-            listener.cancel()  # more than once: the library loses a cancellation that meets its connecting
-            await asyncio.wait([listener], timeout=0.1)
-        if self._asking:
-            await asyncio.wait(self._asking)  # each is bounded by OP_TIMEOUT_S
-        try:
-            await client.aclose()
-        except (RedisError, OSError) as error:  # nothing is lost: every answered write is on the server
-            logger.info("closing the connections to %s: %s", self.url, error)
+        await self._server.close()
 
-    async def _snapshots(self) -> str | None:
-        """The server's `save` setting, or None: managed servers hide it."""
-        try:
-            found = await self._ask("CONFIG GET", "save")
-        except StoreUnavailable:
-            return None
-        return {records.text(k): records.text(v) for k, v in found.items()}.get("save")
-
-    # The server
-
-    async def _script(self, script: str, keys: Sequence[str], *values: str | bytes | int) -> Any:
-        return await self._ask("EVAL", script, len(keys), *keys, *values)
-
-    async def _ask(self, *command: str | bytes | int, timeout_s: float = OP_TIMEOUT_S) -> Any:
-        """One command. In a task of its own, so that a cancelled caller cannot leave a connection half read or
-        outside the pool: the command ends by itself, within `timeout_s`."""
-        if self._client is None:
-            raise StoreUnavailable(f"the store at {self.url} is not open")
-        task = asyncio.create_task(self._answer(self._client, command, timeout_s))
-        self._asking.add(task)
-        task.add_done_callback(self._answered)
-        return await asyncio.shield(task)
-
-    def _answered(self, task: asyncio.Task[Any]) -> None:
-        self._asking.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen, also where the caller is gone
-
-    async def _answer(self, client: Redis, command: Sequence[str | bytes | int], timeout_s: float) -> Any:
-        execute: Callable[..., Awaitable[Any]] = client.execute_command  # untyped in the library
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await execute(*command)
-        except UnicodeEncodeError as error:
-            raise records.not_unicode(error) from error
-        except (RedisError, OSError) as error:  # TimeoutError is an OSError
-            raise translate(error, self.url) from error
-
-    async def _read(self, key: str, field: str, *needs: Need) -> bytes | None:
+    async def _read(self, key: str, field: str, *needs: Need, run: Script | None = None) -> bytes | None:
         """A field of a hash, None if it is not there. Raises the refusal of the first need that is missing."""
-        found = await self._script(
-            redis_scripts.READ_FIELD, [key, *(n[0] for n in needs)], field, *(n[1] for n in needs)
-        )
+        keys = [key, *(n[0] for n in needs)]
+        found = await (run or self._script)(redis_scripts.READ_FIELD, keys, field, *(n[1] for n in needs))
         if isinstance(found, int):
             raise needs[found - 1][2]
         stored: bytes | None = found
         return stored
 
     async def _swap(
-        self, key: str, field: str, old: bytes | None, new: bytes | None, change: str, *needs: Need
+        self,
+        key: str,
+        field: str,
+        old: bytes | None,
+        new: bytes | None,
+        change: str,
+        *needs: Need,
+        run: Script | None = None,
     ) -> bool:
         """Replace a field's value (None: no value) if it is still `old`. Returns whether it was replaced."""
-        outcome = await self._script(
+        outcome = await (run or self._script)(
             redis_scripts.SWAP_FIELD,
             [key, self._keys.revision, self._keys.changes, *(n[0] for n in needs)],
             field, _optional(old), _optional(new), change, *(n[1] for n in needs),
@@ -194,47 +108,76 @@ class RedisStore:
         return self._keys.projects, project, records.no_project(project)
 
     async def _records(self, kind: type[records.R], key: str) -> Iterator[records.R]:
-        return (records.decode(kind, record, self.url) for record in await self._ask("HVALS", key))
+        return (records.decode(kind, record, self.url) for record in await self._script(redis_scripts.VALUES, [key]))
 
     # What other platforms on this server do
 
     async def changes(self, since: int) -> Changes:
-        keys = self._keys.revision, self._keys.changes
-        revision, found = await self._ask("EVAL", redis_scripts.CHANGES, 2, *keys, since, timeout_s=PING_TIMEOUT_S)
+        keys = self._keys
+        names = [keys.revision, keys.changes, keys.id, keys.projects, keys.routes, keys.api_keys]
+        answer = await self._server.evaluate(redis_scripts.CHANGES, names, since, timeout_s=PING_TIMEOUT_S)
+        revision, found, id, server, counts = answer
+        self._server.found(records.text(id))
         members = [records.text(member) for member in found]
         return Changes(
             revision=revision,
+            lineage=tuple(records.text(id).split()),
+            server=records.text(server),
+            holds=frozenset(kind for kind, count in zip(("projects", "routes", "keys"), counts, strict=True) if count),
             projects=frozenset(name for member in members if (name := changed_project(member)) is not None),
             keys=KEYS_CHANGE in members,
             policies=POLICIES_CHANGE in members,
         )
 
-    async def wait_changed(self, timeout_s: float) -> None:
-        if self._listener is None and self._client is not None:
-            self._listener = asyncio.create_task(self._listen(self._client), name="published changes")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._published.wait()
-        self._published.clear()
-
-    async def _listen(self, client: Redis) -> None:
-        """Note what is published, until closed. Where that fails `wait_changed` waits for its whole time."""
-        while self._client is client:
+    async def put_back(self, record: Record) -> bool:
+        key, field, change, *needs = self._place(record)
+        kind: type[Any] = type(record)
+        run = self._server.recovery_script
+        for _ in range(SWAP_ATTEMPTS):
             try:
-                async with client.pubsub(ignore_subscribe_messages=True) as subscription:
-                    await subscription.subscribe(self._keys.revision)
-                    while True:
-                        if await subscription.get_message(timeout=LISTEN_S) is not None:
-                            self._published.set()
-            except (RedisError, OSError) as error:
-                logger.debug("no changes are published by %s: %s", self.url, error)
-            await asyncio.sleep(LISTEN_S)
+                old = await self._read(key, field, *needs, run=run)
+                stored = None if old is None else records.decode(kind, old, self.url)
+                if not records.is_newer(record, stored):
+                    return False
+                if not await self._swap(key, field, old, records.encode(record), change, *needs, run=run):
+                    continue
+            except NotFound:
+                return False
+            if isinstance(record, Version):
+                await run(redis_scripts.TAKE_NUMBER, [self._keys.last_version], record.project, record.number)
+            return True
+        raise records.changed(record)
+
+    async def put_back_secrets(self, project: str, secrets: Mapping[str, str]) -> frozenset[str]:
+        key, need, run = self._keys.secrets(project), self._project(project), self._server.recovery_script
+        stored = set()
+        for name, value in secrets.items():
+            with contextlib.suppress(NotFound):
+                if await self._swap(key, name, None, value.encode(), "", need, run=run):
+                    stored.add(name)
+        return frozenset(stored)
+
+    def _place(self, record: Record) -> tuple[str, str, str, *tuple[Need, ...]]:
+        """Where a record is stored: hash, field, the change that storing it is, and what must exist."""
+        keys = self._keys
+        match record:
+            case Project(name=name):
+                return keys.projects, name, project_change(name)
+            case Version(project=name, number=number):
+                return keys.versions(name), str(number), project_change(name), self._project(name)
+            case Route(project=name, version=number):
+                needs = self._project(name), self._version(name, number)
+                return keys.routes, name, project_change(name), *needs
+            case Key(id=id):
+                return keys.api_keys, id, KEYS_CHANGE
+            case Policy(project=name, function=function):
+                return keys.policies, keys.policy_field(name, function), POLICIES_CHANGE, self._project(name)
 
     async def renew_lease(self, instance: str, ttl_s: float) -> None:
-        await self._script(redis_scripts.RENEW_LEASE, [self._keys.instances], instance, int(ttl_s * 1000))
+        await self._server.evaluate(redis_scripts.RENEW_LEASE, [self._keys.instances], instance, int(ttl_s * 1000))
 
     async def live_instances(self) -> set[str]:
-        found = await self._script(redis_scripts.LIVE_INSTANCES, [self._keys.instances])
+        found = await self._server.evaluate(redis_scripts.LIVE_INSTANCES, [self._keys.instances])
         return {records.text(instance) for instance in found}
 
     # Projects
@@ -246,7 +189,7 @@ class RedisStore:
         return records.decode(Project, await self._script(redis_scripts.PUT_PROJECT, keys, *values), self.url)
 
     async def get_project(self, name: str) -> Project:
-        record = await self._ask("HGET", self._keys.projects, name)
+        record = await self._read(self._keys.projects, name)
         if record is None:
             raise records.no_project(name)
         return records.decode(Project, record, self.url)
@@ -269,11 +212,11 @@ class RedisStore:
 
     # Versions
 
-    async def add_version(self, version: Version) -> Version:
+    async def add_version(self, version: Version, *, after: int = 0) -> Version:
         stored = records.storable(records.numbered(version, 0))
         keys = [self._keys.projects, self._keys.versions(version.project), self._keys.last_version]
         keys += [self._keys.revision, self._keys.changes]
-        values = (version.project, records.encode(stored), project_change(version.project))
+        values = (version.project, records.encode(stored), project_change(version.project), after)
         number = await self._script(redis_scripts.ADD_VERSION, keys, *values)
         if number is None:
             raise records.no_project(version.project)
@@ -298,7 +241,7 @@ class RedisStore:
         for _ in range(SWAP_ATTEMPTS):
             old = await self._read(keys.versions(project), str(number), self._project(project))
             stored = self._decoded_version(project, number, old)
-            route = await self._ask("HGET", keys.routes, project)
+            route = await self._read(keys.routes, project)
             decoded = None if route is None else records.decode(Route, route, self.url)
             records.check_deletable(version, stored=stored, route=decoded)
             outcome = await self._script(
@@ -321,7 +264,7 @@ class RedisStore:
     # Routes
 
     async def get_route(self, project: str) -> Route | None:
-        record = await self._ask("HGET", self._keys.routes, project)
+        record = await self._read(self._keys.routes, project)
         return None if record is None else records.decode(Route, record, self.url)
 
     async def list_routes(self) -> list[Route]:

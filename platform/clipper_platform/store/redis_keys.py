@@ -5,6 +5,7 @@ With the prefix `clip:` (configurable, so that platforms can share a server):
 | key | type | holds |
 | --- | --- | --- |
 | `clip:schema` | string | the version of this layout, a whole number |
+| `clip:id` | string | the random id of this data, then the ids of the data that it was written back from |
 | `clip:projects` | hash | project → its record |
 | `clip:versions:{project}` | hash | number → the version's record, whose own number does not count |
 | `clip:last-version` | hash | project → the number given out last; outlives the project |
@@ -59,12 +60,18 @@ class RedisKeys:
             raise InvalidRequest(
                 f"the Redis key prefix {self.prefix!r} is not allowed: use 1 to 128 printable ASCII characters"
             )
-        if " " in self.prefix:
-            raise InvalidRequest(f"the Redis key prefix {self.prefix!r} is not allowed: it holds a space")
+        if any(character in " *?[]\\" for character in self.prefix):  # the rest would make a pattern of a key
+            raise InvalidRequest(
+                f"the Redis key prefix {self.prefix!r} is not allowed: it holds a space or one of * ? [ ] \\"
+            )
 
     @property
     def schema(self) -> str:
         return f"{self.prefix}schema"
+
+    @property
+    def id(self) -> str:
+        return f"{self.prefix}id"
 
     @property
     def projects(self) -> str:

@@ -1,15 +1,21 @@
 """What the Redis store asks of the server, as Lua scripts: the server runs one at a time, so each is atomic.
 
+`guarded` makes a script refuse data of another id than the caller knows. Its two last arguments are not listed here.
+
 A script that needs a project returns false (None in Python) before it has changed anything if there is none.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = [
     "ADD_EVENT",
     "ADD_VERSION",
     "CHANGES",
+    "CLAIM_ID",
     "CLAIM_SCHEMA",
+    "DATA_LOST",
     "DELETE_PROJECT",
     "DELETE_VERSION",
     "LATER_EVENTS",
@@ -22,6 +28,9 @@ __all__ = [
     "RENEW_LEASE",
     "SWAPPED",
     "SWAP_FIELD",
+    "TAKE_NUMBER",
+    "VALUES",
+    "guarded",
 ]
 
 # Answers of SWAP_FIELD, DELETE_PROJECT and DELETE_VERSION.
@@ -48,13 +57,38 @@ end
 return redis.call('GET', KEYS[1])
 """
 
-# KEYS: revision, changes. ARGV: a revision. → the revision now, and what changed after that one; where the store went
-# back, all that it knows
+# KEYS: id. ARGV: the id for data that has none. → the id
+CLAIM_ID = """
+redis.call('SETNX', KEYS[1], ARGV[1])
+return redis.call('GET', KEYS[1])
+"""
+
+DATA_LOST: Final = "DATALOST"
+
+
+def guarded(script: str) -> str:
+    """The script, after a check: its last key is that of the id, its last value the id that the caller knows."""
+    return _GUARD + script
+
+
+_GUARD = f"""
+if redis.call('GET', table.remove(KEYS)) ~= table.remove(ARGV) then
+  return redis.error_reply('{DATA_LOST} the data is not that of this platform any more')
+end
+"""
+
+# KEYS: revision, changes, id, projects, routes, keys. ARGV: a revision. → the revision now; what changed after that
+# one, and where the store went back, all that it knows; the id; the run of the server; how many of each hash
 CHANGES = """
 local now = tonumber(redis.call('GET', KEYS[1]) or 0)
 local since = tonumber(ARGV[1])
-if since == now then return {now, {}} end
-return {now, redis.call('ZRANGEBYSCORE', KEYS[2], since < now and '(' .. ARGV[1] or '-inf', '+inf')}
+local changed = {}
+if since ~= now then
+  changed = redis.call('ZRANGEBYSCORE', KEYS[2], since < now and '(' .. ARGV[1] or '-inf', '+inf')
+end
+local server = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
+local holds = {redis.call('HLEN', KEYS[4]), redis.call('HLEN', KEYS[5]), redis.call('HLEN', KEYS[6])}
+return {now, changed, redis.call('GET', KEYS[3]) or '', server, holds}
 """
 
 _NOW_MS = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
@@ -80,6 +114,9 @@ if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 1 then changed(ARGV[3], KE
 return redis.call('HGET', KEYS[1], ARGV[1])
 """
 )
+
+# KEYS: a hash. → its values
+VALUES = "return redis.call('HVALS', KEYS[1])"
 
 # KEYS: projects, a hash of the project. ARGV: project. → field, value, field, value, …
 LIST_HASH = _NEEDS_PROJECT + "return redis.call('HGETALL', KEYS[2])"
@@ -111,17 +148,30 @@ return 0
 """
 )
 
-# KEYS: projects, versions, last-version, revision, changes. ARGV: project, record, the change. → the number
+# KEYS: projects, versions, last-version, revision, changes. ARGV: project, record, the change, a number that is taken.
+# → the number
 ADD_VERSION = (
     _CHANGE
     + _NEEDS_PROJECT
     + """
 local number = redis.call('HINCRBY', KEYS[3], ARGV[1], 1)
+if number <= tonumber(ARGV[4]) then
+  number = tonumber(ARGV[4]) + 1
+  redis.call('HSET', KEYS[3], ARGV[1], number)
+end
 redis.call('HSET', KEYS[2], number, ARGV[2])
 changed(ARGV[3], KEYS[4], KEYS[5])
 return number
 """
 )
+
+# KEYS: last-version. ARGV: project, a number that is taken
+TAKE_NUMBER = """
+if tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or 0) < tonumber(ARGV[2]) then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+end
+return 1
+"""
 
 # KEYS: projects, versions, routes, revision, changes. ARGV: project, number, the version and the route expected (as in
 # SWAP_FIELD), the change. → SWAPPED, LOST_RACE

@@ -18,8 +18,9 @@ from redis.exceptions import (
 )
 
 from clipper_platform.errors import StoreUnavailable
+from clipper_platform.store.redis_scripts import DATA_LOST
 
-__all__ = ["SCHEMA", "check_schema", "check_server", "risks", "translate"]
+__all__ = ["SCHEMA", "check_schema", "check_server", "lost", "risks", "translate"]
 
 # The layout that `redis_keys` describes. 2 has the same keys as 1 and records with revisions, which a Clipper of 1
 # would drop again.
@@ -70,8 +71,19 @@ def check_schema(found: bytes, where: str, key: str) -> None:
         )
 
 
+def lost(where: str) -> StoreUnavailable:
+    """The server does not hold the data that the platform works with."""
+    return StoreUnavailable(
+        f"the Redis server at {where} lost the platform's data; what the platform knows is being written back, "
+        "try again in a moment",
+        retry_after_s=2.0,
+    )
+
+
 def translate(error: RedisError | OSError, where: str) -> StoreUnavailable:
     """Any error of the client as StoreUnavailable."""
+    if str(error).startswith(DATA_LOST):
+        return lost(where)
     words = next((words for kinds, words in _WORDS if isinstance(error, kinds)), "refused a command of the store")
     detail = f" ({error})" if str(error) else ""
     return StoreUnavailable(f"the Redis server at {where} {words}{detail}")

@@ -13,14 +13,12 @@ from typing import Final
 
 import msgspec
 from redis.asyncio import Redis
-from redis.asyncio.connection import BlockingConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from clipper_platform.clock import Clock
-from clipper_platform.store.redis_keys import DEFAULT_PREFIX, RedisKeys
-from clipper_platform.store.redis_url import checked, shown
+from clipper_platform.store.redis_connection import connect
+from clipper_platform.store.redis_keys import RedisKeys
+from clipper_platform.store.redis_url import parsed
 
 __all__ = ["RedisResults"]
 
@@ -38,10 +36,10 @@ MAX_ASKING: Final = 256  # look-ups under way; further ones count as misses
 class RedisResults:
     """Implements `serving.cache.SharedResults`. Raises InvalidRequest for a URL that cannot be used."""
 
-    def __init__(self, url: str, clock: Clock, prefix: str = DEFAULT_PREFIX) -> None:
-        self._address = checked(url)
-        self._shown = shown(url)
-        self._keys = RedisKeys(prefix)
+    def __init__(self, url: str, clock: Clock) -> None:
+        self._address = parsed(url)
+        self._shown = self._address.shown
+        self._keys = RedisKeys(self._address.prefix)
         self._clock = clock
         self._client: Redis | None = None
         self._rests_until = 0.0
@@ -52,17 +50,7 @@ class RedisResults:
 
     async def open(self) -> None:
         """Prepare to connect; connections are opened when they are needed."""
-        pool = BlockingConnectionPool.from_url(
-            self._address,
-            max_connections=CONNECTIONS,
-            timeout=WRITE_TIMEOUT_S,
-            socket_timeout=WRITE_TIMEOUT_S,
-            socket_connect_timeout=WRITE_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            decode_responses=False,
-        )
-        self._client = Redis.from_pool(pool)
+        self._client = connect(self._address, connections=CONNECTIONS, step_timeout_s=WRITE_TIMEOUT_S)
         self._writer = asyncio.create_task(self._write_all(), name="shared results")
 
     async def close(self) -> None:

@@ -110,10 +110,10 @@ class SqliteStore:
 
     # Versions
 
-    async def add_version(self, version: Version) -> Version:
+    async def add_version(self, version: Version, *, after: int = 0) -> Version:
         def job(db: sqlite3.Connection) -> Version:
             self._project(db, version.project)
-            number = _next(db, version.project, "version")
+            number = _next(db, version.project, "version", after)
             stored = records.storable(records.numbered(version, number))
             db.execute("INSERT INTO versions VALUES (?, ?, ?)", (stored.project, number, records.encode(stored)))
             return stored
@@ -292,8 +292,10 @@ def _found(record: T | None, missing: NotFound) -> T:
     return record
 
 
-def _next(db: sqlite3.Connection, project: str, kind: str) -> int:
-    """The next number of a kind ("version" or "event") for a project, from 1 on, whether or not it existed before."""
+def _next(db: sqlite3.Connection, project: str, kind: str, after: int = 0) -> int:
+    """The next number of a kind ("version" or "event") for a project, from 1 on, whether or not it existed before;
+    above `after`."""
     row = (project, kind)
-    db.execute("INSERT INTO counters VALUES (?, ?, 1) ON CONFLICT (project, kind) DO UPDATE SET last = last + 1", row)
+    sql = "ON CONFLICT (project, kind) DO UPDATE SET last = max(last + 1, excluded.last)"
+    db.execute(f"INSERT INTO counters VALUES (?, ?, ?) {sql}", (*row, after + 1))
     return int(db.execute("SELECT last FROM counters WHERE project = ? AND kind = ?", row).fetchone()[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,6 +87,7 @@ def banner(out: Output, listening: Mapping[str, str]) -> None:
 def without_password(url: str) -> str:
     """`redis://:secret@host/0` as `redis://***@host/0`: a terminal's scrollback is no place for it."""
     scheme, separator, rest = url.partition("://")
+    rest = re.sub(r"(?<=[?&])(sentinel_password=)[^&]*", r"\1***", rest)
     if not separator or "@" not in rest:
-        return url
+        return f"{scheme}{separator}{rest}"
     return f"{scheme}://***@{rest.rpartition('@')[2]}"

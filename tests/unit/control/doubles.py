@@ -99,8 +99,8 @@ class GatedStore(MemoryStore):
             self.lose_answers.remove(name)
             raise StoreUnavailable("connection lost")
 
-    async def add_version(self, version: Any) -> Any:
-        stored = await super().add_version(version)
+    async def add_version(self, version: Any, *, after: int = 0) -> Any:
+        stored = await super().add_version(version, after=after)
         await self._done("add_version")
         return stored
 
@@ -231,6 +231,8 @@ class FakeServing:
         schema: Mapping[str, Any] | None = None,
         idle_s: float = 0.0,
     ) -> Mapping[str, Any]:
+        if (found := self.running.get(target.id)) is not None and found.identity != target.identity:
+            await self.stop(target.id.project, target.id.version)
         if target.id in self.running:
             return {"title": target.id.function}
         self.schemas[target.id], self.idle_s[target.id] = schema, idle_s

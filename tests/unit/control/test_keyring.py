@@ -20,7 +20,7 @@ def key(*scopes: str) -> Key:
 
 
 def keyring_on(store: MemoryStore) -> Keyring:
-    return Keyring(store, FakeClock(), StoreWatch(store))
+    return Keyring(store, FakeClock(), StoreWatch(store, FakeClock()))
 
 
 @pytest.fixture

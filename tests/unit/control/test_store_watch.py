@@ -11,6 +11,7 @@ from clipper_platform.control.store_watch import StoreWatch
 from clipper_platform.errors import StoreUnavailable
 from clipper_platform.store.base import Changes, Project
 from tests.support.memory_store import MemoryStore
+from tests.unit.control.doubles import FakeClock
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 def watch(store: MemoryStore) -> StoreWatch:
-    return StoreWatch(store)
+    return StoreWatch(store, FakeClock())
 
 
 @pytest.fixture
@@ -122,6 +123,6 @@ async def test_a_store_that_lost_changes_is_logged_and_all_that_it_knows_is_read
     watch._store = restored
     await watch.poll()
     assert [set(changes.projects) for changes in reports] == [{"a"}]
-    assert "lost changes" in caplog.text
+    assert "lost its newest writes" in caplog.text
     await watch.poll()
     assert not reports[-1].projects

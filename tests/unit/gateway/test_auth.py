@@ -15,7 +15,7 @@ SCOPES = ("invoke", "deploy", "admin")
 @pytest.fixture
 async def secrets() -> tuple[Keyring, dict[str, str]]:
     store = MemoryStore()
-    keyring = Keyring(store, FakeClock(), StoreWatch(store))
+    keyring = Keyring(store, FakeClock(), StoreWatch(store, FakeClock()))
     return keyring, {scope: (await keyring.create(scope, (scope,)))[1] for scope in SCOPES}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +57,19 @@ async def turns(n: int = 10) -> None:
 
 
 # Start
+
+
+async def test_a_version_that_has_the_number_of_another_one_takes_its_place() -> None:
+    async with sets() as s:
+        await s.sets.start(replace(target(), identity="a"), replicas=1)
+        first = s.sets.get(F)
+        await s.sets.start(replace(target(), identity="a"), replicas=1)
+        assert s.sets.get(F) is first
+        await s.sets.start(replace(target(), identity="b"), replicas=1)
+        assert (found := s.sets.get(F)) is not None
+        assert found.target.identity == "b"
+        assert s.running == [("p/f@1", True), ("p/f@1", True), ("p/f@1", False), ("p/f@1", True)]
+        assert len(s.backend.alive) == 1
 
 
 async def test_a_start_opens_a_queue_waits_for_the_replicas_and_returns_the_schema() -> None:

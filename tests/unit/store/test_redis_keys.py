@@ -7,7 +7,6 @@ import inspect
 import pytest
 
 from clipper_platform.errors import InvalidRequest
-from clipper_platform.store.redis import RedisStore
 from clipper_platform.store.redis_keys import RedisKeys
 
 
@@ -16,12 +15,12 @@ def test_every_key_begins_with_the_prefix_and_no_two_are_the_same() -> None:
     one_argument = (keys.versions, keys.secrets, keys.events)
     every = [key(project) for key in one_argument for project in ("a", "b", "a:b")]
     every += [getattr(keys, name) for name, part in inspect.getmembers(RedisKeys) if isinstance(part, property)]
-    assert len(every) == len(set(every)) == 9 + 10
+    assert len(every) == len(set(every)) == 9 + 11
     assert all(key.startswith("here:") for key in every)
     assert RedisKeys().projects == "clip:projects"
 
 
-@pytest.mark.parametrize("prefix", ["", "a b", "a\n", "é", "x" * 129])
+@pytest.mark.parametrize("prefix", ["", "a b", "a\n", "é", "x" * 129, "a*", "[a]", "a?", "a\\"])
 def test_a_prefix_that_would_read_badly_is_refused(prefix: str) -> None:
     with pytest.raises(InvalidRequest, match="prefix"):
-        RedisStore("redis://localhost", prefix)
+        RedisKeys(prefix)

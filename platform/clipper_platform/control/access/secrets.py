@@ -34,6 +34,7 @@ class ProjectSecrets:
         except SpecError as error:
             raise InvalidRequest(str(error), key=error.key) from None
         await self._store.set_secret(project, name, value, expected=known.get(name))
+        self._known[project] = {**known, name: value}
 
     async def names(self, project: str) -> list[str]:
         """In order. Raises NotFound."""
@@ -47,6 +48,7 @@ class ProjectSecrets:
         if name not in known:
             raise NotFound(f"project {project!r} has no secret {name!r}")
         await self._store.set_secret(project, name, None, expected=known[name])
+        self._known[project] = {other: value for other, value in known.items() if other != name} or _NONE
 
     async def read(self, project: str) -> Mapping[str, str]:
         """For a launch: the values of this moment, or while the store is away those of the launch before.
@@ -64,6 +66,10 @@ class ProjectSecrets:
             return self._known[project]
         self._known[project] = found or _NONE
         return found
+
+    def known(self, project: str) -> Mapping[str, str] | None:
+        """What was read or changed last; None where that was nothing."""
+        return self._known.get(project)
 
     def forget(self, project: str) -> None:
         """The project was deleted."""

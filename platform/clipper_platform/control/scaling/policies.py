@@ -110,6 +110,10 @@ class Policies:
         self._applied.pop(key, None)
         self._ended.discard(key)
 
+    def records(self, project: str) -> list[Policy]:
+        """Those applied to functions of the project, as stored."""
+        return [record for (name, _), (record, _) in self._applied.items() if name == project]
+
     def of(self, project: str, function: str, deployed: AutoscalingPolicy) -> AutoscalingPolicy:
         """The policy of a function whose version declares `deployed`."""
         found = self._applied.get((project, function))

@@ -121,7 +121,7 @@ class Deployer:
         if len(self._working) >= MAX_RUNNING:
             raise Unavailable(f"{MAX_RUNNING} deploys are running already; try again soon", retry_after_s=5.0)
         self._claims.claim(project, "a deploy")
-        deployment = self.deployments.begin(manifest, current)
+        deployment = self.deployments.begin(manifest, current, notice=self._registry.watch.notice())
         steps = asyncio.create_task(self._deploy(deployment, manifest), name=f"deploy {project}")
         self._working[deployment.id] = steps
         self._tasks.start(self._supervise(deployment, steps), f"supervise the deploy of {project}")
@@ -204,10 +204,8 @@ class Deployer:
     async def _deploy(self, deployment: Deployment, manifest: Manifest) -> Current:
         """The steps of a deploy. Cancelled or failing at any await, they leave nothing running."""
         environment = await self._prepare(deployment, manifest)
-        await uninterrupted(self._record(deployment, manifest, environment))
-        version = deployment.version
-        if version is None:
-            raise InternalError("the store gave no version number")
+        recorded = await uninterrupted(self._record(deployment, manifest, environment))
+        version = recorded.number
         before = self._registry.current(manifest.project)
         recreate = manifest.deploy.strategy == "recreate" and before is not None
         try:
@@ -218,7 +216,12 @@ class Deployer:
                 forward = Forward(deployment)
                 with self._logs.tap(manifest.project, version, forward.line):
                     schemas = await self._rollout.start(
-                        manifest, version, environment, forward.progress, like=before.route.version if before else None
+                        manifest,
+                        version,
+                        environment,
+                        forward.progress,
+                        identity=recorded.identity,
+                        like=before.route.version if before else None,
                     )
                 deployment.schemas = schemas
             try:
@@ -282,9 +285,10 @@ class Deployer:
         await self._restorer.stop(project)
         await asyncio.gather(*(self._replicas.stop(project, number) for number in self._replicas.versions(project)))
 
-    async def _record(self, deployment: Deployment, manifest: Manifest, environment: str) -> None:
+    async def _record(self, deployment: Deployment, manifest: Manifest, environment: str) -> Version:
         version = await self._registry.add_version(manifest, environment)
         deployment.version = version.number
+        return version
 
     @contextmanager
     def _phase(self, deployment: Deployment, phase: Phase, message: str) -> Iterator[dict[str, Any]]:
@@ -325,7 +329,8 @@ class Deployer:
         await self.takeover.reuse(project, number)
         environment = await self._rollout.prepare(manifest, lambda _: None)
         before = self._registry.current(project)
-        await self._rollout.start(manifest, number, environment, like=before.route.version if before else None)
+        like = before.route.version if before else None
+        await self._rollout.start(manifest, number, environment, identity=version.identity, like=like)
         try:
             current = await uninterrupted(self.takeover.flip(version))
         except BaseException:

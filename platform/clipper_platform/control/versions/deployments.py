@@ -41,8 +41,8 @@ class Deployments:
         """The environments of running deploys, once they are built."""
         return {deployment.environment for deployment in self.running()} - {""}
 
-    def begin(self, manifest: Manifest, current: Current | None) -> Deployment:
-        """Begin a deployment that is to replace `current`."""
+    def begin(self, manifest: Manifest, current: Current | None, *, notice: str = "") -> Deployment:
+        """Begin a deployment that is to replace `current`. `notice`: what its user should know of the store."""
         deployment = Deployment(
             id="dep_" + secrets.token_hex(8),
             project=manifest.project,
@@ -51,6 +51,8 @@ class Deployments:
             clock=self._clock,
             previous=current.route.version if current else None,
         )
+        if notice:
+            deployment.emit("log", f"the store: {notice}", phase="environment")
         self._by_id[deployment.id] = deployment
         over = [d.id for d in self._by_id.values() if not d.running and d is not deployment]
         for id in over[: max(0, len(self._by_id) - MAX_REMEMBERED)]:

@@ -102,7 +102,7 @@ class Follower:
             return
         if current is None:
             await self._drop(project)
-        elif before is not None and before.route.version == current.route.version:
+        elif before is not None and before.identity == current.identity:
             self._registry.adopt(current)
         else:
             await self._bring_up(before, current)
@@ -111,7 +111,8 @@ class Follower:
         project, number = current.route.project, current.route.version
         await self._takeover.reuse(project, number)
         environment = await self._rollout.prepare(current.manifest, lambda _: None)
-        await self._rollout.start(current.manifest, number, environment, like=before.route.version if before else None)
+        like = before.route.version if before else None
+        await self._rollout.start(current.manifest, number, environment, identity=current.identity, like=like)
         self._registry.adopt(current)
         self._takeover.follow(before, current)
         self._events.record(project, "route", f"version {number} answers: the stored route leads to it", version=number)

@@ -104,7 +104,7 @@ class PinnedVersions:
         version = await self._registry.version(project, number)
         manifest = parse_manifest(version)
         environment = await self._rollout.prepare(manifest, lambda _: None)
-        await self._rollout.revive(manifest, number, environment, version.schemas)
+        await self._rollout.revive(manifest, number, environment, version.schemas, identity=version.identity)
         self._used[project, number] = (-1, self._clock.monotonic())
         logger.info("started for callers that pin it", extra={"project": project, "version": number})
 

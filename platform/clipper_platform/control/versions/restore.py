@@ -114,7 +114,9 @@ class Restorer:
         async with self._slots:
             try:
                 environment = await self._rollout.prepare(current.manifest, lambda _: None)
-                await self._rollout.revive(current.manifest, number, environment, current.schemas, at_rest=at_rest)
+                await self._rollout.revive(
+                    current.manifest, number, environment, current.schemas, identity=current.identity, at_rest=at_rest
+                )
             except Exception as error:
                 if not isinstance(error, ClipperError):
                     logger.exception("bringing a project back met a defect", extra={"project": project})

@@ -69,6 +69,7 @@ class Rollout:
         environment: EnvironmentId,
         on_progress: Progress | None = None,
         *,
+        identity: str,
         like: int | None = None,
     ) -> dict[str, Any]:
         """Start all functions at the same time and wait until they are ready; their schemas by name.
@@ -77,7 +78,7 @@ class Rollout:
         can carry what is taken over. Raises DeployFailed, the first that a function met; nothing of the version runs
         on then.
         """
-        targets = self._targets(manifest, version, environment)
+        targets = self._targets(manifest, version, identity, environment)
         schemas: dict[str, Any] = {}
 
         async def start_one(target: Target) -> None:
@@ -116,12 +117,13 @@ class Rollout:
         environment: EnvironmentId,
         schemas: Mapping[str, Any],
         *,
+        identity: str,
         at_rest: bool = False,
     ) -> None:
         """Start all functions in the background: they keep trying until they run. `schemas` by function, as the
         version published them. `at_rest`: as if nobody had called them for long, with the replicas that their policies
         ask for then, maybe none."""
-        for target in self._targets(manifest, version, environment):
+        for target in self._targets(manifest, version, identity, environment):
             policy = self._policy_of(target.id, target.spec)
             await self._replicas.start(
                 target,
@@ -131,13 +133,14 @@ class Rollout:
                 idle_s=policy.downscale_to_zero_delay_s if at_rest else 0.0,
             )
 
-    def _targets(self, manifest: Manifest, version: int, environment: EnvironmentId) -> list[Target]:
+    def _targets(self, manifest: Manifest, version: int, identity: str, environment: EnvironmentId) -> list[Target]:
         return [
             Target(
                 id=FunctionId(manifest.project, spec.name, version),
                 spec=spec,
                 environment=environment,
                 bundle=BundleDigest(manifest.bundle),
+                identity=identity,
                 warm_pool_size=manifest.environment.warm_pool_size,
                 env=manifest.env,
             )

@@ -128,8 +128,8 @@ class Views:
         registry = self._services.registry
         summary = self.summary(name)
         events: Sequence[Event] = ()
-        degraded = registry.watch.error or ""
-        if not degraded:
+        degraded = registry.watch.error or registry.watch.notice()
+        if registry.watch.error is None:
             try:
                 events = await registry.events(name, limit=EVENTS_IN_STATUS)
             except StoreUnavailable as error:

@@ -82,8 +82,8 @@ class CanaryInfo(ResponseBody, frozen=True):
 
 class ProjectStatus(ResponseBody, frozen=True):
     """`events`: the newest 20; empty, with the reason in `degraded`, while the store cannot be reached. `degraded` also
-    says why a stored version cannot be run by this platform. `isolation`: what keeps its code from other projects on
-    this machine."""
+    says what the store lost, and why a stored version cannot be run by this platform. `isolation`: what keeps its code
+    from other projects on this machine."""
 
     name: str
     url: str
