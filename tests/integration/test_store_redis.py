@@ -197,7 +197,7 @@ async def test_a_password_is_needed_used_and_never_shown() -> None:
         host = f"127.0.0.1:{server.port}"
         async with opened(f"redis://:s3cret@{host}/3") as store:
             await store.put_project(Project(name="digits", created_at=1.0))
-            assert store.url == f"redis://{host}/3"
+            assert store.url.startswith(f"redis://{host}/3?prefix=")
             assert server.command("SELECT", "3").startswith(b"+OK")
         for login in ("", ":wr0ng@", "nobody:s3cret@"):
             with pytest.raises(StoreUnavailable, match=f"redis://{host} refused") as caught:

@@ -87,11 +87,8 @@ class Recovery:
                 what.value, sum(written.values()), len(written), keys,
             )  # fmt: skip
         for project in written:
-            self._events.record(
-                project,
-                "store",
-                f"the store {what.value}: what was missing was written back{self._gone(project, all_lost)}",
-            )
+            gone = self._gone(project) if all_lost else ""
+            self._events.record(project, "store", f"the store {what.value}: what was missing was written back{gone}")
         return names
 
     async def _put_back(self, names: list[str], *, secrets: bool) -> dict[str, int]:

@@ -123,6 +123,7 @@ async def test_secrets_that_were_read_last_are_written_back_and_those_that_were_
     plane: Plane, policies: Policies
 ) -> None:
     await plane.deployed()
+    await plane.secrets.read("digits")  # for a launch
     await plane.secrets.put("digits", "TOKEN", "x")
     await plane.deployed(project="echo")
     plane.store.lose()
@@ -141,6 +142,7 @@ async def test_a_secret_that_another_platform_deleted_does_not_come_back_with_a_
     plane: Plane, policies: Policies
 ) -> None:
     await plane.deployed()
+    await plane.secrets.read("digits")  # for a launch
     await plane.secrets.put("digits", "TOKEN", "x")
     await plane.store.set_secret("digits", "TOKEN", None, expected="x")
     plane.store.run = "2"

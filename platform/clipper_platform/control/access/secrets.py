@@ -34,7 +34,7 @@ class ProjectSecrets:
         except SpecError as error:
             raise InvalidRequest(str(error), key=error.key) from None
         await self._store.set_secret(project, name, value, expected=known.get(name))
-        self._known[project] = {**known, name: value}
+        self._remember(project, {**known, name: value})
 
     async def names(self, project: str) -> list[str]:
         """In order. Raises NotFound."""
@@ -48,7 +48,7 @@ class ProjectSecrets:
         if name not in known:
             raise NotFound(f"project {project!r} has no secret {name!r}")
         await self._store.set_secret(project, name, None, expected=known[name])
-        self._known[project] = {other: value for other, value in known.items() if other != name} or _NONE
+        self._remember(project, {other: value for other, value in known.items() if other != name})
 
     async def read(self, project: str) -> Mapping[str, str]:
         """For a launch: the values of this moment, or while the store is away those of the launch before.
@@ -67,8 +67,12 @@ class ProjectSecrets:
         self._known[project] = found or _NONE
         return found
 
+    def _remember(self, project: str, changed: Mapping[str, str]) -> None:
+        if project in self._known:
+            self._known[project] = changed or _NONE
+
     def known(self, project: str) -> Mapping[str, str] | None:
-        """What was read or changed last; None where that was nothing."""
+        """Those of the last launch, with the changes since that this platform made; None where there was no launch."""
         return self._known.get(project)
 
     def forget(self, project: str) -> None:
