@@ -126,6 +126,7 @@ async def test_secrets_that_were_read_last_are_written_back_and_those_that_were_
     await plane.secrets.read("digits")  # for a launch
     await plane.secrets.put("digits", "TOKEN", "x")
     await plane.deployed(project="echo")
+    plane.secrets.forget("echo")  # as at rest, since the platform started
     plane.store.lose()
     await polled(plane)
     assert await plane.store.get_secrets("digits") == {"TOKEN": "x"}
