@@ -149,7 +149,7 @@ class RedisConnection:
     async def script(self, script: str, keys: Sequence[str], *values: str | bytes | int) -> Any:
         """Run a script on the data whose id is known. Where that was lost, waits a moment until it is written back: a
         script that was refused for its id has changed nothing, so it may be repeated."""
-        if not self._settled.is_set():
+        if self._client is not None and not self._settled.is_set():
             await self._until_settled()
         try:
             return await self.recovery_script(script, keys, *values)
