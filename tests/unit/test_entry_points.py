@@ -71,11 +71,10 @@ def test_up_gives_a_failure_as_data(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert up({"home": tmp_path}, lambda _: None) == {
         "error": {"code": "conflict", "message": "the port is taken", "port": 8700}
     }
-    refused = up({"home": tmp_path, "store": "mysql://x"}, lambda _: None)["error"]
-    assert (refused["code"], refused["message"].startswith("store = 'mysql://x' is not allowed")) == (
-        "invalid_spec",
-        True,
-    )
+    refused = up({"home": tmp_path, "store": "mysql://:s3cret@x"}, lambda _: None)["error"]
+    assert refused["code"] == "invalid_spec"
+    assert refused["message"].startswith("store = 'mysql…' is not allowed")
+    assert "s3cret" not in refused["message"]
 
 
 @pytest.mark.parametrize("wrap", [lambda e: e, lambda e: ExceptionGroup("starting", [e])])
