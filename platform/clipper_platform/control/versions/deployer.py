@@ -216,12 +216,7 @@ class Deployer:
                 forward = Forward(deployment)
                 with self._logs.tap(manifest.project, version, forward.line):
                     schemas = await self._rollout.start(
-                        manifest,
-                        version,
-                        environment,
-                        forward.progress,
-                        identity=recorded.identity,
-                        like=before.route.version if before else None,
+                        manifest, version, environment, forward.progress, identity=recorded.identity, like=before
                     )
                 deployment.schemas = schemas
             try:
@@ -329,8 +324,7 @@ class Deployer:
         await self.takeover.reuse(project, number)
         environment = await self._rollout.prepare(manifest, lambda _: None)
         before = self._registry.current(project)
-        like = before.route.version if before else None
-        await self._rollout.start(manifest, number, environment, identity=version.identity, like=like)
+        await self._rollout.start(manifest, number, environment, identity=version.identity, like=before)
         try:
             current = await uninterrupted(self.takeover.flip(version))
         except BaseException:

@@ -111,8 +111,7 @@ class Follower:
         project, number = current.route.project, current.route.version
         await self._takeover.reuse(project, number)
         environment = await self._rollout.prepare(current.manifest, lambda _: None)
-        like = before.route.version if before else None
-        await self._rollout.start(current.manifest, number, environment, identity=current.identity, like=like)
+        await self._rollout.start(current.manifest, number, environment, identity=current.identity, like=before)
         self._registry.adopt(current)
         self._takeover.follow(before, current)
         self._events.record(project, "route", f"version {number} answers: the stored route leads to it", version=number)

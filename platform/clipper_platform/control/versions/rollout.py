@@ -8,6 +8,7 @@ from typing import Any
 
 from clipper.contract.manifest import Manifest
 from clipper.contract.spec import AutoscalingPolicy, FunctionSpec
+from clipper_platform.control.current import Current
 from clipper_platform.control.ports import Artifacts, Replicas
 from clipper_platform.control.tasks import uninterrupted
 from clipper_platform.environments.base import BuildProgress, EnvironmentBuilder
@@ -70,7 +71,7 @@ class Rollout:
         on_progress: Progress | None = None,
         *,
         identity: str,
-        like: int | None = None,
+        like: Current | None = None,
     ) -> dict[str, Any]:
         """Start all functions at the same time and wait until they are ready; their schemas by name.
 
@@ -99,11 +100,11 @@ class Rollout:
                 await uninterrupted(self._replicas.stop(manifest.project, version))
         return schemas
 
-    def _surge(self, target: Target, like: int | None) -> int:
+    def _surge(self, target: Target, like: Current | None) -> int:
         """Replicas that the function of version `like` has, at most as many as the target may have."""
         if like is None:
             return 0
-        ready = self._replicas.ready(FunctionId(target.id.project, target.id.function, like))
+        ready = self._replicas.ready(FunctionId(target.id.project, target.id.function, like.route.version))
         most = self._policy_of(target.id, target.spec).max_replicas
         return min(ready, most)
 
