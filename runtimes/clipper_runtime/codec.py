@@ -30,6 +30,7 @@ from clipper_runtime.json_schemas import parameters_schema, returns_schema
 from clipper_runtime.pydantic_types import dataclass_writer
 from clipper_runtime.schema import Signature
 from clipper_runtime.type_hooks import build, is_array, plain, plain_or_array, plain_with_nan
+from clipper_runtime.whole_numbers import with_whole_numbers
 
 __all__ = ["Codec", "Rejected"]
 
@@ -171,6 +172,12 @@ class Codec:
         try:
             return msgspec.structs.astuple(self._json_decode(payload if len(payload) else b"{}"))
         except Exception as error:  # noqa: BLE001 - every error becomes a Rejected
+            whole = with_whole_numbers(payload, error)
+            if whole is None:
+                raise self._request_error(error, "JSON") from None
+        try:
+            return msgspec.structs.astuple(self._json_decode(whole))
+        except Exception as error:  # noqa: BLE001 - as above
             raise self._request_error(error, "JSON") from None
 
     def _decode_msgpack(self, payload: bytes | memoryview) -> tuple[Any, ...]:

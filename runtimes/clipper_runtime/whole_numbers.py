@@ -1,0 +1,31 @@
+"""`1.0` for an integer: in JSON Schema, any number without a fraction is one, and some clients have floats alone."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+__all__ = ["with_whole_numbers"]
+
+_REFUSED: Final = re.compile(r"Expected `[^`]*\bint\b[^`]*`, got `float`")
+_EXACT: Final = 2.0**53  # beyond, a float stands for several integers
+
+
+def with_whole_numbers(payload: bytes | memoryview, error: Exception) -> bytes | None:
+    """The JSON with integers in place of floats without a fraction; None where `error`, of its decoding, has another
+    reason. Of the rest of the document, only values without a hint are changed by it."""
+    if not isinstance(error, msgspec.ValidationError) or not _REFUSED.search(str(error)):
+        return None
+    return msgspec.json.encode(_whole(msgspec.json.decode(payload)))
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) <= _EXACT else value
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _whole(one) for key, one in value.items()}
+    return value
