@@ -94,6 +94,7 @@ class PlatformProcess:
     args: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
+    command: Sequence[str] = (CLIP,)  # may change the user before it runs `clip`
 
     url: str = field(default="", init=False)
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
@@ -116,7 +117,7 @@ class PlatformProcess:
 
     def start(self) -> None:
         """Start it and wait until it answers `/readyz`; on the port that it had before, if it had one."""
-        command = [CLIP, "up", "--home", str(self.home), "--port", str(self.port), *self.args]
+        command = [*self.command, "up", "--home", str(self.home), "--port", str(self.port), *self.args]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -181,6 +182,11 @@ class PlatformProcess:
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
 
     # Talking to it
 

@@ -141,7 +141,10 @@ def candidates(environ: Mapping[str, str]) -> Iterator[Path]:
     data = Path(environ.get("XDG_DATA_HOME") or home / ".local/share")
     managed = Path(environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv/python")
     for root in (pyenv / "versions", managed):
-        yield from sorted(root.glob("*/bin/python3"))
+        try:
+            yield from sorted(root.glob("*/bin/python3"))
+        except OSError:
+            continue  # another user's
     for entry in (environ.get("PATH") or os.defpath).split(os.pathsep):
         # A shim is a script that runs another interpreter in each directory.
         if not entry or Path(entry) == pyenv / "shims":
