@@ -19,6 +19,10 @@ __all__ = ["home_id", "home_lock", "prepare_home", "write_platform_file"]
 
 
 def prepare_home(home: Path) -> None:
+    if os.pathsep in str(home):
+        # As `python -m venv` does: PATH and PYTHONPATH would be cut there.
+        why = f"must not contain {os.pathsep!r}, which separates paths"
+        raise InvalidSpec(f"the home directory {home} {why}", key="home")
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -66,9 +66,16 @@ class Isolation:
     hidden: Sequence[Path]
     runtime: Path
     environ: Mapping[str, str]  # the platform's
+    bases: dict[tuple[Path, Path], Confinement] = field(default_factory=dict)
 
     def base(self, launch: Launch) -> Confinement:
         """What all replicas of the environment share, before a bundle is known."""
+        key = (launch.environment.path, launch.environment.python)
+        if key not in self.bases:
+            self.bases[key] = self._base(launch)
+        return self.bases[key]
+
+    def _base(self, launch: Launch) -> Confinement:
         probe, root = self.probe, os.geteuid() == 0
         hidden = _outermost(_real(self.hidden)) + (_raw_devices() if root else [])
         environment = launch.environment
