@@ -193,6 +193,72 @@ class Model:
     eventually(lambda: platform.post(f"/fn/{path}", json={}).status_code == 200, within_s=30, every_s=0.5)
 
 
+@pytest.mark.timeout(120)
+def test_a_call_that_holds_the_interpreters_lock_inside_its_deadline_is_not_killed(
+    platform: PlatformProcess, deploy: Deploy
+) -> None:
+    name = deploy(
+        """
+import re
+import clipper
+
+@clipper.function(health_check_period_s=0.2, max_retries=0)
+def match(n: int) -> bool:
+    re.match(r"(a+)+$", "a" * n + "b")
+    return True
+"""
+    )
+    assert platform.call(f"{name}/match", n=27) is True
+    answer = platform.post(f"/fn/{name}/match", json={"n": 60}, headers={"X-Clip-Timeout-Ms": "1500"}, timeout=60)
+    assert answer.status_code == 504
+
+    def killed() -> bool:
+        events = platform.api("GET", f"/projects/{name}/events").json()["events"]
+        return any("it answered none of 3 health checks" in event["message"] for event in events)
+
+    eventually(killed, within_s=30, what="past its deadline, the silent replica is killed, and the event says why")
+
+
+def test_a_call_past_its_deadline_does_not_block_the_others(platform: PlatformProcess, deploy: Deploy) -> None:
+    name = deploy(
+        """
+import time
+import clipper
+
+@clipper.function(timeout_s=2, max_replicas=1)
+def work(s: float) -> float:
+    time.sleep(s)
+    return s
+"""
+    )
+    assert platform.post(f"/fn/{name}/work", json={"s": 60}, timeout=30).status_code == 504
+    answers = [platform.post(f"/fn/{name}/work", json={"s": 0}, timeout=30).status_code for _ in range(4)]
+    assert answers[1:] == [200, 200, 200]
+
+
+@pytest.mark.timeout(120)
+def test_a_setup_longer_than_the_calls_deadline_ends_though_no_call_waits_for_it(
+    platform: PlatformProcess, deploy: Deploy
+) -> None:
+    name = deploy(
+        """
+import time
+import clipper
+
+@clipper.function(timeout_s=1, downscale_to_zero_delay_s=0)
+class Slow:
+    def __init__(self):
+        time.sleep(2.5)
+    def __call__(self) -> int:
+        return 1
+"""
+    )
+    path = f"{name}/Slow"
+    eventually(lambda: not platform.status(path)["replicas"], within_s=30)
+    codes = [platform.post(f"/fn/{path}", json={}, timeout=30).status_code for _ in range(6)]
+    assert 200 in codes, codes
+
+
 @pytest.mark.timeout(180)
 def test_a_function_over_its_memory_limit_fails_alone(platform: PlatformProcess, deploy: Deploy) -> None:
     name = deploy(

@@ -29,6 +29,7 @@ __all__ = [
     "Kill",
     "Launch",
     "Member",
+    "Overdue",
     "PoolState",
     "Ready",
     "ReplicaState",
@@ -97,6 +98,16 @@ class Drained:
 
 
 @dataclass(frozen=True, slots=True)
+class Overdue:
+    """The replica works on a call that nobody waits for, while others wait: another one takes its place, as in Drained.
+
+    At most as many as are wanted, and one, drain at a time: a function may not take the machine's memory with them.
+    """
+
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
 class Exited:
     """`expected`: the platform or the machine ended it, so that the function is not at fault."""
 
@@ -110,7 +121,7 @@ class Tick:
     """Time passed: a back-off may be over."""
 
 
-Event = Want | Ready | StartFailed | Served | Unhealthy | Drained | Exited | Tick
+Event = Want | Ready | StartFailed | Served | Unhealthy | Drained | Overdue | Exited | Tick
 
 
 # Instructions
@@ -170,6 +181,7 @@ class PoolState:
     failures: int = 0  # deaths in a row before an answer
     crashes: int = 0  # deaths in a row after an answer
     hindrances: int = 0  # starts in a row that the platform could not make
+    ready_at: float = float("-inf")  # when a replica was ready last
     proven: bool = False  # a replica was ready once, of this pool or of an earlier one
     failed: str = ""  # why the pool does not try now; empty while it tries
     last_failure: str = ""
@@ -190,11 +202,13 @@ class PoolState:
                     self._forgive()
             case Ready(replica):
                 self._become(replica, ReplicaState.STARTING, ReplicaState.READY, now)
-                self.proven, self.hindrances = True, 0
+                self.proven, self.hindrances, self.ready_at = True, 0, now
             case Served(replica):
                 self._serve(replica)
             case Drained(replica):
                 return self._recycle(replica, now)
+            case Overdue(replica):
+                return self._recycle(replica, now) if self.count(ReplicaState.DRAINING) <= self.wanted else []
             case Unhealthy(replica, message):
                 return self._give_up(replica, message, now)
             case StartFailed(replica, message, hindered):

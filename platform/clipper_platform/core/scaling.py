@@ -43,6 +43,7 @@ TOLERANCE: Final = 0.1
 LATE_SHARE: Final = 0.01  # of the answers: where more of them are beyond the objective, the 99th percentile is
 _new: Final = tuple.__new__
 NOTHING: Final = 1e-9  # rounding errors of a load that ended are below this
+_STARTING_LOOK_S: Final = 0.5  # how often to look whether a replica that nobody waits for any more is ready
 _RATE_PERIOD_S: Final = 0.2  # arrivals of a shorter time are not taken for a rate
 
 
@@ -290,6 +291,8 @@ def _demanded(
         count = count or 1
     elif count <= 1:
         kept, idle_until, rule = _keep_alive(sample.idle_since, policy, idle, now)
+        if not kept and sample.starting and not sample.ready:  # a replica that was started for a call may become ready
+            kept, idle_until, rule = True, now + _STARTING_LOOK_S, "keep_alive"
         count = int(kept)
     return (count + spare if count else 0), rule, idle_until
 

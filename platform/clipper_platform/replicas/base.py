@@ -74,6 +74,10 @@ class ReplicaFeedback(Protocol):
         """It answered as many invocations as it may (`max_invocations`): replace it."""
         ...
 
+    def overdue(self, replica: str) -> None:
+        """What it runs is past its deadline, and others wait: start another one in its place."""
+        ...
+
 
 class EndpointListener(Protocol):
     """Serving as a replica set sees it. Calls come from the event loop and must not raise."""
@@ -92,6 +96,11 @@ class EndpointListener(Protocol):
 
     def no_capacity(self, reason: str) -> None:
         """The set gave up starting replicas, and why; "" when it tries again."""
+        ...
+
+    def in_time(self, replica: str) -> bool:
+        """Whether the replica runs something whose deadline has not passed: code that holds the interpreter's lock
+        keeps it from answering health checks."""
         ...
 
     def stuck(self, replica: str, grace_s: float) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from clipper_platform.backends.base import Backend, Exit, LaunchSpec, Replica, SnapshotState, StartError
@@ -24,6 +25,7 @@ __all__ = ["ReplicaSet"]
 logger = logging.getLogger(__name__)
 
 MISSED_PINGS = 3  # periods without an answer before a replica counts as hung
+STUCK_S = 30.0  # a replica may work so long past the deadline of what it runs
 
 
 class ReplicaSet:
@@ -143,10 +145,15 @@ class ReplicaSet:
     def recycle(self, replica: str) -> None:
         self._handle(pooling.Drained(replica))
 
+    def overdue(self, replica: str) -> None:
+        self._handle(pooling.Overdue(replica))
+
     # Events and instructions
 
     def _exited(self, running: RunningReplica, exit: Exit) -> None:
         id = running.id
+        if running.verdict:
+            exit = replace(exit, message=f"the platform killed it: {running.verdict}")
         at_fault = running.hung or exit.reason in ("crashed", "oom", "exited")
         self._listener.endpoint_gone(id, exit, at_fault=at_fault)
         member = self.state.members.get(id)
@@ -281,21 +288,22 @@ class ReplicaSet:
         self._health = self._loop.call_later(self.target.spec.health_check_period_s, self._check_health)
 
     def _check_health(self) -> None:
-        grace_s = self.target.spec.graceful_shutdown_timeout_s
+        grace_s = min(STUCK_S, self.target.spec.graceful_shutdown_timeout_s)
         for running in list(self.running.values()):
             member = self.state.members.get(running.id)
-            if member is not None and member.state is ReplicaState.UNHEALTHY:
-                continue  # killed already; its exit is on its way
-            if running.silent_pings >= MISSED_PINGS:
+            if member is not None and member.state is not ReplicaState.READY:
+                continue  # it is killed, or will be at the end of its drain
+            if running.silent_pings >= MISSED_PINGS and not self._listener.in_time(running.id):
                 running.hung = True
-                self._give_up(running, f"answered none of {MISSED_PINGS} health checks")
+                self._give_up(running, f"it answered none of {MISSED_PINGS} health checks (health_check_period_s)")
             elif self._listener.stuck(running.id, grace_s):
-                self._give_up(running, f"worked on a batch for {grace_s:g} s past its deadline")
+                self._give_up(running, f"it worked on a batch for {grace_s:g} s past its deadline (timeout_s)")
             else:
                 running.ping()
         self._arm_health()
 
     def _give_up(self, running: RunningReplica, message: str) -> None:
+        running.verdict = message
         self._record(f"replica {running.id} is hung: {message}", replica=running.id)
         self._metrics.restarts.child(self.target.id.path, "hung").inc()
         self._handle(pooling.Unhealthy(running.id, message))

@@ -15,7 +15,7 @@ class RunningReplica:
     """Implements `ChannelListener`. Results and chunks are serving's bound methods, so that they reach the endpoint
     without a call in between."""
 
-    __slots__ = ("_exited", "hung", "id", "on_chunk", "on_result", "replica", "silent_pings", "started_at")
+    __slots__ = ("_exited", "hung", "id", "on_chunk", "on_result", "replica", "silent_pings", "started_at", "verdict")
 
     on_result: Callable[[wire.Result, Sequence[memoryview]], None]
     on_chunk: Callable[[wire.Chunk, memoryview], None]
@@ -33,6 +33,7 @@ class RunningReplica:
         self.started_at = started_at  # Unix seconds
         self.silent_pings = 0  # sent since the last answer
         self.hung = False  # given up because it answered no health checks
+        self.verdict = ""  # why it was given up
         self.on_result = results.on_result
         self.on_chunk = results.on_chunk
         self._exited = exited

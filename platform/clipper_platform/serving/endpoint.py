@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -248,6 +249,25 @@ class Endpoint:
         self.batches.clear()
         self.load = 0
         return running, waiting
+
+    def in_time(self) -> bool:
+        """Whether something that it runs, or has got, is inside its deadline."""
+        now = self._clock.monotonic()
+        return any(batch.deadline > now for batch in self.batches.values())
+
+    def replaced_from(self) -> float:
+        """From when on a call past its deadline, which nobody waits for, is reason to start another replica: once it
+        takes longer than expected as well. `inf`: there is none."""
+        at = math.inf
+        for position, batch in enumerate(self.batches.values()):
+            if self.draining or (position and self.one_at_a_time):
+                break
+            if any(i is not None and i.state is State.RUNNING and i.endpoint is self for i in batch.items):
+                continue
+            since = max(batch.sent, self.running_since) if self.one_at_a_time else batch.sent
+            expected_s = self.controller.expected(batch.weight)
+            at = min(at, max(batch.deadline, batching.overdue_at(since, expected_s)))
+        return at
 
     def stuck(self, grace_s: float, timeout_s: float, usual_s: float | None) -> bool:
         """What it runs is `grace_s` past its deadline: of a batch, which runs as one, past its last deadline.

@@ -5,6 +5,7 @@ All methods run in the event loop and none awaits, so that each sees the state t
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ class EndpointsOwner(Protocol):
 class Endpoints:
     """Implements `EndpointListener` and `EndpointOwner`."""
 
-    __slots__ = ("_clock", "_hedging", "_owner", "_replicas", "_usual_s", "by_id", "withdrawals")
+    __slots__ = ("_clock", "_hedging", "_late", "_owner", "_replicas", "_usual_s", "by_id", "withdrawals")
 
     _replicas: ReplicaFeedback
 
@@ -62,6 +63,7 @@ class Endpoints:
         self.by_id: dict[str, Endpoint] = {}
         self._owner = owner
         self._clock = clock
+        self._late = False  # something that a replica runs is past its deadline
         self._usual_s: float | None = None  # how long a call takes, once one was answered
         self.withdrawals = Withdrawals(self.by_id, clock)
         quantile = owner.spec.hedge_after
@@ -71,6 +73,11 @@ class Endpoints:
     def batch_limit(self) -> int:
         """The largest batch that any replica gets now."""
         return max((endpoint.controller.limit for endpoint in self.by_id.values()), default=0)
+
+    @property
+    def late(self) -> bool:
+        """Whether something that a replica runs is past its deadline."""
+        return self._late
 
     @property
     def unbegun(self) -> int:
@@ -259,6 +266,24 @@ class Endpoints:
     def no_capacity(self, reason: str) -> None:
         self._owner.capacity_changed(reason)
 
+    def in_time(self, replica: str) -> bool:
+        endpoint = self.by_id.get(replica)
+        return endpoint is not None and endpoint.in_time()
+
+    def replace_overdue(self) -> None:
+        """What waits can go nowhere: have replicas replaced whose calls are past their deadline."""
+        now, earliest = self._clock.monotonic(), math.inf
+        self._late = False
+        for endpoint in list(self.by_id.values()):
+            at = endpoint.replaced_from()
+            if at <= now:
+                self._replicas.overdue(endpoint.id)
+            else:
+                self._late |= at < math.inf
+                earliest = min(earliest, at)
+        if earliest < math.inf:
+            asyncio.get_running_loop().call_later(earliest - now, self._owner.kick)
+
     def stuck(self, replica: str, grace_s: float) -> bool:
         # What any replica has seen: one that hangs in its first call has seen nothing itself.
         known = [s for e in self.by_id.values() if (s := e.controller.expected(1)) is not None]
@@ -280,6 +305,7 @@ class Endpoints:
                         found.append(invocation)
                     elif invocation.deadline < earliest:
                         earliest = invocation.deadline
+        self._late |= bool(found)
         return found, earliest
 
     # Retries

@@ -201,6 +201,8 @@ class FunctionQueue:
             self._watch(earliest)
         for invocation in (*waiting, *running):
             self._expire(invocation)
+        if running:
+            self.kick()  # others may wait for what those occupy
 
     def _expire(self, invocation: Invocation) -> None:
         if invocation.state in (State.QUEUED, State.RUNNING):
@@ -230,6 +232,8 @@ class FunctionQueue:
                 return True
             n = self._dispatch_one()
             if not n:
+                if self.endpoints.late:
+                    self.endpoints.replace_overdue()
                 break
             sent += n
         return False

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from clipper.contract import wire
-from clipper_platform.backends.base import SnapshotState, StartError
+from clipper_platform.backends.base import LaunchSpec, SnapshotState, StartError
 from clipper_platform.core.canary import Answers
 from clipper_platform.types import FunctionId
 from tests.support.memory_backend import InMemoryBackend, echo
@@ -133,6 +133,25 @@ async def test_the_state_of_a_snapshot_is_known_only_where_the_function_asks_for
             status = h.facts.status(made.id)
             assert status is not None
             assert status.snapshot == (backend.snapshots[made.id] if asked else None)
+
+
+async def test_keep_alive_counts_from_readiness_where_that_is_later_than_the_end_of_the_call() -> None:
+    may_start = asyncio.Event()
+
+    async def slow(_: LaunchSpec) -> None:
+        await may_start.wait()
+
+    async with harness(InMemoryBackend(before_ready=slow)) as h:
+        await h.replica_sets.start(target(), replicas=1, wait=False)
+        h.dispatcher.set_route("p", 1)
+        call = h.call(timeout_s=1.0)
+        assert (await call.wait()).code == "deadline_exceeded"
+        await asyncio.sleep(5)
+        may_start.set()
+        await turns()
+        sample = h.scaled.sampler(F)(h.clock.monotonic())
+        assert sample is not None
+        assert (sample.ready, sample.idle_since) == (1, pytest.approx(h.clock.monotonic(), abs=0.1))
 
 
 async def test_a_sample_has_load_and_replica_counts_at_one_instant() -> None:

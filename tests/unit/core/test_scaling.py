@@ -321,6 +321,17 @@ def test_calls_that_come_together_start_as_many_as_they_need() -> None:
     assert decided(sample(500, wanted=0), policy, state, NOW + 60).wanted == 100
 
 
+@pytest.mark.parametrize(("ready", "wanted"), [(0, 1), (1, 0)])
+def test_a_replica_that_was_started_for_a_call_may_become_ready_though_the_call_is_over(
+    ready: int, wanted: int
+) -> None:
+    policy = replace(POLICY, downscale_to_zero_delay_s=0.0, downscale_delay_s=0.0)
+    idle = sample(wanted=1, ready=ready, starting=1 - ready, idle_since=NOW - 1.0)
+    decision = decided(idle, policy)
+    assert decision.wanted == wanted
+    assert NOW < decision.next_at < math.inf or ready
+
+
 def test_the_last_replica_goes_after_its_own_delay() -> None:
     policy = Policy(downscale_delay_s=1000, downscale_to_zero_delay_s=300)
     kept = decided(sample(idle_since=NOW - 299), policy)

@@ -27,6 +27,7 @@ class FakeListener:
         self.results: list[wire.Result] = []
         self.chunks: list[wire.Chunk] = []
         self.stuck_replicas: set[str] = set()
+        self.replicas_in_time: set[str] = set()
         self.serves: set[str] = set()  # replicas that had served when they end
 
     def endpoint_ready(self, replica: Replica, replicas: ReplicaFeedback) -> FakeListener:
@@ -44,6 +45,9 @@ class FakeListener:
 
     def no_capacity(self, reason: str) -> None:
         self.history.append(("no capacity", reason))
+
+    def in_time(self, replica: str) -> bool:
+        return replica in self.replicas_in_time
 
     def stuck(self, replica: str, grace_s: float) -> bool:
         return replica in self.stuck_replicas

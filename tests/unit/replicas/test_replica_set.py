@@ -252,7 +252,7 @@ async def test_a_replica_that_answers_no_health_check_is_killed_blamed_and_repla
         assert w.listener.of("closing") == [("f-1-1-1",)]
         assert w.listener.of("gone") == [("f-1-1-1", "killed", True)]
         assert w.restarts("hung") == 1
-        assert w.events == ["replica f-1-1-1 is hung: answered none of 3 health checks"]
+        assert w.events == ["replica f-1-1-1 is hung: it answered none of 3 health checks (health_check_period_s)"]
         await until(lambda: list(w.replicas.running) == ["f-1-1-2"])
 
 
@@ -272,7 +272,7 @@ async def test_a_replica_that_is_stuck_is_killed_and_those_beside_it_are_not_bla
         w.listener.stuck_replicas.add("f-1-1-1")
         await until(lambda: w.listener.of("gone"))
         assert w.listener.of("gone") == [("f-1-1-1", "killed", False)]
-        assert w.events == ["replica f-1-1-1 is hung: worked on a batch for 5 s past its deadline"]
+        assert w.events == ["replica f-1-1-1 is hung: it worked on a batch for 5 s past its deadline (timeout_s)"]
 
 
 def out_of(code: int) -> StartError:

@@ -70,6 +70,7 @@ class QueueWorld:
         self.scheduled = 0
         self.served_replicas: list[str] = []
         self.recycled: list[str] = []
+        self.overdue_replicas: list[str] = []
         self.wheel = DeadlineWheel(loop, self.clock, lambda timed, limit: self.queue.expire_due(limit))
         self.queue = FunctionQueue(
             function,
@@ -91,6 +92,10 @@ class QueueWorld:
 
     def recycle(self, replica: str) -> None:
         self.recycled.append(replica)
+        self.queue.endpoints.endpoint_closing(replica)
+
+    def overdue(self, replica: str) -> None:
+        self.overdue_replicas.append(replica)
         self.queue.endpoints.endpoint_closing(replica)
 
     def replica(self, name: str = "r1", ready: wire.Ready = ONE_AT_A_TIME) -> tuple[FakeReplica, Endpoint]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 
 import pytest
 
@@ -97,24 +96,49 @@ async def test_a_suspect_gets_its_turn_while_others_keep_coming() -> None:
             over.set()
 
 
-async def test_an_invocation_under_which_a_replica_goes_silent_runs_alone_from_then_on() -> None:
-    silent: list[bytes] = []
+@pytest.mark.parametrize("seconds", [0.5, 60.0])
+async def test_a_replica_that_is_silent_inside_the_deadline_of_what_it_runs_is_left_alone(seconds: float) -> None:
+    async def holds_the_lock(invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
+        if any(bytes(p) == b"long" for p in payloads):
+            backend.replicas[0].answers_pings = False
+            await asyncio.sleep(seconds)
+        return await echo(invoke, payloads)
 
-    async def seizes(invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
-        if any(bytes(p) == b"seizure" for p in payloads):
-            silent.append(b"|".join(map(bytes, payloads)))
-            backend.replicas[-1].answers_pings = False
+    backend = InMemoryBackend(holds_the_lock)
+    async with harness(backend) as h:
+        await h.deploy(target(max_batch_size=4, health_check_period_s=0.01))
+        long = h.call(body=b"long", timeout_s=1.0)
+        if seconds < 1:
+            assert (await long.wait()).code == "ok"
+            assert len(backend.replicas) == 1
+        else:
+            assert (await long.wait()).code == "deadline_exceeded"
+            await asyncio.sleep(0.1)
+            assert (await h.call(body=b"short").wait()).code == "ok"
+            assert len(backend.replicas) == 2
+            assert any("health checks" in message for _, _, message, _ in h.events)
+
+
+async def test_while_others_wait_a_call_past_its_deadline_has_its_replica_replaced_at_once() -> None:
+    async def hangs(invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
+        if any(bytes(p) == b"hang" for p in payloads):
             await asyncio.Event().wait()
         return await echo(invoke, payloads)
 
-    backend = InMemoryBackend(seizes)
+    backend = InMemoryBackend(hangs, ready=UNBATCHED)
     async with harness(backend) as h:
-        await h.deploy(target(max_batch_size=4, health_check_period_s=0.01))
-        quick_restarts(h)
-        calls = [h.call(body=body) for body in (b"a", b"seizure", b"b", b"c")]
-        await asyncio.gather(*(c.wait() for c in calls))
-        assert Counter(c.code for c in calls) == {"ok": 3, "quarantined": 1}
-        assert silent == [b"a|seizure|b|c", b"seizure"]
+        await h.deploy(target(timeout_s=60))
+        hang, other = h.call(body=b"hang", timeout_s=1.0), h.call(body=b"x", timeout_s=60)
+        assert (await hang.wait()).code == "deadline_exceeded"
+        assert (await other.wait()).code == "ok"
+        assert other.invocation.finished - hang.invocation.finished < 0.1
+        late = h.call(body=b"hang", timeout_s=1.0)
+        assert (await late.wait()).code == "deadline_exceeded"
+        await asyncio.sleep(5)
+        came_later = h.call(body=b"x", timeout_s=60)
+        assert (await came_later.wait()).code == "ok"
+        assert came_later.invocation.finished - came_later.invocation.arrived < 0.1
+        assert len(backend.alive) == 3
 
 
 async def test_a_replica_stuck_in_one_call_is_not_the_fault_of_those_beside_it() -> None:
