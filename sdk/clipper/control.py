@@ -138,9 +138,12 @@ class ControlClient:
 
     # Deployments
 
-    def create_deployment(self, project: str, manifest: Mapping[str, Any], force: bool = False) -> dict[str, Any]:
+    def create_deployment(
+        self, project: str, manifest: Mapping[str, Any], force: bool = False, rebuild: bool = False
+    ) -> dict[str, Any]:
         """Begin a deployment of `Manifest.to_dict()`. Raises Conflict while another of the project runs."""
-        return self._send("POST", f"{API_ROOT}/projects/{_segment(project)}/deployments", {**manifest, "force": force})
+        body = {**manifest, "force": force, **({"rebuild": True} if rebuild else {})}
+        return self._send("POST", f"{API_ROOT}/projects/{_segment(project)}/deployments", body)
 
     def deployment(self, id: str) -> dict[str, Any]:
         return self._get(f"{API_ROOT}/deployments/{_segment(id)}")

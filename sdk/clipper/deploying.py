@@ -42,8 +42,11 @@ _ENDED_WELL: Final = ("succeeded", "unchanged")
 _ENDED: Final = (*_ENDED_WELL, "failed", "cancelled")
 
 
-def deploy_project(project: Project, control: ControlClient, on_event: OnEvent, force: bool = False) -> dict[str, Any]:
-    """Bundle, upload, deploy, wait until callers get the new version; the finished deployment.
+def deploy_project(
+    project: Project, control: ControlClient, on_event: OnEvent, force: bool = False, rebuild: bool = False
+) -> dict[str, Any]:
+    """Bundle, upload, deploy, wait until callers get the new version; the finished deployment. `rebuild`: in a new
+    environment, with the newest versions that the requirements allow.
 
     Raises DeployFailed with the phase, the exception and the last lines of the log; Conflict while another deployment
     of the project runs; SpecError for what cannot be bundled. Interrupted, it cancels the deployment.
@@ -59,7 +62,7 @@ def deploy_project(project: Project, control: ControlClient, on_event: OnEvent, 
     )
     for warning in _warnings(project, bundle):
         on_event(_event("warning", warning, phase="bundle"))
-    return _deploy(project, bundle, control, on_event, force)
+    return _deploy(project, bundle, control, on_event, force, rebuild)
 
 
 def deploy(
@@ -131,14 +134,21 @@ def _python(wanted: str | None) -> str:
     return wanted or own
 
 
-def _deploy(project: Project, bundle: Bundle, control: ControlClient, on_event: OnEvent, force: bool) -> dict[str, Any]:
+def _deploy(
+    project: Project,
+    bundle: Bundle,
+    control: ControlClient,
+    on_event: OnEvent,
+    force: bool,
+    rebuild: bool = False,
+) -> dict[str, Any]:
     manifest = project.manifest(bundle.digest)
     phase = _Phase("upload", on_event)
     known = control.has_bundle(bundle.digest)
     if not known:
         control.put_bundle(bundle.digest, bundle.data, phase.progress)
     phase.done(reused=known, bytes=len(bundle.data))
-    deployment = control.create_deployment(project.name, manifest.to_dict(), force)
+    deployment = control.create_deployment(project.name, manifest.to_dict(), force, rebuild)
     on_event(_event("accepted", data={"deployment": deployment}))
     if deployment.get("state") not in _ENDED:
         deployment = _follow(control, str(deployment["id"]), on_event)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from clipper.contract.credentials import mask
 from clipper.contract.requirements import (
     PLACES,
     Option,
@@ -19,10 +20,10 @@ from clipper.contract.requirements import (
     expand_variables,
     has_scheme,
     logical_lines,
-    mask,
     parse_line,
 )
 from clipper.contract.rules import SpecError
+from clipper.locked_requirements import read_project_requirements
 from clipper.project_files import read_text
 
 __all__ = ["Requirements", "read_requirements"]
@@ -53,11 +54,14 @@ def read_requirements(
     """
     reader = _Reader(directory, os.environ if environ is None else environ)
     for source, constraint in ((value, False), (constraints, True)):
-        if isinstance(source, str):
+        if directory is not None and source in ("pyproject.toml", "uv.lock"):
+            for logical in logical_lines(read_project_requirements(directory, where=where)):
+                reader.read_line(logical, Path(), constraint=constraint, where=str(source))
+            reader.files.append(str(source))
+        elif isinstance(source, str):
             reader.read_file(source, Path(), constraint=constraint, where=where)
-            continue
-        for line in source:
-            for logical in logical_lines(line):
+        else:
+            for logical in (logical for line in source for logical in logical_lines(line)):
                 reader.read_line(logical, Path(), constraint=constraint, where=where)
     try:
         check_hashes(reader.requirements, reader.constraints)

@@ -54,7 +54,12 @@ class Built:
     def identify(self, spec: EnvironmentSpec, files: Path | None = None) -> EnvironmentId:
         return EnvironmentId("env")
 
-    async def build(self, spec: EnvironmentSpec, progress: BuildProgress, files: Path | None = None) -> EnvironmentId:
+    async def resolve(self, spec: EnvironmentSpec) -> dict[str, str]:
+        return {}
+
+    async def build(
+        self, spec: EnvironmentSpec, progress: BuildProgress, files: Path | None = None, meanings: object = None
+    ) -> EnvironmentId:
         return self.identify(spec)
 
     def pythons(self) -> Sequence[str]:

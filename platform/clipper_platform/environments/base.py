@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from clipper.contract.spec import EnvironmentSpec
@@ -26,9 +27,20 @@ class EnvironmentBuilder(Protocol):
         machine, with a list of those that are."""
         ...
 
-    async def build(self, spec: EnvironmentSpec, progress: BuildProgress, files: Path | None = None) -> EnvironmentId:
+    async def resolve(self, spec: EnvironmentSpec) -> dict[str, str]:
+        """What the moving references of the requirements mean now, as a branch of a Git repository does."""
+        ...
+
+    async def build(
+        self,
+        spec: EnvironmentSpec,
+        progress: BuildProgress,
+        files: Path | None = None,
+        meanings: Mapping[str, str] = MappingProxyType({}),
+    ) -> EnvironmentId:
         """Build it, or return at once if it exists. Concurrent calls for one id share one build. Cancelling
-        the last waiter stops the build. Raises DeployFailed with the resolver's explanation."""
+        the last waiter stops the build. `meanings` are those that `resolve` gave when the version was deployed. Raises
+        DeployFailed with the resolver's explanation."""
         ...
 
     def pythons(self) -> Sequence[str]:

@@ -1,15 +1,16 @@
-"""What a deploy reports of a build that failed: uv's explanation, without credentials, and what to do."""
+"""What a build leaves to read, without credentials: uv's explanation of a failure, and where packages came from."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from clipper.contract.requirements import mask
+from clipper.contract.credentials import mask
 from clipper_platform.environments.uv import explain, hint_for
 from clipper_platform.errors import DeployFailed
 
-__all__ = ["LOG_LINES", "SCRATCH", "clash", "failed"]
+__all__ = ["LOG_LINES", "SCRATCH", "clash", "failed", "mask_addresses"]
 
 LOG_LINES = 60
 SCRATCH = ".installing"
@@ -40,3 +41,12 @@ def failed(lines: Sequence[str]) -> DeployFailed:
         log=output[-LOG_LINES:],
         hint=hint_for(explanation),
     )
+
+
+def mask_addresses(environment: Path) -> None:
+    """Take the credentials out of what the packages say about where they came from (PEP 610)."""
+    for record in environment.glob("lib/python*/site-packages/*.dist-info/direct_url.json"):
+        text = record.read_text(encoding="utf-8")
+        if mask(text) != text:
+            record.unlink()  # it may be a hard link into uv's cache
+            record.write_text(mask(text), encoding="utf-8")

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from packaging.utils import canonicalize_name
 
-from clipper.contract.requirements import PLACES, Option, Requirement, check_hashes, has_scheme, mask, parse_line
+from clipper.contract.credentials import mask
+from clipper.contract.manifest import REBUILT
+from clipper.contract.requirements import PLACES, Option, Requirement, check_hashes, has_scheme, parse_line
 from clipper.contract.spec import EnvironmentSpec
+from clipper_platform.environments.moving import pinned
 from clipper_platform.errors import DeployFailed
 
 __all__ = ["Installation", "Step"]
@@ -46,8 +50,15 @@ class Installation:
     Raises DeployFailed for lines that cannot be read and for files that are not there. Reads the files.
     """
 
-    def __init__(self, spec: EnvironmentSpec, runtime: Sequence[str], files: Path | None) -> None:
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        runtime: Sequence[str],
+        files: Path | None,
+        meanings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._files = files
+        self._meanings = meanings
         self.runtime = tuple(runtime)
         self._options, self._requirements = _parse(spec.requirements)
         _, self._constraints = _parse(spec.constraints)
@@ -74,10 +85,14 @@ class Installation:
             identity["constraints"] = sorted({self._requirement_identity(r) for r in self._constraints})
         if spec.exclude:  # absent where nothing is excluded, so that other environments keep their ids
             identity["exclude"] = sorted({canonicalize_name(name) for name in spec.exclude})
+        if rebuilt := self._meanings.get(REBUILT):
+            identity[REBUILT] = rebuilt
         return identity
 
     def _requirement_identity(self, requirement: Requirement) -> str:
         """A path stands for its content: the same wheel of another project is the same, a changed one is another."""
+        if requirement.url:
+            return f"{requirement.identity} {self._meanings.get(mask(requirement.url), '')}".rstrip()
         if not requirement.path:
             return requirement.identity
         path = self._find(requirement.path)
@@ -110,6 +125,8 @@ class Installation:
             for option in self._options
             if option.flag in _AS_FLAG
         )
+        if any(not name.startswith("git+") for name in self._meanings):
+            flags += ("--refresh",)  # what uv has cached of an address or an index may be what it meant before
         flags += tuple(flag for r in self._requirements for flag in _config_flags(r))
         lines = {requirement: self._line(requirement, scratch) for requirement in self._requirements}
         if not self._hashed and not options:
@@ -142,7 +159,7 @@ class Installation:
         # Per-requirement settings travel as flags: uv reads none in a file but --hash.
         plain = replace(requirement, config_settings=(), editable=False)
         if not plain.path:
-            return plain.line
+            return pinned(plain, self._meanings).line
         path = self._find(plain.path)
         if path.is_dir():
             copy = scratch / hashlib.sha256(plain.path.encode()).hexdigest()[:16] / path.name

@@ -86,6 +86,15 @@ class Interpreters:
             self._listed_at = now
         return self._listing
 
+    def forget(self) -> None:
+        """Look at the disk again at the next call."""
+        self._listed_at = None
+
+    @staticmethod
+    def supports(python: str) -> bool:
+        """Whether functions can run on this version."""
+        return tuple(map(int, python.split(".")))[:2] >= MIN_VERSION
+
     def find(self, python: str | None) -> Interpreter:
         """The interpreter for `3.11` or `3.11.7`; for None the platform's own.
 
@@ -98,7 +107,7 @@ class Interpreters:
             if interpreter.satisfies(python) and interpreter.path.exists():
                 return interpreter
         have = ", ".join(dict.fromkeys(i.name for i in self.list()))
-        if tuple(map(int, python.split(".")))[:2] < MIN_VERSION:
+        if not self.supports(python):
             raise DeployFailed(
                 f"Python {python} is too old: functions run on CPython {_minor(MIN_VERSION)} or newer, here {have}",
                 phase="environment",

@@ -67,7 +67,7 @@ class Uv:
     def __init__(self, *, cwd: Path, environ: Mapping[str, str]) -> None:
         self._binary = uv.find_uv_bin()
         self._cwd = cwd
-        self._environ = dict(environ)
+        self.environ = dict(environ)
 
     async def run(
         self, *arguments: str | Path, on_line: Callable[[str], None] | None = None, keep_open: int | None = None
@@ -85,7 +85,7 @@ class Uv:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             cwd=self._cwd,
-            env=self._environ,
+            env=self.environ,
             start_new_session=True,
             pass_fds=() if keep_open is None else (keep_open,),
             limit=_STREAM_LIMIT_BYTES,

@@ -21,17 +21,20 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from clipper.contract.requirements import mask
+from clipper.contract.credentials import mask
+from clipper.contract.requirements import moving_requirements
 from clipper.contract.spec import EnvironmentSpec
 from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.core.retention import EnvironmentFacts
 from clipper_platform.environments.base import BuildProgress
-from clipper_platform.environments.failures import LOG_LINES, SCRATCH, clash, failed
+from clipper_platform.environments.failures import LOG_LINES, SCRATCH, clash, failed, mask_addresses
 from clipper_platform.environments.installation import Installation, Step
 from clipper_platform.environments.interpreters import Interpreter, Interpreters
 from clipper_platform.environments.locks import EnvironmentLocks
+from clipper_platform.environments.moving import resolve
 from clipper_platform.environments.uv import Uv, UvError, in_conflict, uv_environment
 from clipper_platform.environments.virtual import VirtualEnvironment
 from clipper_platform.errors import DeployFailed
@@ -112,9 +115,18 @@ class VenvBuilder:
         installation = Installation(spec, self._runtime, files)
         return _identify(installation, self._interpreters.find(spec.python))
 
-    async def build(self, spec: EnvironmentSpec, progress: BuildProgress, files: Path | None = None) -> EnvironmentId:
-        installation = await asyncio.to_thread(Installation, spec, self._runtime, files)
-        python = await asyncio.to_thread(self._interpreters.find, spec.python)
+    async def resolve(self, spec: EnvironmentSpec) -> dict[str, str]:
+        return await resolve(moving_requirements(spec.requirements), self._uv.environ)
+
+    async def build(
+        self,
+        spec: EnvironmentSpec,
+        progress: BuildProgress,
+        files: Path | None = None,
+        meanings: Mapping[str, str] = MappingProxyType({}),
+    ) -> EnvironmentId:
+        installation = await asyncio.to_thread(Installation, spec, self._runtime, files, meanings)
+        python = await self._python(spec.python, progress)
         id = _identify(installation, python)
         while self.find(id) is None:  # more than once only if another process removes what was just built
             running = self._builds.get(id)
@@ -125,6 +137,23 @@ class VenvBuilder:
                 task.add_done_callback(partial(self._forget, build))
             await self._join(*running, progress)
         return id
+
+    async def _python(self, wanted: str | None, progress: BuildProgress) -> Interpreter:
+        """The interpreter of this version, fetched by uv if it is not here and can be."""
+        try:
+            return await asyncio.to_thread(self._interpreters.find, wanted)
+        except DeployFailed as missing:
+            if wanted is None or not self._interpreters.supports(wanted):
+                raise
+            progress(f"Fetching Python {wanted}")
+            self._prepare_root()
+            try:
+                await self._uv.run("python", "install", "--no-bin", wanted, on_line=progress)
+            except UvError as error:
+                missing.details["log"] = list(error.lines)[-LOG_LINES:]
+                raise missing from error
+            self._interpreters.forget()
+            return await asyncio.to_thread(self._interpreters.find, wanted)
 
     async def _join(self, build: _Build, task: asyncio.Task[None], progress: BuildProgress) -> None:
         for line in tuple(build.history):
@@ -176,7 +205,9 @@ class VenvBuilder:
             build.tell(f"Creating an environment with Python {build.python.name}")
             await self._install(build, path, python, lock)
             freeze = ("pip", "freeze", "--python", python)
-            packages = [line for line in await self._uv.run(*freeze, keep_open=lock) if re.search(r"==| @ ", line)]
+            packages = [
+                mask(line) for line in await self._uv.run(*freeze, keep_open=lock) if re.search(r"==| @ ", line)
+            ]
             await _in_thread(lambda: self._mark_complete(build, path, packages))
             done = True
         finally:
@@ -192,6 +223,7 @@ class VenvBuilder:
             await self._run_step(build, step, ("pip", "install", "--python", python), scratch, lock)
         # It holds the credentials of indexes, which functions must not see.
         await _in_thread(partial(shutil.rmtree, scratch))
+        await _in_thread(partial(mask_addresses, path))
 
     async def _run_step(
         self, build: _Build, step: Step, install: tuple[str | Path, ...], scratch: Path, lock: int

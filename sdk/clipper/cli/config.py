@@ -68,12 +68,12 @@ def _document(project: Project) -> dict[str, Any]:
         found = project.provenance.get(name, {})
         return {key: {"value": value, "from": found.get(key, "default")} for key, value in table.items()}
 
+    environment = _environment(project)
     return {
         "name": project.name,
         "keep_versions": {"value": project.keep_versions, "from": project.keep_versions_provenance},
         "environment": {
-            key: {"value": getattr(project.environment, key), "from": source}
-            for key, source in project.environment_provenance.items()
+            key: {"value": environment[key], "from": source} for key, source in project.environment_provenance.items()
         },
         "env": {name: {"value": value, "from": PROJECT_FILE} for name, value in project.env.items()},
         "deploy": {
@@ -82,6 +82,12 @@ def _document(project: Project) -> dict[str, Any]:
         },
         "functions": {spec.name: sources(spec.name, spec.to_dict()) for spec in project.functions},
     }
+
+
+def _environment(project: Project) -> dict[str, Any]:
+    """The values of all keys, without the credentials of indexes."""
+    shown = project.environment.shown()
+    return {key: shown.get(key, getattr(project.environment, key)) for key in project.environment_provenance}
 
 
 def _project(out: Output, project: Project) -> None:
@@ -95,7 +101,7 @@ def _project(out: Output, project: Project) -> None:
     out.table(
         ["[environment]", "VALUE", "FROM"],
         [
-            _row(key, scalar(getattr(project.environment, key)), source)
+            _row(key, scalar(_environment(project)[key]), source)
             for key, source in project.environment_provenance.items()
         ],
     )

@@ -26,8 +26,9 @@ __all__ = ["deploy"]
 @click.command()
 @directory_argument
 @click.option("--force", is_flag=True, help="Deploy even when nothing changed.")
+@click.option("--rebuild", is_flag=True, help="Build the environment anew, with the newest versions that fit.")
 @json_option
-def deploy(directory: Path, force: bool, out: Output) -> None:
+def deploy(directory: Path, force: bool, rebuild: bool, out: Output) -> None:
     """Deploy a directory and wait until it answers.
 
     The version before serves until then, and goes on if this fails or is cancelled with Ctrl-C.
@@ -35,7 +36,7 @@ def deploy(directory: Path, force: bool, out: Output) -> None:
     begun = time.monotonic()
     project = load_project(directory)
     with connect() as control:
-        deployment = _deploy(out, control, project, force=force)
+        deployment = _deploy(out, control, project, force=force, rebuild=rebuild)
         if out.json:
             out.document(deployment)
         elif deployment["state"] == "unchanged":
@@ -44,7 +45,7 @@ def deploy(directory: Path, force: bool, out: Output) -> None:
             _succeeded(out, control, project, deployment, time.monotonic() - begun)
 
 
-def _deploy(out: Output, control: ControlClient, project: Project, *, force: bool) -> dict[str, Any]:
+def _deploy(out: Output, control: ControlClient, project: Project, *, force: bool, rebuild: bool) -> dict[str, Any]:
     """The finished deployment. A failure, or Ctrl-C, is reported with the version that goes on serving."""
     from clipper.deploying import deploy_project
 
@@ -53,7 +54,7 @@ def _deploy(out: Output, control: ControlClient, project: Project, *, force: boo
         with display(out, progress) as show:
             control.on_retry = retries = _Retries(show, control.timeout_s)
             try:
-                deployment = deploy_project(project, control, show, force=force)
+                deployment = deploy_project(project, control, show, force=force, rebuild=rebuild)
                 progress.succeed(time.monotonic())
                 return deployment
             except BaseException:

@@ -73,6 +73,15 @@ class EnvironmentSpec:
             warm_pool_size=checked(warm, ENVIRONMENT_RULES, where).get("warm_pool_size"),
         )
 
+    def shown(self) -> dict[str, Any]:
+        """As `to_dict`, without the credentials of indexes."""
+        from clipper.contract.credentials import mask  # replicas import this module and show nothing
+
+        table = self.to_dict()
+        return table | {
+            key: [mask(line) for line in table[key]] for key in ("requirements", "constraints") if key in table
+        }
+
     def to_dict(self) -> dict[str, Any]:
         out: dict[str, Any] = {"python": self.python, "requirements": list(self.requirements)}
         if self.constraints:

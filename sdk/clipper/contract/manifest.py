@@ -13,7 +13,7 @@ from clipper.contract.rules import Rule, SpecError, check_name, key_word, unknow
 from clipper.contract.spec import FunctionSpec
 from clipper.contract.variables import parse_variables
 
-__all__ = ["DEFAULT_KEEP_VERSIONS", "KEEP_VERSIONS", "MAX_KEEP_VERSIONS", "Manifest"]
+__all__ = ["DEFAULT_KEEP_VERSIONS", "KEEP_VERSIONS", "MAX_KEEP_VERSIONS", "REBUILT", "Manifest"]
 
 DEFAULT_KEEP_VERSIONS = 20  # a deploy a day keeps almost three weeks
 MAX_KEEP_VERSIONS = 1000
@@ -21,7 +21,10 @@ KEEP_VERSIONS = Rule(int, low=1, high=MAX_KEEP_VERSIONS)
 
 _USUAL_DEPLOY = DeploySpec()
 _REQUIRED = ("project", "bundle", "environment", "functions")
-_KNOWN = (*_REQUIRED, "deploy", "env", "keep_versions")
+REBUILT = "rebuilt"
+"""Among the meanings: when `clip deploy --rebuild` asked for a new environment, in Unix seconds."""
+
+_KNOWN = (*_REQUIRED, "deploy", "env", "keep_versions", "meanings")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,8 @@ class Manifest:
     deploy: DeploySpec = _USUAL_DEPLOY
     env: Mapping[str, str] = field(default_factory=dict)
     keep_versions: int = DEFAULT_KEEP_VERSIONS
+    # Set by the platform: what the moving references of the requirements meant at the deploy, and REBUILT.
+    meanings: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @classmethod
     def from_dict(cls, table: object) -> Self:
@@ -75,6 +80,7 @@ class Manifest:
             deploy=deploy,
             env=parse_variables(table.get("env", {}), where="manifest env"),
             keep_versions=keep,
+            meanings=dict(table.get("meanings", {})),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,5 +92,6 @@ class Manifest:
             "functions": [spec.to_dict() for spec in self.functions],
             **({"deploy": deploy} if deploy else {}),
             **({"env": dict(self.env)} if self.env else {}),
+            **({"meanings": dict(self.meanings)} if self.meanings else {}),
             **({"keep_versions": self.keep_versions} if self.keep_versions != DEFAULT_KEEP_VERSIONS else {}),
         }

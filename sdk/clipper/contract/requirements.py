@@ -21,6 +21,8 @@ from packaging.requirements import InvalidRequirement
 from packaging.requirements import Requirement as Pep508
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from clipper.contract.credentials import mask
+
 __all__ = [
     "PLACES",
     "Option",
@@ -29,7 +31,7 @@ __all__ = [
     "expand_variables",
     "has_scheme",
     "logical_lines",
-    "mask",
+    "moving_requirements",
     "parse_line",
 ]
 
@@ -41,11 +43,6 @@ _VARIABLE: Final = re.compile(r"\$\{([A-Z0-9_]+)\}")
 _URL: Final = re.compile(r"(https?|ftp|file|(git|hg|svn|bzr)(\+[a-z]+)?):", re.IGNORECASE)
 _ARCHIVE: Final = re.compile(r"\.(whl|zip|tar|tgz|tbz|txz|tlz|tar\.(gz|bz2|xz|lz|lzma))\Z", re.IGNORECASE)
 _EXTRAS: Final = re.compile(r"(.+?)(\[[^\[\]]*\])\Z")
-# `git@` is no secret: it is the user of every address of a Git server by SSH.
-_CREDENTIALS: Final = re.compile(r"(?<=://)(?!git@)[^/?#\s@]*(?:@[^/?#\s@]*)*@")
-_SECRET_PARAMETERS: Final = re.compile(
-    r"(?i)([?&][\w.-]*(?:token|key|sig|signature|secret|password|credential)[\w.-]*=)[^&#\s\"']+"
-)
 _COMMIT: Final = re.compile(r"@[0-9a-f]{40}\Z")
 # Digits of a digest; `pip` takes these three.
 _DIGESTS: Final = {"sha256": 64, "sha384": 96, "sha512": 128}
@@ -119,15 +116,6 @@ class Option:
     @property
     def identity(self) -> str:
         return mask(self.line)
-
-
-def mask(text: str) -> str:
-    """`text` with the credentials of each address in it replaced.
-
-    >>> mask("--index-url https://me:token@pypi.example/simple")
-    '--index-url https://****@pypi.example/simple'
-    """
-    return _SECRET_PARAMETERS.sub(r"\1****", _CREDENTIALS.sub("****@", text))
 
 
 def logical_lines(text: str) -> Iterator[str]:
@@ -217,6 +205,12 @@ def check_hashes(requirements: Iterable[Requirement], constraints: Iterable[Requ
         if not requirement.pinned and requirement.name not in with_hash:
             raise ValueError(f"{text!r} has a --hash and no version: pin it with ==")
     return True
+
+
+def moving_requirements(lines: Iterable[str]) -> list[Requirement]:
+    """Those whose address may give other files tomorrow. Raises ValueError for a line that cannot be read."""
+    parsed = (parse_line(line) for line in lines)
+    return [r for r in parsed if isinstance(r, Requirement) and r.url and not r.pinned]
 
 
 def has_scheme(address: str) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from clipper.contract.credentials import mask
 from clipper.contract.requirements import (
     Option,
     Requirement,
     check_hashes,
     expand_variables,
     logical_lines,
-    mask,
     parse_line,
 )
 

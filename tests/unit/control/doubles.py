@@ -174,7 +174,12 @@ class FakeEnvironments:
     def identify(self, spec: EnvironmentSpec, files: Path | None = None) -> EnvironmentId:
         return EnvironmentId(f"env-{spec.python}-{len(spec.requirements)}")
 
-    async def build(self, spec: EnvironmentSpec, progress: BuildProgress, files: Path | None = None) -> EnvironmentId:
+    async def resolve(self, spec: EnvironmentSpec) -> dict[str, str]:
+        return {}
+
+    async def build(
+        self, spec: EnvironmentSpec, progress: BuildProgress, files: Path | None = None, meanings: object = None
+    ) -> EnvironmentId:
         self.running += 1
         try:
             for line in self.lines:

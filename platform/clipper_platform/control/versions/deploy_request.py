@@ -3,24 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from clipper.contract.manifest import Manifest
-from clipper.contract.requirements import PLACES, Option, Requirement, expand_variables, mask, parse_line
+from clipper.contract.credentials import mask
+from clipper.contract.manifest import REBUILT, Manifest
+from clipper.contract.requirements import (
+    PLACES,
+    Option,
+    Requirement,
+    expand_variables,
+    moving_requirements,
+    parse_line,
+)
 from clipper.contract.spec import EnvironmentSpec, SpecError, check_name
+from clipper_platform.control.current import Current
 from clipper_platform.control.scaling.schedules import Plan
 from clipper_platform.errors import InvalidSpec
 
-__all__ = ["read_deploy"]
+__all__ = ["DeployRequest", "Unchanged", "read_deploy"]
 
 
-def read_deploy(project: str, body: Mapping[str, Any]) -> tuple[Manifest, bool]:
-    """The manifest, and whether to deploy it even if nothing changed. Raises InvalidSpec."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeployRequest:
+    """`force`: deploy even if nothing changed. `rebuild`: in a new environment, with the newest versions that the
+    requirements allow."""
+
+    manifest: Manifest
+    force: bool = False
+    rebuild: bool = False
+
+    @property
+    def moves(self) -> bool:
+        """Whether a requirement may mean something else than at the deploy before."""
+        return bool(moving_requirements(self.manifest.environment.requirements))
+
+    def is_answered_by(self, current: Manifest) -> bool:
+        """Whether the current version is what is asked for, before anything is looked up."""
+        return not self.force and not self.rebuild and not self.moves and self.same_as(current)
+
+    def same_as(self, current: Manifest) -> bool:
+        return replace(current, meanings={}) == self.manifest
+
+    def resolved(self, meanings: Mapping[str, str], before: Manifest | None, now: float) -> Manifest:
+        """The manifest with what its references mean now. A rebuilt environment stays in use until the next rebuild or
+        a change of the environment."""
+        found = dict(meanings)
+        if self.rebuild:
+            found[REBUILT] = f"{now:.3f}"
+        elif before is not None and before.environment == self.manifest.environment and REBUILT in before.meanings:
+            found[REBUILT] = before.meanings[REBUILT]
+        return replace(self.manifest, meanings=found)
+
+
+class Unchanged(Exception):
+    """The version that answers is what was asked for."""
+
+    def __init__(self, current: Current) -> None:
+        super().__init__()
+        self.current = current
+
+
+def read_deploy(project: str, body: Mapping[str, Any]) -> DeployRequest:
+    """Raises InvalidSpec."""
     table = dict(body)
-    force = table.pop("force", False)
-    if not isinstance(force, bool):
-        raise InvalidSpec(f"force = {force!r} is not allowed: it must be true or false", key="force")
+    flags = {name: table.pop(name, False) for name in ("force", "rebuild")}
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise InvalidSpec(f"{name} = {value!r} is not allowed: it must be true or false", key=name)
+    if "meanings" in table:
+        raise InvalidSpec("meanings are what the platform looks up; a client sends none", key="meanings")
     try:
         check_name(project, "project", where="manifest")
         manifest = Manifest.from_dict(table)
@@ -31,7 +84,7 @@ def read_deploy(project: str, body: Mapping[str, Any]) -> tuple[Manifest, bool]:
         raise InvalidSpec(f"the manifest is for project {manifest.project!r}, the URL for {project!r}", key="project")
     for spec in manifest.functions:
         Plan(spec.autoscaling, None, lambda: 0.0)  # refuses a schedule that never comes true
-    return manifest, force
+    return DeployRequest(manifest=manifest, **flags)
 
 
 def _check_requirements(spec: EnvironmentSpec) -> None:

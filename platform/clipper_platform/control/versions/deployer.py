@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from clipper.contract.manifest import Manifest
@@ -24,8 +23,8 @@ from clipper_platform.control.registry import Registry
 from clipper_platform.control.tasks import TaskSet, uninterrupted
 from clipper_platform.control.versions.canary import Canary
 from clipper_platform.control.versions.claims import Claims
-from clipper_platform.control.versions.deploy_request import read_deploy
-from clipper_platform.control.versions.deployment import Deployment, DeployProblem, Forward, Phase
+from clipper_platform.control.versions.deploy_request import DeployRequest, Unchanged, read_deploy
+from clipper_platform.control.versions.deployment import Deployment, DeployProblem, Forward
 from clipper_platform.control.versions.deployments import Deployments
 from clipper_platform.control.versions.follow import Follower
 from clipper_platform.control.versions.restore import RETRY_S, Restorer
@@ -101,12 +100,13 @@ class Deployer:
     # Deploying
 
     def submit(self, project: str, body: Mapping[str, Any]) -> Deployment:
-        """Begin a deploy from a manifest (with an optional `force`); it goes on by itself.
+        """Begin a deploy from a manifest (with optional `force` and `rebuild`); it goes on by itself.
 
         Raises InvalidSpec, Conflict (the project is busy, or its bundle was not uploaded), StoreUnavailable,
         Unavailable.
         """
-        manifest, force = read_deploy(project, body)
+        request = read_deploy(project, body)
+        manifest = request.manifest
         self._registry.watch.check()
         if not self._artifacts.has(manifest.bundle):
             raise Conflict(
@@ -115,14 +115,14 @@ class Deployer:
                 bundle=manifest.bundle,
             )
         current = self._registry.current(project)
-        if current is not None and current.manifest == manifest and not force and not self._failed(current):
+        if current is not None and request.is_answered_by(current.manifest) and not self._failed(current):
             self._claims.check_free(project)
-            return self._unchanged(current)
+            return self._unchanged(current, self.deployments.begin(current.manifest, current))
         if len(self._working) >= MAX_RUNNING:
             raise Unavailable(f"{MAX_RUNNING} deploys are running already; try again soon", retry_after_s=5.0)
         self._claims.claim(project, "a deploy")
         deployment = self.deployments.begin(manifest, current, notice=self._registry.watch.notice())
-        steps = asyncio.create_task(self._deploy(deployment, manifest), name=f"deploy {project}")
+        steps = asyncio.create_task(self._deploy(deployment, request), name=f"deploy {project}")
         self._working[deployment.id] = steps
         self._tasks.start(self._supervise(deployment, steps), f"supervise the deploy of {project}")
         return deployment
@@ -149,8 +149,7 @@ class Deployer:
         statuses = (self._facts.status(FunctionId(project, f.name, number)) for f in current.manifest.functions)
         return any(status is not None and status.state == "failed" for status in statuses)
 
-    def _unchanged(self, current: Current) -> Deployment:
-        deployment = self.deployments.begin(current.manifest, current)
+    def _unchanged(self, current: Current, deployment: Deployment) -> Deployment:
         deployment.version = current.route.version
         deployment.previous = current.route.previous
         deployment.schemas = current.schemas
@@ -165,6 +164,10 @@ class Deployer:
             problem = None
         elif (error := steps.exception()) is None:
             self._succeed(deployment, steps.result())
+            return
+        elif isinstance(error, Unchanged):
+            self._claims.release(deployment.project)
+            self._unchanged(error.current, deployment)
             return
         elif isinstance(error, ClipperError):
             problem = DeployProblem.of(error, deployment.phase)
@@ -201,15 +204,15 @@ class Deployer:
         logger.warning("deploy did not succeed: %s", outcome, extra={"project": deployment.project})
         deployment.finish("cancelled" if problem is None else "failed", outcome)
 
-    async def _deploy(self, deployment: Deployment, manifest: Manifest) -> Current:
+    async def _deploy(self, deployment: Deployment, request: DeployRequest) -> Current:
         """The steps of a deploy. Cancelled or failing at any await, they leave nothing running."""
-        environment = await self._prepare(deployment, manifest)
+        manifest, environment = await self._prepare(deployment, request)
         recorded = await uninterrupted(self._record(deployment, manifest, environment))
         version = recorded.number
         before = self._registry.current(manifest.project)
         recreate = manifest.deploy.strategy == "recreate" and before is not None
         try:
-            with self._phase(deployment, "replicas", f"starting version {version}"):
+            with deployment.step("replicas", f"starting version {version}"):
                 self.takeover.standby.end(manifest.project)  # memory for two versions, not for three
                 if recreate:
                     await self._make_room(deployment)
@@ -221,7 +224,7 @@ class Deployer:
                 deployment.schemas = schemas
             try:
                 await self._try_out(deployment, manifest, version, before)
-                with self._phase(deployment, "route", f"switching to version {version}"):
+                with deployment.step("route", f"switching to version {version}"):
                     ready = await uninterrupted(self._registry.mark_ready(manifest.project, version, schemas))
                     self._working.pop(deployment.id, None)  # from here on it is too late to cancel
                     return await uninterrupted(self.takeover.flip(ready))
@@ -233,8 +236,9 @@ class Deployer:
                 self._restorer.begin(before)  # stopped for one that did not take over
             raise
 
-    async def _prepare(self, deployment: Deployment, manifest: Manifest) -> EnvironmentId:
-        with self._phase(deployment, "environment", "building the environment") as facts:
+    async def _prepare(self, deployment: Deployment, request: DeployRequest) -> tuple[Manifest, EnvironmentId]:
+        """Raises Unchanged if the moving references mean what they meant in the version that answers."""
+        with deployment.step("environment", "building the environment") as facts:
             lines = 0
 
             def on_line(line: str) -> None:
@@ -242,20 +246,25 @@ class Deployer:
                 lines += 1
                 deployment.emit("log", line, phase="environment")
 
+            current = self._registry.current(deployment.project)
+            before = current.manifest if current else None
+            manifest = await self._rollout.resolve(request, before, self._clock.time())
+            if current and manifest == before and not request.force and not self._failed(current):
+                raise Unchanged(current)
             deployment.environment = environment = await self._rollout.prepare(manifest, on_line)
             facts["reused"] = lines == 0  # a builder that finds the environment there has nothing to say
-        return environment
+        return manifest, environment
 
     async def _try_out(self, deployment: Deployment, manifest: Manifest, version: int, before: Current | None) -> None:
         """The smoke calls and the canary of a version with ready replicas. Raises DeployFailed."""
         spec = manifest.deploy
         if spec.smoke:
-            with self._phase(deployment, "smoke", f"trying version {version}"):
+            with deployment.step("smoke", f"trying version {version}"):
                 await smoke(deployment, spec.smoke, version, self._router, self._logs)
         # A version that is still being restored has no answers to compare with.
         if spec.strategy == "canary" and before is not None and manifest.project not in self._restorer:
             old = before.route.version
-            with self._phase(deployment, "canary", f"comparing version {version} with {old}"):
+            with deployment.step("canary", f"comparing version {version} with {old}"):
                 canary = Canary(
                     deployment,
                     spec,
@@ -284,15 +293,6 @@ class Deployer:
         version = await self._registry.add_version(manifest, environment)
         deployment.version = version.number
         return version
-
-    @contextmanager
-    def _phase(self, deployment: Deployment, phase: Phase, message: str) -> Iterator[dict[str, Any]]:
-        deployment.phase = phase
-        deployment.emit("phase", message, phase=phase)
-        began, facts = self._clock.monotonic(), dict[str, Any]()
-        yield facts
-        seconds = round(self._clock.monotonic() - began, 3)
-        deployment.emit("phase_done", f"{phase} done", phase=phase, data={"seconds": seconds, **facts})
 
     # Rollback and delete
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -106,6 +107,16 @@ class Deployment:
         # Wakes all that wait on the old event; later callers wait on the new one.
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    @contextmanager
+    def step(self, phase: Phase, message: str) -> Iterator[dict[str, Any]]:
+        """Report a phase and how long it took, with the facts that are put into the yielded table."""
+        self.phase = phase
+        self.emit("phase", message, phase=phase)
+        began, facts = self.clock.monotonic(), dict[str, Any]()
+        yield facts
+        seconds = round(self.clock.monotonic() - began, 3)
+        self.emit("phase_done", f"{phase} done", phase=phase, data={"seconds": seconds, **facts})
 
     def finish(self, state: DeploymentState, message: str) -> None:
         """End the deployment; the last event is `done`."""

@@ -11,6 +11,7 @@ from clipper.contract.spec import AutoscalingPolicy, FunctionSpec
 from clipper_platform.control.current import Current
 from clipper_platform.control.ports import Artifacts, Replicas
 from clipper_platform.control.tasks import uninterrupted
+from clipper_platform.control.versions.deploy_request import DeployRequest
 from clipper_platform.environments.base import BuildProgress, EnvironmentBuilder
 from clipper_platform.errors import DeployFailed, InternalError, InvalidSpec, NotFound
 from clipper_platform.replicas.base import Progress, Target
@@ -45,6 +46,11 @@ class Rollout:
         self._replicas = replicas
         self._policy_of = policy_of
 
+    async def resolve(self, request: DeployRequest, before: Manifest | None, now: float) -> Manifest:
+        """The manifest to deploy, with what its moving references mean now."""
+        meanings = await self._environments.resolve(request.manifest.environment) if request.moves else {}
+        return request.resolved(meanings, before, now)
+
     async def prepare(self, manifest: Manifest, progress: BuildProgress) -> EnvironmentId:
         """Read the secrets, so that launches have them also when the store goes away; unpack the bundle and build the
         environment unless they are there. Returns the environment.
@@ -61,7 +67,7 @@ class Rollout:
                 hint="deploy again from the project's directory: that uploads it anew",
             ) from error
         # Last: with an await after it the environment could be collected before the caller refers to it.
-        return await self._environments.build(manifest.environment, progress, files)
+        return await self._environments.build(manifest.environment, progress, files, manifest.meanings)
 
     async def start(
         self,

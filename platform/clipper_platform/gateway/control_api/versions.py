@@ -68,7 +68,8 @@ class VersionRoutes:
         current = self._s.registry.check_answers(project)
         return Config(
             version=current.route.version,
-            environment=current.manifest.environment.to_dict(),
+            environment=current.manifest.environment.shown()
+            | ({"meanings": dict(current.manifest.meanings)} if current.manifest.meanings else {}),
             env=dict(current.manifest.env),
             functions=[spec.to_dict() for spec in current.manifest.functions],
         )
