@@ -29,6 +29,7 @@ _IN_FILE: Final = frozenset(
     {"--index-url", "--extra-index-url", "--find-links", "--no-index", "--no-binary", "--only-binary"}
 )
 _AS_FLAG: Final = {"--pre": "--prerelease=allow", "--trusted-host": "--allow-insecure-host"}
+_PROVIDED: Final = frozenset({"clipper"})  # importable in every function, from the platform that runs it
 # With hashes a package from any index is the one that was asked for, so that, as with pip, all are searched.
 _HASHED: Final = ("--require-hashes", "--index-strategy=unsafe-best-match")
 
@@ -62,6 +63,11 @@ class Installation:
         self.runtime = tuple(runtime)
         self._options, self._requirements = _parse(spec.requirements)
         _, self._constraints = _parse(spec.constraints)
+        if provided := [r.name for r in self._requirements if r.name in _PROVIDED]:
+            raise _refused(
+                f"the package {provided[0]!r} clashes with the runtime, which brings its own `import {provided[0]}`: leave "
+                "it out of the requirements"
+            )
         self._hashed = self._check_hashes()
         self.identity = self._identify(spec)
 

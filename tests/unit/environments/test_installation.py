@@ -91,3 +91,8 @@ def test_options_that_uv_knows_by_another_name_become_flags() -> None:
 def test_what_cannot_be_installed_is_refused_before_anything_is_built(tmp_path: Path, line: str) -> None:
     with pytest.raises(DeployFailed):
         installation(line, files=tmp_path)
+
+
+def test_a_package_of_the_name_of_the_sdk_is_refused_as_a_clash() -> None:
+    with pytest.raises(DeployFailed, match="'clipper' clashes with the runtime"):
+        installation("Clipper>=0.1")
