@@ -111,9 +111,17 @@ class _Reader:
             if option.flag in ("--requirement", "--constraint"):
                 self.read_file(option.value, base, constraint=constraint or option.flag == "--constraint", where=where)
             elif option.flag in PLACES and not has_scheme(option.value.removeprefix("file:")):
-                self.options.append(replace(option, value=self._inside(option.value, base, where)))
+                self.options.append(replace(option, value=self._place(option.value, base, where)))
             else:
                 self.options.append(option)
+
+    def _place(self, name: str, base: Path, where: str) -> str:
+        """A directory of the project, or one of the machine by its absolute path: pip writes those of its
+        configuration into the files of `pip-compile`."""
+        path = Path(name.removeprefix("file://").removeprefix("file:"))
+        if path.is_absolute() and (self.directory is None or not path.is_relative_to(self.directory)):
+            return str(path)
+        return self._inside(name, base, where)
 
     def _inside(self, name: str, base: Path, where: str) -> str:
         """The path relative to the project: of what is beside the file that names it, else of what pip would find from

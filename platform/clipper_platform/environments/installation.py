@@ -65,8 +65,8 @@ class Installation:
         _, self._constraints = _parse(spec.constraints)
         if provided := [r.name for r in self._requirements if r.name in _PROVIDED]:
             raise _refused(
-                f"the package {provided[0]!r} clashes with the runtime, which brings its own `import {provided[0]}`: leave "
-                "it out of the requirements"
+                f"the package {provided[0]!r} clashes with the runtime, which brings its own: leave it out of the "
+                "requirements"
             )
         self._hashed = self._check_hashes()
         self.identity = self._identify(spec)
@@ -105,9 +105,14 @@ class Installation:
         return replace(requirement, path=f"{path.name}#{_content_digest(path)}").identity
 
     def _option_identity(self, option: Option) -> str:
-        if option.flag not in PLACES or has_scheme(option.value):
+        if self._is_elsewhere(option):
             return option.identity
         return f"{option.flag} {_content_digest(self._find(option.value))}"
+
+    @staticmethod
+    def _is_elsewhere(option: Option) -> bool:
+        """Whether it names no directory of the project."""
+        return option.flag not in PLACES or has_scheme(option.value) or Path(option.value).is_absolute()
 
     def _find(self, name: str) -> Path:
         """The file or directory of the project. Only callers inside the platform give absolute paths."""
@@ -125,7 +130,7 @@ class Installation:
 
     def steps(self, scratch: Path) -> list[Step]:
         """What uv has to run, in order. Copies directories that get built into `scratch`: a build writes into them."""
-        options = tuple(self._option_line(option) for option in self._options if option.flag in _IN_FILE)
+        options = tuple(self._option_line(option) for option in self._options if self._counts(option))
         flags = tuple(
             _AS_FLAG[option.flag] + (f"={option.value}" if option.value else "")
             for option in self._options
@@ -156,10 +161,16 @@ class Installation:
     def constraints(self) -> tuple[str, ...]:
         return tuple(requirement.line for requirement in self._constraints)
 
+    @staticmethod
+    def _counts(option: Option) -> bool:
+        """As with pip, a directory that is not on this machine is no error: the lines may come from another one."""
+        missing = option.flag in PLACES and Path(option.value).is_absolute() and not Path(option.value).exists()
+        return option.flag in _IN_FILE and not missing
+
     def _option_line(self, option: Option) -> str:
-        if option.flag not in PLACES or has_scheme(option.value):
-            return option.line
-        return f"{option.flag} {self._find(option.value).as_uri()}"
+        if not self._is_elsewhere(option):
+            return f"{option.flag} {self._find(option.value).as_uri()}"
+        return option.line
 
     def _line(self, requirement: Requirement, scratch: Path) -> str:
         # Per-requirement settings travel as flags: uv reads none in a file but --hash.

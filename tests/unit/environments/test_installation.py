@@ -96,3 +96,10 @@ def test_what_cannot_be_installed_is_refused_before_anything_is_built(tmp_path: 
 def test_a_package_of_the_name_of_the_sdk_is_refused_as_a_clash() -> None:
     with pytest.raises(DeployFailed, match="'clipper' clashes with the runtime"):
         installation("Clipper>=0.1")
+
+
+def test_a_place_of_another_machine_is_left_out_as_with_pip(tmp_path: Path) -> None:
+    found, _ = steps(f"--find-links {tmp_path}", f"--extra-index-url {tmp_path}/missing", "a")
+    assert found.lines == (f"--find-links {tmp_path}", "a")
+    (plain,) = steps(f"--find-links {tmp_path}/missing", "a")
+    assert plain.lines == ("a",)

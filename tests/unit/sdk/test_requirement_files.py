@@ -61,7 +61,7 @@ def test_paths_become_relative_to_the_project(tmp_path: Path) -> None:
         ("-r ../other.txt", "outside the project"),
         ("-r missing.txt", "no such file"),
         ("../wheels/x-1.0-py3-none-any.whl", "outside the project"),
-        ("--find-links /opt/wheels", "outside the project"),
+        ("--find-links ../wheels", "outside the project"),
         ("./missing-1.0-py3-none-any.whl", "no such file"),
         ("--index-url https://${TOKEN}@x/simple", "TOKEN is not set"),
         (f"b\na==1 --hash={DIGEST}", "'b' has no --hash"),
@@ -83,6 +83,11 @@ def test_a_refusal_shows_no_credentials(tmp_path: Path) -> None:
 def test_variables_take_the_values_of_this_machine(tmp_path: Path) -> None:
     write(tmp_path, requirements="--index-url https://${USER}:${TOKEN}@x/simple\na\n")
     assert read(tmp_path, USER="me", TOKEN="t").lines == ("--index-url https://me:t@x/simple", "a")
+
+
+def test_the_machines_own_places_stay_as_they_are(tmp_path: Path) -> None:
+    write(tmp_path, requirements="--extra-index-url file:///opt/simple\n--find-links /opt/wheels\na==1\n")
+    assert read(tmp_path).lines == ("--extra-index-url /opt/simple", "--find-links /opt/wheels", "a==1")
 
 
 def test_a_function_without_a_project_has_no_files() -> None:

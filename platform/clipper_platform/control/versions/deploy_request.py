@@ -107,4 +107,6 @@ def _paths(parsed: Requirement | tuple[Option, ...]) -> list[str]:
         return [parsed.path]
     if included := [option.flag for option in parsed if option.flag in ("--requirement", "--constraint")]:
         raise ValueError(f"{included[0]} names another file: send its lines")
-    return [option.value.removeprefix("file:") for option in parsed if option.flag in PLACES]
+    # An absolute one is a directory of the machine, as of an index that its administrator keeps.
+    places = [option.value.removeprefix("file:") for option in parsed if option.flag in PLACES]
+    return [place for place in places if not place.startswith("/")]

@@ -36,7 +36,7 @@ def request(*requirements: str, **more: Any) -> DeployRequest:
         "-c other.txt",
         "./../x.zip",
         "/etc/x.zip",
-        "--find-links /etc",
+        "--find-links ../x",
         "https://${HOME}/x.zip",
     ],
 )
