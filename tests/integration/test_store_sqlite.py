@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import stat
@@ -125,8 +126,28 @@ async def test_a_file_replaced_while_it_is_open_is_noticed_before_a_write_is_los
             await call
 
 
-async def test_a_file_removed_while_it_is_open_is_noticed(store: SqliteStore, path: Path) -> None:
+@pytest.mark.parametrize("beside", ["", "-wal", "-shm"])
+async def test_a_file_removed_while_it_is_open_is_written_again_with_all_that_it_held(
+    store: SqliteStore, path: Path, beside: str
+) -> None:
+    added = await store.add_version(version())
+    await store.set_secret("digits", "TOKEN", "x", expected=None)
     os.unlink(path)
+    if beside:
+        os.unlink(f"{path}{beside}")
+    await store.changes(0)
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    again = await store.add_version(version())
+    assert again.number == added.number + 1
+    await store.close()
+    await store.open()
+    assert [again, added] == (await store.list_versions("digits"))[:2]
+    assert await store.get_secrets("digits") == {"TOKEN": "x"}
+    assert [each.name for each in path.parent.iterdir() if each.name.startswith(".")] == []
+
+
+async def test_a_file_whose_directory_was_removed_is_an_outage(store: SqliteStore, path: Path) -> None:
+    shutil.rmtree(path.parent)
     with pytest.raises(StoreUnavailable, match="was replaced or removed"):
         await store.changes(0)
 

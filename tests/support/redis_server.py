@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-__all__ = ["RedisServer", "running_redis"]
+__all__ = ["RedisServer", "free_port", "running_redis"]
 
 START_TIMEOUT_S = 15.0
 
@@ -121,12 +121,13 @@ def running_redis(*, durable: bool = False, tcp: bool = False, password: str = "
     """A server of one's own, in a directory of its own that goes with it."""
     # Not pytest's tmp_path: its length may exceed what a Unix socket's address holds (107 bytes).
     with tempfile.TemporaryDirectory(prefix="clip-redis-") as directory:
-        port = _free_port() if tcp else 0
+        port = free_port() if tcp else 0
         with RedisServer(Path(directory), durable=durable, port=port, password=password) as server:
             yield server
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of the loopback interface that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

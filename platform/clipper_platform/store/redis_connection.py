@@ -47,6 +47,13 @@ LISTEN_S = 5.0  # for how long a read of the subscription waits, and a lost one 
 class _MasterPool(SentinelConnectionPool, BlockingConnectionPool):
     """Connections to the master of the moment: each new connection asks the Sentinels where it is."""
 
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """With `inuse_connections` for good: the library leaves the connections to the Sentinels open."""
+        await super().disconnect(inuse_connections)
+        if inuse_connections:
+            for client in self.sentinel_manager.sentinels:
+                await client.aclose()
+
 
 # Untyped in the library.
 _sentinel: Callable[..., Sentinel] = Sentinel

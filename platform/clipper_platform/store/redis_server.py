@@ -84,6 +84,11 @@ def translate(error: RedisError | OSError, where: str) -> StoreUnavailable:
     """Any error of the client as StoreUnavailable."""
     if str(error).startswith(DATA_LOST):
         return lost(where)
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return StoreUnavailable(
+            f"the Redis server at {where} has a certificate that is not trusted: name the file of its authority with "
+            f"ssl_ca_certs= in the store's URL ({error})"
+        )
     words = next((words for kinds, words in _WORDS if isinstance(error, kinds)), "refused a command of the store")
     detail = f" ({error})" if str(error) else ""
     return StoreUnavailable(f"the Redis server at {where} {words}{detail}")

@@ -8,6 +8,8 @@ its end or never starts, not an open transaction.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Callable
@@ -22,6 +24,8 @@ from clipper_platform.store.sqlite_errors import damaged, translate
 from clipper_platform.store.sqlite_schema import migrate, refuse_foreign, use_wal
 
 __all__ = ["Job", "SqliteDatabase"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], T]
@@ -105,6 +109,8 @@ class SqliteDatabase:
         connection = self._connection
         if connection is None:
             raise StoreUnavailable(f"the store at {self.url} is not open")
+        if _inode(self.path) is None and self.path.parent.is_dir():
+            connection = self._bring_back(connection)
         if _inode(self.path) != self._inode:
             # Writes would go to a file that no longer has a name, and be lost silently.
             raise StoreUnavailable(
@@ -120,9 +126,29 @@ class SqliteDatabase:
             raise
         return result
 
+    def _bring_back(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """Write the file again, whose name was removed: all that it held is still there through the connection."""
+        copy = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        copy.unlink(missing_ok=True)
+        _create(copy)
+        try:
+            with contextlib.closing(sqlite3.connect(copy)) as target:
+                connection.backup(target)
+            with contextlib.suppress(FileExistsError):  # another one was put there meanwhile
+                os.link(copy, self.path)
+                logger.error("%s was removed while the platform had it open: it was written again", self.path)
+        finally:
+            copy.unlink()
+        connection.close()
+        return self._use()
+
     def _connect(self) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _create(self.path)
+        self._use()
+
+    def _use(self) -> sqlite3.Connection:
+        """Open the file, check and migrate it."""
         connection = sqlite3.connect(self.path, timeout=self._busy_timeout_s, isolation_level=None)
         self._connection = connection
         self._inode = _inode(self.path)
@@ -136,6 +162,7 @@ class SqliteDatabase:
         damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if damage != "ok":
             raise StoreUnavailable(damaged(self.path, damage))
+        return connection
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
