@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections.abc
 import importlib
 import inspect
 import os
@@ -14,19 +13,18 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any, Literal
 
 from clipper.contract.constants import CLOSURE_FILE, CLOSURE_MODULE
 from clipper.contract.spec import FunctionSpec, nearest
+from clipper.contract.wrappers import declaring_function
+from clipper_runtime.callables import Mode, by_position, mode_of, with_results_awaited
 from clipper_runtime.codec import Codec
 from clipper_runtime.error_text import error_text
 from clipper_runtime.hint_checks import SchemaError
 from clipper_runtime.schema import Signature, read_signature
 
 __all__ = ["LoadError", "Loaded", "Phases", "Program", "load", "set_up"]
-
-_SYNC_STREAMS = (collections.abc.Iterator, collections.abc.Generator)
-_ASYNC_STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncGenerator)
 
 
 class LoadError(Exception):
@@ -71,13 +69,20 @@ class Loaded:
     signature: Signature
     codec: Codec
     schema: dict[str, Any]
-    kind: Literal["sync", "async"]
-    streaming: bool
+    mode: Mode
     batched: bool
 
     @property
     def is_class(self) -> bool:
         return isinstance(self.target, type)
+
+    @property
+    def kind(self) -> Literal["sync", "async"]:
+        return self.mode.kind
+
+    @property
+    def streaming(self) -> bool:
+        return self.mode.streaming
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +107,17 @@ def load(bundle: str, spec: FunctionSpec, phases: Phases) -> Loaded:
         if not callable(target):
             raise TypeError(f"{spec.entrypoint} is a {type(target).__name__}: it must be a function or a class")
         call = _calls(target, spec.entrypoint)
-        kind, streaming = _mode(call)
+        mode = mode_of(call)
     with phases.measure("schema"):
-        if spec.batched and streaming:
+        if spec.batched and mode.streaming:
             raise SchemaError(
                 "a generator cannot be batched: set max_batch_size to 1, or return a list instead of yielding"
             )
-        signature = read_signature(call, batched=spec.batched, streaming=streaming, doc=_summary(target, call))
+        signature = read_signature(call, batched=spec.batched, streaming=mode.streaming, doc=_summary(target, call))
         codec = Codec(signature, batched=spec.batched)
         schema = codec.schema()
     phases.seconds["load"] += phases.seconds.pop("schema")
-    return Loaded(target, signature, codec, schema, kind, streaming, spec.batched)
+    return Loaded(target, signature, codec, schema, mode, spec.batched)
 
 
 def set_up(loaded: Loaded) -> Program:
@@ -120,13 +125,20 @@ def set_up(loaded: Loaded) -> Program:
     instance = loaded.target() if loaded.is_class else loaded.target
     close = getattr(instance, "close", None) if loaded.is_class else None
     return Program(
-        call=_positional(instance, loaded.signature),
+        call=_call_of(instance, loaded),
         close=close if callable(close) else None,
         codec=loaded.codec,
         kind=loaded.kind,
         streaming=loaded.streaming,
         batched=loaded.batched,
     )
+
+
+def _call_of(instance: Callable[..., Any], loaded: Loaded) -> Callable[..., Any]:
+    """`instance` by position, so that every call is `f(*arguments)`, and as its mode says."""
+    parameters = loaded.signature.parameters
+    names, keyword_only = [p.name for p in parameters], [p.name for p in parameters if p.keyword_only]
+    return with_results_awaited(by_position(instance, names, keyword_only), loaded.mode)
 
 
 @contextmanager
@@ -214,45 +226,8 @@ def _calls(target: Any, entrypoint: str) -> Callable[..., Any]:
     return types.MethodType(own, target) if inspect.isfunction(own) else own.__get__(None, target)
 
 
-def _mode(call: Callable[..., Any]) -> tuple[Literal["sync", "async"], bool]:
-    """(kind, streaming). A plain function annotated to return an iterator streams as a generator does."""
-    checked = call
-    if not inspect.isroutine(call) and not inspect.isfunction(call):
-        checked = getattr(call, "func", None) or type(call).__call__  # a functools.partial, or an instance
-    if inspect.isasyncgenfunction(checked):
-        return "async", True
-    if inspect.iscoroutinefunction(checked):
-        return "async", False
-    if inspect.isgeneratorfunction(checked):
-        return "sync", True
-    returned = get_origin(_return_hint(checked))
-    if returned in _ASYNC_STREAMS:
-        return "async", True
-    return "sync", returned in _SYNC_STREAMS
-
-
-def _return_hint(call: Callable[..., Any]) -> Any:
-    try:
-        return typing.get_type_hints(call).get("return")
-    except Exception:  # noqa: BLE001 - read_signature reports the same error, in the right phase
-        return None
-
-
 def _summary(target: Any, call: Any) -> str:
     """The first paragraph of the docstring."""
     written = target.__doc__ if isinstance(target, type) else None
-    text = inspect.cleandoc(written or getattr(call, "__doc__", None) or "")
+    text = inspect.cleandoc(written or getattr(declaring_function(call), "__doc__", None) or "")
     return text.split("\n\n")[0][:1000] if isinstance(text, str) else ""
-
-
-def _positional(call: Callable[..., Any], signature: Signature) -> Callable[..., Any]:
-    """`call` with its keyword-only parameters accepted by position, so that every call is `f(*arguments)`."""
-    names = [p.name for p in signature.parameters if p.keyword_only]
-    if not names:
-        return call
-    plain = len(signature.parameters) - len(names)
-
-    def by_position(*arguments: Any) -> Any:
-        return call(*arguments[:plain], **dict(zip(names, arguments[plain:], strict=True)))
-
-    return by_position

@@ -13,6 +13,8 @@ from typing import Any, Final, get_args, get_origin
 
 import msgspec
 
+from clipper.contract.wrappers import declaring_function
+from clipper_runtime.callables import signature_of
 from clipper_runtime.hint_checks import SchemaError, check_hint
 from clipper_runtime.hints import plain_type
 from clipper_runtime.pydantic_types import Adapter
@@ -70,7 +72,7 @@ class Signature:
 def read_signature(call: Callable[..., Any], *, batched: bool, streaming: bool, doc: str = "") -> Signature:
     """The signature of a function or a bound `__call__`. Raises SchemaError."""
     try:
-        signature = inspect.signature(call)
+        signature = signature_of(call)
     except (TypeError, ValueError) as error:
         raise SchemaError(f"its signature cannot be read: {error}") from None
     hints = _hints(call)
@@ -85,13 +87,9 @@ def read_signature(call: Callable[..., Any], *, batched: bool, streaming: bool, 
 
 
 def _hints(call: Callable[..., Any]) -> dict[str, Any]:
-    function = inspect.unwrap(call)
-    function = getattr(function, "__func__", function)
+    function = declaring_function(call)
     if not isinstance(function, types.FunctionType):
-        call_method = getattr(type(function), "__call__", None)  # noqa: B004 - an instance whose class is asked
-        if not isinstance(call_method, types.FunctionType):
-            return {}
-        function = call_method
+        return {}
     try:
         # Deferred annotations are looked up in the globals, which lack the names that a closure captures.
         names = dict(inspect.getclosurevars(function).nonlocals)

@@ -19,6 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 from clipper import codec, errors
 from clipper.address import FunctionAddress
 from clipper.client import Client, shared_client
+from clipper.contract.wrappers import declaring_function, layers, name_of
 
 __all__ = ["DEFAULT_CONCURRENCY", "Call", "Invoker", "RemoteCall"]
 
@@ -303,12 +304,12 @@ def _local_shape(wrapped: Any, batched: bool) -> _Shape:
     if is_class:
         first, *_ = signature.parameters or [""]
         signature = signature.replace(parameters=[p for n, p in signature.parameters.items() if n != first])
-    streaming = inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)
-    returns = _return_annotation(target)
+    streaming = _is_generator(target)
+    returns = _return_annotation(declaring_function(target))
     if streaming or batched:
         inner = typing.get_args(returns)
         returns = inner[0] if inner else Any
-    name = wrapped.__name__
+    name = name_of(wrapped)
 
     def bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -318,6 +319,16 @@ def _local_shape(wrapped: Any, batched: bool) -> _Shape:
         return _by_name(bound, name)
 
     return _Shape(bind, streaming, returns)
+
+
+def _is_generator(target: Any) -> bool:
+    """Whether the outermost of its layers that is async or a generator is a generator, as a replica decides."""
+    for layer in layers(target):
+        if inspect.isgeneratorfunction(layer) or inspect.isasyncgenfunction(layer):
+            return True
+        if inspect.iscoroutinefunction(layer):
+            return False
+    return False
 
 
 def _by_name(bound: inspect.BoundArguments, name: str) -> dict[str, Any]:

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -238,6 +239,37 @@ async def test_a_stream_can_be_iterated_asynchronously(count: Function[..., Any]
 async def test_a_stream_that_is_awaited_gives_all_items(count: Function[..., Any]) -> None:
     assert await count.remote.aio(3) == [0, 1, {"n": 2}]
     assert list(count.map([1, 2])) == [[0, 1, {"n": 2}]] * 2
+
+
+class Adder:
+    def __call__(self, a: int) -> int:
+        return a + 1
+
+
+def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    return functools.wraps(function)(lambda *args, **kwargs: function(*args, **kwargs))
+
+
+@pytest.mark.parametrize("wrap", [functools.partial, wrapped])
+def test_a_wrapped_function_is_called_as_what_it_wraps(
+    platform: ScriptedPlatform, client: Client, wrap: Callable[[Any], Any]
+) -> None:
+    def labels(n: int) -> Iterator[Label]:
+        yield Label("", n)
+
+    item = b'data: {"name": "a", "score": 1}\n\n'
+    platform.streams["f"] = [item, item, b"event: end\ndata: {}\n\n"]
+    function: Function[..., Any] = Function(wrap(labels), name="f")
+    assert list(function.bind(FunctionAddress("demo", "f"), client).remote(1)) == [Label("a", 1.0)] * 2
+
+
+@pytest.mark.parametrize("code", [Adder(), functools.partial(lambda a, b: a + b, b=1), wrapped(lambda a: a + 1)])
+def test_code_without_a_name_is_called_too(platform: ScriptedPlatform, client: Client, code: Any) -> None:
+    platform.functions["f"] = lambda a, b=1: a + b
+    function: Function[..., Any] = Function(code, name="f")
+    assert function.bind(FunctionAddress("demo", "f"), client).remote(3) == 4
+    with pytest.raises(TypeError, match="argument"):
+        function.bind(FunctionAddress("demo", "f"), client).remote(1, 2, 3)
 
 
 def test_local_generators_stream_without_asking(platform: ScriptedPlatform, client: Client) -> None:
