@@ -14,9 +14,10 @@ from clipper import errors
 from clipper.address import FunctionAddress
 from clipper.bundle_checks import hidden_modules, likely_secrets
 from clipper.client import shared_client
-from clipper.closures import dump_closure
-from clipper.contract.constants import CLOSURE_FILE, CLOSURE_MODULE
+from clipper.closures import closure_files
+from clipper.contract.constants import CLOSURE_MODULE
 from clipper.contract.spec import EnvironmentSpec, FunctionSpec, SpecError
+from clipper.contract.wrappers import name_of
 from clipper.control import ControlClient
 from clipper.function import Function, FunctionOptions
 from clipper.packaging import Bundle, bundle_directory, bundle_files
@@ -79,7 +80,8 @@ def deploy(
     """Deploy a function or class of the running program, as in a notebook; the function, bound to what was deployed.
 
     `name` is "project/function"; the project then has this function only. Its references to `__main__` and to modules
-    of this machine are sent by value (cloudpickle); installed packages must be among `requirements`. Only a replica
+    of this machine are sent by value (cloudpickle), and modules of this machine that it imports when it runs as files;
+    installed packages must be among `requirements`. Only a replica
     unpickles it, with the same minor version of Python: that is the default, and another one is refused.
     """
     address = FunctionAddress.parse(name)
@@ -89,7 +91,7 @@ def deploy(
     wrapped = decorated.wrapped if decorated is not None else fn
     merged = {**(decorated.options if decorated is not None else {}), **options}
     project = _closure_project(address, wrapped, merged, requirements, python)
-    bundle = bundle_files({CLOSURE_FILE: dump_closure(wrapped)})
+    bundle = bundle_files(closure_files(wrapped))
     with nullcontext(control) if control is not None else ControlClient() as used:
         _deploy(project, bundle, used, on_event or (lambda event: None), force)
     client = shared_client(control.location) if control is not None else None
@@ -107,7 +109,7 @@ def _closure_project(
     """A project of one function, which is loaded from a pickle. Raises SpecError."""
     where = f"clipper.deploy('{address}')"
     lines = read_requirements(None, [requirements] if isinstance(requirements, str) else requirements, where=where)
-    target = re.sub(r"\W", "_", getattr(wrapped, "__name__", "")).strip("_") or "closure"
+    target = re.sub(r"\W", "_", name_of(wrapped)).strip("_") or "closure"
     entrypoint = f"{CLOSURE_MODULE}:{_identifier(target)}"
     return Project(
         directory=Path(),
