@@ -12,7 +12,7 @@ import msgspec
 from clipper_runtime.hints import has_fields, is_numpy, is_pydantic, parts_of
 from clipper_runtime.pydantic_types import Adapter, adapter_of, mentions_pydantic, uses_metadata
 
-__all__ = ["SchemaError", "check_hint"]
+__all__ = ["SchemaError", "check_default", "check_hint"]
 
 
 class SchemaError(Exception):
@@ -21,6 +21,8 @@ class SchemaError(Exception):
 
 # Objects of an `Annotated` that only describe: texts and numbers, and these classes of typing and annotated_types.
 _DESCRIPTIONS: Final = ("Doc", "DocInfo", "Unit")
+# Of pydantic and FastAPI; of dataclasses and msgspec; of attrs.
+_FIELD_DESCRIPTIONS: Final = frozenset({"FieldInfo", "Field", "_CountingAttr"})
 _PLAIN_METADATA: Final = (str, bytes, int, float, type(None))
 
 
@@ -43,6 +45,16 @@ def check_hint(name: str, hint: Any) -> Adapter | None:
     if adapter is None:
         _check_decodable(name, hint)
     return adapter
+
+
+def check_default(name: str, default: Any) -> None:
+    """Refuse what describes a field of a class as the default of a parameter: the function would get this object."""
+    kinds = {kind.__name__ for kind in type(default).__mro__}
+    if kinds & _FIELD_DESCRIPTIONS:
+        raise SchemaError(
+            f"parameter {name!r} has {type(default).__name__} as its default, which the function would get as it is; "
+            f"write {name}: Annotated[…, constraint] = value"
+        )
 
 
 def _adapter(hint: Any) -> tuple[Adapter | None, str]:

@@ -15,7 +15,7 @@ import msgspec
 
 from clipper.contract.wrappers import declaring_function
 from clipper_runtime.callables import signature_of
-from clipper_runtime.hint_checks import SchemaError, check_hint
+from clipper_runtime.hint_checks import SchemaError, check_default, check_hint
 from clipper_runtime.hints import plain_type
 from clipper_runtime.pydantic_types import Adapter
 
@@ -112,6 +112,7 @@ def _parameter(parameter: inspect.Parameter, hint: Any, batched: bool) -> Parame
         raise SchemaError(f"parameter {stars}{name}: write out each argument by name, as the schema needs")
     kind = Any if hint is _EMPTY else hint
     required, default = parameter.default is _EMPTY, parameter.default
+    check_default(name, default)
     if batched:
         kind = _entry_type(name, kind)
         if not required:

@@ -106,6 +106,14 @@ def test_a_constraint_on_the_list_of_a_batch_is_refused() -> None:
     assert "list[Annotated" in refusal(Annotated[list[int], msgspec.Meta(min_length=1)], batched=True)
 
 
+@pytest.mark.parametrize("default", [field(default=1), msgspec.field(default=1)])
+def test_a_description_of_a_field_as_the_default_of_a_parameter_is_refused(default: Any) -> None:
+    def function(x: int = default): ...
+
+    with pytest.raises(SchemaError, match="parameter 'x' has Field as its default"):
+        codec_of(function)
+
+
 def test_words_and_constraints_of_msgspec_in_annotated_are_taken() -> None:
     kind = Annotated[int, "seconds", msgspec.Meta(ge=0)]
     assert takes(kind).decode(JSON, b'{"x": 1}') == (1,)

@@ -242,6 +242,13 @@ def test_a_constraint_of_pydantic_on_an_array_is_refused_at_deploy() -> None:
         takes(Annotated[np.ndarray, PydField(min_length=1)])
 
 
+def test_a_field_of_pydantic_as_the_default_of_a_parameter_is_refused() -> None:
+    def function(x: int = PydField(default=3, ge=0)): ...
+
+    with pytest.raises(SchemaError, match="parameter 'x' has FieldInfo as its default"):
+        read_signature(function, batched=False, streaming=False)
+
+
 def test_the_schema_of_a_model_stands_alone_under_the_names_of_requests() -> None:
     class Outer(BaseModel):
         inner: Aliased
