@@ -113,6 +113,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             reduced[2][1]["__annotations__"] = _resolved(obj, obj.__annotations__)
         elif isinstance(reduced, tuple) and isinstance(obj, type) and len(reduced) > 2:
             attributes = reduced[2][0]
+            attributes.pop("__msgspec_cache__", None)  # there once a value of the class was sent or received
             if "__annotations__" in attributes:
                 attributes["__annotations__"] = _resolved(obj, attributes["__annotations__"])
         return reduced
@@ -196,7 +197,7 @@ def _struct(cls: type[msgspec.Struct]) -> Any:
     attributes = {
         name: value
         for name, value in vars(cls).items()
-        if name not in infos and name not in _STRUCT_PARTS and not name.startswith("__struct_")
+        if name not in infos and name not in _STRUCT_PARTS and not name.startswith(("__struct_", "__msgspec_"))
     }
     # The name of the class: hints that are text are looked up among its attributes.
     return build, (cls.__name__, fields), {**attributes, cls.__name__: cls}, None, None, set_attributes

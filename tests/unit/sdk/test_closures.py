@@ -6,11 +6,15 @@ import functools
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
+from clipper import codec
 from clipper.closures import closure_files
 from clipper.contract.spec import SpecError
 
@@ -186,6 +190,30 @@ def test_what_a_local_call_left_in_a_global_is_named() -> None:
         closure_files(f)
     STATE.clear()
     assert list(closure_files(f)) == ["__closure__.pkl"]
+
+
+def test_classes_whose_values_were_sent_from_here_are_deployed_again() -> None:
+    @dataclass
+    class Point:
+        x: int
+
+    class Colour(Enum):
+        RED = "red"
+
+    class Pair(NamedTuple):
+        a: int
+
+    class Node(msgspec.Struct):
+        a: int
+
+    def f(n, p, c, q): ...
+
+    f.__annotations__ = {"n": Node, "p": Point, "c": Colour, "q": Pair}
+
+    before = closure_files(f)
+    for kind, value in ((Point, {"x": 1}), (Colour, "red"), (Pair, [1]), (Node, {"a": 1})):
+        codec.encode({"a": codec.as_type(value, kind)})
+    assert closure_files(f) == before
 
 
 def test_the_same_closure_has_the_same_bytes_before_and_after_a_local_call() -> None:
