@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import typing
 from collections.abc import Callable, Iterator
@@ -35,6 +36,8 @@ def check_hint(name: str, hint: Any) -> Adapter | None:
             _check_array(name, part)
         elif origin is typing.Annotated:
             _check_metadata(name, part, adapter)
+        elif origin in (type, collections.abc.Callable):
+            raise SchemaError(f"parameter {name!r}: {part} cannot be built from a request")
         elif adapter is None and isinstance(origin, type) and has_fields(origin):
             if is_pydantic(origin):
                 raise SchemaError(

@@ -65,7 +65,9 @@ class Adapter:
 
     def __init__(self, hint: Any) -> None:
         pydantic = sys.modules["pydantic"]
-        config = {"strict": True, "extra": "forbid", "val_json_bytes": "base64"}
+        config: dict[str, Any] = {"strict": True, "extra": "forbid"}
+        if not any(_decodes_bytes(part) for part in parts_of(hint)):
+            config["val_json_bytes"] = "base64"
         # In a tuple, since pydantic takes no configuration for a hint that is a class.
         self._inner = pydantic.TypeAdapter(tuple[hint], config=config)
         self._hint = hint
@@ -93,6 +95,11 @@ class Adapter:
 
     def schema(self) -> dict[str, Any]:
         return json_schema_of(self._hint, "validation")
+
+
+def _decodes_bytes(part: Any) -> bool:
+    """Whether it is a type such as pydantic.Base64Bytes, which decodes text itself."""
+    return any(type(one).__name__ == "EncodedBytes" for one in getattr(part, "__metadata__", ()))
 
 
 def json_schema_of(hint: Any, mode: str) -> dict[str, Any]:

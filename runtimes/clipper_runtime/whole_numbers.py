@@ -9,7 +9,8 @@ import msgspec
 
 __all__ = ["with_whole_numbers"]
 
-_REFUSED: Final = re.compile(r"Expected `[^`]*\bint\b[^`]*`, got `float`")
+# In the words of msgspec, and of pydantic where it is strict.
+_REFUSED: Final = re.compile(r"Expected `[^`]*\bint\b[^`]*`, got `float`|Input should be a valid integer - at")
 _EXACT: Final = 2.0**53  # beyond, a float stands for several integers
 
 

@@ -6,6 +6,7 @@ import enum
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -171,6 +172,22 @@ def test_bytes_are_base64_where_the_model_says_so_and_beside_models() -> None:
     assert decoded(Blob, {"data": b"\xff"}, MSGPACK).data == b"\xff"
     assert json.loads(takes(int).encode(Blob(data=b"\xff"), JSON)[0]) == {"data": "_w=="}
     assert msgspec.msgpack.decode(takes(int).encode(Blob(data=b"\xff"), MSGPACK)[0]) == {"data": b"\xff"}
+
+
+def test_bytes_that_pydantic_decodes_itself_are_decoded_once() -> None:
+    assert decoded(pydantic.Base64Bytes, "aGk=") == b"hi"
+
+
+def test_a_whole_number_with_a_fraction_of_zero_is_an_integer_under_a_constraint_too() -> None:
+    (got,) = takes(Annotated[int, PydField(ge=0)]).decode(JSON, b'{"x": 1.0}')
+    assert (got, type(got)) == (1, int)
+    assert rejection(takes(Annotated[int, PydField(ge=0)]), b'{"x": 1.5}')[0] is Status.INVALID
+
+
+@pytest.mark.parametrize("kind", [type[Closed], Callable[[Closed], int], list[Callable[[], int]]])
+def test_a_class_or_a_function_as_an_argument_is_refused_at_deploy(kind: Any) -> None:
+    with pytest.raises(SchemaError, match=r"parameter 'x'.*cannot be built"):
+        takes(kind)
 
 
 def test_json_keeps_all_digits_of_a_decimal() -> None:
