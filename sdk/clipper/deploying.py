@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar, Unpack
 
@@ -150,29 +151,55 @@ def _deploy(
     if not known:
         control.put_bundle(bundle.digest, bundle.data, phase.progress)
     phase.done(reused=known, bytes=len(bundle.data))
-    deployment = control.create_deployment(project.name, manifest.to_dict(), force, rebuild)
-    on_event(_event("accepted", data={"deployment": deployment}))
-    if deployment.get("state") not in _ENDED:
-        deployment = _follow(control, str(deployment["id"]), on_event)
+    deployment: dict[str, Any] = {}
+    try:
+        with _signals_held():
+            deployment = control.create_deployment(project.name, manifest.to_dict(), force, rebuild)
+        on_event(_event("accepted", data={"deployment": deployment}))
+        if deployment.get("state") not in _ENDED:
+            deployment = _follow(control, str(deployment["id"]), on_event)
+    except errors.NotFound as error:
+        if not deployment:
+            raise
+        raise errors.DeployFailed(
+            f"the platform was restarted during the deployment of {project.name}, which ended with it",
+            details={"deployment": deployment.get("id"), "hint": "Deploy it again"},
+        ) from error
+    except errors.ClipperError:
+        raise  # the platform goes on with the deployment, or did not accept it
+    except BaseException:
+        if deployment.get("state") not in _ENDED:
+            _cancel(control, deployment)
+        raise
     if deployment.get("state") in _ENDED_WELL:
         return deployment
     raise _failure(project.name, deployment)
 
 
 def _follow(control: ControlClient, id: str, on_event: OnEvent) -> dict[str, Any]:
-    """Wait for the end of a deployment. An interruption (Ctrl-C) cancels the deployment."""
-    try:
-        for event in control.deployment_events(id):
-            on_event(event)
-    except errors.ClipperError:
-        raise  # the platform goes on with the deployment
-    except BaseException:
-        try:
-            control.cancel_deployment(id)
-        except errors.ClipperError:
-            pass  # it ended meanwhile, or the platform does not answer: the interruption is what gets reported
-        raise
+    """Wait for the end of a deployment."""
+    for event in control.deployment_events(id):
+        on_event(event)
     return control.deployment(id)
+
+
+def _cancel(control: ControlClient, deployment: Mapping[str, Any]) -> None:
+    """After an interruption: Ctrl-C, a signal, or an error of the caller's `on_event`."""
+    try:
+        if deployment:
+            control.cancel_deployment(str(deployment["id"]))
+    except errors.ClipperError:
+        pass  # it ended meanwhile, or the platform does not answer: the interruption is what gets reported
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Deliver interruptions after this: one that comes while a deployment is created could not cancel it."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _failure(name: str, deployment: Mapping[str, Any]) -> errors.DeployFailed:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -17,7 +19,7 @@ from clipper.errors import DeployFailed
 from clipper.project import load_project
 from tests.e2e.conftest import Deploy
 from tests.support.load import Reply, Tally, assert_idle, drive
-from tests.support.platform import PlatformProcess, eventually, write_project
+from tests.support.platform import CLIP, PlatformProcess, eventually, write_project
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -241,3 +243,60 @@ def test_a_deploy_that_is_cancelled_leaves_what_answered(
     for n in range(20):
         assert platform.call(f"{name}/answer", n=n) == [n, 1]
     assert [v["state"] for v in control.versions(name)] == ["failed", "ready"]
+
+
+SLOW = """
+import time
+import clipper
+
+@clipper.function()
+class Slow:
+    def __init__(self) -> None:
+        time.sleep({setup_s})
+
+    def __call__(self) -> int:
+        return {word}
+"""
+
+
+def begin_deploy(platform: PlatformProcess, directory: Path) -> subprocess.Popen[str]:
+    """`clip deploy` in the background, which waits for the function's setup."""
+    command = [CLIP, "deploy", str(directory)]
+    project, before = (
+        directory.name,
+        len(platform.api("GET", f"/projects/{directory.name}/versions").json()["versions"]),
+    )
+    begun = subprocess.Popen(
+        command, env=platform.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    eventually(
+        lambda: len(platform.api("GET", f"/projects/{project}/versions").json()["versions"]) > before, within_s=20
+    )
+    return begun
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_deploy_whose_client_is_terminated_does_not_go_live(
+    platform: PlatformProcess, tmp_path: Path, number: signal.Signals
+) -> None:
+    name = f"ended{number}"
+    platform.deploy(ready_project(tmp_path, name, SLOW.format(setup_s=0, word=1)))
+    client = begin_deploy(platform, ready_project(tmp_path, name, SLOW.format(setup_s=5, word=2)))
+    client.send_signal(number)
+    said, _ = client.communicate(timeout=20)
+    assert client.returncode == 128 + number
+    assert "Cancelled. Version 1" in said
+    states = {v["number"]: v["state"] for v in platform.api("GET", f"/projects/{name}/versions").json()["versions"]}
+    assert states == {1: "ready", 2: "failed"}
+    assert platform.call(f"{name}/Slow") == 1
+
+
+def test_a_deploy_whose_platform_is_restarted_says_so(own_platform: PlatformProcess, tmp_path: Path) -> None:
+    own_platform.deploy(ready_project(tmp_path, "demo", SLOW.format(setup_s=0, word=1)))
+    client = begin_deploy(own_platform, ready_project(tmp_path, "demo", SLOW.format(setup_s=20, word=2)))
+    own_platform.kill()
+    own_platform.start()
+    said, _ = client.communicate(timeout=40)
+    assert client.returncode == 1
+    assert "the platform was restarted during the deployment of demo" in said
+    assert "Deploy it again" in said

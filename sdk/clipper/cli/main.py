@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import click
 
@@ -30,12 +31,27 @@ def run() -> None:
     # Where click is installed, httpx loads a command line of its own: 0.13 s of CPU. None means that there is
     # no such module, which httpx handles. No other code of this process uses it.
     cast(dict[str, Any], sys.modules).setdefault("httpx._main", None)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, _terminated)
     code = main(sys.argv[1:])
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         _abandon_stdout()
     sys.exit(code)
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal that ends the command as Ctrl-C does: a deploy that nobody watches any more is cancelled."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+def _terminated(number: int, _frame: object) -> NoReturn:
+    raise Terminated(number)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,6 +63,8 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         _abandon_stdout()
         return FAILED
+    except Terminated as end:
+        return end.exit_code
     except (KeyboardInterrupt, click.Abort):  # click's own: Ctrl-C at a question
         return INTERRUPTED
     except click.exceptions.Exit as end:  # help, --version
