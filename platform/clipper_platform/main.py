@@ -15,6 +15,7 @@ from clipper.contract.constants import PLATFORM_FILE
 from clipper.contract.version import VERSION
 from clipper_platform import logs
 from clipper_platform.clock import SystemClock
+from clipper_platform.descriptors import raise_limit
 from clipper_platform.errors import InvalidSpec
 from clipper_platform.gateway.lifecycle import Lifecycle
 from clipper_platform.gateway.origin_policy import OriginPolicy
@@ -43,6 +44,7 @@ def run(settings: Settings, *, on_listening: OnListening | None = None) -> int:
     Raises Conflict (the home or the port is in use), StoreUnavailable, InvalidSpec.
     """
     logs.configure(settings.log_level, "json" if settings.log_format == "json" else "text")
+    raise_limit()
     prepare_home(settings.home)
     with home_lock(settings.home), listening_sockets(settings) as listeners:
         platform = Platform(settings, listeners)

@@ -226,6 +226,9 @@ class Metrics:
     )
     store_up: Family[Gauge] = _gauge("clip_store_up", "1 while the metadata store answers.")
     connections: Family[Gauge] = _gauge("clip_connections", "Open client connections.")
+    connections_refused: Family[Counter] = _counter(
+        "clip_connections_refused", "Client connections refused because too few descriptors are left."
+    )
     log_dropped: Family[Counter] = _counter(
         "clip_log_lines_dropped", "Lines of user output lost to a limit.", "function"
     )

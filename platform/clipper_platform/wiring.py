@@ -36,6 +36,7 @@ from clipper_platform.control.versions.deployer import Deployer
 from clipper_platform.control.versions.pinned import PinnedVersions
 from clipper_platform.control.versions.retention import VersionRetention
 from clipper_platform.control.versions.rollout import Rollout
+from clipper_platform.descriptors import connection_descriptors, current_limit
 from clipper_platform.environments.base import EnvironmentBuilder
 from clipper_platform.environments.venv import VenvBuilder
 from clipper_platform.errors import StoreUnavailable
@@ -356,13 +357,14 @@ def make_server(parts: Parts, *, origin_policy: OriginPolicy, lifecycle: Lifecyc
     The gateway and its libraries are imported here, since that takes as long as the first replicas take to start.
     """
     from clipper_platform.gateway.auth import Access
+    from clipper_platform.gateway.http.connection_limit import ConnectionLimit
     from clipper_platform.gateway.http.fast_path import FastPathOptions
     from clipper_platform.gateway.http.http_server import http_server
     from clipper_platform.gateway.http.invoke_endpoint import invoke_routes
     from clipper_platform.gateway.http.invoke_service import InvokeService
     from clipper_platform.gateway.services import PlatformFacts, Services
 
-    settings, metrics = parts.settings, parts.metrics
+    settings, metrics, descriptors = parts.settings, parts.metrics, current_limit()
     access = Access(parts.keyring, open_invoke=origin_policy.loopback)
     invoke = InvokeService(
         parts.dispatcher,
@@ -406,6 +408,12 @@ def make_server(parts: Parts, *, origin_policy: OriginPolicy, lifecycle: Lifecyc
         host_allowed=origin_policy.allows_host,
         body_timeout_s=settings.body_timeout_s,
         enabled=settings.fast_path,
+        limit=ConnectionLimit(
+            connection_descriptors(descriptors),
+            descriptors,
+            now=parts.clock.monotonic,
+            on_refused=metrics.connections_refused.child().inc,
+        ),
     )
     server = http_server(services, fast_path, shutdown_timeout_s=settings.shutdown_timeout_s, backlog=BACKLOG)
     metrics.connections.child().read = lambda: float(len(server.server_state.connections))

@@ -13,10 +13,11 @@ from typing import Any, Final
 import httptools
 from uvicorn.config import Config
 
-from clipper_platform.errors import ClipperError, InvalidRequest, MethodNotAllowed, RequestTimeout
+from clipper_platform.errors import ClipperError, InvalidRequest, MethodNotAllowed, RequestTimeout, Unavailable
 from clipper_platform.gateway.errors import render
 from clipper_platform.gateway.http.answer import header_lines
 from clipper_platform.gateway.http.answer_templates import AnswerTemplates
+from clipper_platform.gateway.http.connection_limit import Admission, ConnectionLimit
 from clipper_platform.gateway.http.cycle import FastCycle
 from clipper_platform.gateway.http.half_close import can_tell, peer_is_gone, send_ahead
 from clipper_platform.gateway.http.request_id import request_id
@@ -48,10 +49,12 @@ class Connection(HttpToolsProtocol):
     # With a dict for everything, a plain request takes 4% more at 64 connections (hot_path).
     __slots__ = (
         "_held", "_incomplete_timer", "_lingering", "_refusal", "_refused_id", "_slow_timer", "_watch_timer",
-        "body_timeout_s", "ending", "given_id", "in_head", "length", "problem", "requests", "templates", "turn", "used",
+        "body_timeout_s", "ending", "given_id", "in_head", "length", "limit", "problem", "requests", "templates",
+        "turn", "used",
     )  # fmt: skip
 
     body_timeout_s: float
+    limit: ConnectionLimit
     templates: AnswerTemplates
     cycle: Any  # of the latest request
     pipeline: deque[Any]
@@ -79,6 +82,14 @@ class Connection(HttpToolsProtocol):
         self._lingering = False
         self._slow_timer: asyncio.TimerHandle | None = None  # while the client does not take what is written
         self._watch_timer: asyncio.TimerHandle | None = None  # looks after a half-closed connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        admission = self.limit.admit(transport)
+        if admission is not Admission.ADMITTED:
+            self.reject(Unavailable("the platform has as many connections as it can have", retry_after_s=1.0))
+            if admission is Admission.CLOSED:
+                transport.close()
 
     # Reading
 

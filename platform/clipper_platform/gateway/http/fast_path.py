@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from uvicorn.config import Config
@@ -24,6 +24,7 @@ from clipper_platform.core import caching
 from clipper_platform.errors import ClipperError, HeadersTooLarge, PayloadTooLarge
 from clipper_platform.gateway.http.answer_templates import AnswerTemplates
 from clipper_platform.gateway.http.connection import Connection
+from clipper_platform.gateway.http.connection_limit import ConnectionLimit
 from clipper_platform.gateway.http.cycle import JOIN_BELOW, FastCycle
 from clipper_platform.gateway.http.invoke_service import InvokeService
 from clipper_platform.gateway.http.known_heads import KnownHead, KnownHeads
@@ -50,6 +51,7 @@ class FastPathOptions:
     host_allowed: Callable[[str], bool]
     body_timeout_s: float
     enabled: bool
+    limit: ConnectionLimit = field(default_factory=ConnectionLimit.none)
 
 
 class _Shared:
@@ -81,6 +83,7 @@ class FastPathProtocol(Connection):
         super().__init__(config, server_state, app_state, _loop)
         self.options = options = self.shared.options
         self.body_timeout_s = options.body_timeout_s
+        self.limit = options.limit
         self.known_heads = self.shared.known_heads
         self.templates = self.shared.templates
         self.service = options.service

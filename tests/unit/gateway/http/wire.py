@@ -39,6 +39,7 @@ class Transport(asyncio.Transport):
         self.half_closed = False
         self.waiting_bytes = 0
         self.tcp_state = 8  # CLOSE_WAIT
+        self.descriptor = 7
 
     def write(self, data: Any) -> None:
         assert not self.closed
@@ -74,6 +75,9 @@ class Transport(asyncio.Transport):
 
     def getpeername(self) -> tuple[str, int]:
         return "127.0.0.1", 1
+
+    def fileno(self) -> int:
+        return self.descriptor
 
     def is_closing(self) -> bool:
         return self.closed
