@@ -190,10 +190,8 @@ class Deployer:
 
     async def _fail(self, deployment: Deployment, problem: DeployProblem | None) -> None:
         """`problem` is None for a cancelled deploy."""
-        if problem is not None:
-            outcome = f"{problem.phase}: {problem.message}"
-        else:
-            outcome = "ended: the platform was stopped" if self._claims.closed else "cancelled"
+        ended = "ended: the platform was stopped" if self._claims.closed else "cancelled"
+        outcome = ended if problem is None else f"{problem.phase}: {problem.message}"
         if deployment.version is not None:
             try:
                 await self._registry.mark_failed(
