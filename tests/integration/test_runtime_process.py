@@ -557,7 +557,7 @@ def chunks(process: RuntimeProcess, count: int) -> list[Any]:
 @STREAMS
 def test_a_generator_streams_its_values_and_ends_with_a_result(serve: Launch, code: str) -> None:
     process = serve(code)
-    process.invoke({"n": 16}, accept="text/event-stream")
+    process.invoke({"n": 16})
     assert chunks(process, 16) == list(range(16))
     result = process.receive(wire.Result)
     assert [(o.status, o.length) for o in result.outcomes] == [(0, 0)]

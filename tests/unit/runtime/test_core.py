@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,8 +96,6 @@ def test_any_sequence_or_array_is_taken_as_the_list_of_results(make: Callable[[l
 
 
 def test_a_table_as_the_result_of_a_batch_has_a_row_for_each_invocation() -> None:
-    pd = pytest.importorskip("pandas")
-
     def function(x: list[int]) -> Any:
         return pd.DataFrame({"n": x, "square": [n * n for n in x]})
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import pandas as pd
 import pytest
 
 from clipper_runtime.codec import Rejected
 from clipper_runtime.frames import to_rows
 from tests.unit.runtime.test_codec import takes
-
-pd = pytest.importorskip("pandas")
 
 JSON, MSGPACK = "application/json", "application/msgpack"
 

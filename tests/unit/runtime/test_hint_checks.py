@@ -7,6 +7,7 @@ from dataclasses import InitVar, dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Generic, NamedTuple, NotRequired, TypedDict, TypeVar
 
+import attrs
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -131,8 +132,6 @@ def test_constraints_hold_for_a_raw_body_too() -> None:
 
 
 def attrs_classes() -> dict[str, Any]:
-    attrs = pytest.importorskip("attrs")
-
     @attrs.define
     class Checked:
         x: int = attrs.field(validator=attrs.validators.ge(0))

@@ -15,7 +15,10 @@ from typing import TypedDict as StandardTypedDict
 
 import msgspec
 import numpy as np
+import pydantic
 import pytest
+from pydantic import BaseModel, ConfigDict
+from pydantic import Field as PydField
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from clipper.contract.wire import Item, Status
@@ -23,9 +26,6 @@ from clipper_runtime.codec import Codec, Rejected
 from clipper_runtime.hint_checks import SchemaError
 from clipper_runtime.schema import read_signature
 from tests.unit.runtime.test_codec import npy, rejection, takes
-
-pydantic = pytest.importorskip("pydantic")
-BaseModel, ConfigDict, PydField = pydantic.BaseModel, pydantic.ConfigDict, pydantic.Field
 
 JSON, MSGPACK = "application/json", "application/msgpack"
 

@@ -157,8 +157,6 @@ def f(n: int) -> int:
 def test_a_closure_of_a_notebook_answers_in_a_replica(
     source: str, arguments: str, expected: str, tmp_path: Path
 ) -> None:
-    if "attrs" in source:
-        pytest.importorskip("attrs")
     assert answer(source, arguments, tmp_path) == expected
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,7 +96,6 @@ def test_dates_and_durations_of_numpy_are_never_bare_numbers(value: Any, expecte
 
 
 def test_dates_and_durations_of_pandas_are_sent_and_tables_are_refused() -> None:
-    pd = pytest.importorskip("pandas")
     for value, expected in (
         (pd.Timestamp("2024-01-02T03:04:05"), "2024-01-02T03:04:05"),
         (pd.Timestamp("2024-01-02T03:04:05.000000001"), "2024-01-02T03:04:05.000000001"),
@@ -212,8 +213,6 @@ def test_deep_json_is_an_unexpected_answer() -> None:
 
 
 def test_models_of_pydantic_are_sent_under_their_aliases_and_come_back_as_annotated() -> None:
-    pydantic = pytest.importorskip("pydantic")
-
     class User(pydantic.BaseModel):
         user_id: int = pydantic.Field(alias="userId")
         url: pydantic.AnyUrl
