@@ -99,9 +99,9 @@ def test_digits_refuses_what_is_no_picture_and_goes_on(digits: PlatformProcess) 
 
 def test_digits_curl_line_of_the_deploy_works_as_printed(digits: PlatformProcess) -> None:
     schema = digits.get("/fn/digits/classify/schema").json()
-    from clipper.cli.examples import arguments
+    from clipper.cli.examples import example
 
-    assert digits.call("digits/classify", **arguments(schema))["digit"] in range(10)
+    assert digits.call("digits/classify", **example(schema).arguments)["digit"] in range(10)
 
 
 def test_similarity_puts_a_kitten_nearer_to_a_cat_than_to_the_stock_market(similarity: PlatformProcess) -> None:
