@@ -86,9 +86,17 @@ class Confiner:
             if path in directories:
                 self._originals[path] = os.open(path, os.O_PATH | os.O_CLOEXEC)
                 kernel.hide_with_tmpfs(path)
+                self._keep_links(path)
             else:
                 self._show(path, writable=path in base.writable)
         self._hide_files([path for path in base.hidden if path not in directories])
+
+    def _keep_links(self, hidden: str) -> None:
+        """Put the links of a hidden directory into the empty one, such as `environments` that lead to another disk.
+        What they lead to is shown or hidden by its own path."""
+        for entry in os.scandir(f"/proc/self/fd/{self._originals[hidden]}"):
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.path), os.path.join(hidden, entry.name))
 
     def _show(self, path: str, *, writable: bool) -> None:
         """Nothing happens if it is shown, or does not exist."""

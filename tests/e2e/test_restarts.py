@@ -125,7 +125,7 @@ def test_kill_9_leaves_no_orphan_and_the_next_start_works(own_platform: Platform
 
     own_platform.kill()
     own_platform.assert_nothing_left(within_s=15)
-    assert gone(child)
+    eventually(lambda: gone(child))
 
     own_platform.start()
     assert eventually(lambda: own_platform.post("/fn/demo/pid", json={}).is_success)

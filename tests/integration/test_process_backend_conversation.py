@@ -342,11 +342,12 @@ async def test_many_replicas_start_and_end_side_by_side(backend: ProcessBackend,
 
 
 def marked(backend: ProcessBackend) -> list[int]:
-    """Living processes of the backend's instance."""
+    """Living processes of the backend's replicas. Those that compile bytecode belong to no replica."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("CLIP_PLATFORM_INSTANCE") == backend.instance_id:
+            environ = process.environ()
+            if environ.get("CLIP_PLATFORM_INSTANCE") == backend.instance_id and "CLIP_REPLICA" in environ:
                 found.append(process.pid)
         except psutil.Error:
             continue
