@@ -247,6 +247,8 @@ class Replica:
         self._close(program, loop)
 
     def _adopt(self, engine: Engine, later: Sequence[Frame]) -> None:
+        # `handle` counts them again.
+        self._replies.came -= sum(len(f.message.items) for f in self._early if type(f.message) is Invoke)
         early, self._early = [*later, *self._early], []
         self._engine = engine
         self._setting_up = False
@@ -291,6 +293,7 @@ class Replica:
             return
         if type(message) is Invoke or (self._engine is None and isinstance(message, (Cancel, Credit))):
             self._early.append(Frame(message, body))
+            self._replies.came += len(message.items) if type(message) is Invoke else 0
             return
         handler = self._handlers.get(type(message))
         if handler is None:
