@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import hashlib
 import sqlite3
 import tempfile
 import time
@@ -27,6 +26,7 @@ import uvloop
 
 from clipper.contract.manifest import Manifest
 from clipper.contract.spec import EnvironmentSpec, FunctionSpec
+from clipper.packaging import bundle_files
 from clipper_platform.clock import SystemClock
 from clipper_platform.environments.base import BuildProgress
 from clipper_platform.gateway.lifecycle import Lifecycle
@@ -45,6 +45,7 @@ from tests.support.memory_backend import InMemoryBackend
 DEPLOYS, DELETES, CHANGES = 20, 5, 20
 MOST_S = 600.0
 TICK_S = 0.001
+BUNDLE = bundle_files({"app.py": b"def classify(text: str) -> str:\n    return text\n"})
 SCHEMA = {"parameters": {"text": {"type": "string"}}, "returns": {"type": "string"}, "streaming": False}
 
 
@@ -96,22 +97,20 @@ def name_of(number: int) -> str:
 
 
 def manifest_of(number: int) -> Manifest:
-    digest = hashlib.sha256(name_of(number).encode()).hexdigest()
     spec = FunctionSpec.parse("classify", "app:classify", {"max_batch_size": 16})
-    return Manifest(
-        project=name_of(number), bundle=f"sha256:{digest}", environment=EnvironmentSpec(), functions=(spec,)
-    )
+    return Manifest(project=name_of(number), bundle=BUNDLE.digest, environment=EnvironmentSpec(), functions=(spec,))
 
 
-async def write_home(home: Path, functions: int, more: int) -> None:
-    """What so many deploys leave behind, and the bundles of `more` that are to come."""
+async def pieces() -> AsyncIterator[bytes]:
+    yield BUNDLE.data
+
+
+async def write_home(home: Path, functions: int) -> None:
+    """What so many deploys of the same files leave behind."""
     artifacts = ArtifactStore(home / "bundles")
     await artifacts.open()
+    await artifacts.put(BUNDLE.digest, pieces())
     await artifacts.close()
-    for number in range(functions + more):
-        digest = manifest_of(number).bundle.removeprefix("sha256:")
-        (home / "bundles" / f"{digest}.tar.gz").write_bytes(b"unpacked already")
-        (home / "bundles" / "trees" / digest).mkdir()
     store = SqliteStore(home / "clipper.db")
     await store.open()
     await store.close()
@@ -157,7 +156,7 @@ async def use(watch: Watch, parts: Parts, client: httpx.AsyncClient, functions: 
 
 
 async def measure(home: Path, functions: int) -> None:
-    await write_home(home, functions, DEPLOYS)
+    await write_home(home, functions)
     settings, clock, metrics, lifecycle = Settings(home=home), SystemClock(), Metrics(), Lifecycle()
     backend, watch = InMemoryBackend(), Watch()
     store = SqliteStore(home / "clipper.db")
