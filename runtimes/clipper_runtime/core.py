@@ -6,10 +6,10 @@ unbatched item is a batch of one whose argument and value are not wrapped in lis
 
 A batch of JSON without errors passes through C loops (msgspec, map, zip) with a few Python calls around them, however
 many items it has: after a wait the processor's caches and branch predictors are cold, and each bytecode costs several
-times what a warm loop shows. There is no shorter path than that. One that decoded, called and encoded such batches in
-half as many Python calls saved 3 to 4 µs of 13 for a batch of one and 0.1 µs of 1.3 per invocation for batches of 32
-(`tests/benchmarks/runtime_path.py`), which is 3% and 1% of the processor time that platform and replica spend on a
-request.
+times what a warm loop shows. A separate path that decoded, called and encoded such batches in half as many Python calls
+saved 3 to 4 µs of 13 for a batch of one and 0.1 µs of 1.3 per invocation for batches of 32
+(`tests/benchmarks/runtime_path.py`). The whole platform answers 0.96 times as many requests per second without it over
+one connection, and 0.99 times over 64 (`python -m tests.benchmarks.trees`, beside the tree that had it).
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ class ExecutionCore:
     def run_now(self, work: Work, answer: Answer) -> None:
         """`run` of a plain function that does not stream, without a coroutine.
 
-        Saves 0.9 µs of 17 for a batch of one, and 11 of 119 with cold caches.
+        Saves 0.3 µs of 17 for a batch of one, and 0.2 µs of 3.3 per invocation for batches of 8
+        (`tests/benchmarks/runtime_path.py`).
         """
         items, arguments = self._decode(work, answer)
         if not items:
