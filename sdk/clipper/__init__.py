@@ -20,20 +20,35 @@ from clipper.function import Function, function
 
 if TYPE_CHECKING:
     from clipper import errors
+    from clipper.app import App, Prediction
     from clipper.calls import Call
     from clipper.client import Client
     from clipper.contract.spec import SpecError
     from clipper.deploying import deploy
     from clipper.errors import ClipperError
 
-__all__ = ["Call", "Client", "ClipperError", "Function", "SpecError", "__version__", "deploy", "errors", "function"]
+__all__ = [
+    "App",
+    "Call",
+    "Client",
+    "ClipperError",
+    "Function",
+    "Prediction",
+    "SpecError",
+    "__version__",
+    "deploy",
+    "errors",
+    "function",
+]
 
 __version__ = VERSION
 
 _LAZY = {
+    "App": "clipper.app",
     "Call": "clipper.calls",
     "Client": "clipper.client",
     "ClipperError": "clipper.errors",
+    "Prediction": "clipper.app",
     "SpecError": "clipper.contract.spec",
     "deploy": "clipper.deploying",
 }

@@ -1,4 +1,4 @@
-"""Invokes functions of a platform, blocking or awaited."""
+"""Invokes functions and queries applications of a platform, blocking or awaited."""
 
 from __future__ import annotations
 
@@ -65,6 +65,10 @@ class Client:
         """What the function takes and gives, as its JSON Schema."""
         return _schema(self._connection.send(_schema_request(address)))
 
+    def send(self, request: Request) -> Answer:
+        """Any request's whole answer. Raises ClipperError."""
+        return self._connection.send(request)
+
     # Awaited
 
     async def ainvoke(
@@ -93,6 +97,10 @@ class Client:
         """`schema`, awaited."""
         connection = await self._for_this_loop()
         return _schema(await connection.send(_schema_request(address)))
+
+    async def asend(self, request: Request) -> Answer:
+        """`send`, awaited."""
+        return await (await self._for_this_loop()).send(request)
 
     # In the background
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from typing import Any, Final
 
 from clipper import errors
 from clipper.address import FunctionAddress
 from clipper.contract.constants import API_ROOT
-from clipper.contract.media_types import EVENT_STREAM, GZIP, JSON, NDJSON
-from clipper.direct import DirectConnection, reaches
-from clipper.lines import LineReader, media_type
-from clipper.location import find_platform
-from clipper.retrying import Answer, OnRetry, Request, RetryPolicy
-
-if TYPE_CHECKING:
-    from clipper.transport import Connection
+from clipper.contract.media_types import EVENT_STREAM, GZIP, JSON
+from clipper.control_apps import ApplicationCalls
+from clipper.control_requests import as_list, as_object, segment
+from clipper.retrying import Answer, Request
 
 __all__ = ["Answer", "ControlClient"]
 
@@ -34,51 +26,11 @@ _MAX_RECONNECTS: Final = 6
 _RECONNECT_DELAY_S: Final = 0.2
 
 
-class ControlClient:
+class ControlClient(ApplicationCalls):
     """Blocking client of the control API; safe to share between threads. Every method raises `clipper.errors`.
 
-    Without arguments the platform is found by `CLIP_URL` and `CLIP_API_KEY`, else in `~/.clip`. `timeout_s` bounds
-    each call with its retries, except transfers and streams, where it bounds the wait for the next piece.
+    `ControlRequests` says what it is made with.
     """
-
-    def __init__(
-        self,
-        url: str | None = None,
-        api_key: str | None = None,
-        timeout_s: float = 30.0,
-        *,
-        retry: RetryPolicy | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.location = find_platform(url, api_key)
-        self.on_retry: OnRetry | None = None  # called for each failed try that is followed by another
-        self.timeout_s = timeout_s
-        self._retry = retry
-        self._sleep = sleep
-        self._direct: DirectConnection | None = None
-        if reaches(self.location):
-            self._direct = DirectConnection(self.location, retry=retry, sleep=sleep, on_retry=self._retried)
-
-    def _retried(self, error: errors.ClipperError, delay_s: float) -> None:
-        if self.on_retry is not None:
-            self.on_retry(error, delay_s)
-
-    @cached_property
-    def _connection(self) -> Connection:
-        """For streams, uploads and platforms on other machines; made when needed, as loading httpx takes 60 ms."""
-        from clipper.transport import Connection
-
-        return Connection(self.location, retry=self._retry, sleep=self._sleep, on_retry=self._retried)
-
-    def close(self) -> None:
-        if "_connection" in self.__dict__:
-            self._connection.close()
-
-    def __enter__(self) -> ControlClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # Platform
 
@@ -102,7 +54,7 @@ class ControlClient:
         answer = self._whole(
             Request(
                 method="HEAD",
-                path=f"{API_ROOT}/bundles/{_segment(digest)}",
+                path=f"{API_ROOT}/bundles/{segment(digest)}",
                 timeout_s=self.timeout_s,
                 safe=True,
                 expected=frozenset({404}),
@@ -121,20 +73,17 @@ class ControlClient:
                 if progress is not None:
                     progress(min(start + _UPLOAD_PIECE_BYTES, len(data)), len(data))
 
-        return _table(
-            self._connection.send(
-                Request(
-                    method="PUT",
-                    path=f"{API_ROOT}/bundles/{_segment(digest)}",
-                    content=pieces,
-                    content_length=len(data),
-                    headers={"Content-Type": GZIP},
-                    # The platform unpacks and checks before it answers: by the size, at 10 MB/s.
-                    read_timeout_s=self.timeout_s + len(data) / 10e6,
-                    safe=True,  # content-addressed: sending it twice is sending it once
-                )
-            )
+        request = Request(
+            method="PUT",
+            path=f"{API_ROOT}/bundles/{segment(digest)}",
+            content=pieces,
+            content_length=len(data),
+            headers={"Content-Type": GZIP},
+            # The platform unpacks and checks before it answers: by the size, at 10 MB/s.
+            read_timeout_s=self.timeout_s + len(data) / 10e6,
+            safe=True,  # content-addressed: sending it twice is sending it once
         )
+        return as_object(self._connection.send(request).content)
 
     # Deployments
 
@@ -143,10 +92,10 @@ class ControlClient:
     ) -> dict[str, Any]:
         """Begin a deployment of `Manifest.to_dict()`. Raises Conflict while another of the project runs."""
         body = {**manifest, "force": force, **({"rebuild": True} if rebuild else {})}
-        return self._send("POST", f"{API_ROOT}/projects/{_segment(project)}/deployments", body)
+        return self._send("POST", f"{API_ROOT}/projects/{segment(project)}/deployments", body)
 
     def deployment(self, id: str) -> dict[str, Any]:
-        return self._get(f"{API_ROOT}/deployments/{_segment(id)}")
+        return self._get(f"{API_ROOT}/deployments/{segment(id)}")
 
     def deployment_events(self, id: str, after: int = 0) -> Iterator[dict[str, Any]]:
         """Events with a number above `after`, live, until `done`. A broken stream goes on where it broke."""
@@ -154,7 +103,7 @@ class ControlClient:
         while True:
             try:
                 for event in self._lines(
-                    f"{API_ROOT}/deployments/{_segment(id)}/events", {"after": after}, read_timeout_s=EVENT_SILENCE_S
+                    f"{API_ROOT}/deployments/{segment(id)}/events", {"after": after}, read_timeout_s=EVENT_SILENCE_S
                 ):
                     failures, after = 0, int(event.get("seq", after))
                     yield event
@@ -172,37 +121,41 @@ class ControlClient:
 
     def cancel_deployment(self, id: str) -> dict[str, Any]:
         """Cancel it; callers keep the version that they had."""
-        return self._send("DELETE", f"{API_ROOT}/deployments/{_segment(id)}")
+        return self._send("DELETE", f"{API_ROOT}/deployments/{segment(id)}")
 
     # Projects and versions
 
     def projects(self) -> list[dict[str, Any]]:
-        return _list(self._get(f"{API_ROOT}/projects"), "projects")
+        return as_list(self._get(f"{API_ROOT}/projects"), "projects")
 
     def project(self, name: str) -> dict[str, Any]:
         """The project's status, with that of each function and the newest events."""
-        return self._get(f"{API_ROOT}/projects/{_segment(name)}")
+        return self._get(f"{API_ROOT}/projects/{segment(name)}")
+
+    def config(self, name: str) -> dict[str, Any]:
+        """The effective options of the version that answers, and the `apps` that its file declared. Raises NotFound."""
+        return self._get(f"{API_ROOT}/projects/{segment(name)}/config")
 
     def delete_project(self, name: str) -> dict[str, Any]:
         """Drain and delete."""
         # Draining waits for running invocations, up to the functions' graceful_shutdown_timeout_s.
-        return self._send("DELETE", f"{API_ROOT}/projects/{_segment(name)}", timeout_s=self.timeout_s + 120.0)
+        return self._send("DELETE", f"{API_ROOT}/projects/{segment(name)}", timeout_s=self.timeout_s + 120.0)
 
     def versions(self, name: str) -> list[dict[str, Any]]:
         """Newest first."""
-        return _list(self._get(f"{API_ROOT}/projects/{_segment(name)}/versions"), "versions")
+        return as_list(self._get(f"{API_ROOT}/projects/{segment(name)}/versions"), "versions")
 
     def rollback(self, name: str, version: int | None = None) -> dict[str, Any]:
         """Route to `version`, or to the one before. Raises NotFound, Conflict."""
         body = {} if version is None else {"version": version}
         # The old version's replicas may have to start again before the route flips.
         return self._send(
-            "POST", f"{API_ROOT}/projects/{_segment(name)}/rollback", body, timeout_s=self.timeout_s + 300.0
+            "POST", f"{API_ROOT}/projects/{segment(name)}/rollback", body, timeout_s=self.timeout_s + 300.0
         )
 
     def restart(self, name: str, function: str | None = None) -> dict[str, Any]:
         """Replace the replicas of one function or of all; their state after that. Raises NotFound, Conflict."""
-        path = f"{API_ROOT}/projects/{_segment(name)}/restart"
+        path = f"{API_ROOT}/projects/{segment(name)}/restart"
         return self._send("POST", path, {"function": function}, timeout_s=self.timeout_s + 300.0)
 
     def policy(self, project: str, function: str) -> dict[str, Any]:
@@ -238,7 +191,7 @@ class ControlClient:
             params["since"] = since
         if follow:
             params["follow"] = 1
-        path = f"{API_ROOT}/projects/{_segment(project)}/functions/{_segment(function)}/logs"
+        path = f"{API_ROOT}/projects/{segment(project)}/functions/{segment(function)}/logs"
         # Heartbeats come several times a minute, so a longer silence means that the connection is lost.
         yield from self._lines(path, params, read_timeout_s=max(self.timeout_s, EVENT_SILENCE_S))
 
@@ -249,21 +202,21 @@ class ControlClient:
         return self._send("POST", f"{API_ROOT}/keys", {"name": name, "scopes": list(scopes)})
 
     def keys(self) -> list[dict[str, Any]]:
-        return _list(self._get(f"{API_ROOT}/keys"), "keys")
+        return as_list(self._get(f"{API_ROOT}/keys"), "keys")
 
     def revoke_key(self, id: str) -> dict[str, Any]:
-        return self._send("DELETE", f"{API_ROOT}/keys/{_segment(id)}")
+        return self._send("DELETE", f"{API_ROOT}/keys/{segment(id)}")
 
     def put_secret(self, project: str, name: str, value: str) -> dict[str, Any]:
         """Replicas started from now on see it."""
-        return self._send("PUT", f"{API_ROOT}/projects/{_segment(project)}/secrets/{_segment(name)}", {"value": value})
+        return self._send("PUT", f"{API_ROOT}/projects/{segment(project)}/secrets/{segment(name)}", {"value": value})
 
     def secrets(self, project: str) -> list[str]:
         """Names only: the platform does not give values back."""
-        return [str(name) for name in _list(self._get(f"{API_ROOT}/projects/{_segment(project)}/secrets"), "secrets")]
+        return [str(name) for name in as_list(self._get(f"{API_ROOT}/projects/{segment(project)}/secrets"), "secrets")]
 
     def delete_secret(self, project: str, name: str) -> dict[str, Any]:
-        return self._send("DELETE", f"{API_ROOT}/projects/{_segment(project)}/secrets/{_segment(name)}")
+        return self._send("DELETE", f"{API_ROOT}/projects/{segment(project)}/secrets/{segment(name)}")
 
     # Functions
 
@@ -309,70 +262,6 @@ class ControlClient:
         """The JSON Schema of "project/function[@version]"."""
         return self._get(f"{FunctionAddress.parse(path).url_path}/schema")
 
-    # Requests
-
-    def _whole(self, request: Request) -> Answer:
-        return (self._direct or self._connection).send(request)
-
-    def _get(self, path: str, params: Mapping[str, str | int | float] | None = None) -> dict[str, Any]:
-        request = Request(method="GET", path=path, params=params or {}, timeout_s=self.timeout_s, safe=True)
-        return _table(self._whole(request))
-
-    def _send(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
-    ) -> dict[str, Any]:
-        content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
-        headers = {} if body is None else {"Content-Type": JSON}
-        request = Request(
-            method=method, path=path, content=content, headers=headers, timeout_s=timeout_s or self.timeout_s
-        )
-        return _table(self._whole(request))
-
-    def _lines(
-        self, path: str, params: Mapping[str, str | int | float], *, read_timeout_s: float
-    ) -> Iterator[dict[str, Any]]:
-        """Objects of an NDJSON stream; empty lines are heartbeats."""
-        request = Request(method="GET", path=path, params=params, read_timeout_s=read_timeout_s, safe=True)
-        reader = LineReader()
-        with self._connection.open(request) as response:
-            if (kind := media_type(response.headers)) != NDJSON:
-                raise errors.UnexpectedAnswer(f"the answer is {kind or 'of no type'}, not {NDJSON}")
-            for piece in self._connection.pieces(response):
-                for line in reader.feed(piece):
-                    if line.strip():
-                        yield _object(_decoded(line))
-
 
 def _function(project: str, function: str) -> str:
-    return f"{API_ROOT}/projects/{_segment(project)}/functions/{_segment(function)}"
-
-
-def _segment(text: str) -> str:
-    """`text` as one segment of a path. Raises InvalidRequest for "", "." and "..", which a path drops."""
-    if text in ("", ".", ".."):
-        raise errors.InvalidRequest(f"{text!r} is not a name")
-    return quote(text, safe=":@")
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise errors.UnexpectedAnswer("the answer is not a JSON object; does something else answer at this address?")
-    return value
-
-
-def _decoded(data: bytes | str) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise errors.UnexpectedAnswer(f"the answer is not valid JSON: {error}") from None
-
-
-def _table(answer: Answer) -> dict[str, Any]:
-    return _object(_decoded(answer.content))
-
-
-def _list(table: Mapping[str, Any], key: str) -> list[Any]:
-    value = table.get(key)
-    if not isinstance(value, list):
-        raise errors.UnexpectedAnswer(f"the answer has no list {key!r}")
-    return value
+    return f"{API_ROOT}/projects/{segment(project)}/functions/{segment(function)}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+from clipper.contract.applications import ApplicationSpec
 from clipper.contract.deploys import DeploySpec
 from clipper.contract.manifest import DEFAULT_KEEP_VERSIONS, KEEP_VERSIONS, Manifest
 from clipper.contract.spec import (
@@ -24,6 +25,7 @@ from clipper.contract.spec import (
 )
 from clipper.contract.variables import parse_variables
 from clipper.discovery import Discovered, SourceModule, read_module
+from clipper.project_apps import app_provenance, parse_apps
 from clipper.project_files import PROJECT_FILE, read_table, read_toml
 from clipper.requirement_files import read_requirements
 
@@ -51,6 +53,8 @@ class Project:
     env: Mapping[str, str] = field(default_factory=dict)
     keep_versions: int = DEFAULT_KEEP_VERSIONS
     keep_versions_provenance: str = "default"
+    apps: tuple[ApplicationSpec, ...] = ()
+    apps_provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # as `provenance` does, for `apps`
 
     def manifest(self, bundle_digest: str) -> Manifest:
         """The manifest of a deployment of this bundle. Raises SpecError for an invalid digest."""
@@ -62,6 +66,7 @@ class Project:
             deploy=self.deploy,
             env=self.env,
             keep_versions=self.keep_versions,
+            apps=tuple(spec.name for spec in self.apps),
         )
         return Manifest.from_dict(manifest.to_dict())
 
@@ -70,7 +75,7 @@ def load_project(directory: str | Path) -> Project:
     """Read and validate the project in `directory`. Raises SpecError naming the file, the key and the fix."""
     directory = Path(directory).resolve()
     table = read_table(directory)
-    _check_keys(table, ("name", "keep_versions", "environment", "env", "functions", "deploy"), PROJECT_FILE)
+    _check_keys(table, ("name", "keep_versions", "environment", "env", "functions", "deploy", "apps"), PROJECT_FILE)
     if "name" not in table:
         raise SpecError(f'name is missing: write name = "{_suggested_name(directory)}"', where=PROJECT_FILE, key="name")
     name = check_name(table["name"], "project", where=PROJECT_FILE)
@@ -104,6 +109,8 @@ def load_project(directory: str | Path) -> Project:
             "keep_versions", table.get("keep_versions", DEFAULT_KEEP_VERSIONS), PROJECT_FILE
         ),
         keep_versions_provenance=PROJECT_FILE if "keep_versions" in table else "default",
+        apps=parse_apps(table.get("apps", {}), name, [spec.name for spec, _ in merged]),
+        apps_provenance=app_provenance(table.get("apps", {})),
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from clipper import errors
-from clipper.contract.errors import REFUSED_STATUSES, RETRYABLE_STATUSES
+from clipper.contract.errors import INVALID_REQUEST, REFUSED_STATUSES, RETRYABLE_STATUSES
 from clipper.contract.version import VERSION
 from clipper.errors import ClipperError
 from clipper.location import Location
@@ -25,6 +25,9 @@ CONNECT_TIMEOUT_S: Final = 5.0
 
 # The platform answers 504 at the deadline itself; the client waits this much longer for that answer to arrive.
 DEADLINE_GRACE_S: Final = 2.0
+
+# What an error of an application means, whose form has no code.
+_CODES: Final = {INVALID_REQUEST.status: INVALID_REQUEST.code}
 
 # The platform's errors are small; of another server's error page no more than this is read.
 MAX_ERROR_BYTES: Final = 1024 * 1024
@@ -162,7 +165,10 @@ def error_from(status: int, headers: Mapping[str, str], content: bytes, url: str
     """The exception for an error answer; `UnexpectedAnswer` where the platform did not write it."""
     retry_after_s = _retry_after(headers)
     try:
-        table = dict(json.loads(content)["error"])
+        answer = json.loads(content)
+        if isinstance(answer["error"], str):  # the form of Clipper's contract for applications: a title and its cause
+            answer = {"error": {"code": _CODES[status], "message": answer["cause"]}}
+        table = dict(answer["error"])
         code, message = table.pop("code"), table.pop("message")
     except (RecursionError, TypeError, ValueError, LookupError):
         error: ClipperError = errors.UnexpectedAnswer(

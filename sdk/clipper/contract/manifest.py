@@ -24,7 +24,7 @@ _REQUIRED = ("project", "bundle", "environment", "functions")
 REBUILT = "rebuilt"
 """Among the meanings: when `clip deploy --rebuild` asked for a new environment, in Unix seconds."""
 
-_KNOWN = (*_REQUIRED, "deploy", "env", "keep_versions", "meanings")
+_KNOWN = (*_REQUIRED, "apps", "deploy", "env", "keep_versions", "meanings")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,8 @@ class Manifest:
     """What one deploy asks for: the project, its bundle by digest, its environment and its functions.
 
     `env` are environment variables of its replicas. `keep_versions` is how many of the project's newest versions the
-    platform keeps while this one is current.
+    platform keeps while this one is current. `apps` are the names of the applications that the project's file declares;
+    they are no part of a version, and a later deploy tells by them which one the file no longer has.
     """
 
     project: str
@@ -42,6 +43,7 @@ class Manifest:
     deploy: DeploySpec = _USUAL_DEPLOY
     env: Mapping[str, str] = field(default_factory=dict)
     keep_versions: int = DEFAULT_KEEP_VERSIONS
+    apps: tuple[str, ...] = ()
     # Set by the platform: what the moving references of the requirements meant at the deploy, and REBUILT.
     meanings: Mapping[str, str] = field(default_factory=dict, hash=False)
 
@@ -80,6 +82,7 @@ class Manifest:
             deploy=deploy,
             env=parse_variables(table.get("env", {}), where="manifest env"),
             keep_versions=keep,
+            apps=_apps(table.get("apps", ())),
             meanings=dict(table.get("meanings", {})),
         )
 
@@ -92,6 +95,13 @@ class Manifest:
             "functions": [spec.to_dict() for spec in self.functions],
             **({"deploy": deploy} if deploy else {}),
             **({"env": dict(self.env)} if self.env else {}),
+            **({"apps": list(self.apps)} if self.apps else {}),
             **({"meanings": dict(self.meanings)} if self.meanings else {}),
             **({"keep_versions": self.keep_versions} if self.keep_versions != DEFAULT_KEEP_VERSIONS else {}),
         }
+
+
+def _apps(names: object) -> tuple[str, ...]:
+    if not isinstance(names, (list, tuple)):
+        raise SpecError("apps must be a list of names", where="manifest", key="apps")
+    return tuple(check_name(name, "application", where="manifest") for name in names)

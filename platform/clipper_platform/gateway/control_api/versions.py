@@ -72,4 +72,5 @@ class VersionRoutes:
             | ({"meanings": dict(current.manifest.meanings)} if current.manifest.meanings else {}),
             env=dict(current.manifest.env),
             functions=[spec.to_dict() for spec in current.manifest.functions],
+            apps=list(current.manifest.apps),
         )

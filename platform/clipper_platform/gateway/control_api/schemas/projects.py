@@ -151,9 +151,10 @@ class Restarted(ResponseBody, frozen=True):
 
 
 class Config(ResponseBody, frozen=True):
-    """`functions`: every option with its effective value."""
+    """`functions`: every option with its effective value. `apps`: names of the applications that its file declared."""
 
     version: int
     environment: dict[str, Any]
     env: dict[str, str]
     functions: list[dict[str, Any]]
+    apps: list[str]
