@@ -94,7 +94,7 @@ def test_an_input_travels_as_json(platform: ScriptedPlatform, app: clipper.App, 
         (object(), TypeError, "builtins.object is no input"),
         ([{1, 2}], TypeError, "builtins.set is no input"),
     ],
-    ids=str,
+    ids=["a list with NaN", "an array with an infinity", "an object", "a set"],
 )
 def test_what_json_cannot_carry_is_refused_before_it_is_sent(
     platform: ScriptedPlatform, app: clipper.App, given: Any, error: type[Exception], words: str
