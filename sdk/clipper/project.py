@@ -80,17 +80,7 @@ def load_project(directory: str | Path) -> Project:
         raise SpecError(f'name is missing: write name = "{_suggested_name(directory)}"', where=PROJECT_FILE, key="name")
     name = check_name(table["name"], "project", where=PROJECT_FILE)
     environment = _environment(directory, table.get("environment", {}))
-    tables = table.get("functions", {})
-    if not isinstance(tables, dict):
-        raise SpecError("functions must be tables: [functions.NAME]", where=PROJECT_FILE, key="functions")
-    merged = [_merge(directory, entry) for entry in _entries(directory, tables)]
-    if not merged:
-        raise SpecError(
-            f"the project has no function: decorate one in {DEFAULT_MODULE}.py with @clipper.function(), "
-            'or add [functions.NAME] with entrypoint = "module:Name"',
-            where=PROJECT_FILE,
-            key="functions",
-        )
+    merged = _functions(directory, table.get("functions", {}))
     return Project(
         directory=directory,
         name=name,
@@ -112,6 +102,21 @@ def load_project(directory: str | Path) -> Project:
         apps=parse_apps(table.get("apps", {}), name, [spec.name for spec, _ in merged]),
         apps_provenance=app_provenance(table.get("apps", {})),
     )
+
+
+def _functions(directory: Path, tables: object) -> list[tuple[FunctionSpec, dict[str, str]]]:
+    """Each function of the project, and where the values of its keys come from. Raises SpecError where there is none."""
+    if not isinstance(tables, dict):
+        raise SpecError("functions must be tables: [functions.NAME]", where=PROJECT_FILE, key="functions")
+    merged = [_merge(directory, entry) for entry in _entries(directory, tables)]
+    if not merged:
+        raise SpecError(
+            f"the project has no function: decorate one in {DEFAULT_MODULE}.py with @clipper.function(), "
+            'or add [functions.NAME] with entrypoint = "module:Name"',
+            where=PROJECT_FILE,
+            key="functions",
+        )
+    return merged
 
 
 def _suggested_name(directory: Path) -> str:
