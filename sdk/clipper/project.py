@@ -105,7 +105,7 @@ def load_project(directory: str | Path) -> Project:
 
 
 def _functions(directory: Path, tables: object) -> list[tuple[FunctionSpec, dict[str, str]]]:
-    """Each function of the project, and where the values of its keys come from. Raises SpecError where there is none."""
+    """Each function of the project and the source of each of its keys. Raises SpecError where there is none."""
     if not isinstance(tables, dict):
         raise SpecError("functions must be tables: [functions.NAME]", where=PROJECT_FILE, key="functions")
     merged = [_merge(directory, entry) for entry in _entries(directory, tables)]
