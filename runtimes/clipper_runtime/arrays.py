@@ -17,6 +17,7 @@ __all__ = ["dump_npy", "dump_npy_parts", "load_npy", "schema_of", "to_plain"]
 _MAX_HEADER_BYTES = 10_000
 # As nested lists, an array of shape (10**12, 0) has 10**12 empty rows.
 _MAX_EMPTY_ROWS: Final = 1_000_000
+_STRUCTURED: Final = "a structured array has no form here: return a dict with an array for each field, or .tolist()"
 
 
 def load_npy(data: bytes | memoryview, *, in_place: bool = False) -> np.ndarray[Any, Any]:
@@ -38,6 +39,8 @@ def load_npy(data: bytes | memoryview, *, in_place: bool = False) -> np.ndarray[
     shape, fortran_order, dtype = header
     if dtype.hasobject:
         raise ValueError("an array of Python objects is not accepted: it would have to be unpickled")
+    if dtype.names:
+        raise ValueError(f"a structured array ({dtype}) is not accepted: send an array for each field")
     if any(side < 0 for side in shape):
         raise ValueError("not a valid .npy file: a negative shape")
     start, count = head.tell(), math.prod(shape)
@@ -65,6 +68,8 @@ def dump_npy_parts(array: np.ndarray[Any, Any]) -> tuple[bytes, memoryview]:
         raise ValueError("an array of Python objects has no .npy form here: it would have to be pickled")
     if isinstance(array, np.ma.MaskedArray):
         raise ValueError("a .npy file loses the mask of an array: return .filled(value), or .tolist() with None in it")
+    if array.dtype.names:
+        raise ValueError(_STRUCTURED)
     if not _is_carried(array.dtype):
         raise ValueError(f"a .npy file cannot carry {array.dtype}: return .astype() of a type of numpy, as np.float32")
     # A Fortran-ordered array is written in its memory order, any other one in C order.
@@ -108,6 +113,8 @@ def to_plain(value: Any) -> Any:
         if not np.array_equal(np.isfinite(narrow), np.isfinite(value)):
             raise TypeError(f"a number of {value.dtype} is outside the range of a float")
         return narrow.tolist()
+    if value.dtype.names:
+        raise TypeError(_STRUCTURED)
     if kind not in "biufUSOT":
         raise TypeError(f"a numpy value of type {value.dtype} has no JSON form")
     return value.tolist()

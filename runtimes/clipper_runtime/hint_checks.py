@@ -11,6 +11,7 @@ from typing import Any, Final, get_origin
 import msgspec
 
 from clipper_runtime.hints import has_fields, is_numpy, is_pydantic, parts_of
+from clipper_runtime.pydantic_schemas import Unbuildable
 from clipper_runtime.pydantic_types import Adapter, adapter_of, mentions_pydantic, uses_metadata
 
 __all__ = ["SchemaError", "check_default", "check_hint"]
@@ -29,7 +30,7 @@ _PLAIN_METADATA: Final = (str, bytes, int, float, type(None))
 
 def check_hint(name: str, hint: Any) -> Adapter | None:
     """What decodes the parameter where its hint mentions pydantic, else None: msgspec does. Raises SchemaError."""
-    adapter, reason = _adapter(hint)
+    adapter, reason = _adapter(name, hint)
     for part in parts_of(hint):
         origin = get_origin(part) or part
         if is_numpy(origin):
@@ -60,12 +61,14 @@ def check_default(name: str, default: Any) -> None:
         )
 
 
-def _adapter(hint: Any) -> tuple[Adapter | None, str]:
+def _adapter(name: str, hint: Any) -> tuple[Adapter | None, str]:
     """What decodes a hint that mentions pydantic; or None and why not: msgspec does, and pydantic only its models."""
     if not mentions_pydantic(hint):
         return None, ""
     try:
         return adapter_of(hint), "beside an array"
+    except Unbuildable as error:
+        raise SchemaError(f"parameter {name!r}: {error}") from None
     except Exception as error:  # noqa: BLE001 - pydantic, and the hooks of user classes, raise various errors
         return None, f"here ({str(error).splitlines()[0]})"
 

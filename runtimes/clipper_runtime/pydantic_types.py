@@ -8,15 +8,16 @@ Models keep their own configuration. Everything beside them is as strict as else
 from __future__ import annotations
 
 import functools
-import math
 import re
 import sys
-from datetime import date, datetime, time, timedelta
-from typing import Any, Final, get_origin
+from functools import partial
+from typing import Any, ClassVar, Final, get_origin
 
 import msgspec
 
+from clipper_runtime.beside_json import as_json
 from clipper_runtime.hints import is_numpy, is_pydantic, parts_of
+from clipper_runtime.pydantic_schemas import AdaptedSchema, Unbuildable, is_base64, made_array
 
 __all__ = [
     "Adapter",
@@ -33,7 +34,10 @@ __all__ = [
 
 _PACKAGES: Final = ("pydantic", "pydantic_core", "annotated_types", "pydantic_extra_types")
 _MAX_ERRORS: Final = 3
-_JSON_LIKE: Final = (str, bool, int, type(None), datetime, date, time, timedelta)
+# Of what stands beside models, and of parameters without one.
+# The schema of bytes, as msgspec has it.
+_BASE64: Final = {"type": "string", "contentEncoding": "base64"}
+_CONFIG: Final = {"strict": True, "extra": "forbid"}
 
 
 def uses_metadata(metadata: Any) -> bool:
@@ -64,12 +68,14 @@ class Adapter:
     """Decodes one parameter and describes it."""
 
     def __init__(self, hint: Any) -> None:
-        pydantic = sys.modules["pydantic"]
-        config: dict[str, Any] = {"strict": True, "extra": "forbid"}
-        if not any(_decodes_bytes(part) for part in parts_of(hint)):
-            config["val_json_bytes"] = "base64"
+        pydantic, core = sys.modules["pydantic"], sys.modules["pydantic_core"]
         # In a tuple, since pydantic takes no configuration for a hint that is a class.
-        self._inner = pydantic.TypeAdapter(tuple[hint], config=config)
+        inner = pydantic.TypeAdapter(tuple[hint], config=_CONFIG)
+        self._inner = inner.validator
+        adapted = AdaptedSchema(inner.core_schema, hint)
+        if adapted.changed:
+            with adapted.built():
+                self._inner = core.SchemaValidator(adapted.schema, core.CoreConfig(**_CONFIG))
         self._hint = hint
         self._error = pydantic.ValidationError
 
@@ -80,10 +86,24 @@ class Adapter:
         return self._validated(self._inner.validate_json, b"[" + text + b"]", name)
 
     def from_python(self, value: Any, name: str) -> Any:
-        """The argument `name` from plain values, as MessagePack carries them. Raises msgspec.ValidationError."""
-        if _is_json_like(value):
-            return self.from_json(msgspec.json.encode(value), name)
-        return self._validated(self._inner.validate_python, (value,), name)
+        """The argument `name` from plain values, as MessagePack carries them. Raises msgspec.ValidationError.
+
+        They are taken as JSON, where pydantic reads dates and enums from text also if a model is strict. Bytes and
+        arrays have no place in JSON: they are tried as they are first, and then beside it.
+        """
+        text, beside = as_json(value)
+        if not beside.count:
+            return self._validated(self._inner.validate_json, b"[" + text + b"]", name)
+        try:
+            return self._validated(self._inner.validate_python, (value,), name)
+        except msgspec.ValidationError as error:
+            try:
+                found = self._validated(partial(self._inner.validate_json, context=beside), b"[" + text + b"]", name)
+            except msgspec.ValidationError as other:
+                raise (other if beside.all_taken else error) from None
+            if not beside.all_taken:
+                raise
+            return found
 
     def _validated(self, validate: Any, value: Any, name: str) -> Any:
         try:
@@ -97,38 +117,35 @@ class Adapter:
         return json_schema_of(self._hint, "validation")
 
 
-def _decodes_bytes(part: Any) -> bool:
-    """Whether it is a type such as pydantic.Base64Bytes, which decodes text itself."""
-    return any(type(one).__name__ == "EncodedBytes" for one in getattr(part, "__metadata__", ()))
-
-
 def json_schema_of(hint: Any, mode: str) -> dict[str, Any]:
     """The JSON Schema of a hint, under the names by which requests (validation) or answers (serialization) go."""
     pydantic = sys.modules["pydantic"]
     base = sys.modules["pydantic.json_schema"].GenerateJsonSchema
 
     class Generator(base):  # type: ignore[misc, valid-type]  # pydantic is the one that user code imported
+        ignored_warning_kinds: ClassVar[Any] = {"skipped-choice", "non-serializable-default"}
+
+        def json_or_python_schema(self, schema: Any) -> Any:
+            inner = super().json_or_python_schema(schema)
+            return {**_BASE64} if is_base64(schema) else inner
+
+        def ser_schema(self, schema: Any) -> Any:
+            return {**_BASE64} if is_base64(schema) else super().ser_schema(schema)
+
+        def function_plain_schema(self, schema: Any) -> Any:
+            hint = made_array(schema)
+            if hint is None:
+                return super().function_plain_schema(schema)
+            from clipper_runtime import arrays
+
+            return arrays.schema_of(hint) or {}
+
         def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
-            return {}  # a class of the user's, or an array
+            return {}  # a class of the user's
 
-    schema: dict[str, Any] = pydantic.TypeAdapter(hint).json_schema(mode=mode, schema_generator=Generator)
+    adapted = AdaptedSchema(pydantic.TypeAdapter(hint).core_schema, hint)
+    schema: dict[str, Any] = Generator(by_alias=True).generate(adapted.schema, mode=mode)
     return schema
-
-
-def _is_json_like(value: Any) -> bool:
-    """Whether JSON carries the value without a change of meaning: there are no bytes, arrays or NaN in it."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            waiting += one.values()
-            if not all(type(key) is str for key in one):
-                return False
-        elif isinstance(one, list):
-            waiting += one
-        elif not (math.isfinite(one) if isinstance(one, float) else isinstance(one, _JSON_LIKE)):
-            return False
-    return True
 
 
 def _explain(error: Any, name: str) -> str:
@@ -157,10 +174,23 @@ def build(kind: Any, value: Any) -> Any:
 
 def to_json(value: Any, fallback: Any) -> Any:
     """A model as JSON, under its aliases. `fallback` writes what pydantic does not know, such as arrays."""
-    serializer = getattr(type(value), "__pydantic_serializer__", None)
-    if serializer is not None and hasattr(type(value), "model_fields"):
-        return msgspec.Raw(serializer.to_json(value, by_alias=True, fallback=fallback))
+    model: Any = type(value)
+    if hasattr(model, "__pydantic_serializer__") and hasattr(model, "model_fields"):
+        return msgspec.Raw(_serializer_of(model).to_json(value, by_alias=True, fallback=fallback))
     return sys.modules["pydantic_core"].to_jsonable_python(value, by_alias=True)
+
+
+@functools.lru_cache(maxsize=256)
+def _serializer_of(model: Any) -> Any:
+    """The model's own, or where it has bytes one that writes them as base64."""
+    try:
+        adapted = AdaptedSchema(sys.modules["pydantic"].TypeAdapter(model).core_schema, model)
+    except Unbuildable:  # a field that no request can fill, in an answer
+        return model.__pydantic_serializer__
+    if not adapted.changed:
+        return model.__pydantic_serializer__
+    with adapted.built():
+        return sys.modules["pydantic_core"].SchemaSerializer(adapted.schema)
 
 
 def to_python(value: Any) -> Any:

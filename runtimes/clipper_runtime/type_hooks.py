@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Mapping, Sequence, Set, ValuesView
 from datetime import datetime
-from typing import Any, get_origin
+from typing import Any, Final, get_origin
 
 import msgspec
 
@@ -17,6 +18,9 @@ from clipper_runtime import frames, pydantic_types
 from clipper_runtime.hints import is_numpy, is_pydantic
 
 __all__ = ["build", "is_array", "plain", "plain_or_array", "plain_with_nan"]
+
+_PLAIN_BASES: Final = (str, int, float, bytes)
+_WRITTEN_AS_TEXT: Final = ("pathlib", "ipaddress")  # their modules; not imported, for a quick start
 
 
 def is_array(value: Any) -> bool:
@@ -36,16 +40,7 @@ def build(kind: Any, value: Any) -> Any:
         raise TypeError(f"the type {kind} is not supported")
     from clipper_runtime import array_hints
 
-    if issubclass(origin, sys.modules["numpy"].ndarray):
-        if not isinstance(value, (list, tuple)) and not is_array(value):
-            raise ValueError(f"Expected `array`, got `{_json_word(value)}`")
-        return array_hints.coerce(value, array_hints.array_rule(kind))
-    return array_hints.coerce_scalar(value, origin)
-
-
-def _json_word(value: Any) -> str:
-    words = {dict: "object", str: "str", bool: "bool", int: "int", float: "float", type(None): "null"}
-    return words.get(type(value), type(value).__name__)
+    return array_hints.build(kind, value)
 
 
 def plain(value: Any) -> Any:
@@ -62,7 +57,21 @@ def plain(value: Any) -> Any:
         return datetime.combine(value.date(), value.timetz())
     if hasattr(value, "__array__") and "numpy" in sys.modules:  # a tensor
         return plain(sys.modules["numpy"].asarray(value))
+    if isinstance(value, _PLAIN_BASES):
+        return _of_base(value)
+    if type(value).__module__.partition(".")[0] in _WRITTEN_AS_TEXT:
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (Sequence, Set, ValuesView)):  # a deque, a range, the keys of a dict
+        return list(value)
     raise TypeError(_formless(value))
+
+
+def _of_base(value: Any) -> Any:
+    """A text or a number of a class of its own, such as an element of a parsed page, as what it derives from."""
+    base: Any = next(base for base in _PLAIN_BASES if isinstance(value, base))
+    return str.__str__(value) if base is str else base.__new__(base, value)
 
 
 def _formless(value: Any) -> str:

@@ -9,8 +9,11 @@ import msgspec
 
 __all__ = ["with_whole_numbers"]
 
-# In the words of msgspec, and of pydantic where it is strict.
-_REFUSED: Final = re.compile(r"Expected `[^`]*\bint\b[^`]*`, got `float`|Input should be a valid integer - at")
+# In the words of msgspec, of pydantic where it is strict, and of arrays.
+_REFUSED: Final = re.compile(
+    r"Expected `[^`]*\bint\b[^`]*`, got `float`|Input should be a valid integer - at|"
+    r"expected numbers of type u?int\d+, got floating-point numbers"
+)
 _EXACT: Final = 2.0**53  # beyond, a float stands for several integers
 
 

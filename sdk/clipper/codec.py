@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set, ValuesView
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -94,14 +94,36 @@ def _encode_custom(value: Any) -> Any:
     if isinstance(value, timedelta) and not getattr(value, "nanoseconds", 0):
         return timedelta(value.days, value.seconds, value.microseconds)
     kind = type(value)
+    base: Any = next((base for base in (str, int, float, bytes) if isinstance(value, base)), None)
+    if base is not None:  # a class of its own, such as an element of a parsed page
+        return str.__str__(value) if base is str else base.__new__(base, value)
     if hasattr(kind, "model_validate") and hasattr(kind, "model_dump"):
-        return value.model_dump(by_alias=True)  # a model of pydantic
+        return _model(value)
+    if hasattr(value, "get_secret_value"):  # pydantic's SecretStr, which shows itself as stars
+        return value.get_secret_value()
     if kind.__module__.partition(".")[0] in ("pydantic", "pydantic_core"):
         return sys.modules["pydantic_core"].to_jsonable_python(value)  # a type such as its AnyUrl, in a model
+    if kind.__module__.partition(".")[0] in ("pathlib", "ipaddress"):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (Sequence, Set, ValuesView)) and not hasattr(value, "to_dict"):
+        return list(value)
     hint = "use plain values, bytes, dataclasses, datetimes or numpy arrays"
     if hasattr(value, "to_dict"):
         hint = 'send plain data, as of .to_dict("records") or .tolist()'
     raise TypeError(f"{kind.__module__}.{kind.__qualname__} has no MessagePack form; {hint}")
+
+
+def _model(model: Any) -> Any:
+    """A model of pydantic under the names by which it is validated."""
+    fields = type(model).model_fields
+    names = {name: one.validation_alias or name for name, one in fields.items()}
+    if all(names[name] == (one.serialization_alias or name) for name, one in fields.items()):
+        return model.model_dump(by_alias=True)
+    values = {name: getattr(model, name) for name in names}
+    choices = {name: getattr(alias, "choices", [alias])[0] for name, alias in names.items()}
+    return {choices[name] if isinstance(choices[name], str) else name: value for name, value in values.items()}
 
 
 def _array(numpy: Any, array: Any) -> Any:
@@ -110,6 +132,8 @@ def _array(numpy: Any, array: Any) -> Any:
         return array.tolist()
     if isinstance(array, numpy.ma.MaskedArray):
         raise TypeError("a masked array loses its mask on the way; send .filled(value), or .tolist() with None in it")
+    if array.dtype.names:
+        raise TypeError("a structured array has no form here; send a dict with an array for each field")
     form = numpy.lib.format
     if array.dtype.hasobject or form.descr_to_dtype(form.dtype_to_descr(array.dtype)) != array.dtype:
         raise TypeError(f"a numpy array of {array.dtype} has no .npy form; convert it to a type of numpy by .astype()")

@@ -150,6 +150,8 @@ def test_json_says_what_an_array_holds(value: Any, expected: Any) -> None:
         (np.array([1], dtype="timedelta64[ns]"), "return a number"),
         (np.array(["1e4000"], dtype=np.longdouble), "outside the range of a float"),
         (np.array([1j]), "no JSON form"),
+        (np.zeros(1, dtype=[("a", "i4"), ("b", NS)]), "a dict with an array for each field"),
+        (np.zeros(1, dtype=[("a", "i4")])[0], "a dict with an array for each field"),
     ],
 )
 def test_what_json_cannot_say_of_an_array_is_refused(value: Any, part: str) -> None:
@@ -161,14 +163,53 @@ def test_a_mask_is_refused_where_it_would_be_lost(accept: str) -> None:
     assert ".filled(value)" in refusal(np.ma.array([1, 2], mask=[False, True]), accept)
 
 
-@pytest.mark.parametrize(
-    "dtype", [NS, "M8[D]", "m8[s]", "<U3", "S2", ">i4", "f2", "c8", [("a", "i4"), ("b", NS)], "V2"]
-)
+@pytest.mark.parametrize("dtype", [NS, "M8[D]", "m8[s]", "<U3", "S2", ">i4", "f2", "c8", "V2"])
 def test_types_that_a_npy_file_carries_come_back_as_they_went(dtype: Any) -> None:
     array = np.zeros(2, dtype=dtype)
     body, _ = takes(int).encode(array, NPY)
     back = np.load(io.BytesIO(body))
     assert (back.dtype, back.tobytes()) == (array.dtype, array.tobytes())
+
+
+@pytest.mark.parametrize("accept", [MSGPACK, NPY])
+def test_a_structured_array_is_refused_in_every_form_and_both_ways(accept: str) -> None:
+    structured = np.zeros(2, dtype=[("a", "i4"), ("b", "f8")])
+    assert "a dict with an array for each field" in refusal(structured, accept)
+    payload = npy(structured)
+    if accept == MSGPACK:
+        payload = msgspec.msgpack.encode({"x": msgspec.msgpack.Ext(1, payload)})
+    status, message = rejection(takes(np.ndarray), payload, accept)
+    assert (status, "send an array for each field" in message) == (Status.MALFORMED, True)
+
+
+def test_a_hint_of_structured_arrays_is_refused_at_deploy() -> None:
+    with pytest.raises(SchemaError, match=r"parameter 'x'.*an array for each field"):
+        takes(npt.NDArray[np.void])
+
+
+@pytest.mark.parametrize("content_type", [JSON, MSGPACK])
+@pytest.mark.parametrize("value", [[True, 2], [1.5, False], [[True], [2]], [None, True]])
+def test_booleans_are_no_numbers_of_an_array(value: Any, content_type: str) -> None:
+    encode = msgspec.json.encode if content_type == JSON else msgspec.msgpack.encode
+    assert "one kind" in rejection(takes(np.ndarray), encode({"x": value}), content_type)[1]
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.uint8])
+def test_an_array_of_booleans_is_none_of_numbers(dtype: Any) -> None:
+    assert "got booleans" in rejection(takes(npt.NDArray[dtype]), b'{"x": [true, false]}')[1]
+    payload = npy(np.array([True]))
+    assert "got booleans" in rejection(takes(npt.NDArray[dtype]), payload, NPY)[1]
+
+
+def test_numbers_that_are_zero_or_one_are_no_booleans() -> None:
+    assert accepted(np.ndarray, [0, 1, 2.5]).tolist() == [0, 1, 2.5]
+    assert accepted(npt.NDArray[np.int64], [[0], [1]]).tolist() == [[0], [1]]
+    assert accepted(np.ndarray, [True, False]).dtype == np.bool_
+
+
+def test_a_float_without_a_fraction_is_an_integer_of_an_array_in_json() -> None:
+    assert accepted(npt.NDArray[np.int8], [1.0, 2]).tolist() == [1, 2]
+    assert "got floating-point numbers" in rejection(takes(npt.NDArray[np.int8]), b'{"x": [1.0, 2.5]}')[1]
 
 
 def test_an_integer_above_64_bits_is_refused_in_messagepack_with_the_reason() -> None:

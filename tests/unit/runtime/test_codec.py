@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import collections
 import io
+import ipaddress
 import json
 import math
+import pathlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import clipper.codec
 from clipper.contract.wire import Item, Status
 from clipper_runtime.codec import Codec, Rejected
 from clipper_runtime.schema import read_signature
@@ -446,7 +450,6 @@ def test_a_value_without_an_acceptable_form_is_not_acceptable(value: Any, accept
         np.array(5.0),
         np.zeros((0, 3)),
         np.array(["a", "bc"]),
-        np.zeros(2, dtype=[("a", "<i4"), ("b", "<f8")]),
         np.arange(3, dtype=">f4"),
     ],
 )
@@ -493,3 +496,31 @@ def test_a_return_hint_that_has_no_schema_costs_nothing_but_the_schema() -> None
     def function(x: int) -> io.BytesIO: ...
 
     assert codec_of(function).schema()["returns"] == {}
+
+
+class Element(str):
+    """As of a parsed page."""
+
+
+class Ratio(float):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Element("a"), "a"),
+        ({"ratio": Ratio(0.5)}, {"ratio": 0.5}),
+        (collections.deque([1, 2]), [1, 2]),
+        (range(3), [0, 1, 2]),
+        ({"a": 1}.keys(), ["a"]),
+        ({"a": 1}.values(), [1]),
+        (collections.ChainMap({"a": 1}), {"a": 1}),
+        (pathlib.PurePosixPath("a/b"), "a/b"),
+        (ipaddress.ip_address("10.0.0.1"), "10.0.0.1"),
+    ],
+)
+def test_values_of_the_standard_library_have_their_plain_form(value: Any, expected: Any) -> None:
+    assert json.loads(takes(int).encode(value, "application/json")[0]) == expected
+    assert msgspec.msgpack.decode(takes(int).encode(value, "application/msgpack")[0]) == expected
+    assert msgspec.msgpack.decode(clipper.codec.encode({"x": value})) == {"x": expected}

@@ -223,10 +223,11 @@ def test_a_batch_of_models_is_decoded_one_by_one() -> None:
     assert [one.a for one in codec.arguments(items, payloads)[0]] == [1, 2]
 
 
-def test_an_array_of_a_model_comes_by_messagepack() -> None:
+def test_an_array_of_a_model_comes_by_messagepack_and_json() -> None:
     packed = msgspec.msgpack.encode({"x": {"array": msgspec.msgpack.Ext(1, npy(np.arange(3)))}})
     assert takes(Numbers).decode(MSGPACK, packed)[0].array.tolist() == [0, 1, 2]
-    assert "at `$.x.array`" in rejection(takes(Numbers), b'{"x": {"array": [1]}}')[1]
+    assert decoded(Numbers, {"array": [[1], [2]]}).array.tolist() == [[1], [2]]
+    assert "Expected `array`, got `str` - at `$.x.array`" in rejection(takes(Numbers), b'{"x": {"array": "a"}}')[1]
 
 
 def test_models_beside_arrays_in_one_hint_are_validated_too() -> None:
