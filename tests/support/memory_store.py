@@ -12,7 +12,19 @@ import msgspec
 from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.errors import StoreUnavailable
 from clipper_platform.store import records
-from clipper_platform.store.base import EVENTS_KEPT, Changes, Event, Key, Policy, Project, Record, Route, Version
+from clipper_platform.store.base import (
+    EVENTS_KEPT,
+    Application,
+    Changes,
+    Event,
+    Key,
+    Policy,
+    Project,
+    Record,
+    Route,
+    Version,
+)
+from tests.support.memory_applications import MemoryApplicationData
 
 __all__ = ["MemoryStore"]
 
@@ -48,11 +60,15 @@ class MemoryStore:
         """Lose all data, as a server without a disk does when it starts again."""
         self._lineage: tuple[str, ...] = () if self._known else ("1",)
         self._revision = 0
-        self._changed: dict[str, int] = {}  # project, or "/keys" or "/policies" -> revision of its last change
+        self._changed: dict[
+            str, int
+        ] = {}  # project, or "/keys", "/policies", "/applications" -> revision of its last change
         self._published = asyncio.Event()
         self._leases: dict[str, float] = {}  # instance -> when its lease ends
         self._projects: dict[str, _Stored] = {}
         self._keys: dict[str, Key] = {}
+        self._applications: dict[str, Application] = {}
+        self.application_data = MemoryApplicationData(self._check, self._applications)
         # Outlive the project: numbers are never given out again.
         self._last_version: defaultdict[str, int] = defaultdict(int)
         self._last_event: defaultdict[str, int] = defaultdict(int)
@@ -77,9 +93,10 @@ class MemoryStore:
             lineage=self._lineage,
             server=self.run,
             holds=frozenset({"projects"} if self._projects else {}),
-            projects=frozenset(changed - {"/keys", "/policies"}),
+            projects=frozenset(changed - {"/keys", "/policies", "/applications"}),
             keys="/keys" in changed,
             policies="/policies" in changed,
+            applications="/applications" in changed,
         )
 
     async def wait_changed(self, timeout_s: float) -> None:
@@ -119,7 +136,7 @@ class MemoryStore:
 
     async def put_back(self, record: Record) -> bool:
         self._check()
-        stored = None if isinstance(record, (Project, Key)) else self._projects.get(record.project)
+        stored = None if isinstance(record, (Project, Key, Application)) else self._projects.get(record.project)
         match record:
             case Project(name=name):
                 if name in self._projects:
@@ -132,6 +149,12 @@ class MemoryStore:
                     return False
                 self._keys[id] = record
                 self._bump("/keys")
+                return True
+            case Application(name=name):
+                if not records.is_newer(record, self._applications.get(name)):
+                    return False
+                self._applications[name] = record
+                self._bump("/applications")
                 return True
             case _ if stored is None:
                 return False
@@ -292,6 +315,29 @@ class MemoryStore:
             raise records.changed(policy)
         del policies[policy.function]
         self._bump("/policies")
+
+    # Applications
+
+    async def put_application(self, application: Application) -> Application:
+        self._check()
+        self._applications[application.name] = records.successor(application, self._applications.get(application.name))
+        self._bump("/applications")
+        return self._applications[application.name]
+
+    async def list_applications(self) -> list[Application]:
+        self._check()
+        return [records.storable(self._applications[name]) for name in sorted(self._applications)]
+
+    async def delete_application(self, application: Application) -> None:
+        self._check()
+        stored = self._applications.get(application.name)
+        if stored is None:
+            raise records.no_application(application.name)
+        if stored.revision != application.revision:
+            raise records.changed(application)
+        del self._applications[application.name]
+        self.application_data.forget(application.name)
+        self._bump("/applications")
 
     # Events
 

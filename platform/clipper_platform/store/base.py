@@ -24,9 +24,11 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import msgspec
 
 from clipper.contract.constants import Scope
+from clipper_platform.store.applications import ApplicationData
 
 __all__ = [
     "EVENTS_KEPT",
+    "Application",
     "Changes",
     "Event",
     "Key",
@@ -111,6 +113,16 @@ class Policy(_Record, frozen=True):
     revision: int = 0
 
 
+class Application(_Record, frozen=True):
+    """A name that clients query. One that is deleted and created again has another `created_at`."""
+
+    name: str
+    spec: dict[str, Any]  # clipper.contract.applications.ApplicationSpec.to_dict()
+    created_at: float
+    updated_at: float
+    revision: int = 0
+
+
 class Event(_Record, frozen=True):
     """Something that happened to a project, for people: deployed, rolled back, replica crashed."""
 
@@ -139,6 +151,7 @@ class Changes:
     projects: frozenset[str] = frozenset()  # whose record, versions or route changed
     keys: bool = False
     policies: bool = False
+    applications: bool = False
 
 
 class MetadataStore(Protocol):
@@ -147,6 +160,11 @@ class MetadataStore(Protocol):
     @property
     def url(self) -> str:
         """What people see: `sqlite:///…` or `redis://…`, without a password."""
+        ...
+
+    @property
+    def application_data(self) -> ApplicationData:
+        """What applications learn."""
         ...
 
     async def open(self) -> None:
@@ -252,6 +270,19 @@ class MetadataStore(Protocol):
         """Conflict if the store holds another revision of it, NotFound if none."""
         ...
 
+    # Applications
+    async def put_application(self, application: Application) -> Application:
+        """Compare-and-set."""
+        ...
+
+    async def list_applications(self) -> list[Application]:
+        """By name."""
+        ...
+
+    async def delete_application(self, application: Application) -> None:
+        """With all that it learnt. Conflict if the store holds another revision of it, NotFound if none."""
+        ...
+
     # Events: the newest EVENTS_KEPT of each project are kept
     async def add_event(self, event: Event) -> Event: ...
     async def list_events(self, project: str, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
@@ -259,7 +290,7 @@ class MetadataStore(Protocol):
         ...
 
 
-Record = Project | Version | Route | Key | Policy
+Record = Project | Version | Route | Key | Policy | Application
 
 
 @runtime_checkable

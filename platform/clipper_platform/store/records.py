@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from clipper_platform.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
-from clipper_platform.store.base import EVENTS_KEPT, Event, Key, Policy, Project, Record, Route, Version
+from clipper_platform.store.base import EVENTS_KEPT, Application, Event, Key, Policy, Project, Record, Route, Version
 
 __all__ = [
     "changed",
@@ -18,6 +18,7 @@ __all__ = [
     "event_window",
     "is_newer",
     "next_secret",
+    "no_application",
     "no_policy",
     "no_project",
     "no_version",
@@ -28,8 +29,8 @@ __all__ = [
     "text",
 ]
 
-R = TypeVar("R", Project, Version, Route, Key, Policy, Event)
-Revised = TypeVar("Revised", Version, Route, Key, Policy)
+R = TypeVar("R", Project, Version, Route, Key, Policy, Application, Event)
+Revised = TypeVar("Revised", Version, Route, Key, Policy, Application)
 
 _MEANWHILE = "was changed by someone else meanwhile: look and try again"
 
@@ -37,7 +38,7 @@ _MEANWHILE = "was changed by someone else meanwhile: look and try again"
 MAX_NUMBER = 2**63 - 1
 
 
-def encode(record: Project | Version | Route | Key | Policy | Event) -> bytes:
+def encode(record: Record | Event) -> bytes:
     """The record as JSON. Raises InvalidRequest for text that UTF-8 cannot carry."""
     try:
         return msgspec.json.encode(record)
@@ -132,11 +133,15 @@ def no_version(project: str, number: int) -> NotFound:
     return NotFound(f"project {project!r} has no version {number}")
 
 
+def no_application(name: str) -> NotFound:
+    return NotFound(f"there is no application {name!r}")
+
+
 def no_policy(project: str, function: str) -> NotFound:
     return NotFound(f"function '{project}/{function}' has no policy")
 
 
-def changed(record: Project | Version | Route | Key | Policy) -> Conflict:
+def changed(record: Record) -> Conflict:
     """Another writer was first."""
     match record:
         case Project(name=name):
@@ -149,6 +154,8 @@ def changed(record: Project | Version | Route | Key | Policy) -> Conflict:
             what = f"the key {id!r}"
         case Policy(project=project, function=function):
             what = f"the policy of '{project}/{function}'"
+        case Application(name=name):
+            what = f"application {name!r}"
     return Conflict(f"{what} {_MEANWHILE}")
 
 

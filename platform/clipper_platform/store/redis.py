@@ -9,15 +9,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import msgspec
 
 from clipper_platform.errors import ClipperError, NotFound
-from clipper_platform.store import records, redis_scripts
-from clipper_platform.store.base import EVENTS_KEPT, Changes, Event, Key, Policy, Project, Record, Route, Version
+from clipper_platform.store import records, redis_application_scripts, redis_scripts
+from clipper_platform.store.base import (
+    EVENTS_KEPT,
+    Application,
+    Changes,
+    Event,
+    Key,
+    Policy,
+    Project,
+    Record,
+    Route,
+    Version,
+)
+from clipper_platform.store.redis_applications import RedisApplicationData
 from clipper_platform.store.redis_connection import PING_TIMEOUT_S, RedisConnection
 from clipper_platform.store.redis_keys import (
+    APPLICATIONS_CHANGE,
     KEYS_CHANGE,
     POLICIES_CHANGE,
     RedisKeys,
@@ -51,6 +65,7 @@ class RedisStore:
         self._script = self._server.script
         self.accept = self._server.accept
         self.wait_changed = self._server.wait_changed
+        self.application_data = RedisApplicationData(self._server, self._keys)
 
     @property
     def url(self) -> str:
@@ -127,6 +142,7 @@ class RedisStore:
             projects=frozenset(name for member in members if (name := changed_project(member)) is not None),
             keys=KEYS_CHANGE in members,
             policies=POLICIES_CHANGE in members,
+            applications=APPLICATIONS_CHANGE in members,
         )
 
     async def put_back(self, record: Record) -> bool:
@@ -172,6 +188,8 @@ class RedisStore:
                 return keys.api_keys, id, KEYS_CHANGE
             case Policy(project=name, function=function):
                 return keys.policies, keys.policy_field(name, function), POLICIES_CHANGE, self._project(name)
+            case Application(name=name):
+                return keys.applications, name, APPLICATIONS_CHANGE
 
     async def renew_lease(self, instance: str, ttl_s: float) -> None:
         await self._server.evaluate(redis_scripts.RENEW_LEASE, [self._keys.instances], instance, int(ttl_s * 1000))
@@ -315,6 +333,27 @@ class RedisStore:
         current = records.decode(Policy, old, self.url).revision == policy.revision
         if not current or not await self._swap(key, field, old, None, POLICIES_CHANGE, need):
             raise records.changed(policy)
+
+    # Applications
+
+    async def put_application(self, application: Application) -> Application:
+        return await self._put(application, self._keys.applications, application.name, APPLICATIONS_CHANGE)
+
+    async def list_applications(self) -> list[Application]:
+        return sorted(await self._records(Application, self._keys.applications), key=lambda a: a.name)
+
+    async def delete_application(self, application: Application) -> None:
+        keys, name = self._keys, application.name
+        old = await self._read(keys.applications, name)
+        if old is None:
+            raise records.no_application(name)
+        outcome = redis_scripts.LOST_RACE
+        if records.decode(Application, old, self.url).revision == application.revision:
+            names = [keys.applications, keys.revision, keys.changes, *astuple(keys.application(name))]
+            script = redis_application_scripts.DELETE_APPLICATION
+            outcome = await self._script(script, names, name, old, APPLICATIONS_CHANGE)
+        if outcome == redis_scripts.LOST_RACE:
+            raise records.changed(application)
 
     # Events
 

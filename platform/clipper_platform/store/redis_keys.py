@@ -16,8 +16,19 @@ With the prefix `clip:` (configurable, so that platforms can share a server):
 | `clip:events:{project}` | stream | entry `SEQ-0`, field `event` → the event's record, whose own seq does not count |
 | `clip:last-event` | hash | project → the seq given out last; outlives the project |
 | `clip:revision` | string | how many changes there were; also the channel on which each one is published |
-| `clip:changes` | sorted set | `project:NAME`, `keys`, `policies` → revision of its last change; outlives the project |
+| `clip:changes` | sorted set | `project:NAME`, `keys`, `policies`, `applications` → revision of its last change; outlives the project |
 | `clip:instances` | sorted set | platform instance → when its lease ends, in the server's milliseconds |
+| `clip:applications` | hash | application → its record |
+| `clip:app:{application}:states` | hash | context → revision, a space, JSON of the time and the state |
+| `clip:app:{application}:state-seqs` | sorted set | context → seq of the last write |
+| `clip:app:{application}:awaited` | hash | query id → a prediction that awaits feedback, in MessagePack |
+| `clip:app:{application}:awaited-times` | sorted set | query id → Unix seconds |
+| `clip:app:{application}:awaited-digests` | hash | query id → digest of its input |
+| `clip:app:{application}:awaited-digests:{digest}` | sorted set | query id → Unix seconds |
+| `clip:app:{application}:pairs` | stream | entry `SEQ-0`, fields `id` and `pair` → query id, JSON of the time and the pair |
+| `clip:app:{application}:joined` | sorted set | query id of a pair in the stream → seq |
+| `clip:app:{application}:counts` | hash | name → a number |
+| `clip:app:{application}:last` | hash | `pair`, `state` → the seq given out last |
 | `clip:result:{project/function@N}:{digest}` | string | a cached result, in MessagePack; expires with its lifetime |
 
 Records are JSON. A number that Redis allocates stands in the field or entry id, not in the JSON beside it. Only results
@@ -26,17 +37,27 @@ expire, and the server must not evict the rest (`maxmemory-policy noeviction` or
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from clipper_platform.errors import InvalidRequest
 
-__all__ = ["DEFAULT_PREFIX", "KEYS_CHANGE", "POLICIES_CHANGE", "RedisKeys", "changed_project", "project_change"]
+__all__ = [
+    "APPLICATIONS_CHANGE",
+    "DEFAULT_PREFIX",
+    "KEYS_CHANGE",
+    "POLICIES_CHANGE",
+    "ApplicationKeys",
+    "RedisKeys",
+    "changed_project",
+    "project_change",
+]
 
 DEFAULT_PREFIX = "clip:"
 
 # Members of `clip:changes`.
 KEYS_CHANGE = "keys"
 POLICIES_CHANGE = "policies"
+APPLICATIONS_CHANGE = "applications"
 _PROJECT_CHANGE = "project:"
 
 
@@ -47,6 +68,21 @@ def project_change(project: str) -> str:
 def changed_project(member: str) -> str | None:
     """The reverse of `project_change`; None for a change of something else."""
     return member.removeprefix(_PROJECT_CHANGE) if member.startswith(_PROJECT_CHANGE) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationKeys:
+    """The keys of what one application learns. Names hold no `:`, so no two applications share a key."""
+
+    states: str
+    state_seqs: str
+    awaited: str
+    awaited_times: str
+    awaited_digests: str
+    pairs: str
+    joined: str
+    counts: str
+    last: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +138,15 @@ class RedisKeys:
     def policy_field(self, project: str, function: str) -> str:
         """The field of one policy. Names hold no `/`, so no two functions share a field."""
         return f"{project}/{function}"
+
+    @property
+    def applications(self) -> str:
+        return f"{self.prefix}applications"
+
+    def application(self, name: str) -> ApplicationKeys:
+        return ApplicationKeys(
+            *(f"{self.prefix}app:{name}:{field.name.replace('_', '-')}" for field in fields(ApplicationKeys))
+        )
 
     def events(self, project: str) -> str:
         return f"{self.prefix}events:{project}"

@@ -14,7 +14,18 @@ import msgspec
 
 from clipper_platform.errors import InvalidRequest, NotFound
 from clipper_platform.store import records
-from clipper_platform.store.base import EVENTS_KEPT, Changes, Event, Key, Policy, Project, Route, Version
+from clipper_platform.store.base import (
+    EVENTS_KEPT,
+    Application,
+    Changes,
+    Event,
+    Key,
+    Policy,
+    Project,
+    Route,
+    Version,
+)
+from clipper_platform.store.sqlite_applications import SqliteApplicationData
 from clipper_platform.store.sqlite_database import SqliteDatabase
 
 __all__ = ["SqliteStore", "database_files"]
@@ -53,6 +64,7 @@ class SqliteStore:
         self._database = SqliteDatabase(path, busy_timeout_s=busy_timeout_s)
         self.path = self._database.path
         self._read, self._write = self._database.read, self._database.write
+        self.application_data = SqliteApplicationData(self._database)
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -231,6 +243,30 @@ class SqliteStore:
 
         await self._write(job)
 
+    # Applications
+
+    async def put_application(self, application: Application) -> Application:
+        def job(db: sqlite3.Connection) -> Application:
+            new = records.successor(application, self._application(db, application.name))
+            sql = "INSERT INTO applications VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET record = excluded.record"
+            db.execute(sql, (new.name, records.encode(new)))
+            return new
+
+        return await self._write(job)
+
+    async def list_applications(self) -> list[Application]:
+        return await self._read(lambda db: self._all(Application, db, "SELECT record FROM applications ORDER BY name"))
+
+    async def delete_application(self, application: Application) -> None:
+        def job(db: sqlite3.Connection) -> None:
+            name = application.name
+            stored = _found(self._application(db, name), records.no_application(name))
+            if stored.revision != application.revision:
+                raise records.changed(application)
+            db.execute("DELETE FROM applications WHERE name = ?", (name,))  # the rest goes by foreign key
+
+        await self._write(job)
+
     # Events
 
     async def add_event(self, event: Event) -> Event:
@@ -280,6 +316,9 @@ class SqliteStore:
 
     def _route(self, db: sqlite3.Connection, project: str) -> Route | None:
         return self._one(Route, db, "SELECT record FROM routes WHERE project = ?", (project,))
+
+    def _application(self, db: sqlite3.Connection, name: str) -> Application | None:
+        return self._one(Application, db, "SELECT record FROM applications WHERE name = ?", (name,))
 
     def _policy(self, db: sqlite3.Connection, policy: Policy) -> Policy | None:
         sql = "SELECT record FROM policies WHERE project = ? AND function = ?"

@@ -18,6 +18,7 @@ __all__ = ["APPLICATION_ID", "MIGRATIONS", "migrate", "refuse_foreign", "use_wal
 APPLICATION_ID = 0x434C4950  # "CLIP", in the file's header: distinguishes our database from another program's
 
 _UNDER_PROJECT = "project TEXT NOT NULL REFERENCES projects (name) ON DELETE CASCADE"
+_UNDER_APPLICATION = "application TEXT NOT NULL REFERENCES applications (name) ON DELETE CASCADE"
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -35,6 +36,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (project, function))""",
         f"""CREATE TABLE events ({_UNDER_PROJECT}, seq INTEGER NOT NULL, record BLOB NOT NULL,
             PRIMARY KEY (project, seq))""",
+    ),
+    (
+        "CREATE TABLE applications (name TEXT PRIMARY KEY, record BLOB NOT NULL)",
+        f"""CREATE TABLE application_states ({_UNDER_APPLICATION}, context TEXT NOT NULL, state BLOB NOT NULL,
+            updated_at REAL NOT NULL, revision INTEGER NOT NULL, seq INTEGER NOT NULL,
+            PRIMARY KEY (application, context)) WITHOUT ROWID""",
+        "CREATE INDEX application_states_seq ON application_states (application, seq)",
+        f"""CREATE TABLE application_awaited ({_UNDER_APPLICATION}, query_id INTEGER NOT NULL, at REAL NOT NULL,
+            context TEXT NOT NULL, digest TEXT NOT NULL, record BLOB NOT NULL, PRIMARY KEY (application, query_id))""",
+        "CREATE INDEX application_awaited_at ON application_awaited (application, at, query_id)",
+        "CREATE INDEX application_awaited_digest ON application_awaited (application, digest)",
+        f"""CREATE TABLE application_pairs ({_UNDER_APPLICATION}, seq INTEGER NOT NULL, query_id INTEGER NOT NULL,
+            at REAL NOT NULL, record BLOB NOT NULL, PRIMARY KEY (application, seq), UNIQUE (application, query_id))""",
+        f"""CREATE TABLE application_counts ({_UNDER_APPLICATION}, name TEXT NOT NULL, value REAL NOT NULL,
+            PRIMARY KEY (application, name)) WITHOUT ROWID""",
     ),
 )
 

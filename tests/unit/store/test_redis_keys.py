@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 
 import pytest
@@ -15,7 +16,8 @@ def test_every_key_begins_with_the_prefix_and_no_two_are_the_same() -> None:
     one_argument = (keys.versions, keys.secrets, keys.events)
     every = [key(project) for key in one_argument for project in ("a", "b", "a:b")]
     every += [getattr(keys, name) for name, part in inspect.getmembers(RedisKeys) if isinstance(part, property)]
-    assert len(every) == len(set(every)) == 9 + 11
+    every += [key for name in ("a", "b") for key in dataclasses.astuple(keys.application(name))]
+    assert len(every) == len(set(every)) == 9 + 12 + 18
     assert all(key.startswith("here:") for key in every)
     assert RedisKeys().projects == "clip:projects"
 
