@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from clipper.contract.constants import KEY_FILE
 from clipper.contract.version import VERSION
+from clipper_platform.applications.applications import Applications
+from clipper_platform.applications.catalog import Catalog
 from clipper_platform.backends.base import Backend, BundleResolver, LogSink
 from clipper_platform.backends.process.backend import ProcessBackend
 from clipper_platform.clock import Clock
@@ -23,6 +25,7 @@ from clipper_platform.control.access.secrets import ProjectSecrets
 from clipper_platform.control.environment_gc import EnvironmentGarbageCollector
 from clipper_platform.control.events import EventLog
 from clipper_platform.control.function_facts import FunctionFacts, ScaledFunctions
+from clipper_platform.control.function_schemas import FunctionSchemas
 from clipper_platform.control.log_gc import LogGarbageCollector
 from clipper_platform.control.log_store import LogStore
 from clipper_platform.control.recovery import Recovery
@@ -148,6 +151,7 @@ class Parts:
     deployer: Deployer
     pinned: PinnedVersions
     storage: Storage
+    applications: Applications
 
     def __init__(self, stack: AsyncExitStack, settings: Settings, *, clock: Clock, metrics: Metrics) -> None:
         self.settings = settings
@@ -162,6 +166,7 @@ class Parts:
         await self._open_scaling(concrete.store)
         self._make_versions()
         self._make_storage()
+        await self._open_applications(concrete.store)
         await self._run(
             {
                 "pinned versions": self.pinned.watch(),
@@ -320,6 +325,14 @@ class Parts:
         )
         deployer.on_change(self.storage.ask)
 
+    async def _open_applications(self, store: MetadataStore) -> None:
+        """What clients query by an application's name."""
+        watch = self.registry.watch
+        catalog = Catalog(store, FunctionSchemas(self.registry), self.clock, check_store=watch.check)
+        self.applications = Applications(catalog, self.dispatcher)
+        watch.on_poll(catalog.polled)
+        await catalog.load()
+
     # What the parts tell each other
 
     def _count_dropped(self, function: FunctionId, lines: int) -> None:
@@ -387,6 +400,7 @@ def make_server(parts: Parts, *, origin_policy: OriginPolicy, lifecycle: Lifecyc
         policies=parts.policies,
         autoscaler=parts.autoscaler,
         storage=parts.storage,
+        applications=parts.applications,
         lifecycle=lifecycle,
         clock=parts.clock,
         metrics_slices=metrics.slices,

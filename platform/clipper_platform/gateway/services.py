@@ -10,6 +10,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
+from clipper_platform.applications.applications import Applications
 from clipper_platform.backends.base import IsolationState
 from clipper_platform.clock import Clock
 from clipper_platform.control.access.keyring import Keyring
@@ -59,6 +60,7 @@ class Services:
     policies: Policies
     autoscaler: Autoscaler
     storage: Storage
+    applications: Applications
     lifecycle: Lifecycle
     clock: Clock
     metrics_slices: Callable[[], Iterable[bytes]]

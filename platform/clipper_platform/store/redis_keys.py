@@ -16,7 +16,7 @@ With the prefix `clip:` (configurable, so that platforms can share a server):
 | `clip:events:{project}` | stream | entry `SEQ-0`, field `event` → the event's record, whose own seq does not count |
 | `clip:last-event` | hash | project → the seq given out last; outlives the project |
 | `clip:revision` | string | how many changes there were; also the channel on which each one is published |
-| `clip:changes` | sorted set | `project:NAME`, `keys`, `policies`, `applications` → revision of its last change; outlives the project |
+| `clip:changes` | sorted set | `project:NAME`, `keys`, `policies`, `applications` → revision of the last change |
 | `clip:instances` | sorted set | platform instance → when its lease ends, in the server's milliseconds |
 | `clip:applications` | hash | application → its record |
 | `clip:app:{application}:states` | hash | context → revision, a space, JSON of the time and the state |
@@ -25,7 +25,7 @@ With the prefix `clip:` (configurable, so that platforms can share a server):
 | `clip:app:{application}:awaited-times` | sorted set | query id → Unix seconds |
 | `clip:app:{application}:awaited-digests` | hash | query id → digest of its input |
 | `clip:app:{application}:awaited-digests:{digest}` | sorted set | query id → Unix seconds |
-| `clip:app:{application}:pairs` | stream | entry `SEQ-0`, fields `id` and `pair` → query id, JSON of the time and the pair |
+| `clip:app:{application}:pairs` | stream | entry `SEQ-0`, fields `id` and `pair` → JSON of the time and the pair |
 | `clip:app:{application}:joined` | sorted set | query id of a pair in the stream → seq |
 | `clip:app:{application}:counts` | hash | name → a number |
 | `clip:app:{application}:last` | hash | `pair`, `state` → the seq given out last |

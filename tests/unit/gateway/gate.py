@@ -8,7 +8,10 @@ from typing import Any
 
 import httpx
 
+from clipper_platform.applications.applications import Applications
+from clipper_platform.applications.catalog import Catalog
 from clipper_platform.backends.base import IsolationState
+from clipper_platform.control.function_schemas import FunctionSchemas
 from clipper_platform.control.scaling.autoscaler import Autoscaler
 from clipper_platform.control.scaling.policies import Policies
 from clipper_platform.gateway.app import build_app
@@ -16,6 +19,8 @@ from clipper_platform.gateway.auth import Access
 from clipper_platform.gateway.lifecycle import Lifecycle
 from clipper_platform.gateway.origin_policy import OriginPolicy
 from clipper_platform.gateway.services import PlatformFacts, Services
+from clipper_platform.metrics import Metrics
+from clipper_platform.serving.dispatcher import Dispatcher
 from tests.unit.control.doubles import Plane, make_plane
 
 
@@ -49,6 +54,9 @@ async def make_gate(root: Path, *, bind: str = "127.0.0.1", cors: tuple[str, ...
     lifecycle = Lifecycle()
     lifecycle.ready()
     policies = Policies(plane.registry, plane.store, plane.clock)
+    check_store = plane.registry.watch.check
+    catalog = Catalog(plane.store, FunctionSchemas(plane.registry), plane.clock, check_store=check_store)
+    dispatcher = Dispatcher(clock=plane.clock, metrics=Metrics(), max_queued_total=10, cache_bytes=1)
     services = Services(
         registry=plane.registry,
         keyring=plane.keyring,
@@ -68,6 +76,7 @@ async def make_gate(root: Path, *, bind: str = "127.0.0.1", cors: tuple[str, ...
             policy_of=lambda id, spec: policies.of(id.project, id.function, spec.autoscaling),
         ),
         storage=plane.storage,
+        applications=Applications(catalog, dispatcher),
         lifecycle=lifecycle,
         clock=plane.clock,
         metrics_slices=lambda: [b"clip_up 1\n", b"clip_down 0\n"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clipper_platform.gateway.control_api.applications import ApplicationRoutes
 from clipper_platform.gateway.control_api.deployments import DeploymentRoutes
 from clipper_platform.gateway.control_api.endpoints import Endpoint
 from clipper_platform.gateway.control_api.keys import KeyRoutes
@@ -26,6 +27,7 @@ def control_endpoints(services: Services) -> list[Endpoint]:
         VersionRoutes(services),
         LogRoutes(services),
         PolicyRoutes(services),
+        ApplicationRoutes(services),
         KeyRoutes(services),
         SecretRoutes(services),
         StorageRoutes(services),

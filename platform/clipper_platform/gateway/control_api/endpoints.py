@@ -43,14 +43,16 @@ class Query:
     """A query parameter. `default` None: absent."""
 
     name: str
-    kind: Literal["integer", "number", "boolean"]
+    kind: Literal["integer", "number", "boolean", "string"]
     description: str
-    default: int | float | bool | None = None
+    default: int | float | bool | str | None = None
 
     def parse(self, text: str | None) -> Any:
         """Raises InvalidRequest."""
         if text is None:
             return self.default
+        if self.kind == "string":
+            return text
         try:
             if self.kind == "boolean":
                 if text.lower() not in _TRUE | _FALSE:
