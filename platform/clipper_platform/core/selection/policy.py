@@ -23,7 +23,7 @@ NO_MODEL = Choice((), reason="no linked model may be asked now")
 class Policy(ABC):
     """Keeps the mean loss of each model. A kind of policy says `shares`; see `SelectionPolicy` for the other methods.
 
-    `prior_strength`: how many rounds of feedback the shared state counts as in a new context.
+    `prior_strength`: as how many feedbacks of each model the shared state counts, at most, in a new context.
     """
 
     name: ClassVar[str]

@@ -29,9 +29,10 @@ class Record(NamedTuple):
         """The mean loss; None without feedback."""
         return self.loss / self.feedbacks if self.feedbacks > NOTHING else None
 
-    def scaled(self, factor: float) -> Record:
-        """All of it, as if it came from `factor` times as many feedbacks."""
-        return Record(self.feedbacks * factor, self.loss * factor, self.log_weight * factor)
+    def as_prior(self, strength: float, rounds: float) -> Record:
+        """As if it came from at most `strength` feedbacks, and the weight from as many of so many rounds."""
+        factor = min(1.0, strength / self.feedbacks) if self.feedbacks > NOTHING else 0.0
+        return Record(self.feedbacks * factor, self.loss * factor, self.log_weight * min(1.0, strength / rounds))
 
     def plus(self, other: Record, sign: int = 1) -> Record:
         return Record(
@@ -57,12 +58,12 @@ class State:
 
     @classmethod
     def begin(cls, models: Iterable[ModelId], shared: State | None = None, strength: float = 0.0) -> State:
-        """The state of these models, which counts what `shared` knows as at most `strength` rounds of feedback."""
+        """The state of these models, which counts what `shared` knows of each as at most `strength` feedbacks."""
         if shared is None or shared.rounds <= NOTHING:
             return cls({model: Record() for model in models})
-        factor = min(1.0, strength / shared.rounds)
-        prior = {model: shared.models.get(model, Record()).scaled(factor) for model in models}
-        rounds = shared.rounds * factor
+        known = {model: shared.models[model] for model in models if model in shared.models}
+        prior = {model: record.as_prior(strength, shared.rounds) for model, record in known.items()}
+        rounds = min(shared.rounds, strength)
         return cls(prior, rounds, prior, rounds)
 
     def only(self, models: Iterable[ModelId]) -> State:

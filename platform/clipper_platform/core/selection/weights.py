@@ -38,9 +38,10 @@ class Exp3(OneModel):
 
     name: ClassVar[str] = "exp3"
     reason: ClassVar[str] = "drawn by its weight"
-    learning_rate: float = 0.05
-    exploration: float = 0.05
-    share: float = 0.001
+    learning_rate: float = 0.1
+    exploration: float = 0.02
+    share: float = 0.0001
+    prior_strength: float = 100.0
 
     @property
     def keep(self) -> float:
@@ -79,8 +80,9 @@ class Exp4(Ensemble):
     """
 
     name: ClassVar[str] = "exp4"
-    learning_rate: float = 0.1
+    learning_rate: float = 0.3
     share: float = 0.001
+    prior_strength: float = 100.0
 
     @property
     def keep(self) -> float:
