@@ -26,15 +26,43 @@ def to_plain(value: Any) -> Any:
     """A value for which `is_table_value` holds, as plain data. Raises TypeError, which says what to return instead."""
     kind = type(value)
     library = _library(kind)
-    for method in _OWN_METHODS.get(library, ()):
-        if hasattr(value, method):
-            return getattr(value, method)()
     if library == "pandas":
         return _from_pandas(sys.modules["pandas"], value)
+    if library == "polars" and hasattr(value, "collect"):
+        raise TypeError(f"a polars {kind.__name__} is not computed yet; return .collect()")
+    _check_names(kind, getattr(value, "column_names", ()))
+    for method in _OWN_METHODS.get(library, ()):
+        if hasattr(value, method):
+            return getattr(_exact(value) if library == "polars" else value, method)()
+    if library:
+        raise TypeError(f"a {library} {kind.__name__} has no form as plain data; return a table or a column")
     raise TypeError(
         f"a {kind.__module__}.{kind.__qualname__} has labels that a list cannot carry; "
         'return plain data, as of to_dict("records") or .values'
     )
+
+
+def _check_names(kind: type, names: Iterable[str]) -> None:
+    """Refuse columns of one name: records would keep one of them. polars has none such."""
+    names = list(names)
+    if len(set(names)) < len(names):
+        raise TypeError(f"the columns {names[:8]} of the {kind.__name__} cannot be the keys of records: rename them")
+
+
+def _exact(value: Any) -> Any:
+    """A table or column of polars with text for moments that are finer than a microsecond: its lists cut them."""
+    polars = sys.modules["polars"]
+    if isinstance(value, polars.DataFrame):
+        return value.with_columns([_exact(column) for column in value.get_columns()])
+    dtype = value.dtype
+    if getattr(dtype, "time_unit", None) != "ns" or not (value.to_physical() % _NS_IN_US != 0).any():
+        return value
+    if dtype.base_type() is polars.Duration:
+        raise TypeError("a duration of nanoseconds is not a number of microseconds: return a number")
+    return value.dt.strftime("%Y-%m-%dT%H:%M:%S%.9f" + ("%:z" if dtype.time_zone else ""))
+
+
+_NS_IN_US: Final = 1000
 
 
 def to_rows(value: Any) -> list[Any]:
@@ -88,7 +116,9 @@ def _records(frame: Any) -> list[dict[Any, Any]]:
         )
     names = frame.columns.tolist()
     texts = list(map(str, names))
-    if not all(isinstance(name, (str, int)) for name in names) or len(set(texts)) < len(texts):
+    if not all(isinstance(name, (str, int)) and type(name) is not bool for name in names) or len(set(texts)) < len(
+        texts
+    ):
         raise TypeError(
             f"the columns {names[:8]} of the DataFrame cannot be the keys of records, which are distinct texts or "
             'numbers; rename them (.columns = [...]), then .to_dict("records")'

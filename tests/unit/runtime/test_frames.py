@@ -121,3 +121,7 @@ class ForeignTable:
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 def test_a_table_of_an_unknown_library_is_not_read_as_an_array(accept: str) -> None:
     assert 'to_dict("records")' in refusal(ForeignTable(), accept)
+
+
+def test_columns_whose_names_are_truth_values_are_refused() -> None:
+    assert "distinct texts or numbers" in refusal(pd.DataFrame([[1]], columns=[True]), JSON)
