@@ -58,6 +58,9 @@ class Built:
     async def resolve(self, spec: EnvironmentSpec) -> dict[str, str]:
         return {}
 
+    def packages(self, environment: EnvironmentId) -> tuple[str, ...]:
+        return ()
+
     async def build(
         self, spec: EnvironmentSpec, progress: BuildProgress, files: Path | None = None, meanings: object = None
     ) -> EnvironmentId:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from clipper.contract.manifest import PACKAGES
 from clipper.contract.spec import EnvironmentSpec
 from clipper.requirement_files import read_requirements
 from clipper_platform.environments.venv import VenvBuilder
@@ -44,6 +45,10 @@ def tiny(project: Path) -> Wheel:
     write_wheel(wheels, "tinypkg2", "1.0")
     write_wheel(wheels, "needs_tiny", "1.0", requires=["tinypkg>=1"])
     return write_wheel(wheels, "tinypkg", "1.0")
+
+
+def quiet(_: str) -> None:
+    return None
 
 
 class Installed:
@@ -158,3 +163,56 @@ async def test_versions_that_contradict_each_other_anyway_are_no_clash_with_the_
     with pytest.raises(DeployFailed) as failure:
         await install(project, ["msgspec==0.10", "msgspec==0.9"])
     assert "clash" not in str(failure.value)
+
+
+# The versions of an environment that was lost
+
+
+async def test_an_environment_that_was_lost_comes_back_with_its_versions(tmp_path: Path, project: Path) -> None:
+    wheels = project / "wheels"
+    write_wheel(wheels, "needs_tiny", "1.0", requires=["tinypkg>=1"])
+    write_wheel(wheels, "tinypkg", "1.0")
+    spec = EnvironmentSpec(requirements=(f"--find-links {wheels}", "needs_tiny"))
+    builder = VenvBuilder(tmp_path / "environments")
+    first = await builder.build(spec, quiet, project)
+    packages = builder.packages(first)
+    assert {"needs-tiny==1.0", "tinypkg==1.0"} <= set(packages)
+    write_wheel(wheels, "tinypkg", "2.0")
+    locked = {PACKAGES: " ".join(packages)}
+
+    assert await builder.build(spec, quiet, project, locked) == first
+    assert await builder.remove(first)
+    again = await builder.build(spec, quiet, project, locked)
+    assert builder.packages(again) == packages
+
+
+async def test_versions_with_other_packages_have_environments_of_their_own(tmp_path: Path, project: Path) -> None:
+    """A newer version of the project was built first, where all environments had been lost."""
+    wheels = project / "wheels"
+    write_wheel(wheels, "tinypkg", "1.0")
+    spec = EnvironmentSpec(requirements=(f"--find-links {wheels}", "tinypkg"))
+    builder = VenvBuilder(tmp_path / "environments")
+    old = await builder.build(spec, quiet, project)
+    packages = builder.packages(old)
+    await builder.remove(old)
+    write_wheel(wheels, "tinypkg", "2.0")
+    new = await builder.build(spec, quiet, project)
+    assert "tinypkg==2.0" in builder.packages(new)
+
+    back = await builder.build(spec, quiet, project, {PACKAGES: " ".join(packages)})
+    assert back != new
+    assert builder.packages(back) == packages
+    assert await builder.build(spec, quiet, project) == new
+
+
+async def test_a_version_that_the_first_index_lacks_comes_from_the_next(tmp_path: Path, project: Path) -> None:
+    for name, version in (("one", "1.0"), ("two", "2.0")):
+        package = project / name / "tinypkg"
+        wheel = write_wheel(package, "tinypkg", version).path
+        (package / "index.html").write_text(f'<a href="{wheel.name}">{wheel.name}</a>')
+    indexes = ("--index-url ./two", "--extra-index-url ./one")
+    builder = VenvBuilder(tmp_path / "environments", runtime_requirements=())
+    pinned = await builder.build(EnvironmentSpec(requirements=(*indexes, "tinypkg==2.0")), quiet, project)
+    assert builder.packages(pinned) == ("tinypkg==2.0",)
+    ranged = await builder.build(EnvironmentSpec(requirements=(*indexes, "tinypkg>=1")), quiet, project)
+    assert builder.packages(ranged) == ("tinypkg==1.0",)

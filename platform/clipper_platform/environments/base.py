@@ -39,8 +39,12 @@ class EnvironmentBuilder(Protocol):
         meanings: Mapping[str, str] = MappingProxyType({}),
     ) -> EnvironmentId:
         """Build it, or return at once if it exists. Concurrent calls for one id share one build. Cancelling
-        the last waiter stops the build. `meanings` are those that `resolve` gave when the version was deployed. Raises
-        DeployFailed with the resolver's explanation."""
+        the last waiter stops the build. `meanings` are those of the version's manifest: where they hold packages,
+        it gets these and no newer ones. Raises DeployFailed with the resolver's explanation."""
+        ...
+
+    def packages(self, environment: EnvironmentId) -> Sequence[str]:
+        """The packages from an index in an environment that is there, as in "six==1.17.0"."""
         ...
 
     def pythons(self) -> Sequence[str]:

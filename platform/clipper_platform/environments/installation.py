@@ -16,7 +16,7 @@ from typing import Any, Final
 from packaging.utils import canonicalize_name
 
 from clipper.contract.credentials import mask
-from clipper.contract.manifest import REBUILT
+from clipper.contract.manifest import PACKAGES, REBUILT
 from clipper.contract.requirements import PLACES, Option, Requirement, check_hashes, has_scheme, parse_line
 from clipper.contract.spec import EnvironmentSpec
 from clipper_platform.environments.moving import pinned
@@ -32,6 +32,9 @@ _AS_FLAG: Final = {"--pre": "--prerelease=allow", "--trusted-host": "--allow-ins
 _PROVIDED: Final = frozenset({"clipper"})  # importable in every function, from the platform that runs it
 # With hashes a package from any index is the one that was asked for, so that, as with pip, all are searched.
 _HASHED: Final = ("--require-hashes", "--index-strategy=unsafe-best-match")
+# A version that the first index does not have comes from the next one that has it, as where a file of `pip-compile`
+# names an index beside the usual one. Of several that fit, those of the first index win.
+_OF_INDEXES: Final = ("--index-strategy=unsafe-first-match",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,8 @@ class Step:
 class Installation:
     """Parsed requirements. `files` is the project's directory, to which paths are relative.
 
-    Raises DeployFailed for lines that cannot be read and for files that are not there. Reads the files.
+    `packages` are the versions that the environment had when it was built first, and gets again; they are no part of
+    the identity. Raises DeployFailed for lines that cannot be read and for files that are not there. Reads the files.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Installation:
                 "requirements"
             )
         self._hashed = self._check_hashes()
+        self.packages = tuple(meanings.get(PACKAGES, "").split())
         self.identity = self._identify(spec)
 
     def _check_hashes(self) -> bool:
@@ -136,17 +141,18 @@ class Installation:
             for option in self._options
             if option.flag in _AS_FLAG
         )
-        if any(not name.startswith("git+") for name in self._meanings):
+        if any(not name.startswith("git+") for name in self._meanings.keys() - {PACKAGES}):
             flags += ("--refresh",)  # what uv has cached of an address or an index may be what it meant before
         flags += tuple(flag for r in self._requirements for flag in _config_flags(r))
         lines = {requirement: self._line(requirement, scratch) for requirement in self._requirements}
         if not self._hashed and not options:
-            return [Step(lines=tuple(lines.values()), also=self.runtime, flags=flags)]
+            return [Step(lines=tuple(lines.values()), also=self.runtime, flags=flags, bounds=self.packages)]
         # What the runtime needs comes last and from where the platform gets packages: the project's index, files and
         # hashes may not have it. Its versions bound the steps before.
-        runtime = Step(also=self.runtime)
+        runtime = Step(also=self.runtime, bounds=self.packages)
         if not self._hashed:
-            return [Step(lines=(*options, *lines.values()), flags=flags, bounds=self.runtime), runtime]
+            bounds = (*self.runtime, *self.packages)
+            return [Step(lines=(*options, *lines.values()), flags=(*flags, *_OF_INDEXES), bounds=bounds), runtime]
         # What has no hash is named in the file by its commit or its place; the hashed lines hold what it depends on.
         named = tuple(line for r, line in lines.items() if not r.hashes and (r.path or r.url))
         hashed = tuple(line for line in lines.values() if line not in named)
@@ -155,7 +161,7 @@ class Installation:
             steps.append(Step(lines=(*options, *named), flags=(*flags, "--no-deps")))
         # A bound without a hash is refused there, so that the runtime's step finds out whether the versions allow it.
         versions = tuple(r.specification for r in self._requirements if r.name and not r.url)
-        return [*steps, replace(runtime, bounds=versions)]
+        return [*steps, replace(runtime, bounds=(*versions, *self.packages))]
 
     @property
     def constraints(self) -> tuple[str, ...]:

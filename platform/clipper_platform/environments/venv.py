@@ -30,6 +30,7 @@ from clipper.contract.spec import EnvironmentSpec
 from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.core.retention import EnvironmentFacts
 from clipper_platform.environments.base import BuildProgress
+from clipper_platform.environments.completion import COMPLETE, installed_packages, write_record
 from clipper_platform.environments.failures import LOG_LINES, SCRATCH, clash, failed, mask_addresses
 from clipper_platform.environments.installation import Installation, Step
 from clipper_platform.environments.interpreters import Interpreter, Interpreters
@@ -51,7 +52,6 @@ BUILD_TIMEOUT_S = 1_800.0
 _HISTORY_LINES = 200
 
 _ID = re.compile(r"[0-9a-f]{20}\Z")
-_COMPLETE = ".complete"
 _REQUIREMENTS, _CONSTRAINTS = "requirements.txt", "constraints.txt"
 
 
@@ -127,8 +127,8 @@ class VenvBuilder:
     ) -> EnvironmentId:
         installation = await asyncio.to_thread(Installation, spec, self._runtime, files, meanings)
         python = await self._python(spec.python, progress)
-        id = _identify(installation, python)
-        while self.find(id) is None:  # more than once only if another process removes what was just built
+        while self.find(id := self._choose(installation, python)) is None:
+            # More than once only if another process removes what was just built, or built it with other packages.
             running = self._builds.get(id)
             if running is None:
                 build = _Build(id, installation, python, spec.exclude)
@@ -137,6 +137,19 @@ class VenvBuilder:
                 task.add_done_callback(partial(self._forget, build))
             await self._join(*running, progress)
         return id
+
+    def _choose(self, installation: Installation, python: Interpreter) -> EnvironmentId:
+        """The id of the environment; another one where there are packages in it that the version did not have.
+
+        An environment that was lost may have been built again for another version, with newer packages.
+        """
+        id, wanted = _identify(installation, python), installation.packages
+        if not wanted or self._complete(id) is None or set(self.packages(id)) == set(wanted):
+            return id
+        return _identify(installation, python, packages=sorted(wanted))
+
+    def packages(self, environment: EnvironmentId) -> tuple[str, ...]:
+        return installed_packages(self._root / environment)
 
     async def _python(self, wanted: str | None, progress: BuildProgress) -> Interpreter:
         """The interpreter of this version, fetched by uv if it is not here and can be."""
@@ -253,17 +266,7 @@ class VenvBuilder:
             "packages": list(packages),
             "created_at": self._clock.time(),
         }
-        draft = path / f"{_COMPLETE}.draft"
-        with open(draft, "w", encoding="utf-8") as file:
-            json.dump(metadata, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path / _COMPLETE)
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_record(path, metadata)
 
     def find(self, id: EnvironmentId) -> VirtualEnvironment | None:
         """The environment if it is complete, marked as used now and held: until `retain` no process removes it."""
@@ -283,7 +286,7 @@ class VenvBuilder:
             return None
         try:
             now = self._clock.time()
-            os.utime(path / _COMPLETE, (now, now))
+            os.utime(path / COMPLETE, (now, now))
         except OSError:
             return None
         return VirtualEnvironment(id=id, python=python, path=path)
@@ -300,7 +303,7 @@ class VenvBuilder:
         """In a thread: a large environment has 20,000 files. A complete environment does not change, so that they are
         measured again only when there are others."""
         paths = [path for path in self._root.glob("*") if _ID.match(path.name)]
-        found = {(EnvironmentId(path.name), (path / _COMPLETE).exists()): path for path in paths}
+        found = {(EnvironmentId(path.name), (path / COMPLETE).exists()): path for path in paths}
         if found.keys() != self._sizes.keys():
             self._sizes = dict(zip(found, measure(found.values()), strict=True))
         return [
@@ -325,8 +328,8 @@ class VenvBuilder:
         (self._root / "uv.toml").touch()
 
 
-def _identify(installation: Installation, python: Interpreter) -> EnvironmentId:
-    asked: dict[str, Any] = {"python": f"cpython-{python.name}-{python.machine}", **installation.identity}
+def _identify(installation: Installation, python: Interpreter, **more: Any) -> EnvironmentId:
+    asked: dict[str, Any] = {"python": f"cpython-{python.name}-{python.machine}", **installation.identity, **more}
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
     return EnvironmentId(digest.hexdigest()[:20])
 
@@ -346,7 +349,7 @@ def _overrides(build: _Build, scratch: Path) -> list[str | Path]:
 
 def _last_use(path: Path) -> float:
     """When it was used last or, if it is not complete, changed last, in Unix seconds; 0 if it is gone by now."""
-    for part in (path / _COMPLETE, path):
+    for part in (path / COMPLETE, path):
         with contextlib.suppress(FileNotFoundError):
             return part.stat().st_mtime
     return 0.0
@@ -354,7 +357,7 @@ def _last_use(path: Path) -> float:
 
 def _remove_tree(path: Path) -> None:
     """Removes the marker first, so that an interrupted removal leaves an incomplete environment."""
-    (path / _COMPLETE).unlink(missing_ok=True)
+    (path / COMPLETE).unlink(missing_ok=True)
     if path.exists():
         shutil.rmtree(path)
 

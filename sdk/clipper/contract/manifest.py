@@ -13,7 +13,7 @@ from clipper.contract.rules import Rule, SpecError, check_name, key_word, unknow
 from clipper.contract.spec import FunctionSpec
 from clipper.contract.variables import parse_variables
 
-__all__ = ["DEFAULT_KEEP_VERSIONS", "KEEP_VERSIONS", "MAX_KEEP_VERSIONS", "REBUILT", "Manifest"]
+__all__ = ["DEFAULT_KEEP_VERSIONS", "KEEP_VERSIONS", "MAX_KEEP_VERSIONS", "PACKAGES", "REBUILT", "Manifest"]
 
 DEFAULT_KEEP_VERSIONS = 20  # a deploy a day keeps almost three weeks
 MAX_KEEP_VERSIONS = 1000
@@ -23,6 +23,9 @@ _USUAL_DEPLOY = DeploySpec()
 _REQUIRED = ("project", "bundle", "environment", "functions")
 REBUILT = "rebuilt"
 """Among the meanings: when `clip deploy --rebuild` asked for a new environment, in Unix seconds."""
+
+PACKAGES = "packages"
+"""Among the meanings: the versions that the environment got when it was built, as in "h11==0.16.0 six==1.17.0"."""
 
 _KNOWN = (*_REQUIRED, "apps", "deploy", "env", "keep_versions", "meanings")
 
@@ -44,7 +47,7 @@ class Manifest:
     env: Mapping[str, str] = field(default_factory=dict)
     keep_versions: int = DEFAULT_KEEP_VERSIONS
     apps: tuple[str, ...] = ()
-    # Set by the platform: what the moving references of the requirements meant at the deploy, and REBUILT.
+    # Set by the platform: what the moving references of the requirements meant at the deploy, REBUILT and PACKAGES.
     meanings: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @classmethod

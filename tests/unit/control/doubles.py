@@ -177,6 +177,9 @@ class FakeEnvironments:
     async def resolve(self, spec: EnvironmentSpec) -> dict[str, str]:
         return {}
 
+    def packages(self, environment: EnvironmentId) -> tuple[str, ...]:
+        return ()
+
     async def build(
         self, spec: EnvironmentSpec, progress: BuildProgress, files: Path | None = None, meanings: object = None
     ) -> EnvironmentId:

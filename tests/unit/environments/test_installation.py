@@ -63,7 +63,11 @@ def test_plain_requirements_are_resolved_with_the_runtimes_own_as_they_were_writ
 
 def test_what_the_runtime_needs_comes_from_the_platforms_index_where_a_project_names_its_own() -> None:
     assert steps("--index-url https://x/simple", "a") == [
-        Step(lines=("--index-url https://x/simple", "a"), bounds=RUNTIME),
+        Step(
+            lines=("--index-url https://x/simple", "a"),
+            bounds=RUNTIME,
+            flags=("--index-strategy=unsafe-first-match",),
+        ),
         Step(also=RUNTIME),
     ]
 

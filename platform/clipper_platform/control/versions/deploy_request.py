@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from clipper.contract.credentials import mask
-from clipper.contract.manifest import REBUILT, Manifest
+from clipper.contract.manifest import PACKAGES, REBUILT, Manifest
 from clipper.contract.requirements import (
     PLACES,
     Option,
@@ -47,14 +47,34 @@ class DeployRequest:
         return replace(current, meanings={}) == self.manifest
 
     def resolved(self, meanings: Mapping[str, str], before: Manifest | None, now: float) -> Manifest:
-        """The manifest with what its references mean now. A rebuilt environment stays in use until the next rebuild or
-        a change of the environment."""
+        """The manifest with what its references mean now. The versions of the packages stay, also where the environment
+        has to be built again, until a rebuild or a change of the environment."""
         found = dict(meanings)
+        known = before.meanings if before is not None and before.environment == self.manifest.environment else {}
         if self.rebuild:
             found[REBUILT] = f"{now:.3f}"
-        elif before is not None and before.environment == self.manifest.environment and REBUILT in before.meanings:
-            found[REBUILT] = before.meanings[REBUILT]
+            return replace(self.manifest, meanings=found)
+        if REBUILT in known:
+            found[REBUILT] = known[REBUILT]
+        if PACKAGES in known and known == {**found, PACKAGES: known[PACKAGES]} and not self._has_paths:
+            found[PACKAGES] = known[PACKAGES]
         return replace(self.manifest, meanings=found)
+
+    def check_changed(self, resolved: Manifest, current: Current) -> None:
+        """Raises Unchanged where the resolved manifest asks for what the current version asked for."""
+        if not self.force and _without_packages(resolved) == _without_packages(current.manifest):
+            raise Unchanged(current)
+
+    @property
+    def _has_paths(self) -> bool:
+        """Whether a requirement is a file of the project, which may need other versions than before."""
+        parsed = map(parse_line, self.manifest.environment.requirements)
+        return any(isinstance(one, Requirement) and one.path for one in parsed)
+
+
+def _without_packages(manifest: Manifest) -> Manifest:
+    """What is asked for, whatever versions came of it."""
+    return replace(manifest, meanings={k: v for k, v in manifest.meanings.items() if k != PACKAGES})
 
 
 class Unchanged(Exception):

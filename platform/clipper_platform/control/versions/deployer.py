@@ -250,11 +250,11 @@ class Deployer:
             current = self._registry.current(deployment.project)
             before = current.manifest if current else None
             manifest = await self._rollout.resolve(request, before, self._clock.time())
-            if current and manifest == before and not request.force and not self._failed(current):
-                raise Unchanged(current)
+            if current and not self._failed(current):
+                request.check_changed(manifest, current)
             deployment.environment = environment = await self._rollout.prepare(manifest, on_line)
             facts["reused"] = lines == 0  # a builder that finds the environment there has nothing to say
-        return manifest, environment
+        return self._rollout.with_packages(manifest, environment), environment
 
     async def _try_out(self, deployment: Deployment, manifest: Manifest, version: int, before: Current | None) -> None:
         """The smoke calls and the canary of a version with ready replicas. Raises DeployFailed."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from clipper.contract.manifest import Manifest
+from clipper.contract.manifest import PACKAGES, Manifest
 from clipper.contract.spec import AutoscalingPolicy, FunctionSpec
 from clipper_platform.control.current import Current
 from clipper_platform.control.ports import Artifacts, Replicas
@@ -68,6 +69,13 @@ class Rollout:
             ) from error
         # Last: with an await after it the environment could be collected before the caller refers to it.
         return await self._environments.build(manifest.environment, progress, files, manifest.meanings)
+
+    def with_packages(self, manifest: Manifest, environment: EnvironmentId) -> Manifest:
+        """The manifest with the versions that its environment got: it is built with them again if it is lost."""
+        packages = self._environments.packages(environment)
+        if not packages:
+            return manifest
+        return replace(manifest, meanings={**manifest.meanings, PACKAGES: " ".join(packages)})
 
     async def start(
         self,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from clipper.contract.constants import API_ROOT
+from clipper.contract.manifest import PACKAGES, Manifest
 from clipper_platform.gateway.control_api import views
 from clipper_platform.gateway.control_api.endpoints import ApiRequest, Endpoint
 from clipper_platform.gateway.control_api.schemas.projects import (
@@ -68,9 +71,15 @@ class VersionRoutes:
         current = self._s.registry.check_answers(project)
         return Config(
             version=current.route.version,
-            environment=current.manifest.environment.shown()
-            | ({"meanings": dict(current.manifest.meanings)} if current.manifest.meanings else {}),
+            environment=current.manifest.environment.shown() | _looked_up(current.manifest),
             env=dict(current.manifest.env),
             functions=[spec.to_dict() for spec in current.manifest.functions],
             apps=list(current.manifest.apps),
         )
+
+
+def _looked_up(manifest: Manifest) -> dict[str, Any]:
+    """What the platform found out about the environment at the deploy: its packages, and what its references meant."""
+    meanings = dict(manifest.meanings)
+    packages = meanings.pop(PACKAGES, "").split()
+    return ({"packages": packages} if packages else {}) | ({"meanings": meanings} if meanings else {})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clipper.contract.manifest import REBUILT
+from clipper.contract.manifest import PACKAGES, REBUILT
 from clipper_platform.control.versions.deploy_request import DeployRequest, read_deploy
 from clipper_platform.errors import InvalidSpec
 
@@ -72,3 +72,19 @@ def test_a_rebuilt_environment_stays_until_the_next_rebuild_or_another_environme
     assert request("a").resolved({}, rebuilt, 6.0).meanings == {REBUILT: "5.000"}
     assert request("a", rebuild=True).resolved({}, rebuilt, 7.0).meanings == {REBUILT: "7.000"}
     assert request("b").resolved({}, rebuilt, 8.0).meanings == {}
+
+
+def test_the_packages_of_an_environment_stay_until_a_rebuild_or_another_environment() -> None:
+    built = replace(request("a").manifest, meanings={PACKAGES: "a==1"})
+    assert request("a").resolved({}, built, 1.0).meanings == {PACKAGES: "a==1"}
+    assert request("a", rebuild=True).resolved({}, built, 2.0).meanings == {REBUILT: "2.000"}
+    assert request("b").resolved({}, built, 3.0).meanings == {}
+
+
+def test_what_a_moved_branch_or_a_file_needs_is_resolved_anew() -> None:
+    branch = replace(request(MOVING).manifest, meanings={MOVING: "c1", PACKAGES: "a==1"})
+    assert request(MOVING).resolved({MOVING: "c1"}, branch, 1.0).meanings == branch.meanings
+    assert request(MOVING).resolved({MOVING: "c2"}, branch, 1.0).meanings == {MOVING: "c2"}
+    path = "./wheels/a-1.0-py3-none-any.whl"
+    file = replace(request(path).manifest, meanings={PACKAGES: "b==1"})
+    assert request(path).resolved({}, file, 1.0).meanings == {}
