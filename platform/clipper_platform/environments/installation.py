@@ -29,6 +29,7 @@ _IN_FILE: Final = frozenset(
     {"--index-url", "--extra-index-url", "--find-links", "--no-index", "--no-binary", "--only-binary"}
 )
 _AS_FLAG: Final = {"--pre": "--prerelease=allow", "--trusted-host": "--allow-insecure-host"}
+_PROJECT_FILES: Final = ("pyproject.toml", "setup.py")
 _PROVIDED: Final = frozenset({"clipper"})  # importable in every function, from the platform that runs it
 # With hashes a package from any index is the one that was asked for, so that, as with pip, all are searched.
 _HASHED: Final = ("--require-hashes", "--index-strategy=unsafe-best-match")
@@ -185,6 +186,8 @@ class Installation:
             return pinned(plain, self._meanings).line
         path = self._find(plain.path)
         if path.is_dir():
+            if not any((path / name).is_file() for name in _PROJECT_FILES):
+                raise _refused(f"{plain.path!r} holds no Python project: it has no {' or '.join(_PROJECT_FILES)}")
             copy = scratch / hashlib.sha256(plain.path.encode()).hexdigest()[:16] / path.name
             shutil.copytree(path, copy, dirs_exist_ok=True)
             path = copy

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipper.contract.manifest import PACKAGES
 from clipper.contract.spec import EnvironmentSpec
 from clipper_platform.environments.installation import Installation, Step
 from clipper_platform.errors import DeployFailed
@@ -74,6 +75,7 @@ def test_what_the_runtime_needs_comes_from_the_platforms_index_where_a_project_n
 
 def test_where_one_has_a_hash_all_need_it_but_the_runtimes_own(tmp_path: Path) -> None:
     (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "setup.py").touch()
     hashed, local, runtime = steps(HASHED, "-e ./lib", files=tmp_path)
     assert hashed.lines == (HASHED,)
     assert "--require-hashes" in hashed.flags
@@ -107,3 +109,18 @@ def test_a_place_of_another_machine_is_left_out_as_with_pip(tmp_path: Path) -> N
     assert found.lines == (f"--find-links {tmp_path}", "a")
     (plain,) = steps(f"--find-links {tmp_path}/missing", "a")
     assert plain.lines == ("a",)
+
+
+@pytest.mark.parametrize("line", ["-e .", "./lib", "lib @ ./lib"])
+def test_a_directory_that_is_no_python_project_is_refused_by_its_name(tmp_path: Path, line: str) -> None:
+    (tmp_path / "lib").mkdir()
+    with pytest.raises(DeployFailed, match=r"holds no Python project: it has no pyproject.toml or setup.py"):
+        steps(line, files=tmp_path)
+
+
+def test_the_packages_of_a_version_bind_each_step_and_are_no_part_of_the_identity() -> None:
+    spec = EnvironmentSpec(requirements=("a",))
+    bound = Installation(spec, RUNTIME, None, {PACKAGES: "a==1 b==2"})
+    (step,) = bound.steps(Path("scratch"))
+    assert (step.bounds, step.flags) == (("a==1", "b==2"), ())
+    assert bound.identity == installation("a").identity
