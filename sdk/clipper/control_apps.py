@@ -20,7 +20,7 @@ class ApplicationCalls(ControlRequests):
 
     def apps(self) -> list[dict[str, Any]]:
         """Every application by its name."""
-        return as_list(self._get(f"{API_ROOT}/apps"), "apps")
+        return as_list(self._get(f"{API_ROOT}/apps"), "applications")
 
     def create_app(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """A new application. Raises Conflict where there is one of its name, InvalidSpec."""
@@ -53,6 +53,14 @@ class ApplicationCalls(ControlRequests):
     def explain_app(self, name: str, context: str | None = None) -> dict[str, Any]:
         """What the application's policy would choose now, and why; for a context if one is given."""
         return self._get(f"{_app(name)}/explain", {} if context is None else {"context": context})
+
+    def query_app(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """One query: `/{name}/predict`. Raises NotFound, InvalidRequest with the cause."""
+        return self._send("POST", f"/{segment(name)}/predict", body)
+
+    def label_app(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Feedback: `/{name}/update`. Raises NotFound for an unknown query."""
+        return self._send("POST", f"/{segment(name)}/update", body)
 
     def app_feedback(self, name: str, since: float | None = None) -> Iterator[dict[str, Any]]:
         """Predictions with the labels that came for them, oldest first; those after Unix time `since`."""

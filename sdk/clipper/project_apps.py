@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from clipper.contract.applications import POLICIES, ApplicationSpec
 from clipper.contract.rules import SpecError, nearest, shown
+from clipper.errors import ClipperError
 from clipper.project_files import PROJECT_FILE
 
-__all__ = ["app_provenance", "parse_apps"]
+if TYPE_CHECKING:
+    from clipper.control import ControlClient
+
+__all__ = ["AppliedApp", "app_provenance", "apply_apps", "declared_apps", "parse_apps"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedApp:
+    """What became of an application of the project's file. `error` says why it failed."""
+
+    name: str
+    outcome: Literal["created", "changed", "unchanged", "failed"]
+    url: str = ""
+    error: ClipperError | None = None
 
 
 def parse_apps(table: object, project: str, functions: Iterable[str]) -> tuple[ApplicationSpec, ...]:
@@ -31,6 +46,30 @@ def app_provenance(table: object) -> dict[str, dict[str, str]]:
         name: {key: PROJECT_FILE if key in entry else "default" for key in ApplicationSpec.option_names()}
         for name, entry in entries.items()
     }
+
+
+def declared_apps(control: ControlClient, project: str) -> tuple[str, ...]:
+    """The applications that the file of the version that answers declared; none where that is not known."""
+    try:
+        return tuple(str(name) for name in control.config(project).get("apps", ()))
+    except ClipperError:
+        return ()
+
+
+def apply_apps(control: ControlClient, apps: Iterable[ApplicationSpec]) -> Iterator[AppliedApp]:
+    """Make the platform's applications those of the file, one after the other; one that fails stops no other."""
+    for spec in apps:
+        try:
+            result = control.put_app(spec.name, spec.to_dict())
+        except ClipperError as error:
+            yield AppliedApp(name=spec.name, outcome="failed", error=error)
+            continue
+        app = result["application"]
+        new = app["created_at"] == app["updated_at"]
+        outcome: Literal["created", "changed", "unchanged"] = (
+            "unchanged" if not result["changed"] else "created" if new else "changed"
+        )
+        yield AppliedApp(name=spec.name, outcome=outcome, url=str(app["url"]))
 
 
 def _application(name: str, entry: object, project: str, functions: Collection[str]) -> ApplicationSpec:

@@ -16,6 +16,25 @@ __all__ = ["clip"]
 
 _CONFIG = {"show": Entry("clipper.cli.config:show", "Show every option, its value and its source.")}
 
+_APP = {
+    "Make and change": {
+        "create": Entry(
+            "clipper.cli.apps:create", "Make an application: a name that clients query, whatever models answer."
+        ),
+        "set": Entry("clipper.cli.apps:set_app", "Change an application; what is not named stays as it is."),
+        "link": Entry("clipper.cli.apps:link", "Link a function to an application, as one of its models."),
+        "unlink": Entry("clipper.cli.apps:unlink", "Remove a link; the function itself stays."),
+        "delete": Entry("clipper.cli.apps:delete", "Delete an application with its feedback; the functions stay."),
+    },
+    "Query": {
+        "predict": Entry("clipper.cli.app_predict:predict", "Query an application once."),
+        "label": Entry("clipper.cli.app_predict:label", "Tell what the right answer of a query was, once."),
+    },
+    "Look": {
+        "list": Entry("clipper.cli.apps:list_apps", "List the applications."),
+    },
+}
+
 _POLICY = {
     "simulate": Entry(
         "clipper.cli.simulating:simulate",
@@ -67,6 +86,7 @@ _SECTIONS: dict[str, dict[str, Entry | LazyGroup]] = {
         "config": _group("config", "Show the effective configuration.", _CONFIG),
     },
     "Change and manage": {
+        "app": LazyGroup("app", help="Applications: choose among models, with feedback.", sections=_APP),
         "rollback": Entry("clipper.cli.manage:rollback", "Return to the version before, or to the one given."),
         "restart": Entry("clipper.cli.manage:restart", "Start a project's replicas anew, or those of one function."),
         "delete": Entry("clipper.cli.manage:delete", "Delete a project."),

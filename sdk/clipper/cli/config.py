@@ -11,6 +11,7 @@ import click
 from clipper.cli.console import Output, Part
 from clipper.cli.options import directory_argument, json_option
 from clipper.cli.text import scalar
+from clipper.contract.applications import ApplicationSpec
 from clipper.contract.constants import KEY_FILE, PLATFORM_FILE
 from clipper.errors import PlatformUnreachable
 from clipper.location import find_platform, home_directory
@@ -81,7 +82,14 @@ def _document(project: Project) -> dict[str, Any]:
             for key, source in project.deploy_provenance.items()
         },
         "functions": {spec.name: sources(spec.name, spec.to_dict()) for spec in project.functions},
+        "apps": {spec.name: _application(project, spec) for spec in project.apps},
     }
+
+
+def _application(project: Project, spec: ApplicationSpec) -> dict[str, Any]:
+    """Each key's value and source."""
+    found, table = project.apps_provenance[spec.name], spec.to_dict()
+    return {key: {"value": table[key], "from": source} for key, source in found.items()}
 
 
 def _environment(project: Project) -> dict[str, Any]:
@@ -120,6 +128,23 @@ def _project(out: Output, project: Project) -> None:
         out.table(
             [f"[functions.{spec.name}]", "VALUE", "FROM"], _rows(spec.to_dict(), project.provenance.get(spec.name, {}))
         )
+    for app in project.apps:
+        rows = _application(project, app)
+        rows["links"] |= {"value": _links(app)}
+        out.line()
+        out.table(
+            [f"[apps.{app.name}]", "VALUE", "FROM"],
+            [_row(key, scalar(found["value"]), str(found["from"])) for key, found in rows.items()],
+        )
+
+
+def _links(app: ApplicationSpec) -> list[Any]:
+    """Links as people write them: addresses, or tables of the keys that are set."""
+    plain = [{key: value for key, value in link.items() if value is not None} for link in app.to_dict()["links"]]
+    return [
+        link.id if set(table) <= {"function", "version"} else table
+        for link, table in zip(app.links, plain, strict=True)
+    ]
 
 
 def _rows(table: dict[str, Any], sources: Any) -> list[list[Part]]:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clipper.cli.console import OK, Output
+from clipper.cli.deploy_apps import Applications
 from clipper.cli.examples import curl, example, python_call
 from clipper.cli.options import connect, directory_argument, json_option
 from clipper.cli.progress import Progress, display
 from clipper.cli.text import duration
 from clipper.errors import ClipperError, DeployFailed, NotFound
 from clipper.project import Project, load_project
+from clipper.project_apps import declared_apps
 
 if TYPE_CHECKING:
     from clipper.control import ControlClient
@@ -28,21 +30,25 @@ __all__ = ["deploy"]
 @click.option("--force", is_flag=True, help="Deploy even when nothing changed.")
 @click.option("--rebuild", is_flag=True, help="Build the environment anew, with the newest versions that fit.")
 @json_option
-def deploy(directory: Path, force: bool, rebuild: bool, out: Output) -> None:
+def deploy(directory: Path, force: bool, rebuild: bool, out: Output) -> int:
     """Deploy a directory and wait until it answers.
 
-    The version before serves until then, and goes on if this fails or is cancelled with Ctrl-C.
+    The version before serves until then, and goes on if this fails or is cancelled with Ctrl-C. The applications of
+    clip.toml are made or changed after that.
     """
     begun = time.monotonic()
     project = load_project(directory)
     with connect() as control:
+        declared = declared_apps(control, project.name)
         deployment = _deploy(out, control, project, force=force, rebuild=rebuild)
+        apps = Applications(control, project, declared)
         if out.json:
-            out.document(deployment)
+            out.document(deployment | apps.document())
         elif deployment["state"] == "unchanged":
             _unchanged(out, project, deployment)
         else:
             _succeeded(out, control, project, deployment, time.monotonic() - begun)
+        return apps.show(out)
 
 
 def _deploy(out: Output, control: ControlClient, project: Project, *, force: bool, rebuild: bool) -> dict[str, Any]:

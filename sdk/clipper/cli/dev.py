@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clipper.cli.console import FAIL, OK, Output, Part
+from clipper.cli.dev_apps import DevApplications
 from clipper.cli.locating import Locator, Place
 from clipper.cli.options import directory_argument, json_option
 from clipper.cli.private import private_platform
@@ -46,7 +47,7 @@ def dev(directory: Path, out: Output) -> None:
 
     Uses the platform of this machine; where none runs, one of its own that ends with the command. What the functions
     log is shown as it comes, an error with the file and line where it was raised. At the end the project is as it was
-    before: back at its version, or gone.
+    before: back at its version, or gone, and so are the applications of its clip.toml.
     """
     if not (directory / PROJECT_FILE).is_file():
         raise CommandFailed(
@@ -149,6 +150,7 @@ class _Session:
         self._directory = directory
         self._restores = restore
         self._watcher = Watcher(directory)
+        self._apps = DevApplications(control)
         self._before: dict[str, int | None] = {}  # project → its version before the first deploy
         self._logs: dict[tuple[str, str], threading.Thread] = {}
         self._ended = threading.Event()
@@ -161,6 +163,8 @@ class _Session:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         if self._restores:
+            for event, line in self._apps.remove():
+                _emit(self._out, event, *line)
             for project, version in self._before.items():
                 self._restore(project, version)
 
@@ -242,6 +246,8 @@ class _Session:
                 if not self._out.json:
                     self._out.line("  ", (url, "cyan"))
                 self._follow(project.name, name)
+        for event, line in self._apps.apply(project):
+            self._print(event, *line)
 
     def _failed(self, error: Exception, project: Project | None) -> None:
         """Print the error and its place. The version before goes on answering."""

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Target",
+    "advise",
     "complete_functions",
     "complete_projects",
     "complete_targets",
+    "from_platform",
     "known",
     "named_function",
     "one_function",
@@ -83,7 +85,7 @@ def known(control: ControlClient, target: Target) -> Iterator[None]:
         yield
     except ClipperError as error:
         if error.status == 404:
-            _advise(error, control, target)
+            advise(error, control, target)
         raise
 
 
@@ -94,7 +96,8 @@ def named_function(control: ControlClient, given: Target) -> Iterator[Target]:
         yield one_function(control, given)
 
 
-def _advise(error: Exception, control: ControlClient, target: Target) -> None:
+def advise(error: Exception, control: ControlClient, target: Target) -> None:
+    """Add the nearest name to an error about one that the platform does not have."""
     try:
         projects = {p["name"]: [f["name"] for f in p["functions"]] for p in control.projects()}
     except (ClipperError, KeyError):
@@ -118,12 +121,12 @@ def _advise(error: Exception, control: ControlClient, target: Target) -> None:
 
 def complete_projects(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Names of the running platform's projects; none while it is down."""
-    return _from_platform(incomplete, lambda control: [str(p["name"]) for p in control.projects()])
+    return from_platform(incomplete, lambda control: [str(p["name"]) for p in control.projects()])
 
 
 def complete_functions(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """`project/function` for every deployed function; none while the platform is down."""
-    return _from_platform(
+    return from_platform(
         incomplete, lambda control: [f"{p['name']}/{f['name']}" for p in control.projects() for f in p["functions"]]
     )
 
@@ -134,7 +137,8 @@ def complete_targets(ctx: click.Context, param: click.Parameter, incomplete: str
     return complete(ctx, param, incomplete)
 
 
-def _from_platform(incomplete: str, ask: Callable[[ControlClient], list[str]]) -> list[str]:
+def from_platform(incomplete: str, ask: Callable[[ControlClient], list[str]]) -> list[str]:
+    """The names from `ask` that begin with `incomplete`; none while the platform is down."""
     try:
         from clipper.control import ControlClient
 

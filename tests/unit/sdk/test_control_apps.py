@@ -32,7 +32,7 @@ LINKS = "/api/v1/apps/vision/links/digits/classify"
 SPEC = {"name": "vision", "input_type": "doubles", "default_output": None}
 
 ROWS: list[Row] = [
-    (lambda c: c.apps(), "GET /api/v1/apps", {}, None, {"apps": [{"name": "a"}]}, [{"name": "a"}]),
+    (lambda c: c.apps(), "GET /api/v1/apps", {}, None, {"applications": [{"name": "a"}]}, [{"name": "a"}]),
     (lambda c: c.create_app(SPEC), "POST /api/v1/apps", {}, SPEC, {"name": "vision"}, {"name": "vision"}),
     (lambda c: c.app("vision"), "GET /api/v1/apps/vision", {}, None, {"name": "vision"}, {"name": "vision"}),
     (lambda c: c.put_app("vision", SPEC), "PUT /api/v1/apps/vision", {}, SPEC, {"changed": 1}, {"changed": 1}),
@@ -49,6 +49,15 @@ ROWS: list[Row] = [
     (lambda c: c.unlink_app("vision", CLASSIFY), f"DELETE {LINKS}", {}, None, {"links": []}, {"links": []}),
     (lambda c: c.unlink_app("vision", PINNED), f"DELETE {LINKS}", {"version": "3"}, None, {"l": []}, {"l": []}),
     (lambda c: c.explain_app("vision"), "GET /api/v1/apps/vision/explain", {}, None, {"why": ""}, {"why": ""}),
+    (
+        lambda c: c.query_app("vision", {"input": [1]}),
+        "POST /vision/predict",
+        {},
+        {"input": [1]},
+        {"output": 3},
+        {"output": 3},
+    ),
+    (lambda c: c.label_app("vision", {"label": 1}), "POST /vision/update", {}, {"label": 1}, {"x": 1}, {"x": 1}),
     (
         lambda c: c.explain_app("vision", "user 7"),
         "GET /api/v1/apps/vision/explain",
