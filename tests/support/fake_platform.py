@@ -25,6 +25,7 @@ from starlette.routing import Route
 from clipper.contract.constants import API_ROOT
 from clipper.contract.media_types import EVENT_STREAM, JSON, MSGPACK, NDJSON
 from clipper.contract.version import VERSION
+from tests.support.fake_apps import FakeApplications
 
 KEY = "clip_test_key"
 REQUEST_ID = "req-0123456789"
@@ -47,7 +48,7 @@ class Refusal(Exception):
     def __init__(self, status: int, code: str, message: str, **details: Any) -> None:
         super().__init__(message)
         self.status = status
-        self.body = {"error": {"code": code, "message": message, "request_id": REQUEST_ID} | details}
+        self.body: dict[str, Any] = {"error": {"code": code, "message": message, "request_id": REQUEST_ID} | details}
 
 
 def project_status(url: str, name: str, version: int = 1, previous: int | None = None) -> dict[str, Any]:
@@ -119,6 +120,8 @@ class FakePlatform:
     metrics: list[str] = field(default_factory=lambda: [""])
     requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)  # answers to the next deploys, before one is accepted
+    apps: FakeApplications = field(default_factory=lambda: FakeApplications(Refusal))
+    declared_apps: list[str] = field(default_factory=list)  # by the file of the version that answers
 
     def add_project(self, name: str, version: int = 1, previous: int | None = None) -> dict[str, Any]:
         self.projects[name] = project_status(self.url, name, version, previous)
@@ -267,6 +270,9 @@ class FakePlatform:
         ]
         return JSONResponse({"versions": found})
 
+    async def config(self, request: Request) -> Response:
+        return JSONResponse({"version": self.project(request)["version"], "apps": self.declared_apps})
+
     async def rollback(self, request: Request) -> Response:
         project = self.project(request)
         wanted = (await request.json()).get("version") or project["previous"]
@@ -396,6 +402,7 @@ class FakePlatform:
             Route(f"{api}/projects", self.list_projects),
             Route(project, self.one_project, methods=["GET", "DELETE"]),
             Route(f"{project}/versions", self.versions),
+            Route(f"{project}/config", self.config),
             Route(f"{project}/rollback", self.rollback, methods=["POST"]),
             Route(f"{project}/restart", self.restart, methods=["POST"]),
             Route(f"{project}/functions/{{function}}/logs", self.function_logs),
@@ -408,6 +415,7 @@ class FakePlatform:
             Route("/metrics", self.scrape),
             Route("/fn/{project}/{function}/schema", self.function_schema),
             Route("/fn/{project}/{function}", self.invoke, methods=["POST"]),
+            *self.apps.routes(),
         ]
         return Starlette(routes=routes, exception_handlers={Refusal: self._refuse})
 
@@ -456,7 +464,7 @@ def fake_platform() -> Iterator[FakePlatform]:
     platform = FakePlatform()
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    platform.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    platform.apps.url = platform.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = uvicorn.Server(
         uvicorn.Config(_Recorder(platform), log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
     )

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["label", "predict"]
 
+# Inputs and labels such as -1 are values, not options.
+_NEGATIVE = {"ignore_unknown_options": True}
 
-@click.command()
+
+@click.command(context_settings=_NEGATIVE)
 @app_argument
 @click.argument(
     "input",
@@ -102,7 +105,7 @@ def _print(out: Output, name: str, answer: dict[str, Any]) -> None:
     out.note((f"Was it right? clip app label {name} {answer['query_id']} LABEL", "dim"))
 
 
-@click.command()
+@click.command(context_settings=_NEGATIVE)
 @app_argument
 @click.argument("query_id", metavar="QUERY_ID", help="The prediction's, from its answer.")
 @click.argument("label", metavar="LABEL", help="The right answer: JSON, or a text as it is.")

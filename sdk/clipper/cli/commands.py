@@ -32,6 +32,11 @@ _APP = {
     },
     "Look": {
         "list": Entry("clipper.cli.apps:list_apps", "List the applications."),
+        "status": Entry("clipper.cli.app_status:status", "Show how an application and its models are doing."),
+        "explain": Entry("clipper.cli.app_status:explain", "Say which models an application would ask now, and why."),
+        "feedback": Entry(
+            "clipper.cli.app_feedback:feedback", "Print the predictions that got feedback, with their labels."
+        ),
     },
 }
 

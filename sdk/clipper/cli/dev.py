@@ -47,7 +47,7 @@ def dev(directory: Path, out: Output) -> None:
 
     Uses the platform of this machine; where none runs, one of its own that ends with the command. What the functions
     log is shown as it comes, an error with the file and line where it was raised. At the end the project is as it was
-    before: back at its version, or gone, and so are the applications of its clip.toml.
+    before: back at its version, or gone. Applications of clip.toml that are new are there for as long.
     """
     if not (directory / PROJECT_FILE).is_file():
         raise CommandFailed(

@@ -10,6 +10,7 @@ from typing import Any
 __all__ = [
     "ago",
     "as_typed",
+    "bar",
     "clean",
     "clock",
     "duration",
@@ -68,6 +69,13 @@ def duration(seconds: float | None) -> str:
             rest = whole % unit // smaller
             return f"{whole // unit} {word}" + (f" {rest} {small_word}" if rest else "")
     return f"{whole} s"
+
+
+def bar(share: float, width: int = 10) -> str:
+    """A share of 1 as a bar of `width` characters: 0.55 → "█████▌    "."""
+    eighths = round(max(0.0, min(1.0, share)) * width * 8)
+    partial = " ▏▎▍▌▋▊▉"[eighths % 8]
+    return ("█" * (eighths // 8) + partial.strip()).ljust(width)
 
 
 def ago(moment: float | None, now: float) -> str:

@@ -99,3 +99,18 @@ def test_an_argument_is_what_was_typed_whatever_the_locale_made_of_it(monkeypatc
     assert in_locale("latin-1", b"gr\xfcn") == "grün"
     with pytest.raises(UnicodeEncodeError):
         in_locale("ascii", b"gr\xfcn")
+
+
+@pytest.mark.parametrize(
+    ("share", "drawn"),
+    [
+        (0, "          "),
+        (1, "██████████"),
+        (0.55, "█████▌    "),
+        (0.01, "▏         "),
+        (2, "██████████"),
+        (-1, " " * 10),
+    ],
+)
+def test_a_share_is_a_bar_of_ten_characters(share: float, drawn: str) -> None:
+    assert text.bar(share) == drawn
