@@ -188,7 +188,7 @@ def test_the_list_is_one_plain_line_per_application(platform: FakePlatform, env:
     ]  # fmt: skip
     assert "none" in lines[1]
     document = json.loads(clip("app", "list", "--json", env=env).out)
-    assert [app["name"] for app in document["apps"]] == ["vision", "words"]
+    assert [app["name"] for app in document["applications"]] == ["vision", "words"]
 
 
 def test_an_application_is_deleted_when_somebody_says_yes(platform: FakePlatform, env: dict[str, str]) -> None:
@@ -198,6 +198,17 @@ def test_an_application_is_deleted_when_somebody_says_yes(platform: FakePlatform
     assert "vision" in platform.apps.specs
     assert "Deleted vision" in clip("app", "delete", "vision", "--yes", env=env).out
     assert platform.apps.specs == {}
+
+
+def test_a_project_that_is_deleted_names_the_applications_that_ask_it(
+    platform: FakePlatform, env: dict[str, str]
+) -> None:
+    platform.add_project("digits")
+    platform.apps.add("vision", "digits/svm")
+    platform.apps.add("another")
+    done = clip("delete", "digits", "--yes", env=env)
+    assert (done.code, done.out) == (0, "✓ Deleted digits\n")
+    assert "Still linked to its functions: vision; see clip app status vision" in done.err
 
 
 # Querying

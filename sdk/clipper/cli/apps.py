@@ -173,7 +173,7 @@ def list_apps(out: Output) -> None:
     with connect() as control:
         apps = control.apps()
     if out.json:
-        out.document({"apps": apps})
+        out.document({"applications": apps})
     elif not apps:
         out.line(_NOTHING_YET)
     else:

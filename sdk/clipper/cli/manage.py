@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +10,10 @@ from clipper.cli.console import FAIL, OK, Output, Part
 from clipper.cli.names import Target, known
 from clipper.cli.options import confirm, connect, json_option, project_argument, target_argument, yes_option
 from clipper.cli.text import plural
+from clipper.errors import ClipperError
+
+if TYPE_CHECKING:
+    from clipper.control import ControlClient
 
 __all__ = ["delete", "restart", "rollback"]
 
@@ -74,10 +78,22 @@ def delete(project: str, yes: bool, out: Output) -> None:
         if not yes:
             confirm(out, f"Delete {_extent(control.project(project))}?")
         result = control.delete_project(project)
+        apps = _asked_by(control, project)
     if out.json:
         out.document(result or {"deleted": project})
     else:
         out.line((f"{OK} ", "green"), f"Deleted {project}")
+    if apps:
+        out.note(("! ", "yellow"), f"Still linked to its functions: {', '.join(apps)}; see clip app status {apps[0]}")
+
+
+def _asked_by(control: ControlClient, project: str) -> list[str]:
+    """The applications that are linked to functions of the project."""
+    try:
+        apps = control.apps()
+    except ClipperError:
+        return []  # the project is deleted all the same
+    return [str(app["name"]) for app in apps if any(link.startswith(f"{project}/") for link in app["links"])]
 
 
 def _extent(project: dict[str, Any]) -> str:
