@@ -110,22 +110,21 @@ linked_argument = click.argument(
 )
 
 
-def _options(*, new: bool) -> list[Callable[[F], F]]:
-    """The options for the keys of an application; of a new one, two are required."""
+Default = Callable[[str], str | None]
+"""What a key's default is shown as, for a new application; None for a change, where it stays as it is."""
 
-    def default(value: str) -> str | None:
-        return value if new else None
 
+def _answer_options(default: Default, *, required: bool) -> list[Callable[[F], F]]:
     return [
         click.option(
             "--input-type",
             type=click.Choice(INPUT_TYPES),
-            required=new,
+            required=required,
             help="What an input is: a list of numbers, bytes in base64, or a string.",
         ),
         click.option(
             "--default-output",
-            required=new,
+            required=required,
             metavar="VALUE",
             help="Answered where no model answers in time: JSON, or a text as it is.",
         ),
@@ -136,6 +135,11 @@ def _options(*, new: bool) -> list[Callable[[F], F]]:
             help="Every query is answered by then.",
             show_default=default("100"),
         ),
+    ]
+
+
+def _policy_options(default: Default) -> list[Callable[[F], F]]:
+    return [
         click.option(
             "--policy",
             metavar="POLICY",
@@ -151,18 +155,11 @@ def _options(*, new: bool) -> list[Callable[[F], F]]:
             metavar="KEY=VALUE",
             help="An option of the policy; may be repeated.",
         ),
-        *_feedback_options(default),
         click.option("--seed", type=int, metavar="N", help="Makes the policy's choices repeatable."),
-        click.option(
-            "--public/--no-public",
-            default=None,
-            help="Whether it is queried without a key on any address.",
-            show_default=default("no"),
-        ),
     ]
 
 
-def _feedback_options(default: Callable[[str], str | None]) -> list[Callable[[F], F]]:
+def _feedback_options(default: Default) -> list[Callable[[F], F]]:
     return [
         click.option(
             "--loss",
@@ -198,8 +195,24 @@ def _feedback_options(default: Callable[[str], str | None]) -> list[Callable[[F]
 def spec_options(*, new: bool) -> Callable[[F], F]:
     """The options that set the keys of an application; of a new one, its input type and default output are required."""
 
+    def default(value: str) -> str | None:
+        return value if new else None
+
+    public = click.option(
+        "--public/--no-public",
+        default=None,
+        help="Whether it is queried without a key on any address.",
+        show_default=default("no"),
+    )
+    options = [
+        *_answer_options(default, required=new),
+        *_policy_options(default),
+        *_feedback_options(default),
+        public,
+    ]
+
     def decorate(command: F) -> F:
-        for option in reversed(_options(new=new)):
+        for option in reversed(options):
             command = option(command)
         return command
 
