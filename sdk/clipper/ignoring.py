@@ -1,6 +1,6 @@
 """Which files of a project are left out of its bundle: what Git ignores, as changed by `.clipignore` files.
 
-Patterns are compiled by `pathspec`; which of them decides follows gitignore(5). As in Git, the `.gitignore` files above
+`git_patterns` reads the patterns; which of them decides follows gitignore(5). As in Git, the `.gitignore` files above
 the project count up to the top of the repository, then `info/exclude` and `core.excludesFile`; a tracked file is never
 ignored.
 """
@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-import pathspec
-
 from clipper.contract.spec import SpecError
+from clipper.git_patterns import GitPattern, read_patterns
 
 __all__ = ["ALWAYS_IGNORED", "Ignores"]
 
@@ -48,48 +45,9 @@ ALWAYS_IGNORED: Final = (
     GIT,
     CLIP,
 )
-_ALWAYS: Final = pathspec.GitIgnoreSpec.from_lines(ALWAYS_IGNORED)
+_ALWAYS: Final = tuple(read_patterns("\n".join(ALWAYS_IGNORED).encode()))
 
 GIT_TIMEOUT_S: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Pattern:
-    text: str
-    compiled: pathspec.Pattern
-
-    @property
-    def anchored(self) -> bool:
-        """Whether it names a place, by a "/" that is not its end. Others match at any depth."""
-        return "/" in self.text.strip().rstrip("/")
-
-    def decides(self, path: str) -> bool | None:
-        """Whether `path` itself, with "/" at the end of a directory, is ignored; None if the pattern does not match.
-
-        The group `ps_d` of the expression is the "/" after a directory that matches. Matches of a directory above
-        `path` do not count: that directory's own decision is made before.
-        """
-        regex = getattr(self.compiled, "regex", None)
-        if regex is None:  # a comment
-            return None
-        directory = "ps_d" in regex.groupindex
-        subject = path if directory else path.rstrip("/")
-        # "*/" is compiled to that "/" alone, which is found at every directory of the path.
-        ends = [match.start("ps_d") if directory else -1 for match in regex.finditer(subject)]
-        return self.compiled.include if {-1, len(subject) - 1}.intersection(ends) else None
-
-    def may_include_below(self, directory: str) -> bool:
-        """Whether it can bring back something in `directory`, a path with "/" at its end."""
-        if self.compiled.include is not False or not self.anchored:
-            return False
-        parts = self.text[1:].strip().rstrip("/").split("/")
-        names = directory.rstrip("/").split("/")
-        for part, name in zip(filter(None, parts), names, strict=False):
-            if part == "**":
-                return True
-            if not fnmatchcase(name, part):
-                return False
-        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +55,7 @@ class _File:
     """The patterns of one ignore file. `below`: its directory's path from the project. `above`: the project's path from
     its directory."""
 
-    patterns: tuple[_Pattern, ...]
+    patterns: tuple[GitPattern, ...]
     below: str = ""
     above: str = ""
 
@@ -159,16 +117,16 @@ class Ignores:
 
     def ignored(self, path: str) -> bool:
         """Whether `path` (with a trailing "/" for a directory) is left out."""
-        if _ALWAYS.match_file(path):
+        if _always_ignored(path):
             return True
         verdict, _ = self._clip(path)
         return self._git(path) if verdict is None else verdict
 
     def may_include_below(self, path: str) -> bool:
         """Whether a `.clipignore` may bring back something in the ignored directory `path`."""
-        if _ALWAYS.match_file(path):
+        if _always_ignored(path):
             return False
-        return any(p.may_include_below(f.relative(path)) for f in self.clip for p in f.patterns)
+        return any(_may_include_below(p, f.relative(path)) for f in self.clip for p in f.patterns)
 
     def _git(self, path: str) -> bool:
         if path in self.tracked or any(name.startswith(path) for name in self.tracked if path.endswith("/")):
@@ -186,6 +144,22 @@ class Ignores:
         return verdict, rank
 
 
+def _always_ignored(path: str) -> bool:
+    return any(pattern.decides(path) for pattern in _ALWAYS)
+
+
+def _may_include_below(pattern: GitPattern, directory: str) -> bool:
+    """Whether it can bring back something in `directory`, a path with "/" at its end."""
+    if not (pattern.brings_back and pattern.of_place):
+        return False
+    for part, name in zip(pattern.parts, directory.rstrip("/").split("/"), strict=False):
+        if part == "**":
+            return True
+        if not fnmatchcase(name, part):
+            return False
+    return True
+
+
 def _last(files: tuple[_File, ...], path: str, *, only_anchored: bool = False) -> tuple[bool | None, _Rank]:
     """The decision of the last pattern that matches, of the deepest file that has one. `only_anchored`: without those
     that bring back a name at any depth."""
@@ -194,7 +168,7 @@ def _last(files: tuple[_File, ...], path: str, *, only_anchored: bool = False) -
         for index in reversed(range(len(files[level].patterns))):
             pattern = files[level].patterns[index]
             verdict = pattern.decides(relative)
-            if verdict is not None and (verdict or pattern.anchored or not only_anchored):
+            if verdict is not None and (verdict or pattern.of_place or not only_anchored):
                 return verdict, (level, index)
     return None, (-1, -1)
 
@@ -203,24 +177,17 @@ def _steps(directory: Path, base: Path) -> str:
     return "".join(f"{part}/" for part in directory.relative_to(base).parts)
 
 
-def _read(path: Path, shown: str, read: list[Path]) -> tuple[_Pattern, ...]:
+def _read(path: Path, shown: str, read: list[Path]) -> tuple[GitPattern, ...]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        if path.name == CLIP:
+            content.decode()  # Git takes any bytes
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return ()
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot be read: {error}", where=shown) from None
     read.append(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of the module `re`, on "[[]"
-            return tuple(_Pattern(line, compiled) for line in text.splitlines() for compiled in _compile(line))
-    except ValueError as error:
-        raise SpecError(f"a pattern cannot be read: {error}", where=shown) from None
-
-
-def _compile(line: str) -> Iterable[pathspec.Pattern]:
-    return pathspec.GitIgnoreSpec.from_lines([line]).patterns
+    return tuple(read_patterns(content))
 
 
 # What only Git knows

@@ -11,15 +11,23 @@ from hypothesis import strategies as st
 
 from clipper.packaging import bundle_directory
 
-NAMES = st.sampled_from(["a", "b", "build", "x.log", "keep.log", "we ird", "[x]", "#y", "!z", "e"])
+NAMES = st.sampled_from([
+    "a", "b", "build", "x.log", "keep.log", "we ird", "[x]", "#y", "!z", "e", "é", "A", "-d", "[", "a ", "**", "\\t",
+])  # fmt: skip
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
 PATTERNS = st.sampled_from([
     "a", "a/", "/a", "*.log", "!keep.log", "b/*", "!b/a", "**/x.log", "a/**", "!a/**/keep.log", "build/", "!build/",
     "*", "!*/", "!*.log", "/*/b", "we ird", "we\\ ird ", "\\#y", "\\!z", "[[]x]", "[ab]", "a/b", "!a/b", "**", "?",
     "#", "a/*/b", "!/a", "b/**/a", "x.log/", "*/x.log", "",
 ])  # fmt: skip
+# What a pattern may be made of, so that odd ones occur too.
+PIECES = st.sampled_from([
+    "a", "b", "*", "**", "***", "?", "[", "]", "/", "\\", "!", "-", "^", " ", "\t", "é", ".", "[:", "alpha", ":]",
+    "[a-c]", "[!a]", "[z-a]", "[[:upper:]]", "/**/", "**/", "#",
+])  # fmt: skip
+ODD_PATTERNS = PATTERNS | st.lists(PIECES, min_size=1, max_size=5).map("".join)
 IGNORE_FILES = st.dictionaries(
-    st.sampled_from(["", "a/", "b/", "a/b/", "build/"]), st.lists(PATTERNS, max_size=5), max_size=3
+    st.sampled_from(["", "a/", "b/", "a/b/", "build/"]), st.lists(ODD_PATTERNS, max_size=5), max_size=3
 )
 
 

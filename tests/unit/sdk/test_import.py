@@ -16,7 +16,7 @@ import clipper
 ROOT = Path(__file__).resolve().parents[3]
 
 HEAVY = {
-    "httpx", "click", "rich", "msgspec", "numpy", "cloudpickle", "pathspec", "asyncio", "ssl", "inspect",
+    "httpx", "click", "rich", "msgspec", "numpy", "cloudpickle", "asyncio", "ssl", "inspect",
     "dataclasses", "logging", "email", "urllib.request", "http.client", "importlib.metadata", "socket", "tarfile",
 }  # fmt: skip
 
@@ -40,7 +40,7 @@ def test_importing_it_loads_nothing_heavy() -> None:
 
 def test_decorating_loads_no_http_client_and_no_terminal() -> None:
     loaded = modules_after("import clipper\n@clipper.function(max_batch_size=4)\ndef f(x): ...\nf(1); f.local(2)")
-    assert loaded & {"httpx", "click", "rich", "msgspec", "numpy", "cloudpickle", "pathspec", "ssl"} == set()
+    assert loaded & {"httpx", "click", "rich", "msgspec", "numpy", "cloudpickle", "ssl"} == set()
     specs = {f"clipper.contract.{name}" for name in ("environment", "policies", "rules", "spec")}
     ours = {"clipper", "clipper.function", *VERSION_MODULES, *specs}
     assert {name for name in loaded if name.startswith("clipper")} == ours
