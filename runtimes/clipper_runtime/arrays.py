@@ -155,11 +155,27 @@ def schema_of(kind: Any) -> dict[str, Any] | None:
     """JSON Schema of an array or numpy scalar type; None for other types."""
     origin = get_origin(kind) or kind
     if origin is np.ndarray:
-        dtype = array_rule(kind).dtype
-        kind_of_array = f"numpy array of {dtype}" if dtype is not None else "numpy array"
-        return {"type": "array", "description": f"{kind_of_array}, as nested arrays"}
+        rule = array_rule(kind)
+        dtype = rule.dtype
+        words = f"numpy array of {dtype}" if dtype is not None else "numpy array"
+        inner = _SCALARS.get(dtype.kind, {}) if dtype is not None else {}
+        return {**_nested(rule.shape, inner), "description": f"{words}, as nested arrays"}
     if isinstance(origin, type) and issubclass(origin, np.generic):
-        scalar = {"b": "boolean", "i": "integer", "u": "integer", "f": "number", "U": "string", "M": "string"}
-        word = scalar.get(np.dtype(origin).kind)
-        return {"type": word} if word else {}
+        return dict(_SCALARS.get(np.dtype(origin).kind, {}))
     return None
+
+
+_SCALARS: Final[dict[str, dict[str, Any]]] = {
+    "b": {"type": "boolean"}, "i": {"type": "integer"}, "u": {"type": "integer"}, "f": {"type": "number"},
+    "U": {"type": "string"}, "M": {"type": "string", "format": "date"},
+}  # fmt: skip
+
+
+def _nested(shape: tuple[int | None, ...] | None, inner: dict[str, Any]) -> dict[str, Any]:
+    """Arrays in each other, one for each axis, where their number is known."""
+    if shape is None:
+        return {"type": "array"}
+    for side in reversed(shape):
+        length = {} if side is None else {"minItems": side, "maxItems": side}
+        inner = {"type": "array", **({"items": inner} if inner else {}), **length}
+    return inner

@@ -9,6 +9,7 @@ import msgspec
 from clipper_runtime.hints import is_numpy, is_pydantic
 from clipper_runtime.pydantic_types import json_schema_of, mentions_pydantic
 from clipper_runtime.schema import Signature
+from clipper_runtime.schema_details import add_details
 
 __all__ = ["parameters_schema", "returns_schema"]
 
@@ -36,6 +37,7 @@ def returns_schema(signature: Signature) -> dict[str, Any]:
 def _schema_of(kind: Any, *, closed: bool) -> dict[str, Any]:
     """A self-contained JSON Schema. `closed`: its objects have no other keys, as decoding checks."""
     (schema,), components = msgspec.json.schema_components([kind], schema_hook=_schema_hook)
+    add_details(kind, schema, components)
     if closed:
         for component in components.values():
             if "properties" in component:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar, Final, get_origin
 
@@ -140,12 +141,38 @@ def json_schema_of(hint: Any, mode: str) -> dict[str, Any]:
 
             return arrays.schema_of(hint) or {}
 
+        def date_schema(self, schema: Any) -> Any:
+            return {**super().date_schema(schema), **_within(schema, date(2026, 1, 31))}
+
+        def datetime_schema(self, schema: Any) -> Any:
+            return {**super().datetime_schema(schema), **_within(schema, datetime(2026, 1, 31, tzinfo=UTC))}
+
+        def timedelta_schema(self, schema: Any) -> Any:
+            return {**super().timedelta_schema(schema), **_within(schema, timedelta(seconds=5))}
+
         def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
             return {}  # a class of the user's
 
     adapted = AdaptedSchema(pydantic.TypeAdapter(hint).core_schema, hint)
     schema: dict[str, Any] = Generator(by_alias=True).generate(adapted.schema, mode=mode)
     return schema
+
+
+def _within(schema: Any, usual: Any) -> dict[str, Any]:
+    """An example of a moment or a duration inside its bounds, for which JSON Schema has no words."""
+    lows = [schema[key] for key in ("ge", "gt") if key in schema]
+    highs = [schema[key] for key in ("le", "lt") if key in schema]
+    moves = {"past": -_YEARS, "future": _YEARS}.get(schema.get("now_op"))
+    if not (lows or highs or moves):
+        return {}
+    step = timedelta(seconds=1) if isinstance(usual, timedelta) else timedelta(days=1)
+    value = usual + moves if moves else max(lows) + step if lows else min(highs) - step
+    if lows and highs and value >= min(highs):
+        value = max(lows) + (min(highs) - max(lows)) / 2
+    return {"examples": [msgspec.to_builtins(value)]}
+
+
+_YEARS: Final = timedelta(days=365 * 50)
 
 
 def _explain(error: Any, name: str) -> str:

@@ -181,6 +181,8 @@ class _Examples:
             return _number(schema, whole=kind == "integer")
         if kind == "boolean":
             return True
+        if isinstance(schema.get("contentSchema"), Mapping):  # text that is JSON itself
+            return json.dumps(self.value(schema["contentSchema"], depth + 1, name=name))
         return None if kind == "null" else _string(schema, name)
 
     def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
