@@ -18,8 +18,8 @@ def main() -> None:
     booster = lightgbm.train(options, data, num_boost_round=40)
     booster.save_model(HERE / "diabetes.txt")
     error = np.abs(booster.predict(test_x) - test_y).mean()
-    print(f"mean error on patients that it has not seen: {error:.1f} (always guessing the mean: "
-          f"{np.abs(train_y.mean() - test_y).mean():.1f})")
+    guess = np.abs(train_y.mean() - test_y).mean()
+    print(f"mean error on patients that it has not seen: {error:.1f}; of guessing the mean: {guess:.1f}")
 
 
 if __name__ == "__main__":

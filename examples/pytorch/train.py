@@ -1,9 +1,5 @@
-"""Trains the model of this example, a small convolutional network that reads handwritten digits.
+"""Trains the model of this example, a small convolutional network that reads handwritten digits."""
 
-Writes it twice: by `torch.export` (digits.pt2), which the project here serves, and as TorchScript (digits.pt).
-"""
-
-import warnings
 from pathlib import Path
 
 import torch
@@ -40,11 +36,12 @@ def main() -> None:
         nn.functional.cross_entropy(model(train_x), train_y).backward()
         optimizer.step()
     model.eval()
-    exported = torch.export.export(model, (test_x[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    # Any number of images at once: the batch is a dimension without a fixed size.
+    sample, shapes = test_x[:2].clone(), ({0: torch.export.Dim("batch")},)
+    exported = torch.export.export(model, (sample,), dynamic_shapes=shapes)
+    for node in exported.graph.nodes:
+        node.meta.pop("stack_trace", None)  # the paths of this machine
     torch.export.save(exported, HERE / "digits.pt2")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is what many models are still kept in
-        torch.jit.script(model).save(HERE / "digits.pt")
     right = (model(test_x).argmax(dim=1) == test_y).float()
     print(f"accuracy on digits that it has not seen: {right.mean():.3f}")
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from clipper.calls import Call
     from clipper.client import Client
     from clipper.contract.spec import SpecError
-    from clipper.deploying import deploy
     from clipper.errors import ClipperError
+    from clipper.live_deploys import deploy
 
 __all__ = [
     "App",
@@ -50,7 +50,7 @@ _LAZY = {
     "ClipperError": "clipper.errors",
     "Prediction": "clipper.app",
     "SpecError": "clipper.contract.spec",
-    "deploy": "clipper.deploying",
+    "deploy": "clipper.live_deploys",
 }
 
 

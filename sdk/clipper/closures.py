@@ -26,7 +26,7 @@ from clipper.contract.wrappers import declaring_function, name_of
 from clipper.function import Function
 from clipper.local_imports import imported_names, is_installed, local_sources
 
-__all__ = ["closure_files", "dump_closure"]
+__all__ = ["closure_files", "dump_closure", "dump_value"]
 
 
 def closure_files(wrapped: Callable[..., Any]) -> dict[str, bytes]:
@@ -42,6 +42,14 @@ def dump_closure(wrapped: Callable[..., Any]) -> bytes:
     the standard library goes by reference.
     """
     return _pickled(wrapped)[1]
+
+
+def dump_value(value: Any) -> bytes:
+    """The pickle of any object, code of this machine by value as for `dump_closure`."""
+    out = io.BytesIO()
+    with _local_modules_by_value():
+        _Pickler(out).dump(value)
+    return out.getvalue()
 
 
 def _pickled(wrapped: Callable[..., Any]) -> tuple[_Pickler, bytes]:

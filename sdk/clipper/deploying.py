@@ -1,34 +1,21 @@
-"""Deploys a project directory, or a function from a notebook."""
+"""Deploys a project: bundle, upload, environment, replicas, until callers get the new version."""
 
 from __future__ import annotations
 
-import re
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar, Unpack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
 
 from clipper import errors
-from clipper.address import FunctionAddress
 from clipper.bundle_checks import hidden_modules, likely_secrets
-from clipper.client import shared_client
-from clipper.closures import closure_files
-from clipper.contract.constants import CLOSURE_MODULE
-from clipper.contract.spec import EnvironmentSpec, FunctionSpec, SpecError
-from clipper.contract.wrappers import name_of
+from clipper.contract.spec import SpecError
 from clipper.control import ControlClient
-from clipper.function import Function, FunctionOptions
-from clipper.packaging import Bundle, bundle_directory, bundle_files
+from clipper.packaging import Bundle, bundle_directory
 from clipper.project import Project
-from clipper.requirement_files import read_requirements
 
-__all__ = ["OnEvent", "deploy", "deploy_project"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
+__all__ = ["OnEvent", "deploy_bundle", "deploy_project"]
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 """Takes events of the form that `infra/docs/control-api.md` describes.
@@ -64,80 +51,10 @@ def deploy_project(
     )
     for warning in _warnings(project, bundle):
         on_event(_event("warning", warning, phase="bundle"))
-    return _deploy(project, bundle, control, on_event, force, rebuild)
+    return deploy_bundle(project, bundle, control, on_event, force, rebuild)
 
 
-def deploy(
-    fn: Callable[P, R] | Function[P, R],
-    *,
-    name: str,
-    requirements: Iterable[str] = (),
-    python: str | None = None,
-    force: bool = False,
-    control: ControlClient | None = None,
-    on_event: OnEvent | None = None,
-    **options: Unpack[FunctionOptions],
-) -> Function[P, R]:
-    """Deploy a function or class of the running program, as in a notebook; the function, bound to what was deployed.
-
-    `name` is "project/function"; the project then has this function only. Its references to `__main__` and to modules
-    of this machine are sent by value (cloudpickle), and modules of this machine that it imports when it runs as files;
-    installed packages must be among `requirements`. Only a replica
-    unpickles it, with the same minor version of Python: that is the default, and another one is refused.
-    """
-    address = FunctionAddress.parse(name)
-    if address.version is not None:
-        raise SpecError(f"name = {name!r} names a version; versions are counted by the platform", key="name")
-    decorated = fn if isinstance(fn, Function) else None
-    wrapped = decorated.wrapped if decorated is not None else fn
-    merged = {**(decorated.options if decorated is not None else {}), **options}
-    project = _closure_project(address, wrapped, merged, requirements, python)
-    bundle = bundle_files(closure_files(wrapped))
-    with nullcontext(control) if control is not None else ControlClient() as used:
-        _deploy(project, bundle, used, on_event or (lambda event: None), force)
-    client = shared_client(control.location) if control is not None else None
-    function: Function[P, R] = Function(wrapped, name=address.function, options=merged)
-    return function.bind(address, client)
-
-
-def _closure_project(
-    address: FunctionAddress,
-    wrapped: Callable[..., Any],
-    options: Mapping[str, Any],
-    requirements: Iterable[str],
-    python: str | None,
-) -> Project:
-    """A project of one function, which is loaded from a pickle. Raises SpecError."""
-    where = f"clipper.deploy('{address}')"
-    lines = read_requirements(None, [requirements] if isinstance(requirements, str) else requirements, where=where)
-    target = re.sub(r"\W", "_", name_of(wrapped)).strip("_") or "closure"
-    entrypoint = f"{CLOSURE_MODULE}:{_identifier(target)}"
-    return Project(
-        directory=Path(),
-        name=address.project,
-        environment=EnvironmentSpec.parse({"python": _python(python), "requirements": lines.lines}, where=where),
-        functions=(FunctionSpec.parse(address.function, entrypoint, options, where=where),),
-        provenance={},
-    )
-
-
-def _identifier(text: str) -> str:
-    return text if not text[0].isdigit() else f"_{text}"
-
-
-def _python(wanted: str | None) -> str:
-    """The version to ask for: only the same minor version reads pickled bytecode."""
-    own = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if wanted is not None and wanted != own and not wanted.startswith(own + "."):
-        raise SpecError(
-            f"python = {wanted!r} is not allowed: a closure of Python {own} can only be loaded by Python {own}; "
-            "leave python out, or deploy a project directory",
-            key="python",
-        )
-    return wanted or own
-
-
-def _deploy(
+def deploy_bundle(
     project: Project,
     bundle: Bundle,
     control: ControlClient,
@@ -145,6 +62,7 @@ def _deploy(
     force: bool,
     rebuild: bool = False,
 ) -> dict[str, Any]:
+    """`deploy_project` of a bundle that is made already."""
     manifest = project.manifest(bundle.digest)
     phase = _Phase("upload", on_event)
     known = control.has_bundle(bundle.digest)

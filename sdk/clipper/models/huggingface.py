@@ -37,13 +37,7 @@ def read_hugging_face(directory: Path) -> Model:
     """Raises ModelError for a directory without safetensors, and for an architecture whose task is not known."""
     where = str(directory)
     config = _object(directory / "config.json")
-    weights = sorted(directory.glob("*.safetensors"))
-    if not weights:
-        other = next((name for name in _OTHER_WEIGHTS if (directory / name).exists()), None)
-        found = f"has its weights in {other}" if other else "has no weights"
-        raise ModelError(f"{found}: save it by model.save_pretrained(…), which writes model.safetensors", where=where)
-    for file in weights:
-        safetensors_header(file)
+    _check_weights(directory)
     architecture = next((str(one) for one in config.get("architectures") or ()), "")
     task = next((found for ending, found in _TASKS.items() if architecture.endswith(ending)), None)
     if task is None:
@@ -75,6 +69,18 @@ def read_hugging_face(directory: Path) -> Model:
         smoke=_smoke(parameter, name),
         facts={"task": name},
     )
+
+
+def _check_weights(directory: Path) -> None:
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        other = next((name for name in _OTHER_WEIGHTS if (directory / name).exists()), None)
+        found = f"has its weights in {other}" if other else "has no weights"
+        raise ModelError(
+            f"{found}: save it by model.save_pretrained(…), which writes model.safetensors", where=str(directory)
+        )
+    for file in weights:
+        safetensors_header(file)
 
 
 def _object(path: Path) -> dict[str, Any]:

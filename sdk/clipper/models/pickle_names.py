@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from typing import Final
 
-from clipper.models.pickled import Name
+from clipper.models.pickled_objects import Name
 
 __all__ = ["foreign_modules", "suspicious_names"]
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from clipper.models.byte_stream import ByteStream, EndOfBytes
+from clipper.models.pickled_objects import Array, Built, Name, array_of, count_of, dtype_code, item_bytes, mapping
 
-__all__ = ["Array", "Built", "Name", "PickleProblem", "Pickled", "read_pickle"]
+__all__ = ["PickleProblem", "Pickled", "read_pickle"]
 
 # A random forest of a thousand trees takes some 100,000, a vocabulary of a million words three million.
 _MAX_OPCODES: Final = 5_000_000
@@ -28,43 +29,6 @@ class PickleProblem(Exception):
     """These bytes are no pickle, or not a whole one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
-    """A class or function that the pickle names."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-
-@dataclass(eq=False, slots=True)
-class Built:
-    """An object: what makes it, with which arguments, and the state that is set then."""
-
-    name: Name
-    arguments: Any = ()
-    state: Any = None
-
-    @property
-    def attributes(self) -> dict[Any, Any]:
-        """The state by name, empty if there is none."""
-        state = self.state
-        if isinstance(state, tuple) and len(state) == 2:  # (__dict__, slots)
-            state = {**(_mapping(state[0])), **(_mapping(state[1]))}
-        return _mapping(state)
-
-
-@dataclass(eq=False, slots=True)
-class Array:
-    """An array of numpy. `values` are plain, None where they were too many."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    values: list[Any] | None = None
-
-
 @dataclass(slots=True)
 class Pickled:
     """What was read: the object at the top, every class and function that is named, and whether all was looked at."""
@@ -73,10 +37,6 @@ class Pickled:
     names: set[Name] = field(default_factory=set)
     whole: bool = True
     protocol: int = 0
-
-
-def _mapping(value: Any) -> dict[Any, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def read_pickle(stream: ByteStream) -> Pickled:
@@ -202,11 +162,11 @@ class _Machine:
             self.stack[-1] = self.joblib_array(target.attributes)
         elif target.name.name == "_reconstruct" and isinstance(state, tuple) and len(state) == 5:
             _, shape, dtype, _, values = state
-            self.stack[-1] = array_of(_code(dtype), shape, values)
+            self.stack[-1] = array_of(dtype_code(dtype), shape, values)
 
     def joblib_array(self, wrapper: dict[Any, Any]) -> Any:
         """The array whose bytes, or whose own pickle, follow at once."""
-        code, shape = _code(wrapper["dtype"]), wrapper["shape"]
+        code, shape = dtype_code(wrapper["dtype"]), wrapper["shape"]
         if code.startswith("O"):
             inner = _Machine(self.stream, self.names, self.depth + 1, self.count)
             value = inner.run()
@@ -214,61 +174,11 @@ class _Machine:
             return value
         if wrapper.get("numpy_array_alignment_bytes") is not None:
             self.stream.skip(self.stream.read(1)[0])
-        size = _item_bytes(code) * _count(shape)
+        size = item_bytes(code) * count_of(shape)
         if size > _KEPT_BYTES:
             self.stream.skip(size)
             return Array(code, tuple(shape))
         return array_of(code, shape, self.stream.read(size))
-
-
-def _count(shape: Any) -> int:
-    count = 1
-    for side in shape:
-        if not isinstance(side, int) or side < 0:
-            raise ValueError("no shape")
-        count *= side
-    return count
-
-
-def _code(dtype: Any) -> str:
-    """numpy's short name of a dtype: "f8", "<U10"'s "U10", "O8"."""
-    code = dtype.arguments[0] if isinstance(dtype, Built) else dtype
-    if not isinstance(code, str):
-        raise TypeError("no dtype")
-    return code.lstrip("<>|=")
-
-
-def _item_bytes(code: str) -> int:
-    width = int(code[1:] or 1) if code[:1] in "biufcSUVMm" else 0
-    if width <= 0:
-        raise ValueError(f"an unknown dtype, {code}")
-    return width * 4 if code.startswith("U") else width
-
-
-# Of numpy's kinds of numbers, those that struct knows by the same width.
-_FORMS: Final = {
-    "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q",
-    "f2": "e", "f4": "f", "f8": "d",
-}  # fmt: skip
-
-
-def array_of(code: str, shape: Any, values: Any) -> Array:
-    """An array from its bytes or its list of objects. Little endian, as every machine is that runs this."""
-    sides = tuple(shape) if isinstance(shape, tuple | list) else ()
-    count = _count(sides)
-    if isinstance(values, Built) and str(values.name) == "_codecs.encode":  # of protocols 0 to 2
-        values = str(values.arguments[0]).encode("latin-1", "replace")
-    if isinstance(values, list):
-        return Array(code, sides, values)
-    if not isinstance(values, bytes | bytearray) or count * _item_bytes(code) != len(values):
-        return Array(code, sides)
-    if code in _FORMS:
-        return Array(code, sides, list(struct.unpack(f"<{count}{_FORMS[code]}", values)))
-    if code.startswith("U") and count:
-        width = len(values) // count
-        texts = [values[at : at + width].decode("utf-32-le", "replace") for at in range(0, len(values), width)]
-        return Array(code, sides, [text.rstrip("\0") for text in texts])
-    return Array(code, sides)
 
 
 # What each opcode does to the machine.
@@ -363,7 +273,7 @@ def _reduce(machine: _Machine, _: Any) -> None:
 
 def _new_object_with_keywords(machine: _Machine, _: Any) -> None:
     keywords, arguments, kind = machine.stack.pop(), machine.stack.pop(), machine.stack.pop()
-    machine.stack.append(_made(kind, (*arguments, *_mapping(keywords).values())))
+    machine.stack.append(_made(kind, (*arguments, *mapping(keywords).values())))
 
 
 def _made(function: Any, arguments: Any) -> Any:
@@ -377,7 +287,7 @@ def _made(function: Any, arguments: Any) -> Any:
         return Built(arguments[0], arguments[1:])
     if function.name == "_frombuffer" and function.module.startswith("numpy"):  # of protocol 5
         values, dtype, shape, *_ = arguments
-        return array_of(_code(dtype), shape, values)
+        return array_of(dtype_code(dtype), shape, values)
     if str(function) == "collections.OrderedDict":
         return {}
     return Built(function, arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -22,19 +21,22 @@ def write_project(
     directory: Path,
     *,
     name: str,
+    function: str = "",
     smoke: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Write the project into `directory`, which has none of its files yet; the names of what was written.
 
-    `smoke` replaces the call that the model proposes. `options` are the function's, beside those in app.py. Raises
-    OSError.
+    `function` gives the model's function another name. `smoke` replaces the call that the model proposes. `options` are
+    the function's, beside those in app.py. Raises OSError.
     """
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     texts = {
         "app.py": model.app,
-        "clip.toml": settings(model, name, smoke if smoke is not None else model.smoke, options or {}),
+        "clip.toml": settings(
+            model, name, function or model.function, smoke if smoke is not None else model.smoke, options or {}
+        ),
         ".clipignore": _kept(model),
     }
     for file, text in texts.items():
@@ -52,15 +54,9 @@ def _copy(source: Path, target: Path) -> None:
         return  # the project is made where the model lies
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link)
+        shutil.copytree(source, target, copy_function=shutil.copyfile)
     else:
-        _link(source, target)
-
-
-def _link(source: Any, target: Any) -> None:
-    """A copy. On Linux `copyfile` leaves the work to the kernel, which shares the blocks where the disk can."""
-    shutil.copyfile(source, target)
-    os.utime(target, (os.stat(source).st_atime, os.stat(source).st_mtime))
+        shutil.copyfile(source, target)
 
 
 def _kept(model: Model) -> str:
@@ -71,8 +67,12 @@ def _kept(model: Model) -> str:
     return "\n".join(lines) + "\n"
 
 
-def settings(model: Model, name: str, smoke: Mapping[str, Any] | None, options: Mapping[str, Any]) -> str:
+def settings(
+    model: Model, name: str, function: str, smoke: Mapping[str, Any] | None, options: Mapping[str, Any]
+) -> str:
     """clip.toml."""
+    if function != model.function:
+        options = {"entrypoint": f"app:{model.function.capitalize()}", **options}
     lines = [f"name = {_toml(name)}", "", "[environment]"]
     if model.python:
         lines.append(f"python = {_toml(model.python)}")
@@ -85,13 +85,13 @@ def settings(model: Model, name: str, smoke: Mapping[str, Any] | None, options: 
             '# pytorch.org names for it before the others: "--extra-index-url …"',
         ]
     if options:
-        lines += ["", f"[functions.{model.function}]", *(f"{key} = {_toml(value)}" for key, value in options.items())]
+        lines += ["", f"[functions.{function}]", *(f"{key} = {_toml(value)}" for key, value in options.items())]
     if smoke is not None:
         lines += [
             "",
             "# A new version answers this call before it gets any traffic.",
             "[deploy.smoke]",
-            f"{model.function} = {_toml(smoke)}",
+            f"{function} = {_toml(smoke)}",
         ]
     return "\n".join(lines) + "\n"
 

@@ -16,7 +16,8 @@ from clipper.models.byte_stream import open_stream
 from clipper.models.description import Input, Model, ModelError, Output
 from clipper.models.packages import package_of, requirement
 from clipper.models.pickle_names import foreign_modules, suspicious_names
-from clipper.models.pickled import Array, Built, Name, Pickled, PickleProblem, read_pickle
+from clipper.models.pickled import Pickled, PickleProblem, read_pickle
+from clipper.models.pickled_objects import Array, Built, Name
 from clipper.models.sources import Source, array_hint, listed, quoted, row_class
 
 __all__ = ["METHODS", "read_estimator"]

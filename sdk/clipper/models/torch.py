@@ -18,7 +18,8 @@ from clipper.models.description import Input, Model, ModelError, Output
 from clipper.models.files import member
 from clipper.models.names import identifiers
 from clipper.models.packages import exactly, requirement
-from clipper.models.pickled import Built, PickleProblem, read_pickle
+from clipper.models.pickled import PickleProblem, read_pickle
+from clipper.models.pickled_objects import Built
 from clipper.models.smoke import zeros
 from clipper.models.sources import BATCHED, SINGLY, WHOLE, quoted
 from clipper.models.torch_source import torch_source
