@@ -57,8 +57,19 @@ class UvError(Exception):
 def uv_environment(environ: Mapping[str, str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment that uv runs in."""
     passed = {key: value for key, value in environ.items() if _PASSED.match(key) and not _REFUSED.match(key)}
+    if wheels := _wheels_of_pip(passed):
+        passed["UV_FIND_LINKS"] = wheels
     # Output for a program: no colours, no wrapped lines, no prompts.
     return passed | {"NO_COLOR": "1", "UV_NO_WRAP": "1", "GIT_TERMINAL_PROMPT": "0"} | dict(extra or {})
+
+
+def _wheels_of_pip(environ: Mapping[str, str]) -> str:
+    """The places of wheels that this machine's pip is told of, for uv, which does not read pip's variable.
+
+    They add to the index what lies on the machine already. As with pip, a directory that is not there is no error.
+    """
+    places = [] if "UV_FIND_LINKS" in environ else environ.get("PIP_FIND_LINKS", "").split()
+    return ",".join(place for place in places if "://" in place or Path(place).is_dir())
 
 
 class Uv:

@@ -32,7 +32,7 @@ class Input:
         """As in "float32 [13]"."""
         if self.columns:
             return f"a row of {len(self.columns)} columns"
-        if self.shape is None:
+        if not self.shape:
             return self.dtype
         return f"{self.dtype} [{', '.join('any' if side is None else str(side) for side in self.shape)}]"
 

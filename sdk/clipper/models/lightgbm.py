@@ -29,7 +29,7 @@ def read_lightgbm(path: Path) -> Model:
     header, found, _ = read_head(path, _HEADER_BYTES).replace(b"\r\n", b"\n").partition(b"\n\n")
     lines = header.decode("utf-8", "replace").splitlines()
     keys = dict(line.split("=", 1) for line in lines if "=" in line)
-    if not found or not _NUMBER.fullmatch(keys.get("max_feature_idx", "")) or "end of trees" not in _tail(path):
+    if not found or not _NUMBER.fullmatch(keys.get("max_feature_idx", "")) or not _is_whole(path):
         raise ModelError("is no whole model of LightGBM: it ends too early; save it again", where=str(path))
     version = keys.get("version", "")
     if version not in _VERSIONS:
@@ -60,8 +60,14 @@ def read_lightgbm(path: Path) -> Model:
     )
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether the trees end, and the parameters after them: a file that was cut lacks it, whatever it kept."""
+    tail = _tail(path)
+    return "end of trees" in tail and ("\nparameters:" not in tail or "end of parameters" in tail)
+
+
 def _tail(path: Path) -> str:
-    """The end of the file, where the trees end: a file that was cut lacks it, however many trees it kept."""
+    """The end of the file, from where the trees end at the latest."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         start = max(0, size - _TAIL_BYTES)

@@ -75,9 +75,11 @@ def _read(model: Message, path: Path) -> Model:
     if not inputs or not outputs:
         raise ModelError("is an ONNX graph without an input or an output: it has nothing to be asked", where=str(path))
     opset = next((one.number(2) for one in model.messages(_OPSETS) if not "".join(one.texts(1))), None)
+    if opset is None:  # every model names it, after the graph
+        raise ModelError("is no whole ONNX model: it names no version of its operators; save it again", where=str(path))
     producer = " ".join([*model.texts(_PRODUCER), *model.texts(_PRODUCER_VERSION)])
     return _model(path, inputs, outputs, _external(graph, path), {
-        "ir version": str(model.number(_IR_VERSION)), "opset": str(opset or "unknown"), "written by": producer,
+        "ir version": str(model.number(_IR_VERSION)), "opset": str(opset), "written by": producer,
     })  # fmt: skip
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Final
 
@@ -50,4 +52,10 @@ def package_of(module: str) -> str | None:
     """The package that a top-level module comes from: as known, or as installed here. Nothing is imported."""
     if module in _PACKAGES:
         return _PACKAGES[module]
-    return next(iter(metadata.packages_distributions().get(module, ())), None)
+    return next(iter(_installed_modules().get(module, ())), None)
+
+
+@functools.lru_cache(maxsize=1)
+def _installed_modules() -> Mapping[str, list[str]]:
+    """Module -> packages; reading the lists of all packages takes a while."""
+    return metadata.packages_distributions()

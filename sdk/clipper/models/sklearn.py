@@ -82,6 +82,14 @@ class _Estimator:
         return found if isinstance(found, str) else None
 
     @property
+    def is_unfitted(self) -> bool:
+        """Whether a predictor lacks every attribute that fitting sets; these end in an underscore."""
+        kind, attributes = self.last.name, self.last.attributes
+        predictor = kind.name.endswith(("Classifier", "Regressor", "Regression", "SVC", "SVR", "NB", "Lasso", "Ridge"))
+        learnt = [name for name in attributes if isinstance(name, str) and name.endswith("_")]
+        return predictor and _framework(kind) == "scikit-learn" and bool(attributes) and not learnt
+
+    @property
     def title(self) -> str:
         names = [step.name.name for step in _steps(self.root)]
         outer = self.root.name.name
@@ -147,6 +155,8 @@ def _objects(value: Any, limit: int = 200_000) -> Iterator[Built]:
 
 def _model(estimator: _Estimator, path: Path, compression: str, method: str | None) -> Model:
     method = method or _method(estimator, path)
+    if estimator.is_unfitted:
+        raise ModelError(f"holds a {estimator.title} that was not fitted: fit it, then save it again", where=str(path))
     one = _input(estimator)
     returns = _returns(estimator, method)
     warnings = _warnings(estimator, path)

@@ -39,10 +39,11 @@ _HOW: Final = (
 def read_torch(path: Path) -> Model:
     """A zip archive as PyTorch writes them. Raises ModelError for one that cannot be served, or is another's."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _read(archive, path)
-    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # noqa: BLE001 - zipfile raises many types for a damaged directory
         raise ModelError(f"is a damaged archive: {error}; save the model again", where=str(path)) from None
+    with archive:
+        return _read(archive, path)
 
 
 def _read(archive: zipfile.ZipFile, path: Path) -> Model:

@@ -72,7 +72,7 @@ class _Reader:
 
     def length(self) -> int:
         length = self.value(_MAX_DEPTH)
-        if not isinstance(length, int) or length < 0:
+        if type(length) is not int or length < 0:
             raise UbjsonError("a length that is no number")
         return length
 

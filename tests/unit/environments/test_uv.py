@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from clipper_platform.environments.uv import explain, hint_for, in_conflict, uv_environment
@@ -64,3 +66,10 @@ def test_uv_sees_where_to_fetch_from_but_no_secrets_and_no_other_project() -> No
     assert not refused.keys() & environment.keys()
     assert environment["MARK"] == "1"
     assert environment["NO_COLOR"] == "1"
+
+
+def test_uv_finds_the_wheels_that_pip_is_told_of(tmp_path: Path) -> None:
+    words = f"{tmp_path} {tmp_path / 'missing'} https://example.com/wheels"
+    assert uv_environment({"PIP_FIND_LINKS": words})["UV_FIND_LINKS"] == f"{tmp_path},https://example.com/wheels"
+    assert "UV_FIND_LINKS" not in uv_environment({"PIP_FIND_LINKS": str(tmp_path / "missing")})
+    assert uv_environment({"PIP_FIND_LINKS": str(tmp_path), "UV_FIND_LINKS": "/own"})["UV_FIND_LINKS"] == "/own"
