@@ -23,7 +23,7 @@ from clipper.models.ubjson import UbjsonError, read_ubjson
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted(
     path
-    for path in [*(ROOT / "tests/unit/models/files").iterdir(), *(ROOT / "examples").glob("*/*.*")]
+    for path in [*(ROOT / "tests/support/model_files").iterdir(), *(ROOT / "examples").glob("*/*.*")]
     if path.suffix in (".joblib", ".pkl", ".ubj", ".json", ".txt", ".pt", ".pt2", ".pth", ".onnx", ".vw")
 )
 

@@ -13,7 +13,7 @@ from clipper.packaging import bundle_directory
 from clipper.project import load_project
 
 ROOT = Path(__file__).parents[3]
-FILES = ROOT / "tests" / "unit" / "models" / "files"
+FILES = ROOT / "tests" / "support" / "model_files"
 FRAMEWORKS = {
     "caffe": "digits.caffemodel",
     "lightgbm": "diabetes.txt",

@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture
 def files() -> Path:
-    """Small models that the libraries themselves wrote: `make_files.py`."""
-    return Path(__file__).parent / "files"
+    """Small models that the libraries themselves wrote: `tests/support/make_model_files.py`."""
+    return Path(__file__).parents[2] / "support" / "model_files"

@@ -1,7 +1,7 @@
-"""Wrote files/: small models by the libraries themselves, which the tests read without these libraries.
+"""Wrote model_files/: small models by the libraries themselves, which the tests read without these libraries.
 
 Needs scikit-learn, pandas, joblib, lz4, xgboost-cpu, lightgbm, torch, transformers, onnx, mlflow-skinny:
-`python tests/unit/models/make_files.py`.
+`python tests/support/make_model_files.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-FILES = Path(__file__).parent / "files"
+FILES = Path(__file__).parent / "model_files"
 IRIS = load_iris()
 FRAME = load_iris(as_frame=True).data
 
