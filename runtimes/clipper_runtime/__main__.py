@@ -1,31 +1,26 @@
-"""`python -P -u -m clipper_runtime --channel fd:N|unix:PATH|tcp:HOST:PORT`: one replica.
+"""`python -P -S -u -m clipper_runtime`: one replica with `--channel fd:N|unix:PATH|tcp:HOST:PORT`, or a zygote, which
+forks into replicas, with `--control fd:N`.
+
+With -S the interpreter has not looked at the installed packages yet, whose `.pth` files and `sitecustomize` run as it
+does: the process confines itself before that. So nothing outside of the standard library is imported at the top here.
 
 The token that the platform expects, if any, stands in the environment variable CLIP_CHANNEL_TOKEN.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import faulthandler
-import os
 import signal
-import socket
 import sys
-from collections.abc import Callable
-from typing import Never
 
-from clipper.contract.wire import ProtocolError
-from clipper_runtime.channel import Channel, ChannelClosed, connect
-from clipper_runtime.confinement import confine_by_environment
-from clipper_runtime.server import EXIT_PROTOCOL, Prepared, Replica, abandon, await_start, greet, leave
+from clipper_runtime.confinement import confine, take_rules
 
-_USAGE = 2
 _PR_SET_PDEATHSIG = 1
 
 
 def prepare_process() -> None:
-    """Settings for the whole life of a replica, before any user code runs."""
+    """Settings for the whole life of the process, before any user code runs."""
     # Ctrl-C in a terminal reaches the whole foreground group; the platform handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A crash in C code leaves the Python stacks on descriptor 2.
@@ -38,43 +33,29 @@ def prepare_process() -> None:
             pass
 
 
+def enable_packages() -> None:
+    """What the interpreter does at its start without -S."""
+    if sys.flags.no_site:
+        import site
+
+        site.main()
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="clipper_runtime", description="Run one replica of a function.")
-    parser.add_argument("--channel", required=True, help="fd:N, unix:PATH or tcp:HOST:PORT")
-    options = parser.parse_args()
+    """Raises OSError where the process cannot be confined; then user code must not run."""
     prepare_process()
-    confine_by_environment()
-    token = os.environ.pop("CLIP_CHANNEL_TOKEN", "")
-    try:
-        sock = connect(options.channel)
-    except (OSError, ValueError) as error:
-        print(f"cannot reach the platform: {error}", file=sys.stderr)
-        sys.exit(_USAGE)
-    run_replica(sock, token=token)
+    rules = take_rules()
+    if rules is not None:
+        confine(rules)
+    enable_packages()
+    if "--control" in sys.argv:
+        from clipper_runtime import zygote
 
+        zygote.main(rules)
+    else:
+        from clipper_runtime import replica_process
 
-def run_replica(
-    sock: socket.socket,
-    prepared: Prepared | None = None,
-    *,
-    token: str = "",
-    await_assignment: Callable[[], None] = lambda: None,
-) -> Never:
-    """Run a replica on a connected channel. `prepared`: the function that this process has set up already.
-    `await_assignment` is called after Hello: a forked child waits there until it is assigned to a replica."""
-    channel = Channel(sock)
-    try:
-        greet(channel, token)
-        await_assignment()
-        start, later = await_start(channel)
-        replica = Replica(channel, start, prepared)
-        status = replica.run(later)
-    except ChannelClosed:
-        abandon()
-    except ProtocolError as error:
-        print(f"the platform broke the protocol: {error}", file=sys.__stderr__)
-        sys.exit(EXIT_PROTOCOL)
-    leave(status, replica.output)
+        replica_process.main()
 
 
 if __name__ == "__main__":

@@ -1,23 +1,28 @@
-"""Confines this process to its function, before user code runs: what it may see, change, signal and trace.
+"""Confines this process before it runs any code of its environment or bundle: what it may see, change, signal, trace.
 
 A mount namespace is preferred to Landlock's rules for files. Landlock has rules that allow and none that refuse, so to
 hide one directory it must list everything beside it, and what appears there later, such as a new directory in the
 user's home, is refused. With mounts the rest of the machine stays as it is. Landlock is used with both for what mounts
 cannot do: it keeps the mounts as they are, and separates processes of one user.
 
-`python -m tests.benchmarks.cold_start` has what it costs.
+Standard library only, and nothing of `clipper`: packages of the environment, msgspec among them, are code that must
+not run before. `python -m tests.benchmarks.cold_start` has what it costs.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
-from clipper.contract.confinement import CONFINEMENT_VARIABLE, Confinement, decode_confinement
 from clipper_runtime import kernel
 
-__all__ = ["Confiner", "confine_by_environment", "separate", "take_confinement"]
+__all__ = ["VARIABLE", "Rules", "confine", "separate", "take_rules"]
+
+VARIABLE: Final = "CLIP_CONFINEMENT"
+"""Environment variable with the process's Rules as JSON."""
 
 # What root keeps: to own, read and write files, to bind low ports, to change its user, priority and limits. Not kept
 # are those that lead out: mounts, modules, devices, raw sockets (which hear other requests), traces, file handles.
@@ -25,17 +30,40 @@ _KEPT_BY_ROOT = (0, 1, 3, 4, 5, 6, 7, 10, 11, 14, 15, 18, 23, 24, 28, 29, 31)
 _EMPTY_FILE = ".empty"
 
 
-def take_confinement() -> Confinement | None:
-    """The Confinement of CLIP_CONFINEMENT, which is removed. None: the platform asks for none."""
-    text = os.environ.pop(CONFINEMENT_VARIABLE, "")
-    return decode_confinement(text) if text else None
+class Rules(NamedTuple):
+    """`clipper.contract.confinement.Confinement`, which describes the fields, as this process reads it."""
+
+    mode: str
+    user_namespace: bool = False
+    hidden: Sequence[str] = ()
+    read_only: Sequence[str] = ()
+    writable: Sequence[str] = ()
+    overlays: Sequence[Sequence[str]] = ()
 
 
-def confine_by_environment() -> None:
-    """Apply the Confinement of CLIP_CONFINEMENT, if it is set. Raises OSError; then user code must not run."""
-    confinement = take_confinement()
-    if confinement is not None:
-        Confiner(confinement).finish(confinement)
+def take_rules() -> Rules | None:
+    """Those of CLIP_CONFINEMENT, which is removed. None: the platform asks for none. Raises ValueError, TypeError."""
+    text = os.environ.pop(VARIABLE, "")
+    return Rules(**json.loads(text)) if text else None
+
+
+def confine(rules: Rules) -> None:
+    """Apply the rules to this process and all that it starts. Raises OSError; then no other code must run in it."""
+    if rules.mode == "none":
+        return
+    if rules.mode == "mounts":
+        kernel.new_mount_namespace(with_user_namespace=rules.user_namespace)
+        _View().build(rules)
+    if os.geteuid() == 0:
+        kernel.bound_capabilities(_KEPT_BY_ROOT)
+    if rules.mode == "mounts":
+        separate()
+        _enter_view()
+    else:
+        allowed = kernel.Ruleset(kernel.landlock_abi())
+        _allow_others(allowed, rules)
+        _drop_capabilities()
+        allowed.enforce()
 
 
 def separate(abi: int | None = None) -> None:
@@ -48,48 +76,37 @@ def separate(abi: int | None = None) -> None:
         rules.enforce()
 
 
-class Confiner:
-    """Confines this process in two steps, so that a child that is forked ahead of time has less to do for its launch:
-    the first does what all replicas of an environment share, `finish` the rest."""
+def _enter_view() -> None:
+    """The working directory is still the one below the mounts, from where `..` leads to what they hide."""
+    try:
+        os.chdir(os.getcwd())
+    except OSError:
+        os.chdir("/")
 
-    def __init__(self, base: Confinement) -> None:
-        """Raises OSError."""
-        self._mode = base.mode
+
+class _View:
+    """The mounts: hidden directories are empty but for what is shown in them."""
+
+    def __init__(self) -> None:
         self._originals: dict[str, int] = {}  # hidden directory -> what it was before
-        self._shown: set[str] = set()
-        if base.mode == "mounts":
-            kernel.new_mount_namespace(with_user_namespace=base.user_namespace)
-            self._show_view(base)
-        if base.mode != "none" and os.geteuid() == 0:
-            kernel.bound_capabilities(_KEPT_BY_ROOT)
 
-    def finish(self, confinement: Confinement) -> None:
-        """`confinement` extends that of the first step. Raises OSError."""
-        if self._mode == "mounts":
-            for path in (*confinement.read_only, *confinement.writable):
-                self._show(path, writable=path in confinement.writable)
-            for path, descriptor in self._originals.items():
-                kernel.make_read_only(path, recursive=False)
-                os.close(descriptor)
-            separate()
-        elif self._mode == "landlock":
-            rules = kernel.Ruleset(kernel.landlock_abi())
-            _allow_others(rules, confinement)
-            _drop_capabilities()
-            rules.enforce()
-
-    def _show_view(self, base: Confinement) -> None:
-        directories = {path for path in base.hidden if os.path.isdir(path)}
-        shown = {*base.read_only, *base.writable}
+    def build(self, rules: Rules) -> None:
+        directories = {path for path in rules.hidden if os.path.isdir(path)}
+        writable = set(rules.writable)
         # From the outside in: what is mounted later lies on top.
-        for path in sorted(directories | shown, key=lambda one: one.count(os.sep)):
+        for path in sorted(directories | {*rules.read_only, *writable}, key=lambda one: one.count(os.sep)):
             if path in directories:
                 self._originals[path] = os.open(path, os.O_PATH | os.O_CLOEXEC)
                 kernel.hide_with_tmpfs(path)
                 self._keep_links(path)
             else:
-                self._show(path, writable=path in base.writable)
-        self._hide_files([path for path in base.hidden if path not in directories])
+                self._show(path, writable=path in writable)
+        for path, private in rules.overlays:
+            self._overlay(path, private, rules)
+        self._hide_files([path for path in rules.hidden if path not in directories])
+        for path, descriptor in self._originals.items():
+            kernel.make_read_only(path, recursive=False)
+            os.close(descriptor)
 
     def _keep_links(self, hidden: str) -> None:
         """Put the links of a hidden directory into the empty one, such as `environments` that lead to another disk.
@@ -99,14 +116,11 @@ class Confiner:
                 os.symlink(os.readlink(entry.path), os.path.join(hidden, entry.name))
 
     def _show(self, path: str, *, writable: bool) -> None:
-        """Nothing happens if it is shown, or does not exist."""
-        if path in self._shown:
-            return
+        """Nothing happens if it does not exist."""
         try:
             descriptor = os.open(self._original(path), os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError:
             return
-        self._shown.add(path)
         try:
             if not os.path.exists(path):  # a hidden directory is empty
                 _make_mount_point(path, stat.S_ISDIR(os.fstat(descriptor).st_mode))
@@ -114,6 +128,21 @@ class Confiner:
             if not writable:
                 kernel.make_read_only(path)
         finally:
+            os.close(descriptor)
+
+    def _overlay(self, path: str, private: str, rules: Rules) -> None:
+        """Let changes below `path` go to the directory `private`. Where the kernel has no overlays for this process,
+        `private` takes its place, so that what was there before is not seen."""
+        if not os.path.isdir(path):
+            return
+        upper, work = os.path.join(private, "upper"), os.path.join(private, "work")
+        for directory in (upper, work):
+            os.makedirs(directory, exist_ok=True)
+        try:
+            kernel.overlay(path, upper, work, in_user_namespace=rules.user_namespace)
+        except OSError:
+            descriptor = os.open(upper, os.O_PATH | os.O_CLOEXEC)
+            kernel.bind(descriptor, path)
             os.close(descriptor)
 
     def _original(self, path: str) -> str:
@@ -151,16 +180,16 @@ def _drop_capabilities() -> None:
 # With Landlock alone
 
 
-def _allow_others(rules: kernel.Ruleset, confinement: Confinement) -> None:
-    """Allow everything but what the confinement names, and that as it says."""
-    named = dict.fromkeys(confinement.hidden, 0)
-    named |= dict.fromkeys(confinement.read_only, kernel.ACCESS_READ)
-    named |= dict.fromkeys(confinement.writable, _no_devices(rules))
+def _allow_others(allowed: kernel.Ruleset, rules: Rules) -> None:
+    """Allow everything but what the rules name, and that as they say."""
+    named = dict.fromkeys(rules.hidden, 0)
+    named |= dict.fromkeys(rules.read_only, kernel.ACCESS_READ)
+    named |= dict.fromkeys(rules.writable, _no_devices(allowed))
     above = {parent for path in named for parent in _parents(path)}
     for path, rights in named.items():
         if rights and os.path.exists(path):
-            rules.allow(path, rights)
-    _allow_below("/", rules, named, above)
+            allowed.allow(path, rights)
+    _allow_below("/", allowed, named, above)
 
 
 def _allow_below(directory: str, rules: kernel.Ruleset, named: Mapping[str, int], above: set[str]) -> None:

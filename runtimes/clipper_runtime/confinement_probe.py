@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from clipper.contract.confinement import Confinement, Mode, Probe, encode
+from clipper.contract.confinement import Mode, Probe, encode
 from clipper_runtime import kernel
-from clipper_runtime.confinement import Confiner
+from clipper_runtime.confinement import Rules, confine
 
 __all__ = ["main", "probe"]
 
@@ -43,14 +43,14 @@ def probe(directory: Path, allowed: str) -> Probe:
         if allowed not in ("auto", mode):
             reasons[mode] = f"switched off (isolation = {allowed})"
             continue
-        confinement = Confinement(
+        rules = Rules(
             mode=mode,
             user_namespace=user_namespace,
             hidden=[str(directory / "hidden")],
             read_only=[str(directory / "hidden/shown")],
             writable=[str(directory / "open")],
         )
-        found, why = _in_child(lambda confinement=confinement: _try(confinement, directory))  # type: ignore[misc]
+        found, why = _in_child(lambda rules=rules: _try(rules, directory))  # type: ignore[misc]
         if found is not None:
             return Probe(
                 mode=mode,
@@ -83,10 +83,10 @@ def _in_child(work: Callable[[], int]) -> tuple[int | None, str]:
     return (status, "") if 0 <= status < _FAILED else (None, why or f"it ended with {status}")
 
 
-def _try(confinement: Confinement, directory: Path) -> int:
+def _try(rules: Rules, directory: Path) -> int:
     """Confine this process, and look. Raises OSError if the files are not as they must be."""
     parent = os.getppid()
-    Confiner(confinement).finish(confinement)
+    confine(rules)
     (directory / "open/file").write_text("x")
     (directory / "hidden/shown/file").read_text()
     if _works(lambda: (directory / "hidden/file").read_text()):

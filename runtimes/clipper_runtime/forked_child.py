@@ -12,14 +12,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final, Never
 
-from clipper.contract.confinement import Confinement
 from clipper.contract.constants import REPLICA_VARIABLE
 from clipper.contract.zygote import decode_assignment
-from clipper_runtime.__main__ import run_replica
-from clipper_runtime.confinement import Confiner, separate, take_confinement
+from clipper_runtime.confinement import separate, take_rules
 from clipper_runtime.fork_safety import open_descriptors
 from clipper_runtime.forking import Control, ForkedChild
 from clipper_runtime.prefault import prefault
+from clipper_runtime.replica_process import run_replica
 from clipper_runtime.server import Prepared
 
 __all__ = ["ReplicaEntry", "run_forked_child"]
@@ -50,17 +49,12 @@ class ReplicaEntry:
             ctypes.memmove(self._at, entry.ljust(self._room, b"\0"), self._room)
 
 
-def run_forked_child(
-    child: ForkedChild, entry: ReplicaEntry, prepared: Prepared | None, confinement: Confinement | None
-) -> Never:
-    """The whole life of a child. `confinement`: the template's own, or what all children of the zygote share."""
+def run_forked_child(child: ForkedChild, entry: ReplicaEntry, prepared: Prepared | None, *, confined: bool) -> Never:
+    """The whole life of a child. `confined`: the zygote is, and with it this process."""
     _settle_in(child)
-    confiner = None
-    if confinement is not None and prepared is None:
-        confiner = Confiner(confinement)
-    elif confinement is not None and confinement.mode != "none":
-        separate()  # from its siblings; the rest it has from the template
-    run_replica(child.channel, prepared, await_assignment=lambda: _take_assignment(child.line, entry, confiner))
+    if confined:
+        separate()  # from its siblings
+    run_replica(child.channel, prepared, await_assignment=lambda: _take_assignment(child.line, entry))
 
 
 def _settle_in(child: ForkedChild) -> None:
@@ -77,7 +71,7 @@ def _settle_in(child: ForkedChild) -> None:
         prefault(child.written)
 
 
-def _take_assignment(line: socket.socket, entry: ReplicaEntry, confiner: Confiner | None) -> None:
+def _take_assignment(line: socket.socket, entry: ReplicaEntry) -> None:
     """Wait for the assignment, and become that replica."""
     data = Control(line).receive()
     line.close()
@@ -86,9 +80,7 @@ def _take_assignment(line: socket.socket, entry: ReplicaEntry, confiner: Confine
     assignment = decode_assignment(data)
     entry.write(assignment.replica)
     _adopt_environment(assignment.set, assignment.unset)
-    confinement = take_confinement()
-    if confiner is not None and confinement is not None:
-        confiner.finish(confinement)
+    take_rules()  # for a process that is not forked
     os.chdir(assignment.cwd)
     gc.enable()
 

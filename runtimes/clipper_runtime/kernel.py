@@ -6,13 +6,14 @@ Each function raises OSError. The numbers of the newer system calls are the same
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Collection
 from typing import Final
 
 __all__ = [
     "ACCESS_READ", "MAKE_BLOCK", "MAKE_CHAR", "REFER", "Ruleset", "bind", "bound_capabilities", "capabilities",
-    "hide_with_tmpfs", "keep_capabilities", "landlock_abi", "make_read_only", "new_mount_namespace",
+    "hide_with_tmpfs", "keep_capabilities", "landlock_abi", "make_read_only", "new_mount_namespace", "overlay",
 ]  # fmt: skip
 
 _MOUNT_SETATTR: Final = 442
@@ -96,6 +97,15 @@ def hide_with_tmpfs(directory: str) -> None:
 def bind(descriptor: int, target: str) -> None:
     """Show the directory or file of the descriptor at `target`, with what is mounted below it."""
     _mount(f"/proc/self/fd/{descriptor}", target, _MS_BIND | _MS_REC)
+
+
+def overlay(directory: str, upper: str, work: str, *, in_user_namespace: bool) -> None:
+    """Let changes below `directory` go to `upper`; `work` is an empty directory on the same file system. A path with a
+    comma or a colon is refused: it would need a form that older kernels do not read."""
+    if any(character in path for path in (directory, upper, work) for character in ",:\\"):
+        raise OSError(errno.EINVAL, "an overlay's path holds a character that separates options")
+    options = f"lowerdir={directory},upperdir={upper},workdir={work}" + (",userxattr" if in_user_namespace else "")
+    _mount("overlay", directory, _MS_NOSUID | _MS_NODEV, kind="overlay", options=options)
 
 
 def make_read_only(target: str, *, recursive: bool = True) -> None:

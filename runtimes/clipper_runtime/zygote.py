@@ -1,15 +1,14 @@
-"""`python -P -u -m clipper_runtime.zygote --control fd:N`: a process that forks into replicas on demand.
+"""`python -P -S -u -m clipper_runtime --control fd:N`: a process that forks into replicas on demand.
 
-The first request says what it becomes: `Preload` imports modules and makes it the zygote of an environment, shared by
-all bundles; `Prepare` loads one function, runs its setup and makes it the template of a snapshot. Each `Fork` then
+The first request says what it becomes: `Preload` imports modules of the environment and makes it the zygote of a
+version; `Prepare` loads one function, runs its setup and makes it the template of a snapshot. Each `Fork` then
 makes a child that lives as any replica does. `clipper.contract.zygote` defines the messages.
 
 It is single-threaded, because a fork copies only the thread that calls it: locks that others hold stay locked for
 good. Children are in sessions of their own and outlive it; when the platform ends, their channels end.
 
-A template is confined before it loads the function. The zygote of an environment is not, since it does not know the
-bundles of its children yet: it runs the packages of the environment, which were installed with the platform's rights
-too. Each child confines itself before it loads its bundle.
+It is confined before, as a replica of the same version is, and its children inherit that. They share a directory in
+which each has its own for temporary files.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ from typing import Any
 from clipper.contract.spec import FunctionSpec, SpecError
 from clipper.contract.zygote import Preload, Prepare, Ready, Refused, Request, decode_request
 from clipper_runtime import aio as _aio  # noqa: F401 - imported once here, for the children that run coroutines
-from clipper_runtime.__main__ import prepare_process
-from clipper_runtime.confinement import Confiner, take_confinement
+from clipper_runtime.confinement import Rules
 from clipper_runtime.fork_safety import fork_obstacle, open_descriptors
 from clipper_runtime.forked_child import ReplicaEntry, run_forked_child
 from clipper_runtime.forking import Control, ForkServer
@@ -94,30 +92,22 @@ def _become(request: Request) -> tuple[Prepared | None, Ready | Refused]:
     return prepared, Ready(names, skipped)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="clipper_runtime.zygote", description="Fork into replicas on demand.")
+def main(rules: Rules | None) -> None:
+    """`rules`: those that this process is confined by."""
+    parser = argparse.ArgumentParser(prog="clipper_runtime", description="Fork into replicas on demand.")
     parser.add_argument("--control", required=True, help="fd:N, a SOCK_SEQPACKET socket")
     options = parser.parse_args()
-    prepare_process()
     gc.disable()  # a collection frees memory in pages that children share later
     control = Control(socket.socket(fileno=int(options.control.removeprefix("fd:"))))
     os.set_inheritable(control.sock.fileno(), False)
-    confinement = take_confinement()
     first = control.receive()
     if first is None:
         return
-    request = decode_request(first)
-    if isinstance(request, Prepare) and confinement is not None:
-        Confiner(confinement).finish(confinement)
-    prepared, answer = _become(request)
+    prepared, answer = _become(decode_request(first))
     control.send(answer)
     if isinstance(answer, Refused):
         return
     entry = ReplicaEntry()
     child = ForkServer(control).serve()
     if child is not None:
-        run_forked_child(child, entry, prepared, confinement)
-
-
-if __name__ == "__main__":
-    main()
+        run_forked_child(child, entry, prepared, confined=rules is not None and rules.mode != "none")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.platform import CLIP, PlatformProcess, eventually, write_project
+from tests.support.confined_platforms import KINDS, confined_platform
+from tests.support.platform import PlatformProcess, eventually, write_project
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the isolation is Linux'")
 
@@ -39,61 +37,32 @@ def forked(code: str) -> str:
 def value() -> int:
     return VALUE
 '''
-ENTRIES = ("attack", "forked")
-NOBODY = 65534
-ROOT = Path(__file__).parents[2]
+ENTRIES = ("evil/attack", "evil/forked", "warm/attack")
 
 
-def as_nobody(place: Path) -> list[str]:
-    """The command `clip` of a user without rights, to whom `place` then belongs. An installation of its own, because
-    root's interpreter may lie where no other user can read."""
-    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
-    if shutil.which("setpriv") is None or python is None:
-        pytest.skip("setpriv or a Python for all users is not installed")
-    venv = place / "venv"
-    uv = [sys.executable, "-m", "uv", "--quiet"]
-    made = subprocess.run([*uv, "venv", "--python", python, venv], check=False)
-    if made.returncode:
-        pytest.skip(f"{python} cannot make a virtual environment")
-    install = [*uv, "pip", "install", "--python", venv / "bin" / "python", "--link-mode", "copy"]
-    subprocess.run([*install, "--editable", f"{ROOT}[platform]"], check=True)
-    (place / "home").mkdir()
-    for path in (place, place / "home"):
-        os.chown(path, NOBODY, NOBODY)
-    return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", str(venv / "bin" / "clip")]
-
-
-@pytest.fixture(scope="module", params=["root", "user", "root-landlock", "user-landlock"])
+@pytest.fixture(scope="module", params=KINDS)
 def platform(request: pytest.FixtureRequest) -> Iterator[PlatformProcess]:
-    """Two projects, `evil` and `good`, on one platform. pytest's own directories are closed to other users."""
-    user, _, mode = request.param.partition("-")
-    if user == "root" and os.geteuid() != 0:
-        pytest.skip("only root can run it as root")
-    place = Path(tempfile.mkdtemp(prefix="clip-iso-"))
-    env = {"HOME": str(place), "CLIP_ISOLATION": mode or "auto"}
-    command = [CLIP]
-    if user == "root":
-        env["UV_CACHE_DIR"] = os.path.expanduser("~/.cache/uv")
-    elif os.geteuid() == 0:
-        command = as_nobody(place)
-    started = PlatformProcess(place / "home", env=env, command=command)
-    try:
-        with started:
-            info = started.api("GET", "/info")
-            held = info.json()["isolation"]["mode"]
-            if held != (mode or "mounts"):
-                pytest.skip(f"this machine has {held}")
-            for name in ("evil", "good"):
-                project = write_project(place / name, APP, f'name = "{name}"\n', helper__py=f"VALUE = {len(name)}\n")
-                started.deploy(project)
-            yield started
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    """Projects on one platform: `evil`, `good`, and `warm`, which is `evil` in a forked process."""
+    with confined_platform(request.param) as started:
+        place = started.home.parent
+        for name, toml in (("evil", ""), ("good", ""), ("warm", "[environment]\nwarm_pool_size = 1\n")):
+            text = f'name = "{name}"\n{toml}'
+            started.deploy(write_project(place / name, APP, text, helper__py=f"VALUE = {len(name)}\n"))
+        eventually(lambda: is_forked(started, "warm/attack"), within_s=60, every_s=0.5)
+        yield started
+
+
+def is_forked(platform: PlatformProcess, entry: str) -> bool:
+    """Whether the replica came from a zygote; if not, the next one may."""
+    if "--control" in run(platform, entry, "import os; result = open(f'/proc/{os.getppid()}/cmdline').read()"):
+        return True
+    platform.clip("restart", entry)
+    return False
 
 
 def run(platform: PlatformProcess, entry: str, code: str) -> Any:
     """The result, or the error's message."""
-    answer = platform.post(f"/fn/evil/{entry}", {"code": code})
+    answer = platform.post(f"/fn/{entry}", {"code": code})
     return answer.json() if answer.is_success else answer.json()["error"]["message"]
 
 
@@ -142,18 +111,19 @@ def test_what_others_run_cannot_be_written(platform: PlatformProcess, entry: str
     told = run(platform, entry, code.replace("PLATFORM", repr(clipper_platform.errors.__file__)))
     refusals = ("Read-only", "ermission denied", "cross-device", "non-zero exit status", "No such file")
     assert any(word in told for word in refusals), told
-    assert platform.post("/fn/evil/value", {}).json() == len("evil")
+    project = entry.partition("/")[0]
+    assert platform.post(f"/fn/{project}/value", {}).json() == len(project)
 
 
 def test_the_refusal_names_where_to_write(platform: PlatformProcess) -> None:
-    told = run(platform, "attack", "open('helper.py', 'w')")
+    told = run(platform, "evil/attack", "open('helper.py', 'w')")
     assert "$TMPDIR" in told
 
 
 def test_modes_of_files_cannot_be_changed(platform: PlatformProcess) -> None:
-    run(platform, "attack", "import os; os.chmod('helper.py', 0o777); os.chmod('.', 0o777)")
+    run(platform, "evil/attack", "import os; os.chmod('helper.py', 0o777); os.chmod('.', 0o777)")
     tree = next((platform.home / "bundles" / "trees").glob("?" * 64))
-    told = run(platform, "attack", "open('helper.py', 'w').write('VALUE = 666')")
+    told = run(platform, "evil/attack", "open('helper.py', 'w').write('VALUE = 666')")
     assert "$TMPDIR" in told
     assert "666" not in (tree / "helper.py").read_text()
 
@@ -263,10 +233,10 @@ def test_without_isolation_doctor_warns_and_a_changed_version_is_unpacked_anew(t
         code = (
             "import os; os.chmod('.', 0o755); os.chmod('helper.py', 0o644); open('helper.py', 'w').write('VALUE = 666')"
         )
-        run(platform, "attack", code)
+        run(platform, "evil/attack", code)
         platform.clip("deploy", str(project), "--force")
         assert platform.post("/fn/evil/value", {}).json() == 1
-        run(platform, "attack", code)
+        run(platform, "evil/attack", code)
         platform.stop()
         platform.start()
         assert eventually(lambda: platform.post("/fn/evil/value", {})).json() == 1

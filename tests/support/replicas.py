@@ -16,7 +16,7 @@ from clipper_platform.backends.process.launch import Launch
 from clipper_platform.environments.virtual import VirtualEnvironment
 from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId, ReplicaId
 
-__all__ = ["FAKE_REPLICA", "Recorder", "ask", "invoke", "launch_on", "launch_spec", "process_backend"]
+__all__ = ["FAKE_REPLICA", "Recorder", "ask", "environment_at", "invoke", "launch_on", "launch_spec", "process_backend"]
 
 FAKE_REPLICA = (str(Path(__file__).with_name("fake_replica.py")),)
 """The command of a ProcessBackend whose replicas obey the commands in their payloads."""

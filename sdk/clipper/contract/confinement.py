@@ -1,5 +1,6 @@
-"""What a replica's process may see and do on its machine: the platform decides it, the runtime applies it to itself
-before user code runs. `infra/docs/isolation.md` describes the guarantees."""
+"""What a process with foreign code may see and do on its machine: a replica, a zygote, the build of an environment. The
+platform decides it; the process applies it to itself before that code runs (`clipper_runtime.confinement`).
+`infra/docs/isolation.md` describes the guarantees."""
 
 from __future__ import annotations
 
@@ -8,11 +9,11 @@ from typing import Final, Literal
 import msgspec
 
 __all__ = [
-    "CONFINEMENT_VARIABLE", "Confinement", "Mode", "Probe", "decode_confinement", "decode_probe", "encode",
+    "CONFINEMENT_VARIABLE", "Confinement", "Mode", "Probe", "decode_probe", "encode",
 ]  # fmt: skip
 
 CONFINEMENT_VARIABLE: Final = "CLIP_CONFINEMENT"
-"""Environment variable with a replica's Confinement as JSON. The runtime removes it before user code runs."""
+"""Environment variable with a process's Confinement as JSON, which removes it before other code runs."""
 
 Mode = Literal["mounts", "landlock", "none"]
 """mounts: a mount namespace of its own, in which hidden directories are empty and others are read-only. landlock:
@@ -24,6 +25,7 @@ class Confinement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     `hidden`: directories and files that cannot be read. `read_only`: shown, also inside a hidden directory, and not
     writable. `writable`: shown inside a hidden directory. A read-only or writable path that does not exist is left out.
+    `overlays`: pairs of a directory and a private one, which takes what is changed below the first; not with Landlock.
     """
 
     mode: Mode
@@ -31,6 +33,7 @@ class Confinement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     hidden: list[str] = []
     read_only: list[str] = []
     writable: list[str] = []
+    overlays: list[tuple[str, str]] = []
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -45,6 +48,5 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 encode: Final = msgspec.json.Encoder().encode
-# Each raises msgspec.DecodeError.
-decode_confinement: Final = msgspec.json.Decoder(Confinement).decode
 decode_probe: Final = msgspec.json.Decoder(Probe).decode
+"""Raises msgspec.DecodeError."""

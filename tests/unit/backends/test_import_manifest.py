@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from clipper_platform.backends.process.import_manifest import (
-    MANIFEST_FILE,
     MAX_MODULES_CHARS,
     MAX_REPORT_BYTES,
     ImportManifest,
     build_identity,
+    manifest_file,
     read_report,
 )
 from clipper_platform.environments.virtual import VirtualEnvironment
@@ -31,23 +31,23 @@ def report(tmp_path: Path, text: str) -> list[str]:
 
 
 def test_a_manifest_is_read_as_it_was_written(environment: VirtualEnvironment) -> None:
-    assert ImportManifest.read(environment) == ImportManifest()
+    assert ImportManifest.read(environment, "demo") == ImportManifest()
     manifest = ImportManifest(["numpy", "sklearn.base"], {"torch": "it started 1 threads"})
-    manifest.write(environment)
-    assert ImportManifest.read(environment) == manifest
-    assert [path.name for path in environment.path.iterdir()] == [MANIFEST_FILE]
+    manifest.write(environment, "demo")
+    assert ImportManifest.read(environment, "demo") == manifest
+    assert [path.name for path in environment.path.iterdir()] == [manifest_file(environment, "demo").name]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"modules": 1, "skipped": {}}', '{"modules": [], "skipped": []}'])
 def test_a_manifest_that_is_damaged_is_empty(environment: VirtualEnvironment, text: str) -> None:
-    (environment.path / MANIFEST_FILE).write_text(text)
-    assert ImportManifest.read(environment) == ImportManifest()
+    manifest_file(environment, "demo").write_text(text)
+    assert ImportManifest.read(environment, "demo") == ImportManifest()
 
 
 def test_an_environment_that_cannot_be_written_goes_without_one(environment: VirtualEnvironment) -> None:
     gone = VirtualEnvironment(id=environment.id, python=environment.python, path=environment.path / "gone")
-    ImportManifest(["numpy"]).write(gone)
-    assert ImportManifest.read(gone) == ImportManifest()
+    ImportManifest(["numpy"]).write(gone, "demo")
+    assert ImportManifest.read(gone, "demo") == ImportManifest()
 
 
 def test_new_names_are_appended_in_their_order() -> None:

@@ -20,7 +20,7 @@ def answer_to(first: messages.Request, *, path: Path | None = None) -> messages.
     with ours:
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "clipper_runtime.zygote", "--control", f"fd:{theirs.fileno()}"],
+                [sys.executable, "-P", "-m", "clipper_runtime", "--control", f"fd:{theirs.fileno()}"],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": str(path)} if path else None,
             )

@@ -57,10 +57,10 @@ _logger = logging.getLogger(__name__)
 
 INSTANCE_ID = re.compile(r"[A-Za-z0-9]{8,64}\Z")
 
-RUNTIME_COMMAND = ("-m", "clipper_runtime")
-"""Arguments of the environment's interpreter. Before them goes -P: the bundle must not shadow the runtime."""
+RUNTIME_COMMAND = ("-S", "-m", "clipper_runtime")
+"""Arguments of the environment's interpreter. Before them goes -P: the bundle must not shadow the runtime. -S: what the
+environment's packages run as the interpreter starts must not run before the process is confined."""
 
-ZYGOTE_COMMAND = ("-m", "clipper_runtime.zygote")
 FUNCTION_VARIABLES = frozenset({"CLIP_PROJECT", "CLIP_FUNCTION", "CLIP_VERSION"})
 
 
@@ -241,20 +241,19 @@ class ProcessBackend:
 
     def _zygote_start(self, launch: Launch, request: Preload | Prepare) -> ZygoteStart:
         """Raises OSError."""
-        shared = isinstance(request, Preload)  # by all functions of the environment
+        shared = isinstance(request, Preload)  # by all functions of the version
         isolation = self._isolation
         if isolation is None:
             raise OSError("the platform's process backend is not open")
         area = self._make_tmp()
         tmp = Path(tempfile.mkdtemp(dir=area, prefix="t"))
         env = self._environment_of(launch, isolation, tmp)
-        # The children of a template see its mounts, so the directories that they will have lie in a shown one.
-        confinement = isolation.base(launch) if shared else isolation.of(launch, area)
-        env[CONFINEMENT_VARIABLE] = encode(confinement).decode()
+        # Its children see its mounts, so the directories that they will have lie in a shown one.
+        env[CONFINEMENT_VARIABLE] = encode(isolation.of(launch, area)).decode()
         if shared:
             env = {key: value for key, value in env.items() if key not in FUNCTION_VARIABLES}
         return ZygoteStart(
-            argv=(str(launch.environment.python), "-P", "-u", *ZYGOTE_COMMAND),
+            argv=(str(launch.environment.python), "-P", "-u", *RUNTIME_COMMAND),
             env=env | {REPLICA_VARIABLE: REPLICA_PLACEHOLDER},
             tmp=tmp,
             request=request,
@@ -292,7 +291,7 @@ class ProcessBackend:
         return emit
 
     def _make_tmp(self, area: Path | None = None) -> Path:
-        """A new directory, in the area of a template if one is given. Raises OSError."""
+        """A new directory, in the area of a zygote if one is given. Raises OSError."""
         if area is not None:
             return Path(tempfile.mkdtemp(dir=area, prefix="r"))
         return Path(tempfile.mkdtemp(dir=self._tmp.path, prefix=tmp_prefix(self._instance_id)))

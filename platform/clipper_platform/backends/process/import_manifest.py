@@ -1,4 +1,6 @@
-"""The import manifest of an environment: modules that its functions' first replicas reported and its zygotes import."""
+"""Import manifests: modules that the first replicas of a project's functions reported and its zygotes import.
+
+There is one for each project and environment: what one project imports must not run in the processes of another."""
 
 from __future__ import annotations
 
@@ -12,10 +14,7 @@ from typing import Any, Self
 
 from clipper_platform.environments.virtual import VirtualEnvironment
 
-__all__ = ["MANIFEST_FILE", "ImportManifest", "build_identity", "read_report"]
-
-MANIFEST_FILE = ".clip-modules.json"
-"""The manifest's name in an environment's directory."""
+__all__ = ["ImportManifest", "build_identity", "manifest_file", "read_report"]
 
 MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z", re.ASCII)
 MAX_MODULES_CHARS = 120_000  # fits a message to a zygote; scikit-learn with all that it loads has 25,000
@@ -30,17 +29,17 @@ class ImportManifest:
     skipped: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, environment: VirtualEnvironment) -> Self:
-        """The environment's manifest; an empty one if there is none."""
+    def read(cls, environment: VirtualEnvironment, project: str) -> Self:
+        """An empty one if there is none."""
         try:
-            table = json.loads((environment.path / MANIFEST_FILE).read_text())
+            table = json.loads(manifest_file(environment, project).read_text())
             return cls(_bounded(table["modules"]), {str(k): str(v) for k, v in table["skipped"].items()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls()
 
-    def write(self, environment: VirtualEnvironment) -> None:
+    def write(self, environment: VirtualEnvironment, project: str) -> None:
         """Write it beside the packages. If it is lost, the next replicas report their modules again."""
-        path = environment.path / MANIFEST_FILE
+        path = manifest_file(environment, project)
         draft = path.with_suffix(f".{os.getpid()}")
         try:
             draft.write_text(json.dumps({"modules": self.modules, "skipped": self.skipped}))
@@ -58,6 +57,10 @@ class ImportManifest:
     def importable(self) -> list[str]:
         """The modules without those of skipped packages."""
         return [name for name in self.modules if name.partition(".")[0] not in self.skipped]
+
+
+def manifest_file(environment: VirtualEnvironment, project: str) -> Path:
+    return environment.path / f".clip-modules-{project}.json"
 
 
 def build_identity(environment: VirtualEnvironment) -> tuple[int, int]:

@@ -1,7 +1,9 @@
-"""Which zygote a replica is forked from: the zygotes of each environment, and the templates of snapshots.
+"""Which zygote a replica is forked from: the zygotes of each version, and the templates of snapshots.
 
-The zygotes of an environment have imported what its functions import. A launch never waits for one that is not there;
-it waits only for the first template of a snapshot. Without a zygote the replica is started as if there were no pool.
+The zygotes of a version have imported what the functions of its project import from the environment. They are not
+shared with other versions, since a process that runs packages must not see the files of another project, nor its
+children those of each other's. A launch never waits for one that is not there; it waits only for the first template of
+a snapshot. Without a zygote the replica is started as if there were no pool.
 """
 
 from __future__ import annotations
@@ -44,6 +46,12 @@ _READ_ON_IMPORT = re.compile(
     r"|PYTORCH|TF|XLA|JAX|NUMBA|ORT|ONNX|MALLOC|GLIBC|SSL|OPENSSL)_"
 )
 
+# A pool that no launch used for so long is given up, sooner if a newer version of the project has one.
+IDLE_S = 3600.0
+SUPERSEDED_IDLE_S = 60.0
+
+_Key = tuple[EnvironmentId, str, Path]  # environment, project, bundle
+
 ZygoteFactory = Callable[[Launch, Preload | Prepare], ZygoteStart]
 """How to start one for a launch, with this first request. Raises OSError."""
 
@@ -62,19 +70,28 @@ def fits(launch: Launch, zygote: Zygote) -> bool:
 
 
 @dataclass(slots=True, eq=False)
-class _Environment:
-    """An environment's pool and what its zygotes import."""
+class _Version:
+    """A version's pool and what its zygotes import."""
 
-    launch: Launch  # any of the environment, without secrets
-    identity: tuple[int, int]  # of its build
+    launch: Launch  # any of the version, without secrets
+    identity: tuple[int, int]  # of the environment's build
     manifest: ImportManifest
+    used_at: float
     pool: WarmPool[Zygote] = field(init=False)
     reported: set[FunctionId] = field(default_factory=set)  # functions whose modules are known
 
+    @property
+    def project(self) -> str:
+        return self.launch.spec.function.project
+
+    @property
+    def number(self) -> int:
+        return self.launch.spec.function.version
+
 
 class ZygotePools:
-    """Belongs to one event loop. `say` writes a line into a function's log. `default_size`: zygotes of an environment
-    whose project does not declare a number."""
+    """Belongs to one event loop. `say` writes a line into a function's log. `default_size`: zygotes of a version whose
+    project does not declare a number."""
 
     def __init__(
         self, factory: ZygoteFactory, say: Callable[[Launch, str], None], clock: Clock, default_size: int = 0
@@ -82,7 +99,7 @@ class ZygotePools:
         self._factory = factory
         self._clock = clock
         self._default_size = default_size
-        self._environments: dict[EnvironmentId, _Environment] = {}
+        self._versions: dict[_Key, _Version] = {}
         self._pools = WarmPools[Zygote](clock)
         self.snapshots = Snapshots(self._start_template, say, self._pools.spawn, clock)
         self._trimming: asyncio.TimerHandle | None = None
@@ -99,7 +116,7 @@ class ZygotePools:
             template = await self.snapshots.source(launch)
             if template is not None:
                 return template
-        known = self._environment(launch)
+        known = self._version(launch)
         if known is None:
             return None
         self._refill(known)
@@ -107,17 +124,17 @@ class ZygotePools:
 
     def wants_report(self, launch: Launch) -> bool:
         """Whether this replica is to report its modules: the first of each function."""
-        known = self._environment(launch)
+        known = self._version(launch)
         return known is not None and launch.spec.function not in known.reported
 
     def take_report(self, launch: Launch, report: Path) -> None:
         """Read the names of modules that a replica wrote before it became ready."""
-        known = self._environment(launch)
+        known = self._version(launch)
         if known is None or self._closed:
             return
         known.reported.add(launch.spec.function)
         if known.manifest.add(read_report(report)):
-            known.manifest.write(known.launch.environment)
+            known.manifest.write(launch.environment, known.project)
             self._pools.renew(known.pool)
         self._refill(known)
 
@@ -133,49 +150,59 @@ class ZygotePools:
         """All that run, templates included."""
         return self._pools.running
 
-    # The zygotes of an environment
+    # The zygotes of a version
 
-    def _environment(self, launch: Launch) -> _Environment | None:
+    def _version(self, launch: Launch) -> _Version | None:
+        """None: it has no pool."""
         environment, declared = launch.environment, launch.spec.warm_pool_size
         size = self._default_size if declared is None else declared
         if size < 1:
             return None
-        identity = build_identity(environment)
-        known = self._environments.get(environment.id)
+        key, identity = (environment.id, launch.spec.function.project, launch.bundle), build_identity(environment)
+        known = self._versions.get(key)
         if known is not None and known.identity != identity:
-            # It was built anew: its zygotes have loaded the files of the earlier build.
+            # The environment was built anew: the zygotes have loaded the files of the earlier build.
             self._pools.close_pool(known.pool)
             known = None
         if known is None:
             shared = replace(launch, spec=replace(launch.spec, env={}))
-            known = _Environment(shared, identity, ImportManifest.read(environment))
+            known = _Version(shared, identity, self._manifest(launch, identity), self._clock.monotonic())
             known.pool = self._pools.open_pool(partial(self._preload, known))
-            self._environments[environment.id] = known
+            self._versions[key] = known
+        known.used_at = self._clock.monotonic()
         known.pool.size = max(known.pool.size, size)
         return known
 
-    def _refill(self, known: _Environment) -> None:
+    def _manifest(self, launch: Launch, identity: tuple[int, int]) -> ImportManifest:
+        """One object for all versions of the project in the environment."""
+        environment, project = launch.environment, launch.spec.function.project
+        for (id, its_project, _), known in self._versions.items():
+            if (id, its_project, known.identity) == (environment.id, project, identity):
+                return known.manifest
+        return ImportManifest.read(environment, project)
+
+    def _refill(self, known: _Version) -> None:
         if known.manifest.modules:
             self._pools.refill(known.pool)
 
-    async def _preload(self, known: _Environment) -> Zygote | None:
-        name = known.launch.environment.id
+    async def _preload(self, known: _Version) -> Zygote | None:
+        name = known.project
         for _ in range(MAX_ATTEMPTS):
             request = Preload(known.manifest.importable())
             try:
                 zygote = self._start(self._factory(known.launch, request), ReplicaOutput(_debug, self._clock))
                 await zygote.become(PRELOAD_TIMEOUT_S)
             except OSError as error:
-                _logger.warning("no zygote of environment %s can be started: %s", name, error)
+                _logger.warning("no zygote of %s can be started: %s", name, error)
                 return None
             except ZygoteRefused as refusal:
                 top = refusal.module.partition(".")[0]
                 if not top:
-                    _logger.warning("a zygote of environment %s did not start: %s", name, refusal.why)
+                    _logger.warning("a zygote of %s did not start: %s", name, refusal.why)
                     return None
-                _logger.info("%s is not preloaded for environment %s: %s", top, name, refusal.why)
+                _logger.info("%s is not preloaded for %s: %s", top, name, refusal.why)
                 known.manifest.skipped[top] = refusal.why
-                known.manifest.write(known.launch.environment)
+                known.manifest.write(known.launch.environment, known.project)
             else:
                 return zygote
         return None
@@ -211,11 +238,23 @@ class ZygotePools:
     def trim(self, *, pressed: bool, budget_bytes: int) -> None:
         """Give up what is idle too long or too large. Under pressure, retire one zygote each time."""
         self.snapshots.forget_idle()
-        for id, known in list(self._environments.items()):
-            if build_identity(known.launch.environment) != known.identity:
-                self._pools.close_pool(known.pool)
-                del self._environments[id]
+        self._forget_idle()
         self._pools.trim(pressed=pressed, budget_bytes=budget_bytes)
+
+    def _forget_idle(self) -> None:
+        """Close the pools that no launch used for long, and those of environments that were built anew."""
+        now = self._clock.monotonic()
+        newest: dict[str, int] = {}
+        for known in self._versions.values():
+            newest[known.project] = max(newest.get(known.project, 0), known.number)
+        for key, known in list(self._versions.items()):
+            superseded = known.number < newest[known.project]
+            idle_s = SUPERSEDED_IDLE_S if superseded else IDLE_S
+            used = any(zygote.in_use for zygote in known.pool.members)
+            gone = build_identity(known.launch.environment) != known.identity
+            if gone or (now - known.used_at >= idle_s and not used):
+                self._pools.close_pool(known.pool)
+                del self._versions[key]
 
 
 def _debug(records: Sequence[LogRecord]) -> None:

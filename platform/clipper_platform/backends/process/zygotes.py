@@ -107,9 +107,9 @@ class Zygote:
         return self._child.pid
 
     @property
-    def area(self) -> Path | None:
-        """Where its children must have their directories; None: anywhere."""
-        return self._start.tmp.parent if isinstance(self._start.request, messages.Prepare) else None
+    def area(self) -> Path:
+        """Where its children must have their directories."""
+        return self._start.tmp.parent
 
     @property
     def env(self) -> Mapping[str, str]:
