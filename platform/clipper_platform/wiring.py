@@ -102,6 +102,7 @@ def concrete_parts(settings: Settings, clock: Clock, url: str) -> ConcreteParts:
             warm_pool_size=settings.warm_pool_size,
             isolation=settings.isolation,
             hidden=[settings.environments_path, *database_files(settings.store_url)],
+            on_isolation=environments.isolate,
         )
 
     return ConcreteParts(

@@ -65,7 +65,7 @@ def hidden_modules(files: Iterable[tuple[str, int]], requirements: Iterable[str]
             )
         elif module in _RUNTIME_MODULES:
             found.append(f"{path} has the name of a module of the runtime, which is loaded already; rename it")
-        elif module in packages:
+        elif module and module in packages:
             found.append(f"{path} hides the package {module} that the requirements install; rename it")
     return found
 

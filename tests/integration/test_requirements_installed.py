@@ -14,6 +14,7 @@ from clipper.contract.spec import EnvironmentSpec
 from clipper.requirement_files import read_requirements
 from clipper_platform.environments.venv import VenvBuilder
 from clipper_platform.errors import DeployFailed
+from tests.support.confined_builds import confined_builder
 from tests.support.wheels import Wheel, write_wheel
 
 # Builds a wheel of the project with the standard library alone.
@@ -72,7 +73,7 @@ async def install(project: Path, requirements: str | list[str], **environment: o
     """What a deploy of the project would install."""
     read = read_requirements(project, requirements, where="clip.toml", environ={})
     table = {"requirements": read.lines, "constraints": read.constraints, **environment}
-    builder = VenvBuilder(project.parent / "environments")
+    builder = confined_builder(project.parent / "environments")
     lines: list[str] = []
     id = await builder.build(EnvironmentSpec.parse(table), lines.append, project)
     found = builder.find(id)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,11 @@ class Step:
     also: tuple[str, ...] = ()
     bounds: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+
+    @property
+    def hashed(self) -> bool:
+        """Whether each line names the one file that it means."""
+        return _HASHED[0] in self.flags
 
 
 class Installation:
@@ -165,6 +171,11 @@ class Installation:
         return [*steps, replace(runtime, bounds=(*versions, *self.packages))]
 
     @property
+    def files(self) -> list[Path]:
+        """What an installation reads of the project."""
+        return [] if self._files is None else [self._files]
+
+    @property
     def constraints(self) -> tuple[str, ...]:
         return tuple(requirement.line for requirement in self._constraints)
 
@@ -190,6 +201,7 @@ class Installation:
                 raise _refused(f"{plain.path!r} holds no Python project: it has no {' or '.join(_PROJECT_FILES)}")
             copy = scratch / hashlib.sha256(plain.path.encode()).hexdigest()[:16] / path.name
             shutil.copytree(path, copy, dirs_exist_ok=True)
+            _make_writable(copy)  # the files of a version are not
             path = copy
         return replace(plain, path=str(path)).line
 
@@ -218,6 +230,12 @@ def _config_flags(requirement: Requirement) -> list[str]:
     if requirement.name:
         return [f"--config-settings-package={requirement.name}:{setting}" for setting in requirement.config_settings]
     return [f"--config-settings={setting}" for setting in requirement.config_settings]
+
+
+def _make_writable(directory: Path) -> None:
+    for path in (directory, *directory.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode | stat.S_IWUSR)
 
 
 def _content_digest(path: Path) -> str:

@@ -14,19 +14,29 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import uv
 
-__all__ = ["Uv", "UvError", "explain", "hint_for", "in_conflict", "uv_environment"]
+from clipper.contract.confinement import CONFINEMENT_VARIABLE, Confinement, encode
 
-# Has the kernel kill it with its parent, then becomes uv. A parent that ended before prctl has another pid by now.
+__all__ = ["Confined", "Uv", "UvError", "explain", "hint_for", "in_conflict", "uv_environment"]
+
+# Has the kernel kill it with its parent, confines itself, then becomes uv. A parent that ended before prctl has another
+# pid by now.
 _LAUNCHER = """
 import ctypes, os, sys
 ctypes.CDLL(None, use_errno=True).prctl(1, 9)
 if os.getppid() != int(sys.argv[1]): sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
+if sys.argv[2]:
+    sys.path.insert(0, sys.argv[2])
+    sys.dont_write_bytecode = True
+    from clipper_runtime.confinement import confine, take_rules
+    confine(take_rules())
+os.execv(sys.argv[3], sys.argv[3:])
 """
 
 # The variables of the platform that uv and the builds it runs get: where to fetch from and how, and what compilers
@@ -72,6 +82,28 @@ def _wheels_of_pip(environ: Mapping[str, str]) -> str:
     return ",".join(place for place in places if "://" in place or Path(place).is_dir())
 
 
+@dataclass(frozen=True, slots=True)
+class Confined:
+    """How uv is confined. `runtime` holds the package `clipper_runtime`; `cache` is a directory for a cache of its own,
+    for where the confinement has no overlay of the user's."""
+
+    runtime: Path
+    confinement: Confinement
+    cache: Path
+
+    def writing(self, path: Path) -> Confined:
+        """The same with another writable directory."""
+        read_only = [one for one in self.confinement.read_only if one != str(path)]
+        return replace(
+            self, confinement=msgspec.structs.replace(self.confinement, read_only=read_only, writable=[str(path)])
+        )
+
+    def environ(self) -> dict[str, str]:
+        """For the launcher and for uv. Files are copied: hard links to the cache would let a build change it."""
+        own = {CONFINEMENT_VARIABLE: encode(self.confinement).decode(), "UV_LINK_MODE": "copy"}
+        return own if self.confinement.overlays else own | {"UV_CACHE_DIR": str(self.cache)}
+
+
 class Uv:
     """The uv binary that is installed with the platform."""
 
@@ -81,7 +113,11 @@ class Uv:
         self.environ = dict(environ)
 
     async def run(
-        self, *arguments: str | Path, on_line: Callable[[str], None] | None = None, keep_open: int | None = None
+        self,
+        *arguments: str | Path,
+        on_line: Callable[[str], None] | None = None,
+        keep_open: int | None = None,
+        confined: Confined | None = None,
     ) -> list[str]:
         """Run `uv ARGUMENTS` to its end; returns the last 200 lines of its output.
 
@@ -90,13 +126,13 @@ class Uv:
         """
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-I", "-S", "-c", _LAUNCHER, str(os.getpid()), self._binary),
+            *("-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(confined.runtime) if confined else "", self._binary),
             *map(str, arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             cwd=self._cwd,
-            env=self.environ,
+            env=self.environ | (confined.environ() if confined else {}),
             start_new_session=True,
             pass_fds=() if keep_open is None else (keep_open,),
             limit=_STREAM_LIMIT_BYTES,

@@ -16,27 +16,26 @@ import hashlib
 import json
 import os
 import re
-import shutil
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from clipper.contract.credentials import mask
 from clipper.contract.requirements import moving_requirements
 from clipper.contract.spec import EnvironmentSpec
 from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.core.retention import EnvironmentFacts
 from clipper_platform.environments.base import BuildProgress
 from clipper_platform.environments.completion import COMPLETE, installed_packages, write_record
-from clipper_platform.environments.failures import LOG_LINES, SCRATCH, clash, failed, mask_addresses
-from clipper_platform.environments.installation import Installation, Step
+from clipper_platform.environments.disk import in_thread, remove_tree
+from clipper_platform.environments.failures import LOG_LINES, failed
+from clipper_platform.environments.installation import Installation
+from clipper_platform.environments.installing import Build, BuildIsolation, Installer
 from clipper_platform.environments.interpreters import Interpreter, Interpreters
 from clipper_platform.environments.locks import EnvironmentLocks
 from clipper_platform.environments.moving import resolve
-from clipper_platform.environments.uv import Uv, UvError, in_conflict, uv_environment
+from clipper_platform.environments.uv import Uv, UvError, uv_environment
 from clipper_platform.environments.virtual import VirtualEnvironment
 from clipper_platform.errors import DeployFailed
 from clipper_platform.types import EnvironmentId
@@ -48,34 +47,8 @@ RUNTIME_REQUIREMENTS = ("msgspec>=0.19", "cloudpickle>=3.1")
 
 # Long enough to download and install the largest frameworks on a slow line; a build that hangs still ends.
 BUILD_TIMEOUT_S = 1_800.0
-# The earlier lines that a waiter gets when it joins a running build.
-_HISTORY_LINES = 200
 
 _ID = re.compile(r"[0-9a-f]{20}\Z")
-_REQUIREMENTS, _CONSTRAINTS = "requirements.txt", "constraints.txt"
-
-
-class _Build:
-    """One build and its waiters."""
-
-    def __init__(
-        self, id: EnvironmentId, installation: Installation, python: Interpreter, exclude: Sequence[str] = ()
-    ) -> None:
-        self.id = id
-        self.installation = installation
-        self.exclude = tuple(exclude)
-        self.python = python
-        self.listeners: list[BuildProgress] = []
-        self.history: deque[str] = deque(maxlen=_HISTORY_LINES)
-
-    def tell(self, line: str) -> None:
-        """Passes a line to all waiters, without credentials, and except for uv's note on which Python it uses."""
-        if line.startswith("Using Python "):
-            return
-        line = mask(line)
-        self.history.append(line)
-        for listener in tuple(self.listeners):
-            listener(line)
 
 
 class VenvBuilder:
@@ -102,10 +75,15 @@ class VenvBuilder:
         self._interpreters = interpreters or Interpreters(clock=self._clock)
         marker = {} if instance_id is None else {"CLIP_PLATFORM_INSTANCE": instance_id}
         self._uv = Uv(cwd=self._root, environ=uv_environment(os.environ if environ is None else environ, marker))
+        self._installer = Installer(self._uv)
         self._timeout_s = build_timeout_s
-        self._builds: dict[EnvironmentId, tuple[_Build, asyncio.Task[None]]] = {}
+        self._builds: dict[EnvironmentId, tuple[Build, asyncio.Task[None]]] = {}
         self._locks = EnvironmentLocks(self._root)
         self._sizes: dict[tuple[EnvironmentId, bool], int] = {}  # (id, complete) -> bytes, as measured last
+
+    def isolate(self, isolation: BuildIsolation) -> None:
+        """Confine what is built from now on."""
+        self._installer.isolation = isolation
 
     def pythons(self) -> list[str]:
         """Full versions of the interpreters that can be asked for, newest first."""
@@ -131,7 +109,7 @@ class VenvBuilder:
             # More than once only if another process removes what was just built, or built it with other packages.
             running = self._builds.get(id)
             if running is None:
-                build = _Build(id, installation, python, spec.exclude)
+                build = Build(id, installation, python, spec.exclude)
                 task = asyncio.create_task(self._build(build), name=f"build environment {id}")
                 running = self._builds[id] = (build, task)
                 task.add_done_callback(partial(self._forget, build))
@@ -168,7 +146,7 @@ class VenvBuilder:
             self._interpreters.forget()
             return await asyncio.to_thread(self._interpreters.find, wanted)
 
-    async def _join(self, build: _Build, task: asyncio.Task[None], progress: BuildProgress) -> None:
+    async def _join(self, build: Build, task: asyncio.Task[None], progress: BuildProgress) -> None:
         for line in tuple(build.history):
             progress(line)
         build.listeners.append(progress)
@@ -182,11 +160,11 @@ class VenvBuilder:
                 task.cancel()
                 await asyncio.wait([task])
 
-    def _forget(self, build: _Build, _: object = None) -> None:
+    def _forget(self, build: Build, _: object = None) -> None:
         if self._builds.get(build.id, (None,))[0] is build:
             del self._builds[build.id]
 
-    async def _build(self, build: _Build) -> None:
+    async def _build(self, build: Build) -> None:
         def is_built() -> bool:
             """Another process may have built it while this one waited."""
             return self._complete(build.id) is not None
@@ -209,56 +187,20 @@ class VenvBuilder:
         log = list(build.history)[-LOG_LINES:]
         raise DeployFailed(message, phase="environment", log=log, hint=hint)
 
-    async def _build_anew(self, build: _Build, lock: int) -> None:
+    async def _build_anew(self, build: Build, lock: int) -> None:
         path = self._root / build.id
-        python = path / "bin" / "python"
         done = False
         try:
-            await _in_thread(lambda: _remove_tree(path))
+            await in_thread(lambda: remove_tree(path))
             build.tell(f"Creating an environment with Python {build.python.name}")
-            await self._install(build, path, python, lock)
-            freeze = ("pip", "freeze", "--python", python)
-            packages = [
-                mask(line) for line in await self._uv.run(*freeze, keep_open=lock) if re.search(r"==| @ ", line)
-            ]
-            await _in_thread(lambda: self._mark_complete(build, path, packages))
+            packages = await self._installer.install(build, path, lock)
+            await in_thread(lambda: self._mark_complete(build, path, packages))
             done = True
         finally:
             if not done:
-                await _in_thread(lambda: _remove_tree(path))
+                await in_thread(lambda: remove_tree(path))
 
-    async def _install(self, build: _Build, path: Path, python: Path, lock: int) -> None:
-        create = ("venv", "--no-project", "--no-python-downloads", "--python", build.python.path, path)
-        await self._uv.run(*create, keep_open=lock)
-        scratch = path / SCRATCH
-        scratch.mkdir(mode=0o700)
-        for step in await asyncio.to_thread(build.installation.steps, scratch):
-            await self._run_step(build, step, ("pip", "install", "--python", python), scratch, lock)
-        # It holds the credentials of indexes, which functions must not see.
-        await _in_thread(partial(shutil.rmtree, scratch))
-        await _in_thread(partial(mask_addresses, path))
-
-    async def _run_step(
-        self, build: _Build, step: Step, install: tuple[str | Path, ...], scratch: Path, lock: int
-    ) -> None:
-        lines = _write(scratch / _REQUIREMENTS, (*step.lines, *step.also))
-        bounds = _write(scratch / _CONSTRAINTS, (*build.installation.constraints, *step.bounds))
-        install = (*install, *_overrides(build, scratch), *step.flags, "--requirement", lines)
-        if bounds.stat().st_size:
-            install = (*install, "--constraint", bounds)
-        try:
-            await self._uv.run(*install, on_line=build.tell, keep_open=lock)
-        except UvError as error:
-            needed = in_conflict(error.lines, build.installation.runtime)
-            if not needed:
-                raise
-            if step.lines:  # they may contradict each other also without the runtime
-                _write(lines, step.lines)
-                _write(bounds, build.installation.constraints)
-                await self._uv.run(*install, "--dry-run", keep_open=lock)
-            raise clash(needed, error.lines) from None
-
-    def _mark_complete(self, build: _Build, path: Path, packages: Sequence[str]) -> None:
+    def _mark_complete(self, build: Build, path: Path, packages: Sequence[str]) -> None:
         metadata = {
             "python": build.python.name,
             "interpreter": str(build.python.path),
@@ -320,7 +262,7 @@ class VenvBuilder:
             return False
         with self._locks.removing(environment) as free:
             if free:
-                await _in_thread(lambda: _remove_tree(path))
+                await in_thread(lambda: remove_tree(path))
         return free
 
     def _prepare_root(self) -> None:
@@ -334,32 +276,12 @@ def _identify(installation: Installation, python: Interpreter, **more: Any) -> E
     return EnvironmentId(digest.hexdigest()[:20])
 
 
-def _write(path: Path, lines: Iterable[str]) -> Path:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return path
-
-
-def _overrides(build: _Build, scratch: Path) -> list[str | Path]:
-    if not build.exclude:
-        return []
-    # Their markers are never true: packages that depend on the excluded ones are installed without them.
-    lines = (f"{name}; python_version < '0'" for name in build.exclude)
-    return ["--overrides", _write(scratch / "excluded.txt", lines)]
-
-
 def _last_use(path: Path) -> float:
     """When it was used last or, if it is not complete, changed last, in Unix seconds; 0 if it is gone by now."""
     for part in (path / COMPLETE, path):
         with contextlib.suppress(FileNotFoundError):
             return part.stat().st_mtime
     return 0.0
-
-
-def _remove_tree(path: Path) -> None:
-    """Removes the marker first, so that an interrupted removal leaves an incomplete environment."""
-    (path / COMPLETE).unlink(missing_ok=True)
-    if path.exists():
-        shutil.rmtree(path)
 
 
 def measure(directories: Iterable[Path]) -> list[int]:
@@ -382,13 +304,3 @@ def _tree_size(path: Path, seen: set[tuple[int, int]]) -> int:
             if stat.st_nlink > 1:
                 seen.add((stat.st_dev, stat.st_ino))
     return total
-
-
-async def _in_thread(function: Callable[[], None]) -> None:
-    """Runs it in a thread and waits for its end, also while cancelled: two must not work on one directory."""
-    work = asyncio.ensure_future(asyncio.to_thread(function))
-    try:
-        await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        raise

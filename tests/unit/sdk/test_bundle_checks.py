@@ -51,3 +51,7 @@ def test_a_module_that_loses_to_a_loaded_one_is_named() -> None:
 def test_a_module_that_hides_a_required_package_is_named() -> None:
     (found,) = hidden_modules([("scikit_learn.py", 1), ("app.py", 1)], ["Scikit-Learn>=1", "--pre"])
     assert "hides the package scikit_learn" in found
+
+
+def test_a_requirement_that_is_a_path_hides_nothing() -> None:
+    assert hidden_modules([("clip.toml", 1), ("app.py", 1)], ["./vendored-1.0-py3-none-any.whl"]) == []

@@ -89,11 +89,13 @@ class ProcessBackend:
         warm_pool_size: int = 0,
         isolation: str = "auto",
         hidden: Sequence[Path] = (),
+        on_isolation: Callable[[Isolation], None] = lambda _: None,
     ) -> None:
         """`bundles` and `environments` find on this machine what a launch names; None: it is not built here.
         `on_dropped` is called with the number of a function's lines that the log's rate limit dropped.
         `warm_pool_size` is the default for projects that declare none. `isolation`: "auto", or the one mode to use.
-        `hidden`: what replicas must not read, outside of `home`."""
+        `hidden`: what replicas must not read, outside of `home`. `on_isolation` is called when it is open with what
+        confines foreign code here."""
         self._home = home.absolute()
         self._bundles = bundles
         self._environments = environments
@@ -110,6 +112,7 @@ class ProcessBackend:
         self._tmp = TemporaryRoot(self._home)
         self._isolation_mode = isolation
         self._hidden = hidden
+        self._on_isolation = on_isolation
         self._isolation: Isolation | None = None  # once open
         self._bytecode: Bytecode | None = None
         self._record: Path | None = None
@@ -151,6 +154,7 @@ class ProcessBackend:
             runtime=runtime,
             environ=self._environ,
         )
+        self._on_isolation(self._isolation)
         state = self.isolation()
         _logger.log(
             logging.INFO if state.mode != "none" else logging.WARNING, "isolation of replicas: %s", state.detail

@@ -76,21 +76,10 @@ class Isolation:
         return self.bases[key]
 
     def _base(self, launch: Launch) -> Confinement:
-        probe, root = self.probe, os.geteuid() == 0
-        hidden = _outermost(_real(self.hidden)) + (_raw_devices() if root else [])
         environment = launch.environment
-        read_only = _real([self.runtime, environment.path, *self._code(environment.python)])
-        if root:
-            read_only += _ROOT_READ_ONLY[probe.mode]
-        if probe.mode == "landlock":
-            # A rule for a directory holds for everything below it.
-            read_only = [path for path in read_only if not any(one.startswith(path + os.sep) for one in hidden)]
-        return Confinement(
-            mode=probe.mode,
-            user_namespace=probe.user_namespace,
-            hidden=hidden,
-            read_only=list(dict.fromkeys(read_only)),
-        )
+        hidden, read_only = self._of_machine(_real([self.runtime, environment.path, *self._code(environment.python)]))
+        mode, user_namespace = self.probe.mode, self.probe.user_namespace
+        return Confinement(mode=mode, user_namespace=user_namespace, hidden=hidden, read_only=read_only)
 
     def of(self, launch: Launch, tmp: Path) -> Confinement:
         """For a replica of this bundle with this directory of its own."""
@@ -98,6 +87,34 @@ class Isolation:
         return msgspec.structs.replace(
             base, read_only=[*base.read_only, *_real([launch.bundle])], writable=_real([tmp])
         )
+
+    def of_build(self, python: Path, shown: Sequence[Path], writable: Path, cache: Path) -> Confinement | None:
+        """For the build of an environment (see `environments.installing.BuildIsolation`)."""
+        probe = self.probe
+        if probe.mode == "none":
+            return None
+        hidden, read_only = self._of_machine(_real([*shown, *self._code(python)]))
+        users_cache = os.path.realpath(_uv_cache(self.environ))
+        mounts = probe.mode == "mounts"
+        return Confinement(
+            mode=probe.mode,
+            user_namespace=probe.user_namespace,
+            hidden=hidden if mounts else [*hidden, users_cache],
+            read_only=read_only,
+            writable=_real([writable]),
+            overlays=[(users_cache, os.path.realpath(cache))] if mounts and os.path.isdir(users_cache) else [],
+        )
+
+    def _of_machine(self, read_only: list[str]) -> tuple[list[str], list[str]]:
+        """The hidden and the read-only paths of every confined process, and these read-only ones."""
+        hidden = _outermost(_real(self.hidden))
+        if os.geteuid() == 0:
+            hidden += _raw_devices()
+            read_only = [*read_only, *_ROOT_READ_ONLY[self.probe.mode]]
+        if self.probe.mode == "landlock":
+            # A rule for a directory holds for everything below it.
+            read_only = [path for path in read_only if not any(one.startswith(path + os.sep) for one in hidden)]
+        return hidden, list(dict.fromkeys(read_only))
 
     def _code(self, python: Path) -> list[Path]:
         """Code that other replicas, and the platform itself, will run: the base interpreter's library, the platform's
