@@ -39,9 +39,15 @@ def build_wheel(directory, config_settings=None, metadata_directory=None):
         wheel.writestr("tinypkg-2.0.dist-info/RECORD", "")
     return name
 """
-PROJECT = (
-    '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n[project]\nname = "tinypkg"\n'
-)
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+[project]
+name = "tinypkg"
+version = "2.0"
+"""
 
 
 class World:
