@@ -90,7 +90,7 @@ def concrete_parts(settings: Settings, clock: Clock, url: str) -> ConcreteParts:
     environments = VenvBuilder(settings.environments_path, clock=clock, instance_id=instance)
 
     def backend(logs: LogSink, on_dropped: OnDropped, bundles: BundleResolver) -> Backend:
-        return ProcessBackend(
+        made = ProcessBackend(
             settings.home,
             logs,
             bundles=bundles,
@@ -102,8 +102,9 @@ def concrete_parts(settings: Settings, clock: Clock, url: str) -> ConcreteParts:
             warm_pool_size=settings.warm_pool_size,
             isolation=settings.isolation,
             hidden=[settings.environments_path, *database_files(settings.store_url)],
-            on_isolation=environments.isolate,
         )
+        made.on_isolation = environments.isolate
+        return made
 
     return ConcreteParts(
         store=SqliteStore.from_url(settings.store_url) if embedded else redis_store(settings.store_url),

@@ -240,3 +240,21 @@ def test_without_isolation_doctor_warns_and_a_changed_version_is_unpacked_anew(t
         platform.stop()
         platform.start()
         assert eventually(lambda: platform.post("/fn/evil/value", {})).json() == 1
+
+
+def test_without_isolation_a_changed_environment_is_refused_and_built_anew(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    write = "import msgspec; open(msgspec.__file__, 'a').write('raise SystemExit(3)')"
+    with PlatformProcess(home, env={"CLIP_ISOLATION": "none", "UV_LINK_MODE": "copy"}) as platform:
+        project = write_project(tmp_path / "evil", APP, 'name = "evil"\n', helper__py="VALUE = 1\n")
+        platform.deploy(project)
+        run(platform, "evil/attack", write)
+        platform.clip("restart", "evil/value", check=False)
+        refused = eventually(lambda: (log := platform.log()) and "msgspec/__init__.py' was changed" in log and log)
+        assert "builds it anew" in refused
+        platform.clip("deploy", str(project), "--force")
+        assert platform.post("/fn/evil/value", {}).json() == 1
+        run(platform, "evil/attack", write)
+        platform.stop()
+        platform.start()
+        assert eventually(lambda: platform.post("/fn/evil/value", {}), within_s=30).json() == 1

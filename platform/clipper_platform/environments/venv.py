@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -30,6 +31,7 @@ from clipper_platform.environments.base import BuildProgress
 from clipper_platform.environments.completion import COMPLETE, installed_packages, write_record
 from clipper_platform.environments.disk import in_thread, remove_tree
 from clipper_platform.environments.failures import LOG_LINES, failed
+from clipper_platform.environments.file_list import changed_file, record_files
 from clipper_platform.environments.installation import Installation
 from clipper_platform.environments.installing import Build, BuildIsolation, Installer
 from clipper_platform.environments.interpreters import Interpreter, Interpreters
@@ -44,6 +46,8 @@ __all__ = ["RUNTIME_REQUIREMENTS", "VenvBuilder", "measure"]
 
 RUNTIME_REQUIREMENTS = ("msgspec>=0.19", "cloudpickle>=3.1")
 """What `clipper_runtime` needs beside the standard library."""
+
+logger = logging.getLogger(__name__)
 
 # Long enough to download and install the largest frameworks on a slow line; a build that hangs still ends.
 BUILD_TIMEOUT_S = 1_800.0
@@ -105,6 +109,7 @@ class VenvBuilder:
     ) -> EnvironmentId:
         installation = await asyncio.to_thread(Installation, spec, self._runtime, files, meanings)
         python = await self._python(spec.python, progress)
+        await self._drop_changed(self._choose(installation, python), progress)
         while self.find(id := self._choose(installation, python)) is None:
             # More than once only if another process removes what was just built, or built it with other packages.
             running = self._builds.get(id)
@@ -128,6 +133,17 @@ class VenvBuilder:
 
     def packages(self, environment: EnvironmentId) -> tuple[str, ...]:
         return installed_packages(self._root / environment)
+
+    async def _drop_changed(self, id: EnvironmentId, progress: BuildProgress) -> None:
+        """An environment whose files were changed does not count as built."""
+        if id in self._builds or self._complete(id) is None:
+            return
+        path = self._root / id
+        changed = await asyncio.to_thread(changed_file, path)
+        if changed is not None:
+            logger.warning("%s in environment %s was changed: it is built anew", changed, id)
+            progress(f"{changed} was changed in the environment: it is built anew")
+            (path / COMPLETE).unlink(missing_ok=True)
 
     async def _python(self, wanted: str | None, progress: BuildProgress) -> Interpreter:
         """The interpreter of this version, fetched by uv if it is not here and can be."""
@@ -201,6 +217,7 @@ class VenvBuilder:
                 await in_thread(lambda: remove_tree(path))
 
     def _mark_complete(self, build: Build, path: Path, packages: Sequence[str]) -> None:
+        record_files(path)
         metadata = {
             "python": build.python.name,
             "interpreter": str(build.python.path),

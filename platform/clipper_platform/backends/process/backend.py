@@ -47,6 +47,7 @@ from clipper_platform.backends.process.temporary import TemporaryRoot
 from clipper_platform.backends.process.zygote_pools import ZygotePools
 from clipper_platform.backends.process.zygotes import REPLICA_PLACEHOLDER, ForkFailed, Zygote, ZygoteStart
 from clipper_platform.clock import Clock, SystemClock
+from clipper_platform.environments.file_list import changed_file
 from clipper_platform.environments.virtual import VirtualEnvironment
 from clipper_platform.errors import ClipperError
 from clipper_platform.types import EnvironmentId, FunctionId
@@ -89,13 +90,11 @@ class ProcessBackend:
         warm_pool_size: int = 0,
         isolation: str = "auto",
         hidden: Sequence[Path] = (),
-        on_isolation: Callable[[Isolation], None] = lambda _: None,
     ) -> None:
         """`bundles` and `environments` find on this machine what a launch names; None: it is not built here.
         `on_dropped` is called with the number of a function's lines that the log's rate limit dropped.
         `warm_pool_size` is the default for projects that declare none. `isolation`: "auto", or the one mode to use.
-        `hidden`: what replicas must not read, outside of `home`. `on_isolation` is called when it is open with what
-        confines foreign code here."""
+        `hidden`: what replicas must not read, outside of `home`."""
         self._home = home.absolute()
         self._bundles = bundles
         self._environments = environments
@@ -112,8 +111,8 @@ class ProcessBackend:
         self._tmp = TemporaryRoot(self._home)
         self._isolation_mode = isolation
         self._hidden = hidden
-        self._on_isolation = on_isolation
         self._isolation: Isolation | None = None  # once open
+        self.on_isolation: Callable[[Isolation], None] = lambda _: None  # called when it is known
         self._bytecode: Bytecode | None = None
         self._record: Path | None = None
 
@@ -154,7 +153,7 @@ class ProcessBackend:
             runtime=runtime,
             environ=self._environ,
         )
-        self._on_isolation(self._isolation)
+        self.on_isolation(self._isolation)
         state = self.isolation()
         _logger.log(
             logging.INFO if state.mode != "none" else logging.WARNING, "isolation of replicas: %s", state.detail
@@ -208,9 +207,21 @@ class ProcessBackend:
             bundle = await self._bundles(spec.bundle)
         except ClipperError as error:
             raise StartError("launch", f"the bundle {spec.bundle} cannot be read: {error}") from error
+        await self._check(environment)
         if self._bytecode is not None:
             await self._bytecode.ensure(environment)
         return Launch(spec=spec, environment=environment, bundle=bundle)
+
+    async def _check(self, environment: VirtualEnvironment) -> None:
+        """Where nothing keeps replicas from changing an environment, refuse one that was changed."""
+        if self._isolation is None or self._isolation.probe.mode != "none":
+            return
+        if (changed := await asyncio.to_thread(changed_file, environment.path)) is not None:
+            raise StartError(
+                "launch",
+                f"{changed} was changed in the environment {environment.id}: a deploy, or a restart of the platform, "
+                "builds it anew",
+            )
 
     async def _spawn(self, launch: Launch, launched_at: float) -> ProcessReplica:
         spec = launch.spec
