@@ -74,6 +74,9 @@ def _checked(instance_id: str) -> str:
 class ProcessBackend:
     """Implements `Backend`. Belongs to one event loop, asyncio's or uvloop's; `home` to one platform at a time."""
 
+    on_isolation: Callable[[Isolation], None] | None = None
+    """Called when it is open, with what confines foreign code on this machine."""
+
     def __init__(
         self,
         home: Path,
@@ -112,7 +115,6 @@ class ProcessBackend:
         self._isolation_mode = isolation
         self._hidden = hidden
         self._isolation: Isolation | None = None  # once open
-        self.on_isolation: Callable[[Isolation], None] = lambda _: None  # called when it is known
         self._bytecode: Bytecode | None = None
         self._record: Path | None = None
 
@@ -153,7 +155,8 @@ class ProcessBackend:
             runtime=runtime,
             environ=self._environ,
         )
-        self.on_isolation(self._isolation)
+        if self.on_isolation is not None:
+            self.on_isolation(self._isolation)
         state = self.isolation()
         _logger.log(
             logging.INFO if state.mode != "none" else logging.WARNING, "isolation of replicas: %s", state.detail
