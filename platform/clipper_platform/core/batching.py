@@ -124,12 +124,15 @@ def plan(
     in_flight: int = 0,
     running_since: float | None = None,
     expected_s: float | None = None,
+    company_until: float = -math.inf,
+    hold: bool = False,
 ) -> Dispatch | WaitUntil:
     """The next batch for one replica.
 
     pending: waiting items. oldest_at: when the first of them came. in_flight: batches the replica has not answered.
     running_since, expected_s: when the batch it runs now began, and how long such a batch is expected to take
-    (`SizeController.expected`); None when unknown.
+    (`SizeController.expected`); None when unknown. company_until: until when others are expected to join; hold: a batch
+    that is not full is not committed behind the running one (`core.company`).
 
     At the time of a WaitUntil, with nothing else changed, the answer is a Dispatch.
     """
@@ -137,9 +140,9 @@ def plan(
         return NEVER
     cap = policy.limit if policy.limit < policy.max_batch_size else policy.max_batch_size
     full = pending >= cap
-    ready_at = now if full else oldest_at + policy.wait_timeout_s
+    ready_at = now if full else max(oldest_at + policy.wait_timeout_s, company_until)
     if in_flight:
-        if running_since is None:
+        if running_since is None or (hold and not full):
             return NEVER
         # A full batch gains nothing by waiting longer, the others may still grow.
         lead_s = MOMENT_S if full else policy.lead_s

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from clipper.contract import wire
 from clipper.contract.spec import FunctionSpec
 from clipper_platform.core import balancing, batching
+from clipper_platform.serving.batch_waits import BatchWaits, Sent, Waits
 from clipper_platform.serving.endpoint import Endpoint
 from clipper_platform.serving.invocation import Invocation
 from clipper_platform.serving.queue import InvocationQueue
@@ -40,7 +41,10 @@ class Assignment(NamedTuple):
 class Batcher:
     """For one function. `kick` is called when a wait for more invocations is over."""
 
-    __slots__ = ("_batched", "_endpoints", "_floor_s", "_kick", "_policy", "_queue", "_rng", "_timer")
+    __slots__ = (
+        "_adaptive", "_adapts", "_batched", "_endpoints", "_floor_s", "_kick", "_policy", "_queue", "_rng", "_slo_s",
+        "_timer", "waits",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -57,8 +61,13 @@ class Batcher:
         self._rng = rng
         self._kick = kick
         self._policy = batching.Policy(
-            max_batch_size=spec.max_batch_size, wait_timeout_s=spec.batch_wait_timeout_s, limit=1
+            max_batch_size=spec.max_batch_size, wait_timeout_s=spec.batch_wait_timeout_s or 0.0, limit=1
         )
+        # Weights are no callers: where a limit counts something else than invocations, nobody is waited for.
+        self._adapts = spec.batched and spec.batch_wait_timeout_s is None and spec.batch_size_key is None
+        self._adaptive: BatchWaits | None = None  # from the first batch on: most functions of many are idle
+        self._slo_s = spec.latency_slo_s
+        self.waits: Waits | None = None
         self._floor_s = 0.0  # least time that an execution took lately
         self._timer: asyncio.TimerHandle | None = None
 
@@ -88,9 +97,19 @@ class Batcher:
             self._floor_s *= 0.9  # an estimate that only drops would never be corrected
         return Assignment(endpoint, items, weight, late, full)
 
-    def ran(self, duration_s: float) -> None:
-        """A batch took so long. Invocations with less time left than the shortest recent batch are not sent."""
+    def arrived(self, total: int, now: float) -> None:
+        """`total` invocations have arrived so far."""
+        if self._adaptive is not None:
+            self._adaptive.arrived(total, now)
+
+    def ran(self, size: int, duration_s: float, in_system: int, now: float) -> None:
+        """A batch ended: of `size` of the `in_system` that waited or ran. Invocations with less time left than the
+        shortest recent batch are not sent."""
         self._floor_s = duration_s if not self._floor_s else min(duration_s, self._floor_s * 1.05)
+        if self._adapts:
+            if self._adaptive is None:
+                self._adaptive = BatchWaits(self._slo_s)
+            self._adaptive.completed(size, in_system, now)
 
     def close(self) -> None:
         if self._timer is not None:
@@ -129,20 +148,43 @@ class Batcher:
             each = controller.expected(1)
             return (max(1, min(SHARED_FRAME_ITEMS, int(SHARED_FRAME_S / each))) if each else 1), False
         behind = endpoint.behind
-        self._policy = self._policy.with_limit(controller.limit)
+        self._policy = policy = self._policy.with_limit(controller.limit)
+        waiting, expected_s = self._queue.weight, endpoint.expected_s if behind else None
+        hold, company_until = False, -math.inf
+        adaptive, room = self._adaptive, min(policy.limit, policy.max_batch_size)
+        if adaptive is not None and waiting < room:
+            if behind:
+                hold = adaptive.hold(endpoint, waiting, room, expected_s)
+            else:
+                company_until = adaptive.until(endpoint, waiting, room, head, now)
         decision = batching.plan(
-            self._queue.weight,
+            waiting,
             head.queued,
-            self._policy,
+            policy,
             now,
             in_flight=behind,
             running_since=endpoint.running_since,
-            expected_s=endpoint.expected_s if behind else None,
+            expected_s=expected_s,
+            company_until=company_until,
+            hold=hold,
         )
         if isinstance(decision, batching.Dispatch):
+            self._count(decision, behind, now)
             return decision.n, decision.full
         self._wait_until(decision.t, now)
         return 0, False
+
+    def _count(self, decision: batching.Dispatch, behind: int, now: float) -> None:
+        """Remember why the batch is sent."""
+        waits = self.waits
+        if waits is None:
+            waits = self.waits = Waits()
+        reason: Sent = "lead" if behind else "waited" if self._policy.wait_timeout_s else "no_company"
+        if self._adaptive is not None and not behind:
+            reason = self._adaptive.sent(waits, decision.n, now)
+        if decision.full:
+            reason = "full"
+        waits.sent[reason] = waits.sent.get(reason, 0) + 1
 
     def _wait_until(self, at: float, now: float) -> None:
         if self._timer is not None:

@@ -225,6 +225,8 @@ class FunctionQueue:
     def pump(self, quantum: int) -> bool:
         """Dispatch up to about `quantum` invocations; whether more could be dispatched at once."""
         self.scheduled = False
+        if self.spec.batched:
+            self._batcher.arrived(self.submitted, self._clock.monotonic())
         sent = 0
         while self.waiting.live:
             if sent >= quantum:
@@ -258,8 +260,9 @@ class FunctionQueue:
 
     def batch_done(self, size: int, duration_s: float) -> None:
         """A replica finished a batch and can take another."""
-        self._batcher.ran(duration_s)
-        self._drain.observe(size, self._clock.monotonic())
+        now = self._clock.monotonic()
+        self._batcher.ran(size, duration_s, self.waiting.live + self.running + size, now)
+        self._drain.observe(size, now)
         if self.waiting.live and not self.scheduled:
             self.scheduled = True
             self._schedule(self)

@@ -72,7 +72,8 @@ class FunctionSpec:
     name: str
     entrypoint: str  # "module:Name", relative to the bundle
     max_batch_size: int = 1  # above 1, every parameter is a list
-    batch_wait_timeout_s: float = 0.0  # how long the oldest invocation may wait for others to join its batch
+    # How long the oldest invocation may wait for others to join its batch; 0: not at all; None: as long as it pays.
+    batch_wait_timeout_s: float | None = None
     batch_policy: BatchPolicy | None = None  # None: "aimd" with latency_slo_s and batches, else "static"
     batch_size_key: str | None = None  # a parameter whose length is the invocation's weight in a batch
     on_batch_error: OnBatchError = "bisect"
@@ -180,10 +181,11 @@ class FunctionSpec:
         def refuse(key: str, message: str) -> SpecError:
             return SpecError(message, where=where, key=key)
 
-        if self.latency_slo_s is not None and self.batch_wait_timeout_s >= self.latency_slo_s:
+        wait_s = self.batch_wait_timeout_s or 0.0
+        if self.latency_slo_s is not None and wait_s >= self.latency_slo_s:
             raise refuse(
                 "batch_wait_timeout_s",
-                f"batch_wait_timeout_s = {self.batch_wait_timeout_s:g} leaves nothing of "
+                f"batch_wait_timeout_s = {wait_s:g} leaves nothing of "
                 f"latency_slo_s = {self.latency_slo_s:g}; wait for less than the objective",
             )
         if self.latency_slo_s is not None and self.latency_slo_s > self.timeout_s:
