@@ -12,18 +12,20 @@ from typing import Any, Final, Literal
 
 from clipper_platform.backends.base import SnapshotState
 from clipper_platform.clock import Clock
+from clipper_platform.core.batching import BUDGET_FRACTION
 from clipper_platform.core.canary import Answers
 from clipper_platform.core.pooling import ReplicaState
 from clipper_platform.core.scaling import LATE_SHARE, Sample
 from clipper_platform.core.service import Service
 from clipper_platform.replicas.replica_set import ReplicaSet
 from clipper_platform.replicas.replica_sets import ReplicaSets
+from clipper_platform.serving.batch_waits import Waits
 from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.serving.endpoint import Endpoint
 from clipper_platform.serving.function_queue import FunctionQueue
 from clipper_platform.types import FunctionId
 
-__all__ = ["FunctionFacts", "FunctionState", "FunctionStatus", "ReplicaStatus", "ScaledFunctions"]
+__all__ = ["FunctionBatches", "FunctionFacts", "FunctionState", "FunctionStatus", "ReplicaStatus", "ScaledFunctions"]
 
 LOG_LINES: Final = 10
 _new: Final = tuple.__new__
@@ -69,6 +71,33 @@ class FunctionStatus:
         return sum(r.state == "ready" for r in self.replicas)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionBatches:
+    """How a batched function's batches are made. Times in seconds.
+
+    limit: the size that is allowed now, by the `policy`; budget_s: what a batch may take of the objective, None without
+    one. base_s, per_item_s: a batch of n should run for base + n · per item; None before the first. sent: batches by
+    the reason why they were sent (`serving.batch_waits.Sent`). waits, waited_s, joined: how many batches waited for
+    company, for how long in all, and how many invocations came meanwhile. returning: whether the same callers seem to
+    come back after each answer.
+    """
+
+    policy: str
+    limit: int
+    max_batch_size: int
+    budget_s: float | None
+    base_s: float | None
+    per_item_s: float | None
+    adaptive: bool
+    returning: bool
+    sent: Mapping[str, int]
+    batches: int
+    invocations: int
+    waits: int
+    waited_s: float
+    joined: int
+
+
 class FunctionFacts:
     """Status and answers of function versions."""
 
@@ -97,6 +126,11 @@ class FunctionFacts:
             p99_s=queue.latency.quantile(0.99, self._clock.monotonic()),
             broken=bool(replicas.state.failed) and not replicas.running,
         )
+
+    def batches(self, id: FunctionId) -> FunctionBatches | None:
+        """None where the function version is not running, or is not batched."""
+        queue = self._dispatcher.queue(id)
+        return None if queue is None or not queue.spec.batched else _function_batches(queue)
 
 
 class ScaledFunctions:
@@ -153,6 +187,30 @@ def _service(endpoints: Mapping[str, Endpoint]) -> Service | None:
     controller = endpoint.controller
     costs = controller.costs()
     return None if costs is None else _new(Service, (*costs, controller.limit, 1))
+
+
+def _function_batches(queue: FunctionQueue) -> FunctionBatches:
+    spec, batcher = queue.spec, queue.batcher
+    waits = batcher.waits or Waits()
+    endpoint = max(queue.endpoints.by_id.values(), key=lambda e: e.answered, default=None)
+    costs = endpoint.controller.costs() if endpoint is not None else None
+    slo_s = spec.latency_slo_s
+    return FunctionBatches(
+        policy=spec.effective_batch_policy,
+        limit=queue.endpoints.batch_limit,
+        max_batch_size=spec.max_batch_size,
+        budget_s=None if slo_s is None else slo_s * BUDGET_FRACTION,
+        base_s=costs[0] if costs else None,
+        per_item_s=costs[1] if costs else None,
+        adaptive=spec.batch_wait_timeout_s is None,
+        returning=batcher.returning,
+        sent={str(reason): n for reason, n in waits.sent.items()},
+        batches=sum(waits.sent.values()),
+        invocations=waits.invocations,
+        waits=waits.count,
+        waited_s=waits.seconds,
+        joined=waits.joined,
+    )
 
 
 def function_status(queue: FunctionQueue, replicas: ReplicaSet, now: float, cache_bytes: int) -> FunctionStatus:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from clipper_platform.control.function_facts import FunctionStatus
+from clipper_platform.control.function_facts import FunctionBatches, FunctionStatus
 from clipper_platform.core.canary import Answers
 from clipper_platform.replicas.base import Progress, Target
 from clipper_platform.serving.call import Answer
@@ -87,6 +87,7 @@ class Facts(Protocol):
 
     def status(self, id: FunctionId) -> FunctionStatus | None: ...
     def answers(self, id: FunctionId) -> Answers: ...
+    def batches(self, id: FunctionId) -> FunctionBatches | None: ...
 
 
 class Stored(Protocol):

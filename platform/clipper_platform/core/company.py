@@ -20,7 +20,6 @@ prediction is wrong, a batch takes at most twice as long as it would have (the b
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
@@ -142,8 +141,11 @@ class Company:
         """The wait from `free_at` with the greatest rate, and who joins until then; (0, 0) where sending now is better.
         `gap_s`: what not sending now costs in any case."""
         a, b = costs
+        best = (0.0, 0.0)
+        if a <= 0:
+            return best
         shares = self._shares()
-        best, rate = (0.0, 0.0), waiting / (a + b * waiting) * self.MARGIN if a + b > 0 else math.inf
+        rate = waiting / (a + b * waiting) * self.MARGIN
         for wait_s in (0.0, *_EDGES):
             if wait_s > a:
                 break

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
+from clipper_platform.core.batching import SizeController
 from clipper_platform.core.company import Company, holds
-from clipper_platform.serving.endpoint import Endpoint
-from clipper_platform.serving.invocation import Invocation
 
 __all__ = ["BatchWaits", "Sent", "Waits"]
 
@@ -23,10 +22,27 @@ RESERVE: Final = 0.1
 LEAD_S: Final = 0.001
 
 
+class Running(Protocol):
+    """A replica and what it runs: `serving.endpoint.Endpoint`."""
+
+    controller: SizeController
+    running_since: float
+    load: int
+
+
+class Due(Protocol):
+    """The waiting invocation that is due first."""
+
+    queued: float
+    deadline: float
+
+
 @dataclass(slots=True)
 class Waits:
-    """What batches waited, and what that brought. `joined`: invocations that came during the waits."""
+    """What batches waited, and what that brought. `joined`: invocations that came during the waits; `sent`: batches by
+    the reason why they were sent, `invocations` in all."""
 
+    invocations: int = 0
     count: int = 0
     seconds: float = 0.0
     joined: int = 0
@@ -49,7 +65,7 @@ class BatchWaits:
         self._reason: Sent = "no_company"
 
     @property
-    def closed(self) -> bool:
+    def returning(self) -> bool:
         """Whether the same callers seem to come back after each answer."""
         return self._company.closed
 
@@ -61,7 +77,7 @@ class BatchWaits:
         self._company.completed(answered, in_system, now)
         self._hold = self._until = None
 
-    def hold(self, endpoint: Endpoint, waiting: int, room: int, expected_s: float | None) -> bool:
+    def hold(self, endpoint: Running, waiting: int, room: int, expected_s: float | None) -> bool:
         """Whether a batch that is not full waits for the end of the running one."""
         if self._hold is None:
             costs = endpoint.controller.costs()
@@ -74,7 +90,7 @@ class BatchWaits:
                 self._hold = holds(costs, expected_s, LEAD_S)
         return self._hold
 
-    def until(self, endpoint: Endpoint, waiting: int, room: int, head: Invocation, now: float) -> float:
+    def until(self, endpoint: Running, waiting: int, room: int, head: Due, now: float) -> float:
         """Until when the batch for a free replica waits; `now` or earlier: not at all. `head`: the one that is due
         first."""
         costs = endpoint.controller.costs()

@@ -111,6 +111,11 @@ class Batcher:
                 self._adaptive = BatchWaits(self._slo_s)
             self._adaptive.completed(size, in_system, now)
 
+    @property
+    def returning(self) -> bool:
+        """Whether the same callers seem to come back after each answer."""
+        return self._adaptive is not None and self._adaptive.returning
+
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -185,6 +190,7 @@ class Batcher:
         if decision.full:
             reason = "full"
         waits.sent[reason] = waits.sent.get(reason, 0) + 1
+        waits.invocations += decision.n
 
     def _wait_until(self, at: float, now: float) -> None:
         if self._timer is not None:

@@ -40,8 +40,8 @@ class FunctionQueue:
     """Implements `EndpointsOwner`. Without slots it would take 1.8 KB instead of 0.3, busy or idle."""
 
     __slots__ = (
-        "_admission", "_batcher", "_clock", "_drain", "_early", "_ended", "_idle", "_max_queued", "_published",
-        "_schedule", "_weigh", "_wheel", "answers", "bucket", "cache_hits", "cache_misses", "cached", "closed",
+        "_admission", "_clock", "_drain", "_early", "_ended", "_idle", "_max_queued", "_published", "_schedule",
+        "_weigh", "_wheel", "answers", "batcher", "bucket", "cache_hits", "cache_misses", "cached", "closed",
         "deadline", "endpoints", "idle_since", "latency", "metrics", "name", "no_capacity", "on_call", "running",
         "scheduled", "spec", "streaming", "submitted", "target", "timeout_s", "waiting",
     )  # fmt: skip
@@ -85,7 +85,7 @@ class FunctionQueue:
         self._max_queued = spec.max_queued_requests
         self._weigh = weigh_by(spec.batch_size_key) if spec.batch_size_key is not None else None
         self.endpoints = Endpoints(self, clock=clock, rng=rng)
-        self._batcher = Batcher(self.waiting, self.endpoints.by_id, spec, rng=rng, kick=self.kick)
+        self.batcher = Batcher(self.waiting, self.endpoints.by_id, spec, rng=rng, kick=self.kick)
 
     @property
     def schema(self) -> Mapping[str, Any] | None:
@@ -226,7 +226,7 @@ class FunctionQueue:
         """Dispatch up to about `quantum` invocations; whether more could be dispatched at once."""
         self.scheduled = False
         if self.spec.batched:
-            self._batcher.arrived(self.submitted, self._clock.monotonic())
+            self.batcher.arrived(self.submitted, self._clock.monotonic())
         sent = 0
         while self.waiting.live:
             if sent >= quantum:
@@ -242,7 +242,7 @@ class FunctionQueue:
 
     def _dispatch_one(self) -> int:
         """Send one batch; the number of invocations that left the queue, 0 when none can be sent now."""
-        assignment = self._batcher.next(self._clock.monotonic())
+        assignment = self.batcher.next(self._clock.monotonic())
         if assignment is None:
             return 0
         endpoint, items, weight, late, full, solo = assignment
@@ -261,7 +261,7 @@ class FunctionQueue:
     def batch_done(self, size: int, duration_s: float) -> None:
         """A replica finished a batch and can take another."""
         now = self._clock.monotonic()
-        self._batcher.ran(size, duration_s, self.waiting.live + self.running + size, now)
+        self.batcher.ran(size, duration_s, self.waiting.live + self.running + size, now)
         self._drain.observe(size, now)
         if self.waiting.live and not self.scheduled:
             self.scheduled = True
@@ -348,7 +348,7 @@ class FunctionQueue:
         self.closed = self.closed or reason
         self._ended = True
         self._fail_queued(Unavailable(self.closed))
-        self._batcher.close()
+        self.batcher.close()
         if not self.running:
             self._wheel.discard(self)
 

@@ -85,7 +85,8 @@ _SECTIONS: dict[str, dict[str, Entry | LazyGroup]] = {
         ),
         "logs": Entry("clipper.cli.logs:logs", "Print a function's log."),
         "explain": Entry(
-            "clipper.cli.explain:explain", "Say why a function has the replicas that it has, and what would change it."
+            "clipper.cli.explain:explain",
+            "Say why a function has the replicas that it has, what would change it, and how batches are made.",
         ),
         "doctor": Entry("clipper.cli.doctor:doctor", "Check this machine and the platform."),
         "config": _group("config", "Show the effective configuration.", _CONFIG),

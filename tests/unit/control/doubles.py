@@ -287,6 +287,9 @@ class FakeServing:
             default_reason=self.defaults.get(function.function, ""),
         )
 
+    def batches(self, id: FunctionId) -> None:
+        """No function here is batched."""
+
     def answers(self, id: FunctionId) -> Answers:
         return self.answered.get(id, Answers())
 

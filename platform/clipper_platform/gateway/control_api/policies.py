@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Final
 
 from clipper.contract.constants import API_ROOT
@@ -11,6 +12,7 @@ from clipper_platform.core.scaling import Decision, NoData
 from clipper_platform.errors import NotFound
 from clipper_platform.gateway.control_api.endpoints import ApiRequest, Endpoint
 from clipper_platform.gateway.control_api.schemas.policies import (
+    BatchesInfo,
     DecisionInfo,
     DecisionList,
     PolicyInfo,
@@ -70,7 +72,8 @@ class PolicyRoutes:
         project, function = request.params["project"], request.params["function"]
         effective = self._s.policies.effective(project, function)
         version = self._s.registry.check_answers(project).route.version
-        outlook = self._s.autoscaler.outlook(FunctionId(project, function, version))
+        id = FunctionId(project, function, version)
+        outlook, batches = self._s.autoscaler.outlook(id), self._s.facts.batches(id)
         if outlook is None:
             raise NotFound(f"{project}/{function}@{version} is not running yet, so nothing was decided")
         wall = self._s.clock.time() - self._s.clock.monotonic()
@@ -92,6 +95,7 @@ class PolicyRoutes:
                 )
                 for change, why in outlook.changes
             ],
+            batches=None if batches is None else BatchesInfo(**asdict(batches)),
         )
 
 

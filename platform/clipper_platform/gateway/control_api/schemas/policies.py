@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from clipper_platform.gateway.control_api.schemas.base import RequestBody, ResponseBody
 
-__all__ = ["DecisionInfo", "DecisionList", "PolicyInfo", "PolicyRequest", "ScalingChange"]
+__all__ = ["BatchesInfo", "DecisionInfo", "DecisionList", "PolicyInfo", "PolicyRequest", "ScalingChange"]
 
 
 class PolicyRequest(RequestBody, frozen=True):
@@ -49,8 +49,34 @@ class ScalingChange(ResponseBody, frozen=True):
     why: str
 
 
+class BatchesInfo(ResponseBody, frozen=True):
+    """How batches are made.
+
+    limit: the size allowed now, by `policy` and `budget_s`, the share of the objective that a batch may run. A batch of
+    n should run for `base_s` + n · `per_item_s`. sent: batches by why they were sent: full, lead (the running one was
+    about to end), no_company, joined (all who were expected came), waited, objective. `waits` batches waited `waited_s`
+    in all for company; `joined` invocations came meanwhile. returning: the same callers seem to come back.
+    """
+
+    policy: str
+    limit: int
+    max_batch_size: int
+    budget_s: float | None
+    base_s: float | None
+    per_item_s: float | None
+    adaptive: bool
+    returning: bool
+    sent: dict[str, int]
+    batches: int
+    invocations: int
+    waits: int
+    waited_s: float
+    joined: int
+
+
 class DecisionList(ResponseBody, frozen=True):
-    """`latest` None: nothing can be decided, for the reason in `no_data`. `changes`: newest first, the last 10."""
+    """`latest` None: nothing can be decided, for the reason in `no_data`. `changes`: newest first, the last 10.
+    `batches` None: the function is not batched."""
 
     function: str
     version: int
@@ -59,3 +85,4 @@ class DecisionList(ResponseBody, frozen=True):
     latest: DecisionInfo | None
     no_data: str
     changes: list[ScalingChange]
+    batches: BatchesInfo | None = None
