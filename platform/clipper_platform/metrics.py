@@ -233,7 +233,33 @@ class Metrics:
         "clip_log_lines_dropped", "Lines of user output lost to a limit.", "function"
     )
     loop_errors: Family[Counter] = _counter("clip_loop_errors", "Iterations of background loops that failed.", "loop")
+    app_predictions: Family[Counter] = _counter(
+        "clip_app_predictions", "Queries of applications answered, by whether the default output did.", "app", "default"
+    )
+    app_duration: Family[Histogram] = _histogram(
+        "clip_app_prediction_duration_seconds", "From the query of an application to its answer.", _SECONDS, "app"
+    )
+    app_feedback: Family[Counter] = _counter(
+        "clip_app_feedback", "Feedback: joined, duplicate, unknown (or too late), invalid.", "app", "result"
+    )
+    app_loss: Family[Gauge] = _gauge(
+        "clip_app_model_loss", "Mean loss of a model over its newest 100 feedbacks, 0 to 1.", "app", "model"
+    )
+    app_agreement: Family[Gauge] = _gauge(
+        "clip_app_model_agreement", "Mean share of the other models that gave the same answer.", "app", "model"
+    )
+    app_asked: Family[Counter] = _counter(
+        "clip_app_model_queries", "Queries that a model was asked: answered, or not (late, failed).",
+        "app", "model", "answered",
+    )  # fmt: skip
+    app_policy_errors: Family[Counter] = _counter(
+        "clip_app_policy_errors", "Times that a user's own policy gave nothing usable, by operation.", "app", "op"
+    )
     library: CollectorRegistry = field(default_factory=_library_metrics)
+
+    def of_applications(self) -> Iterator[Family[Counter] | Family[Gauge] | Family[Histogram]]:
+        """Those whose first label is `app`."""
+        return (family for family in self.families() if family.labels[:1] == ("app",))
 
     def families(self) -> Iterator[Family[Counter] | Family[Gauge] | Family[Histogram]]:
         return (v for v in vars(self).values() if isinstance(v, Family))

@@ -17,6 +17,8 @@ from clipper.contract.constants import KEY_FILE
 from clipper.contract.version import VERSION
 from clipper_platform.applications.applications import Applications
 from clipper_platform.applications.catalog import Catalog
+from clipper_platform.applications.live import PlatformParts
+from clipper_platform.applications.query_ids import query_ids
 from clipper_platform.backends.base import Backend, BundleResolver, LogSink
 from clipper_platform.backends.process.backend import ProcessBackend
 from clipper_platform.clock import Clock
@@ -329,11 +331,21 @@ class Parts:
 
     async def _open_applications(self, store: MetadataStore) -> None:
         """What clients query by an application's name."""
-        watch = self.registry.watch
-        catalog = Catalog(store, FunctionSchemas(self.registry), self.clock, check_store=watch.check)
-        self.applications = Applications(catalog, self.dispatcher)
+        watch, schemas = self.registry.watch, FunctionSchemas(self.registry)
+        catalog = Catalog(store, schemas, self.clock, check_store=watch.check)
+        parts = PlatformParts(
+            dispatcher=self.dispatcher,
+            data=store.application_data,
+            clock=self.clock,
+            metrics=self.metrics,
+            wake=self.pinned.wake,
+            next_query_id=query_ids(),
+            schema=schemas.schema,
+        )
+        self.applications = Applications(catalog, parts)
         watch.on_poll(catalog.polled)
-        await catalog.load()
+        await self._enter(self.applications)
+        await self._run({"applications": self.applications.run()})
 
     # What the parts tell each other
 
@@ -377,6 +389,8 @@ def make_server(parts: Parts, *, origin_policy: OriginPolicy, lifecycle: Lifecyc
     from clipper_platform.gateway.http.http_server import http_server
     from clipper_platform.gateway.http.invoke_endpoint import invoke_routes
     from clipper_platform.gateway.http.invoke_service import InvokeService
+    from clipper_platform.gateway.http.predict_endpoint import application_routes
+    from clipper_platform.gateway.http.predict_service import PredictService
     from clipper_platform.gateway.services import PlatformFacts, Services
 
     settings, metrics, descriptors = parts.settings, parts.metrics, current_limit()
@@ -388,6 +402,13 @@ def make_server(parts: Parts, *, origin_policy: OriginPolicy, lifecycle: Lifecyc
         open_invoke=access.open_invoke,
         max_body_bytes=settings.max_body_bytes,
         wake=parts.pinned.wake,
+    )
+    predictions = PredictService(
+        parts.applications,
+        clock=parts.clock,
+        authorize=access.authorize_invoke,
+        open_invoke=access.open_invoke,
+        max_body_bytes=settings.max_body_bytes,
     )
     services = Services(
         registry=parts.registry,
@@ -417,10 +438,14 @@ def make_server(parts: Parts, *, origin_policy: OriginPolicy, lifecycle: Lifecyc
             max_bundle_bytes=settings.max_bundle_bytes,
             pythons=parts.environments.pythons,
         ),
-        extra_routes=invoke_routes(invoke, body_timeout_s=settings.body_timeout_s),
+        extra_routes=[
+            *invoke_routes(invoke, body_timeout_s=settings.body_timeout_s),
+            *application_routes(predictions, body_timeout_s=settings.body_timeout_s),
+        ],
     )
     fast_path = FastPathOptions(
         service=invoke,
+        predictions=predictions,
         host_allowed=origin_policy.allows_host,
         body_timeout_s=settings.body_timeout_s,
         enabled=settings.fast_path,

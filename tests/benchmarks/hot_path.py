@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import sys
 from collections.abc import Callable
 from time import thread_time_ns
@@ -21,13 +22,16 @@ from uvicorn.server import ServerState
 
 from clipper.contract import wire
 from clipper.contract.frames import FrameReader
+from clipper_platform.applications.applications import Applications
 from clipper_platform.backends.base import ChannelListener, Exit, LaunchSpec
 from clipper_platform.backends.channel import WireChannel
 from clipper_platform.clock import SystemClock
 from clipper_platform.gateway.http.fast_path import FastPathOptions, FastPathProtocol, fast_protocol
 from clipper_platform.gateway.http.invoke_service import InvokeService
+from clipper_platform.gateway.http.predict_service import PredictService
 from clipper_platform.types import ReplicaId
 from tests.benchmarks import model
+from tests.support.applications import applications_over, spec
 from tests.support.memory_backend import READY, InMemoryBackend
 from tests.support.serving import Harness, harness, target
 
@@ -106,20 +110,29 @@ class WiredBackend(InMemoryBackend):
         return wired
 
 
-def request(path: str) -> bytes:
-    head = f"POST /fn/{path} HTTP/1.1\r\nHost: 127.0.0.1:8700\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(model.BODY)}\r\n\r\n".encode() + model.BODY
+def request(path: str, body: bytes = model.BODY) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:8700\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+INVOCATION = request("/fn/bench/total")
+QUERY = request("/sums/predict", json.dumps({"input": model.NUMBERS}).encode())
 
 
 async def _nothing(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError("the fast path handed a request on")
 
 
-def connect(h: Harness, n: int) -> list[tuple[FastPathProtocol, Sink]]:
+def connect(h: Harness, n: int, applications: Applications) -> list[tuple[FastPathProtocol, Sink]]:
     service = InvokeService(
         h.dispatcher, clock=h.clock, authorize=lambda _, __: None, max_body_bytes=1 << 20, open_invoke=True
     )
-    options = FastPathOptions(service=service, host_allowed=lambda _: True, body_timeout_s=60, enabled=True)
+    predictions = PredictService(
+        applications, clock=h.clock, authorize=lambda _, __: None, max_body_bytes=1 << 20, open_invoke=True
+    )
+    options = FastPathOptions(
+        service=service, predictions=predictions, host_allowed=lambda _: True, body_timeout_s=60, enabled=True
+    )
     config = uvicorn.Config(_nothing, log_config=None, access_log=False, ws="none", lifespan="off")
     config.load()
     state = ServerState()
@@ -155,23 +168,26 @@ async def turn(
     for _, sink in connections:
         assert len(sink.written) == 1
         assert sink.written[0].startswith(b"HTTP/1.1 200")
-        assert sink.written[0].endswith(model.ANSWER)
+        assert model.ANSWER in sink.written[0]
         sink.written.clear()
     return t1 - t0, dispatching, answering
 
 
 async def measure(show: Callable[[str], None] = print, rounds: int = ROUNDS) -> dict[str, float]:
-    """Microseconds per request: plain at 1 and 64 connections, cached, refused."""
+    """Microseconds per request: plain at 1 and 64 connections, cached, and by an application with `single`."""
     found: dict[str, float] = {}
-    for name, n, options in (
-        ("plain, 64 connections", 64, {}),
-        ("plain, 1 connection", 1, {}),
-        ("cached, 64 connections", 64, {"cache_ttl_s": 600.0}),
+    for name, n, data, options in (
+        ("plain, 64 connections", 64, INVOCATION, {}),
+        ("plain, 1 connection", 1, INVOCATION, {}),
+        ("cached, 64 connections", 64, INVOCATION, {"cache_ttl_s": 600.0}),
+        ("application, 64 connections", 64, QUERY, {}),
     ):
         backend = WiredBackend()
         async with harness(backend, clock=SystemClock()) as h:
             await h.deploy(target("total", project="bench", max_batch_size=32, **options))
-            connections, data = connect(h, n), request("bench/total")
+            applications = applications_over(h.dispatcher, clock=h.clock, metrics=h.metrics)
+            await applications.catalog.create(spec(links=[{"function": "bench/total", "parameter": "numbers"}]))
+            connections = connect(h, n, applications)
             cached = bool(options)
             if cached:
                 await turn(connections[:1], data, backend, cached=False)
@@ -186,7 +202,7 @@ async def measure(show: Callable[[str], None] = print, rounds: int = ROUNDS) -> 
             read, dispatch, answer = (b / n / 1000 for b in best)
             found[name] = read + dispatch + answer
             parts = f"read {read:5.2f}   dispatch {dispatch:5.2f}   answer {answer:5.2f}"
-            show(f"{name:26} {found[name]:6.2f} µs   {parts}")
+            show(f"{name:27} {found[name]:6.2f} µs   {parts}")
     return found
 
 

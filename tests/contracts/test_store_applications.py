@@ -11,7 +11,7 @@ import pytest
 from clipper_platform.errors import Conflict, NotFound
 from clipper_platform.store.applications import (
     PAIRS_KEPT,
-    AwaitedPrediction,
+    AwaitedChunk,
     Learned,
     Learning,
     Pair,
@@ -25,8 +25,8 @@ def application(name: str = "digits", **changes: Any) -> Application:
     return Application(**{"name": name, "spec": spec, "created_at": 1.0, "updated_at": 1.0} | changes)
 
 
-def awaited(query_id: int, at: float = 1.0, *, digest: str = "aa", context: str = "") -> AwaitedPrediction:
-    return AwaitedPrediction(query_id=query_id, at=at, context=context, digest=digest, record=b'{"input":"\xc3\xa9"}')
+def chunk(last_at: float = 1.0, count: int = 1, data: bytes = b"\x00\xff") -> AwaitedChunk:
+    return AwaitedChunk(last_at=last_at, count=count, data=data)
 
 
 def pair(query_id: int, at: float = 1.0) -> Pair:
@@ -81,7 +81,7 @@ async def test_another_platform_sees_that_applications_changed(shared_store: Met
 
 async def test_what_an_application_learnt_goes_with_it(data_store: MetadataStore) -> None:
     data = data_store.application_data
-    await data.await_feedback("digits", [awaited(1), awaited(2)])
+    await data.add_awaited("digits", chunk())
     await learnt(data_store, pair(1), states=[write("", {"a": 1})], counts={"predictions": 2.0})
     (stored,) = await data_store.list_applications()
     await data_store.delete_application(stored)
@@ -89,8 +89,7 @@ async def test_what_an_application_learnt_goes_with_it(data_store: MetadataStore
     assert await data.states("digits") == []
     assert await data.pairs("digits") == []
     assert await data.counts("digits") == {}
-    assert await data.awaited("digits", 2) is None
-    assert await data.awaited_by_input("digits", "aa") == []
+    assert await data.awaited("digits") == []
     assert not await data.joined("digits", 1)
 
 
@@ -98,7 +97,7 @@ async def test_nothing_is_learnt_of_an_unknown_application(store: MetadataStore)
     data = store.application_data
     for refused in (
         data.learn("nobody", Learning(pairs=[pair(1)])),
-        data.await_feedback("nobody", [awaited(1)]),
+        data.add_awaited("nobody", chunk()),
         data.add_counts("nobody", {"a": 1.0}),
         data.prune_awaited("nobody", before=0.0, keep=1),
     ):
@@ -107,7 +106,7 @@ async def test_nothing_is_learnt_of_an_unknown_application(store: MetadataStore)
     assert await data.states("nobody") == []
     assert await data.pairs("nobody") == []
     assert await data.counts("nobody") == {}
-    assert await data.awaited("nobody", 1) is None
+    assert await data.awaited("nobody") == []
 
 
 # States
@@ -145,19 +144,35 @@ async def test_of_concurrent_writers_of_a_state_one_succeeds(data_store: Metadat
 # Predictions and pairs
 
 
-async def test_a_prediction_is_found_by_id_and_by_input_until_it_is_joined(data_store: MetadataStore) -> None:
+async def test_predictions_that_await_feedback_are_read_by_what_is_new(data_store: MetadataStore) -> None:
     data = data_store.application_data
-    one, two, other = awaited(1), awaited(2, 2.0, context="c"), awaited(2**53 - 1, 3.0, digest="bb")
-    await data.await_feedback("digits", [one, two, other])
-    assert await data.awaited("digits", 1) == one
-    assert await data.awaited("digits", 2**53 - 1) == other
-    assert await data.awaited("digits", 3) is None
-    assert await data.awaited_by_input("digits", "aa") == [two, one]
-    assert (await learnt(data_store, pair(2))).stored
-    assert await data.awaited("digits", 2) is None
-    assert await data.awaited_by_input("digits", "aa") == [one]
-    assert await data.joined("digits", 2)
-    assert not await data.joined("digits", 1)
+    seqs = [await data.add_awaited("digits", chunk(1.5, 2, b"one")), await data.add_awaited("digits", chunk(2.5, 3))]
+    first, second = await data.awaited("digits")
+    assert [first.seq, second.seq] == seqs
+    assert (first.last_at, first.count, first.data) == (1.5, 2, b"one")
+    assert second.data == b"\x00\xff"
+    assert await data.awaited("digits", after=first.seq) == [second]
+    assert await data.awaited("digits", after=second.seq) == []
+
+
+async def test_what_awaits_feedback_is_pruned_by_age_and_by_number(data_store: MetadataStore) -> None:
+    data = data_store.application_data
+    for n in range(1, 7):
+        await data.add_awaited("digits", chunk(float(n), 10))
+    every = await data.awaited("digits")
+    await data.prune_awaited("digits", before=2.0, keep=1000)
+    assert await data.awaited("digits") == every[1:]
+    await data.prune_awaited("digits", before=0.0, keep=25)
+    assert await data.awaited("digits") == every[3:]
+    await data.prune_awaited("digits", before=0.0, keep=25)
+    await data.add_awaited("digits", chunk(7.0))
+    assert [one.seq for one in await data.awaited("digits")] == [*(one.seq for one in every[3:]), every[-1].seq + 1]
+
+
+async def test_pairs_are_known_by_their_prediction(data_store: MetadataStore) -> None:
+    assert (await learnt(data_store, pair(2**53 - 1))).stored
+    assert await data_store.application_data.joined("digits", 2**53 - 1)
+    assert not await data_store.application_data.joined("digits", 1)
 
 
 async def test_a_prediction_is_joined_once(data_store: MetadataStore) -> None:
@@ -168,15 +183,6 @@ async def test_a_prediction_is_joined_once(data_store: MetadataStore) -> None:
     assert [one.query_id for one in await data.pairs("digits")] == [1]
     assert await data.states("digits") == []
     assert await data.counts("digits") == {}
-
-
-async def test_predictions_are_pruned_by_age_and_by_number(data_store: MetadataStore) -> None:
-    data = data_store.application_data
-    await data.await_feedback("digits", [awaited(n, float(n)) for n in range(1, 7)])
-    assert await data.prune_awaited("digits", before=2.0, keep=3) == 3
-    assert [one.query_id for one in await data.awaited_by_input("digits", "aa")] == [6, 5, 4]
-    assert await data.prune_awaited("digits", before=0.0, keep=3) == 0
-    await data.await_feedback("digits", [])
 
 
 async def test_pairs_are_read_in_order_from_a_place_or_a_time(data_store: MetadataStore) -> None:

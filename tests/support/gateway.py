@@ -13,11 +13,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 
+from clipper_platform.applications.applications import Applications
 from clipper_platform.gateway.http.fast_path import FastPathOptions, fast_protocol
 from clipper_platform.gateway.http.invoke_endpoint import invoke_routes
-from clipper_platform.gateway.http.invoke_service import InvokeService
+from clipper_platform.gateway.http.invoke_service import Authorize, InvokeService
+from clipper_platform.gateway.http.predict_endpoint import application_routes
+from clipper_platform.gateway.http.predict_service import PredictService
 from clipper_platform.gateway.middleware import RequestMiddleware
 from clipper_platform.gateway.origin_policy import OriginPolicy
+from tests.support.applications import applications_over
 from tests.support.memory_backend import InMemoryBackend
 from tests.support.serving import Harness, harness
 
@@ -25,8 +29,9 @@ __all__ = ["Gateway", "gateway"]
 
 
 class Gateway:
-    def __init__(self, h: Harness, server: uvicorn.Server, port: int) -> None:
+    def __init__(self, h: Harness, applications: Applications, server: uvicorn.Server, port: int) -> None:
         self.harness = h
+        self.applications = applications
         self.server = server
         self.port = port
 
@@ -55,20 +60,28 @@ async def gateway(
     fast_path: bool,
     max_body_bytes: int = 1 << 20,
     body_timeout_s: float = 5.0,
+    authorize: Authorize = lambda _, __: None,
 ) -> AsyncIterator[Gateway]:
     async with harness(backend) as h:
-        service = InvokeService(
-            h.dispatcher, clock=h.clock, authorize=lambda _, __: None, max_body_bytes=max_body_bytes
-        )
+        service = InvokeService(h.dispatcher, clock=h.clock, authorize=authorize, max_body_bytes=max_body_bytes)
+        applications = applications_over(h.dispatcher, clock=h.clock, metrics=h.metrics)
+        predictions = PredictService(applications, clock=h.clock, authorize=authorize, max_body_bytes=max_body_bytes)
         policy = OriginPolicy("127.0.0.1")
         app = Starlette(
-            routes=invoke_routes(service, body_timeout_s=body_timeout_s),
+            routes=[
+                *invoke_routes(service, body_timeout_s=body_timeout_s),
+                *application_routes(predictions, body_timeout_s=body_timeout_s),
+            ],
             middleware=[Middleware(RequestMiddleware, origin_policy=policy, clock=h.clock)],
             exception_handlers={HTTPException: _raise},
         )
         app.router.redirect_slashes = False
         options = FastPathOptions(
-            service=service, host_allowed=policy.allows_host, body_timeout_s=body_timeout_s, enabled=fast_path
+            service=service,
+            predictions=predictions,
+            host_allowed=policy.allows_host,
+            body_timeout_s=body_timeout_s,
+            enabled=fast_path,
         )
         listener = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(
@@ -81,6 +94,6 @@ async def gateway(
         await server.startup(sockets=[listener])
         await server.on_tick(0)  # makes the Date header
         try:
-            yield Gateway(h, server, listener.getsockname()[1])
+            yield Gateway(h, applications, server, listener.getsockname()[1])
         finally:
             await server.shutdown(sockets=[listener])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -11,11 +11,12 @@ import msgspec
 from clipper_platform.store import records
 from clipper_platform.store.applications import (
     PAIRS_KEPT,
-    AwaitedPrediction,
+    AwaitedChunk,
     ContextState,
     Learned,
     Learning,
     Pair,
+    last_to_forget,
 )
 
 __all__ = ["MemoryApplicationData"]
@@ -26,11 +27,12 @@ class _Stored:
     """What one application has learnt."""
 
     states: dict[str, ContextState] = field(default_factory=dict)
-    awaited: dict[int, AwaitedPrediction] = field(default_factory=dict)
+    awaited: list[AwaitedChunk] = field(default_factory=list)
     pairs: dict[int, Pair] = field(default_factory=dict)  # by query id
     counts: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     last_pair: int = 0
     last_state: int = 0
+    last_chunk: int = 0
 
 
 class MemoryApplicationData:
@@ -70,7 +72,6 @@ class MemoryApplicationData:
         for pair in learning.pairs:
             stored.last_pair += 1
             stored.pairs[pair.query_id] = msgspec.structs.replace(pair, seq=stored.last_pair)
-            stored.awaited.pop(pair.query_id, None)
         for old in list(stored.pairs)[: max(0, len(stored.pairs) - PAIRS_KEPT)]:
             del stored.pairs[old]
         for write in learning.states:
@@ -88,22 +89,20 @@ class MemoryApplicationData:
         await self.add_counts(application, learning.counts)
         return Learned()
 
-    async def await_feedback(self, application: str, predictions: Sequence[AwaitedPrediction]) -> None:
+    async def add_awaited(self, application: str, chunk: AwaitedChunk) -> int:
         stored = self._of(application)
-        stored.awaited |= {prediction.query_id: prediction for prediction in predictions}
+        stored.last_chunk += 1
+        stored.awaited.append(msgspec.structs.replace(chunk, seq=stored.last_chunk))
+        return stored.last_chunk
 
-    async def awaited(self, application: str, query_id: int) -> AwaitedPrediction | None:
-        return self._read(application).awaited.get(query_id)
+    async def awaited(self, application: str, *, after: int = 0) -> list[AwaitedChunk]:
+        return [chunk for chunk in self._read(application).awaited if chunk.seq > after]
 
-    async def awaited_by_input(self, application: str, digest: str) -> list[AwaitedPrediction]:
-        return [one for one in _newest_first(self._read(application)) if one.digest == digest][:100]
-
-    async def prune_awaited(self, application: str, *, before: float, keep: int) -> int:
+    async def prune_awaited(self, application: str, *, before: float, keep: int) -> None:
         stored = self._of(application)
-        old = [one for i, one in enumerate(_newest_first(stored)) if i >= keep or one.at < before]
-        for one in old:
-            del stored.awaited[one.query_id]
-        return len(old)
+        chunks = [(chunk.seq, chunk.last_at, chunk.count) for chunk in reversed(stored.awaited)]
+        last = last_to_forget(chunks, before=before, keep=keep)
+        stored.awaited = [chunk for chunk in stored.awaited if chunk.seq > last]
 
     async def joined(self, application: str, query_id: int) -> bool:
         return query_id in self._read(application).pairs
@@ -123,7 +122,3 @@ class MemoryApplicationData:
         stored = self._of(application)
         for name, value in counts.items():
             stored.counts[name] += value
-
-
-def _newest_first(stored: _Stored) -> list[AwaitedPrediction]:
-    return sorted(stored.awaited.values(), key=lambda one: (one.at, one.query_id), reverse=True)

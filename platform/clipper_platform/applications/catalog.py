@@ -14,6 +14,7 @@ import msgspec
 from clipper.contract.applications import ApplicationSpec, LinkSpec, check_links
 from clipper.contract.rules import SpecError, nearest
 from clipper_platform.applications.linking import check_link
+from clipper_platform.applications.policies import check_policy, is_own
 from clipper_platform.clock import Clock
 from clipper_platform.errors import Conflict, InvalidSpec, NotFound, StoreUnavailable
 from clipper_platform.store.base import Application, Changes, MetadataStore
@@ -217,7 +218,8 @@ class Catalog:
         """Raises InvalidSpec, Conflict for the name of a project, NotFound for functions that are not there."""
         if known is None and self._functions.has_project(spec.name):
             raise Conflict(f"there is a project {spec.name!r}: give the application another name", key="name")
-        if "/" in spec.policy:
+        check_policy(spec)
+        if is_own(spec):
             project, _, function = spec.policy.partition("/")
             await self._functions.schema(project, function, None)
         checked = known.spec.links if known is not None and known.spec.input_type == spec.input_type else ()

@@ -119,7 +119,7 @@ class _Exchange:
 
     def _log(self, seconds: float) -> None:
         path = self._scope["path"]
-        quiet = path in _QUIET_PATHS or path.startswith("/fn/")
+        quiet = path in _QUIET_PATHS or path.startswith("/fn/") or path.rstrip("/").endswith(("/predict", "/update"))
         level = logging.DEBUG if quiet and self._status < 500 else logging.INFO
         if not access_logger.isEnabledFor(level):
             return

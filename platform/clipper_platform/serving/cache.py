@@ -106,6 +106,11 @@ class InvocationCache:
         queue.metrics.hit(now - arrived)
         return entry.value
 
+    def peek(self, key: bytes) -> CachedResult | None:
+        """The result kept under the key, without counting it as an answer."""
+        entry = self.results.get(key, self._clock.monotonic())
+        return None if entry is None else entry.value
+
     def follow(self, invocation: Invocation, key: bytes) -> bool:
         """Let it follow the flight of its key, which begins with it if there is none. Refuses as `FunctionQueue.offer`
         does."""

@@ -159,6 +159,11 @@ class FunctionQueue:
     def _unavailable(self) -> Unavailable:
         return Unavailable(f"{self.target.id} has no replica: {self.no_capacity}", retry_after_s=10)
 
+    def wake(self) -> None:
+        """Have a replica started as a call would, where none runs."""
+        if self.on_call is not None:
+            self._announce_call(self.on_call)
+
     def _announce_call(self, callback: Callable[[FunctionId], None]) -> None:
         self.on_call = None
         callback(self.target.id)

@@ -6,7 +6,7 @@ StoreUnavailable; all but the reads raise NotFound where there is no such applic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -15,15 +15,18 @@ import msgspec
 __all__ = [
     "PAIRS_KEPT",
     "ApplicationData",
-    "AwaitedPrediction",
+    "AwaitedChunk",
     "ContextState",
     "Learned",
     "Learning",
     "Pair",
     "StateWrite",
+    "last_to_forget",
 ]
 
-PAIRS_KEPT: Final = 100_000  # of each application, the newest; a hundred megabytes with inputs of a kilobyte
+# Of each application, the newest. Twice as many as there are predictions that await feedback: then a prediction that is
+# still awaited somewhere and was joined before has its pair here, and is not joined again.
+PAIRS_KEPT: Final = 200_000
 
 
 class ContextState(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,15 +48,13 @@ class StateWrite(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
 
 
-class AwaitedPrediction(msgspec.Struct, frozen=True, kw_only=True):
-    """A prediction whose feedback may come. `digest`: of its input, in hexadecimal. `record`: JSON, the
-    caller's."""
+class AwaitedChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """Predictions whose feedback may come: `count` of them, the newest made at `last_at`. `data`: the caller's."""
 
-    query_id: int
-    at: float  # Unix seconds
-    context: str
-    digest: str
-    record: bytes
+    last_at: float  # Unix seconds
+    count: int
+    data: bytes
+    seq: int = 0  # given by the store, growing within an application
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +68,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learning:
-    """What feedback changes, all of it or nothing: pairs are added, their predictions are awaited no more."""
+    """What feedback changes, all of it or nothing."""
 
     pairs: Sequence[Pair]
     states: Sequence[StateWrite] = ()
@@ -100,14 +101,17 @@ class ApplicationData(Protocol):
         """Keeps the newest PAIRS_KEPT pairs."""
         ...
 
-    async def await_feedback(self, application: str, predictions: Sequence[AwaitedPrediction]) -> None: ...
-    async def awaited(self, application: str, query_id: int) -> AwaitedPrediction | None: ...
-    async def awaited_by_input(self, application: str, digest: str) -> list[AwaitedPrediction]:
-        """The newest ones with this input, at most 100, newest first."""
+    async def add_awaited(self, application: str, chunk: AwaitedChunk) -> int:
+        """Its seq."""
         ...
 
-    async def prune_awaited(self, application: str, *, before: float, keep: int) -> int:
-        """Forget those of before this time, and all but the newest `keep`. Returns how many were forgotten."""
+    async def awaited(self, application: str, *, after: int = 0) -> list[AwaitedChunk]:
+        """Those with seq > after, oldest first."""
+        ...
+
+    async def prune_awaited(self, application: str, *, before: float, keep: int) -> None:
+        """Forget the oldest chunks: those of before this time, and those that the newest ones leave no room for, which
+        together have `keep` predictions or more."""
         ...
 
     async def joined(self, application: str, query_id: int) -> bool:
@@ -124,3 +128,13 @@ class ApplicationData(Protocol):
 
     async def counts(self, application: str) -> dict[str, float]: ...
     async def add_counts(self, application: str, counts: Mapping[str, float]) -> None: ...
+
+
+def last_to_forget(chunks: Iterable[tuple[int, float, int]], *, before: float, keep: int) -> int:
+    """The seq up to which `prune_awaited` forgets, 0 for none. `chunks`: (seq, last_at, count), newest first."""
+    kept = 0
+    for seq, last_at, count in chunks:
+        if last_at < before or kept >= keep:
+            return seq
+        kept += count
+    return 0

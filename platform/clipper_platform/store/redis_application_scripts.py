@@ -10,9 +10,8 @@ from typing import Final
 __all__ = [
     "ADD_AWAITED",
     "ADD_COUNTS",
+    "AWAITED",
     "DELETE_APPLICATION",
-    "FIND_AWAITED",
-    "FIND_AWAITED_BY_INPUT",
     "JOINED",
     "LEARN",
     "NEWEST_PAIRS",
@@ -29,23 +28,11 @@ local function add_counts(key, counts)
 end
 """
 
-# Forgets a prediction. Its input may have a newer one, which the set of its digest keeps.
-_FORGET = """
-local function forget(awaited, times, digests, id)
-  local digest = redis.call('HGET', digests, id)
-  redis.call('HDEL', awaited, id)
-  redis.call('HDEL', digests, id)
-  redis.call('ZREM', times, id)
-  if digest then redis.call('ZREM', digests .. ':' .. digest, id) end
-end
-"""
-
-# KEYS: applications, revision, changes, then those of the application, the eighth of all being its awaited digests.
-# ARGV: name, its record, the change. → 0, -1 where the record is another one
+# KEYS: applications, revision, changes, then those of the application. ARGV: name, its record, the change.
+# → 0, -1 where the record is another one
 DELETE_APPLICATION = """
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return -1 end
 redis.call('HDEL', KEYS[1], ARGV[1])
-for _, digest in ipairs(redis.call('HVALS', KEYS[8])) do redis.call('DEL', KEYS[8] .. ':' .. digest) end
 for i = 4, #KEYS do redis.call('DEL', KEYS[i]) end
 local revision = redis.call('INCR', KEYS[2])
 redis.call('ZADD', KEYS[3], revision, ARGV[3])
@@ -65,20 +52,19 @@ end
 return answer
 """
 
-# KEYS: applications, states, state seqs, awaited, awaited times, awaited digests, pairs, joined, counts, last seq.
+# KEYS: applications, states, state seqs, pairs, joined, counts, last seq.
 # ARGV: name, how many pairs to keep, and as JSON the query ids, the pairs' records, the contexts, the revision of each
 # (a string, '' for none), the state of each ('' to delete it) and the counts: name, value, name, …
 # → the ids joined before, the contexts of another revision
 LEARN = (
     _NEEDS_APPLICATION
     + _ADD_COUNTS
-    + _FORGET
     + """
 local ids, pairs_, contexts = cjson.decode(ARGV[3]), cjson.decode(ARGV[4]), cjson.decode(ARGV[5])
 local revisions, states, counts = cjson.decode(ARGV[6]), cjson.decode(ARGV[7]), cjson.decode(ARGV[8])
 local duplicates, conflicts = {}, {}
 for _, id in ipairs(ids) do
-  if redis.call('ZSCORE', KEYS[8], id) then duplicates[#duplicates + 1] = id end
+  if redis.call('ZSCORE', KEYS[5], id) then duplicates[#duplicates + 1] = id end
 end
 for i, context in ipairs(contexts) do
   local stored = redis.call('HGET', KEYS[2], context)
@@ -87,68 +73,44 @@ for i, context in ipairs(contexts) do
 end
 if #duplicates > 0 or #conflicts > 0 then return {duplicates, conflicts} end
 for i, id in ipairs(ids) do
-  local seq = redis.call('HINCRBY', KEYS[10], 'pair', 1)
-  redis.call('XADD', KEYS[7], 'MAXLEN', ARGV[2], seq .. '-0', 'id', id, 'pair', pairs_[i])
-  redis.call('ZADD', KEYS[8], seq, id)
-  forget(KEYS[4], KEYS[5], KEYS[6], id)
+  local seq = redis.call('HINCRBY', KEYS[7], 'pair', 1)
+  redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[2], seq .. '-0', 'id', id, 'pair', pairs_[i])
+  redis.call('ZADD', KEYS[5], seq, id)
 end
-redis.call('ZREMRANGEBYRANK', KEYS[8], 0, -1 - ARGV[2])
+redis.call('ZREMRANGEBYRANK', KEYS[5], 0, -1 - ARGV[2])
 for i, context in ipairs(contexts) do
   if states[i] == '' then
     redis.call('HDEL', KEYS[2], context)
     redis.call('ZREM', KEYS[3], context)
   else
     redis.call('HSET', KEYS[2], context, states[i])
-    redis.call('ZADD', KEYS[3], redis.call('HINCRBY', KEYS[10], 'state', 1), context)
+    redis.call('ZADD', KEYS[3], redis.call('HINCRBY', KEYS[7], 'state', 1), context)
   end
 end
-add_counts(KEYS[9], counts)
+add_counts(KEYS[6], counts)
 return {duplicates, conflicts}
 """
 )
 
-# KEYS: applications, awaited, awaited times, awaited digests. ARGV: name, then id, time, digest, record of each
+# KEYS: applications, awaited, last seq. ARGV: name, the newest time, count, data
 ADD_AWAITED = (
     _NEEDS_APPLICATION
     + """
-for i = 2, #ARGV, 4 do
-  redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 3])
-  redis.call('ZADD', KEYS[3], ARGV[i + 1], ARGV[i])
-  redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 2])
-  redis.call('ZADD', KEYS[4] .. ':' .. ARGV[i + 2], ARGV[i + 1], ARGV[i])
-end
-return 1
+local seq = redis.call('HINCRBY', KEYS[3], 'awaited', 1)
+redis.call('XADD', KEYS[2], seq .. '-0', 'at', ARGV[2], 'count', ARGV[3], 'data', ARGV[4])
+return seq
 """
 )
 
-# KEYS: awaited. ARGV: id. → its record
-FIND_AWAITED = "return redis.call('HGET', KEYS[1], ARGV[1])"
+# KEYS: awaited. ARGV: first seq. → stream entries, oldest first
+AWAITED = "return redis.call('XRANGE', KEYS[1], ARGV[1], '+')"
 
-# KEYS: awaited, awaited digests. ARGV: digest. → the records of the newest 100, newest first
-FIND_AWAITED_BY_INPUT = """
-local answer = {}
-for _, id in ipairs(redis.call('ZREVRANGE', KEYS[2] .. ':' .. ARGV[1], 0, 99)) do
-  local record = redis.call('HGET', KEYS[1], id)
-  if record then answer[#answer + 1] = record end
-end
-return answer
-"""
-
-# KEYS: applications, awaited, awaited times, awaited digests. ARGV: name, a time, how many to keep, at most how many
-# → how many were forgotten
+# KEYS: applications, awaited. ARGV: name, the last seq to forget
 PRUNE_AWAITED = (
     _NEEDS_APPLICATION
-    + _FORGET
     + """
-local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', '(' .. ARGV[2], 'LIMIT', 0, ARGV[4])
-local beyond = redis.call('ZCARD', KEYS[3]) - #ids - ARGV[3]
-if beyond > 0 then
-  for _, id in ipairs(redis.call('ZRANGE', KEYS[3], #ids, #ids + math.min(beyond, tonumber(ARGV[4])) - 1)) do
-    ids[#ids + 1] = id
-  end
-end
-for _, id in ipairs(ids) do forget(KEYS[2], KEYS[3], KEYS[4], id) end
-return #ids
+for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', ARGV[2])) do redis.call('XDEL', KEYS[2], entry[1]) end
+return 1
 """
 )
 

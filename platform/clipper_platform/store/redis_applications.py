@@ -11,21 +11,18 @@ from clipper_platform.store import records
 from clipper_platform.store import redis_application_scripts as scripts
 from clipper_platform.store.applications import (
     PAIRS_KEPT,
-    AwaitedPrediction,
+    AwaitedChunk,
     ContextState,
     Learned,
     Learning,
     Pair,
     StateWrite,
+    last_to_forget,
 )
 from clipper_platform.store.redis_connection import RedisConnection
 from clipper_platform.store.redis_keys import RedisKeys
 
 __all__ = ["RedisApplicationData"]
-
-# One script keeps the server from all else: each takes some milliseconds at most.
-AWAITED_AT_ONCE = 500
-PRUNED_AT_ONCE = 1_000
 
 
 class RedisApplicationData:
@@ -58,8 +55,7 @@ class RedisApplicationData:
             ["" if write.state is None else _stored(write) for write in learning.states],
             _flat(learning.counts),
         )
-        names = [keys.states, keys.state_seqs, keys.awaited, keys.awaited_times, keys.awaited_digests]
-        names += [keys.pairs, keys.joined, keys.counts, keys.last]
+        names = [keys.states, keys.state_seqs, keys.pairs, keys.joined, keys.counts, keys.last]
         json = [msgspec.json.encode(part) for part in parts]
         duplicates, conflicts = await self._needed(scripts.LEARN, names, application, PAIRS_KEPT, *json)
         return Learned(
@@ -67,34 +63,19 @@ class RedisApplicationData:
             conflicts=frozenset(records.text(context) for context in conflicts),
         )
 
-    async def await_feedback(self, application: str, predictions: Sequence[AwaitedPrediction]) -> None:
+    async def add_awaited(self, application: str, chunk: AwaitedChunk) -> int:
         keys = self._keys.application(application)
-        names = [keys.awaited, keys.awaited_times, keys.awaited_digests]
-        for first in range(0, max(1, len(predictions)), AWAITED_AT_ONCE):
-            values: list[str | bytes | int] = []
-            for one in predictions[first : first + AWAITED_AT_ONCE]:
-                values += [one.query_id, repr(one.at), one.digest, msgspec.msgpack.encode(one)]
-            await self._needed(scripts.ADD_AWAITED, names, application, *values)
+        values = (repr(chunk.last_at), chunk.count, chunk.data)
+        return int(await self._needed(scripts.ADD_AWAITED, [keys.awaited, keys.last], application, *values))
 
-    async def awaited(self, application: str, query_id: int) -> AwaitedPrediction | None:
-        record = await self._script(scripts.FIND_AWAITED, [self._keys.application(application).awaited], query_id)
-        return None if record is None else msgspec.msgpack.decode(record, type=AwaitedPrediction)
+    async def awaited(self, application: str, *, after: int = 0) -> list[AwaitedChunk]:
+        entries = await self._script(scripts.AWAITED, [self._keys.application(application).awaited], after + 1)
+        return [_chunk(entry, fields) for entry, fields in entries]
 
-    async def awaited_by_input(self, application: str, digest: str) -> list[AwaitedPrediction]:
-        keys = self._keys.application(application)
-        found = await self._script(scripts.FIND_AWAITED_BY_INPUT, [keys.awaited, keys.awaited_digests], digest)
-        return [msgspec.msgpack.decode(record, type=AwaitedPrediction) for record in found]
-
-    async def prune_awaited(self, application: str, *, before: float, keep: int) -> int:
-        keys = self._keys.application(application)
-        names = [keys.awaited, keys.awaited_times, keys.awaited_digests]
-        total = 0
-        while True:
-            values = (repr(before), keep, PRUNED_AT_ONCE)
-            forgotten = int(await self._needed(scripts.PRUNE_AWAITED, names, application, *values))
-            total += forgotten
-            if forgotten < PRUNED_AT_ONCE:
-                return total
+    async def prune_awaited(self, application: str, *, before: float, keep: int) -> None:
+        chunks = ((one.seq, one.last_at, one.count) for one in reversed(await self.awaited(application)))
+        last = last_to_forget(chunks, before=before, keep=keep)
+        await self._needed(scripts.PRUNE_AWAITED, [self._keys.application(application).awaited], application, last)
 
     async def joined(self, application: str, query_id: int) -> bool:
         return await self._script(scripts.JOINED, [self._keys.application(application).joined], query_id) is not None
@@ -141,3 +122,8 @@ def _state(context: str, record: bytes, seq: int) -> ContextState:
 def _pair(entry: bytes, fields: Sequence[bytes]) -> Pair:
     at, record = msgspec.json.decode(fields[3], type=tuple[float, msgspec.Raw])
     return Pair(query_id=int(fields[1]), at=at, record=bytes(record), seq=int(entry.partition(b"-")[0]))
+
+
+def _chunk(entry: bytes, fields: Sequence[bytes]) -> AwaitedChunk:
+    seq = int(entry.partition(b"-")[0])
+    return AwaitedChunk(last_at=float(fields[1]), count=int(fields[3]), data=fields[5], seq=seq)

@@ -21,14 +21,11 @@ With the prefix `clip:` (configurable, so that platforms can share a server):
 | `clip:applications` | hash | application → its record |
 | `clip:app:{application}:states` | hash | context → revision, a space, JSON of the time and the state |
 | `clip:app:{application}:state-seqs` | sorted set | context → seq of the last write |
-| `clip:app:{application}:awaited` | hash | query id → a prediction that awaits feedback, in MessagePack |
-| `clip:app:{application}:awaited-times` | sorted set | query id → Unix seconds |
-| `clip:app:{application}:awaited-digests` | hash | query id → digest of its input |
-| `clip:app:{application}:awaited-digests:{digest}` | sorted set | query id → Unix seconds |
+| `clip:app:{application}:awaited` | stream | entry `SEQ-0`, fields `at`, `count`, `data` → awaited predictions |
 | `clip:app:{application}:pairs` | stream | entry `SEQ-0`, fields `id` and `pair` → JSON of the time and the pair |
 | `clip:app:{application}:joined` | sorted set | query id of a pair in the stream → seq |
 | `clip:app:{application}:counts` | hash | name → a number |
-| `clip:app:{application}:last` | hash | `pair`, `state` → the seq given out last |
+| `clip:app:{application}:last` | hash | `pair`, `state`, `awaited` → the seq given out last |
 | `clip:result:{project/function@N}:{digest}` | string | a cached result, in MessagePack; expires with its lifetime |
 
 Records are JSON. A number that Redis allocates stands in the field or entry id, not in the JSON beside it. Only results
@@ -77,8 +74,6 @@ class ApplicationKeys:
     states: str
     state_seqs: str
     awaited: str
-    awaited_times: str
-    awaited_digests: str
     pairs: str
     joined: str
     counts: str

@@ -10,12 +10,13 @@ import msgspec
 from clipper_platform.store import records
 from clipper_platform.store.applications import (
     PAIRS_KEPT,
-    AwaitedPrediction,
+    AwaitedChunk,
     ContextState,
     Learned,
     Learning,
     Pair,
     StateWrite,
+    last_to_forget,
 )
 from clipper_platform.store.sqlite_database import SqliteDatabase
 
@@ -61,46 +62,39 @@ class SqliteApplicationData:
 
         return await self._write(job)
 
-    async def await_feedback(self, application: str, predictions: Sequence[AwaitedPrediction]) -> None:
-        rows = [(application, p.query_id, p.at, p.context, p.digest, p.record) for p in predictions]
+    async def add_awaited(self, application: str, chunk: AwaitedChunk) -> int:
+        last = "SELECT coalesce(max(seq), 0) FROM application_awaited WHERE application = ?"
 
-        def job(db: sqlite3.Connection) -> None:
+        def job(db: sqlite3.Connection) -> int:
             _check(db, application)
-            db.executemany("INSERT OR REPLACE INTO application_awaited VALUES (?, ?, ?, ?, ?, ?)", rows)
+            seq = int(db.execute(last, (application,)).fetchone()[0]) + 1
+            row = (application, seq, chunk.last_at, chunk.count, chunk.data)
+            db.execute("INSERT INTO application_awaited VALUES (?, ?, ?, ?, ?)", row)
+            return seq
 
-        await self._write(job)
+        return await self._write(job)
 
-    async def awaited(self, application: str, query_id: int) -> AwaitedPrediction | None:
-        found = await self._awaited("query_id = ?", application, query_id)
-        return found[0] if found else None
+    async def awaited(self, application: str, *, after: int = 0) -> list[AwaitedChunk]:
+        sql = """SELECT last_at, count, data, seq FROM application_awaited
+            WHERE application = ? AND seq > ? ORDER BY seq"""
 
-    async def awaited_by_input(self, application: str, digest: str) -> list[AwaitedPrediction]:
-        return await self._awaited("digest = ?", application, digest)
-
-    async def _awaited(self, condition: str, application: str, value: int | str) -> list[AwaitedPrediction]:
-        sql = f"""SELECT query_id, at, context, digest, record FROM application_awaited
-            WHERE application = ? AND {condition} ORDER BY at DESC, query_id DESC LIMIT 100"""
-
-        def job(db: sqlite3.Connection) -> list[AwaitedPrediction]:
+        def job(db: sqlite3.Connection) -> list[AwaitedChunk]:
             return [
-                AwaitedPrediction(query_id=id, at=at, context=context, digest=digest, record=record)
-                for id, at, context, digest, record in db.execute(sql, (application, value))
+                AwaitedChunk(last_at=last_at, count=count, data=data, seq=seq)
+                for last_at, count, data, seq in db.execute(sql, (application, after))
             ]
 
         return await self._read(job)
 
-    async def prune_awaited(self, application: str, *, before: float, keep: int) -> int:
-        of_it = "DELETE FROM application_awaited WHERE application = ?"
+    async def prune_awaited(self, application: str, *, before: float, keep: int) -> None:
+        chunks = "SELECT seq, last_at, count FROM application_awaited WHERE application = ? ORDER BY seq DESC"
 
-        def job(db: sqlite3.Connection) -> int:
+        def job(db: sqlite3.Connection) -> None:
             _check(db, application)
-            forgotten = db.execute(f"{of_it} AND at < ?", (application, before)).rowcount
-            beyond = """SELECT query_id FROM application_awaited WHERE application = ?
-                ORDER BY at DESC, query_id DESC LIMIT -1 OFFSET ?"""
-            forgotten += db.execute(f"{of_it} AND query_id IN ({beyond})", (application, application, keep)).rowcount
-            return forgotten
+            last = last_to_forget(db.execute(chunks, (application,)), before=before, keep=keep)
+            db.execute("DELETE FROM application_awaited WHERE application = ? AND seq <= ?", (application, last))
 
-        return await self._write(job)
+        await self._write(job)
 
     async def joined(self, application: str, query_id: int) -> bool:
         return await self._read(lambda db: _joined(db, application, query_id))
@@ -148,8 +142,6 @@ def _add_pairs(db: sqlite3.Connection, application: str, pairs: Sequence[Pair]) 
     db.executemany("INSERT INTO application_pairs VALUES (?, ?, ?, ?, ?)", rows)
     newest = last + len(rows)
     db.execute("DELETE FROM application_pairs WHERE application = ? AND seq <= ?", (application, newest - PAIRS_KEPT))
-    ids = [(application, pair.query_id) for pair in pairs]
-    db.executemany("DELETE FROM application_awaited WHERE application = ? AND query_id = ?", ids)
 
 
 def _revision(db: sqlite3.Connection, application: str, write: StateWrite) -> int:

@@ -10,6 +10,8 @@ import httpx
 
 from clipper_platform.applications.applications import Applications
 from clipper_platform.applications.catalog import Catalog
+from clipper_platform.applications.live import PlatformParts
+from clipper_platform.applications.query_ids import query_ids
 from clipper_platform.backends.base import IsolationState
 from clipper_platform.control.function_schemas import FunctionSchemas
 from clipper_platform.control.scaling.autoscaler import Autoscaler
@@ -55,8 +57,18 @@ async def make_gate(root: Path, *, bind: str = "127.0.0.1", cors: tuple[str, ...
     lifecycle.ready()
     policies = Policies(plane.registry, plane.store, plane.clock)
     check_store = plane.registry.watch.check
-    catalog = Catalog(plane.store, FunctionSchemas(plane.registry), plane.clock, check_store=check_store)
-    dispatcher = Dispatcher(clock=plane.clock, metrics=Metrics(), max_queued_total=10, cache_bytes=1)
+    schemas = FunctionSchemas(plane.registry)
+    catalog = Catalog(plane.store, schemas, plane.clock, check_store=check_store)
+    metrics = Metrics()
+    parts = PlatformParts(
+        dispatcher=Dispatcher(clock=plane.clock, metrics=metrics, max_queued_total=10, cache_bytes=1),
+        data=plane.store.application_data,
+        clock=plane.clock,
+        metrics=metrics,
+        wake=None,
+        next_query_id=query_ids(),
+        schema=schemas.schema,
+    )
     services = Services(
         registry=plane.registry,
         keyring=plane.keyring,
@@ -76,7 +88,7 @@ async def make_gate(root: Path, *, bind: str = "127.0.0.1", cors: tuple[str, ...
             policy_of=lambda id, spec: policies.of(id.project, id.function, spec.autoscaling),
         ),
         storage=plane.storage,
-        applications=Applications(catalog, dispatcher),
+        applications=Applications(catalog, parts),
         lifecycle=lifecycle,
         clock=plane.clock,
         metrics_slices=lambda: [b"clip_up 1\n", b"clip_down 0\n"],

@@ -17,7 +17,7 @@ def test_every_key_begins_with_the_prefix_and_no_two_are_the_same() -> None:
     every = [key(project) for key in one_argument for project in ("a", "b", "a:b")]
     every += [getattr(keys, name) for name, part in inspect.getmembers(RedisKeys) if isinstance(part, property)]
     every += [key for name in ("a", "b") for key in dataclasses.astuple(keys.application(name))]
-    assert len(every) == len(set(every)) == 9 + 12 + 18
+    assert len(every) == len(set(every)) == 9 + 12 + 14
     assert all(key.startswith("here:") for key in every)
     assert RedisKeys().projects == "clip:projects"
 

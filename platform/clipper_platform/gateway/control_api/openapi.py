@@ -12,6 +12,7 @@ from clipper.contract.constants import API_ROOT
 from clipper.contract.media_types import ANY_IMAGE, EVENT_STREAM, JSON, MSGPACK, NDJSON, NPY, OCTET_STREAM
 from clipper_platform import errors
 from clipper_platform.errors import ClipperError
+from clipper_platform.gateway.control_api.application_paths import application_paths
 from clipper_platform.gateway.control_api.endpoints import Endpoint
 from clipper_platform.gateway.control_api.schemas.errors import ErrorBody
 
@@ -68,7 +69,7 @@ def describe(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, schemas)
-    paths |= _function_paths(schemas[ErrorBody])
+    paths |= _function_paths(schemas[ErrorBody]) | application_paths()
     return {
         "openapi": "3.1.0",
         "info": {

@@ -1,4 +1,4 @@
-"""The fast path of `POST /fn/…`: uvicorn's own protocol, answering invocations without the ASGI cycle.
+"""The fast path of `POST /fn/…` and `/{app}/predict`: uvicorn's own protocol, answering without the ASGI cycle.
 
 It saves the scope, the task and the `receive`/`send` round trips of each request: the body's bytes go to the dispatcher
 as they arrive, and its callback writes the answer with one `transport.write`. On a machine with two cores and 64
@@ -29,6 +29,9 @@ from clipper_platform.gateway.http.cycle import JOIN_BELOW, FastCycle
 from clipper_platform.gateway.http.invoke_service import InvokeService
 from clipper_platform.gateway.http.known_heads import KnownHead, KnownHeads
 from clipper_platform.gateway.http.plain_request import PlainRequest, plain_request
+from clipper_platform.gateway.http.predict_cycle import PredictCycle
+from clipper_platform.gateway.http.predict_service import PredictService
+from clipper_platform.gateway.http.request_head import RequestHead
 from clipper_platform.gateway.http.request_id import new_request_id, request_id
 from clipper_platform.gateway.http.uvicorn_parts import ServerState
 from clipper_platform.serving.cache import CachedResult
@@ -48,6 +51,7 @@ class FastPathOptions:
     """`host_allowed`: the gateway's check of the Host header. Without `enabled`, Starlette gets everything."""
 
     service: InvokeService
+    predictions: PredictService | None = None
     host_allowed: Callable[[str], bool]
     body_timeout_s: float
     enabled: bool
@@ -217,17 +221,38 @@ class FastPathProtocol(Connection):
         if plain is None or self.length > self.service.max_body_bytes:
             return None
         head = plain.head
+        id = request_id(self.given_id) if self.given_id else new_request_id()
+        cycle: FastCycle | None
+        if plain.application:
+            cycle = self._predict_cycle(plain.application, head, id)
+        else:
+            cycle = self._invoke_cycle(plain.path, head, id)
+        if cycle is not None:
+            cycle.keep_alive = keep_alive
+        return cycle
+
+    def _invoke_cycle(self, path: str, head: RequestHead, id: str) -> FastCycle | None:
+        """The cycle of an invocation, None where Starlette takes or refuses it."""
         try:
-            queue = self.service.queue(plain.path, head)
+            queue = self.service.queue(path, head)
             timeout_s = head.timeout_s(queue.timeout_s)
         except ClipperError:
-            return None  # Starlette refuses it
+            return None
         if queue.streaming is not False:
             return None
-        id = request_id(self.given_id) if self.given_id else new_request_id()
-        cycle = FastCycle(self, queue, head, id, self.now(), timeout_s)
-        cycle.keep_alive = keep_alive
-        return cycle
+        return FastCycle(self, queue, head, id, self.now(), timeout_s)
+
+    def _predict_cycle(self, application: str, head: RequestHead, id: str, body: bytes = b"") -> PredictCycle | None:
+        """The cycle of a query of an application, None where Starlette refuses it."""
+        predictions = self.options.predictions
+        if predictions is None:
+            return None
+        try:
+            live = predictions.application(application, head)
+            timeout_s = predictions.timeout_s(head)
+        except ClipperError:
+            return None
+        return PredictCycle(self, live, id, self.now(), timeout_s, body)
 
     def _plain_request(self, keep_alive: bool) -> PlainRequest | None:
         url, headers, plain = self.url, self.headers, self._plain
@@ -250,7 +275,7 @@ class FastPathProtocol(Connection):
         if plain is None or self.given_id or cycle.parts is not None:
             return
         if self.length == cycle.size and cycle.keep_alive:
-            self.known_heads.add(self._read, plain.path, plain.head, cycle.size)
+            self.known_heads.add(self._read, plain.path, plain.head, cycle.size, plain.application)
 
     def _answer_known(self, data: bytes) -> bool:
         """Answer a request that arrived as a whole and whose head is known, without parsing it. False: nothing was
@@ -264,6 +289,8 @@ class FastPathProtocol(Connection):
                 return False
             self._known = known
         head = known.head
+        if known.application:
+            return self._query_known(known, data[len(known.raw) :])
         try:
             queue = self.service.queue(known.path, head)
             timeout_s = head.timeout_s(queue.timeout_s) if head.timeout_ms else queue.timeout_s
@@ -278,15 +305,24 @@ class FastPathProtocol(Connection):
             if result is not None:
                 self._answer_hit(queue, result, now)
                 return True
-        cycle = FastCycle(self, queue, head, new_request_id(), now, timeout_s, body)
+        self._begin_whole(FastCycle(self, queue, head, new_request_id(), now, timeout_s, body), key)
+        return True
+
+    def _query_known(self, known: KnownHead, body: bytes) -> bool:
+        cycle = self._predict_cycle(known.application, known.head, new_request_id(), body)
+        if cycle is not None:
+            self._begin_whole(cycle)
+        return cycle is not None
+
+    def _begin_whole(self, cycle: FastCycle, cache_key: bytes = b"") -> None:
+        """Begin the turn of a request that arrived as a whole."""
         cycle.more_body = False
         cycle.started = True
         self.cycle = self.turn = cycle
         if self.flow.write_paused:
             self.begin(cycle)
         else:
-            cycle.begin(key)
-        return True
+            cycle.begin(cache_key)
 
     def _answer_hit(self, queue: OwningQueue, result: CachedResult, arrived: float) -> None:
         """Answer from the cache without a cycle: `self.cycle` stays the one before, whose response is complete."""

@@ -16,10 +16,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from clipper.contract.media_types import FORM
-from clipper_platform.errors import ClientClosed, InvalidRequest, NotFound, PayloadTooLarge, RequestTimeout
+from clipper_platform.errors import InvalidRequest, NotFound
 from clipper_platform.gateway.http.answer import Answer, answer_of, send_answer
 from clipper_platform.gateway.http.content_coding import unpacked
 from clipper_platform.gateway.http.invoke_service import InvokeRequest, InvokeService
+from clipper_platform.gateway.http.request_body import read_request_body
 from clipper_platform.gateway.http.request_head import RequestHead, read_head
 from clipper_platform.gateway.http.request_id import new_request_id
 from clipper_platform.gateway.http.stream import FRAMINGS, ItemSink, send_array, send_items
@@ -38,9 +39,10 @@ class InvokeEndpoint:
         arrived = service.clock.monotonic()
         head = read_head(scope["headers"])
         queue = await service.find(_path(scope), head)
-        body = await self._read_body(scope, receive)
+        limit = service.max_body_bytes
+        body = await read_request_body(scope, receive, limit_bytes=limit, timeout_s=self._body_timeout_s)
         if head.encoding:
-            body = await unpacked(body, head.encoding, service.max_body_bytes)
+            body = await unpacked(body, head.encoding, limit)
         if query := scope["query_string"]:
             head, body = _query_as_form(query, head, body)
         request = InvokeRequest(
@@ -55,18 +57,6 @@ class InvokeEndpoint:
             await self._stream(request, receive, send)
         else:
             await self._single(request, receive, send)
-
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        """Raises PayloadTooLarge, RequestTimeout, ClientClosed."""
-        limit = self._service.max_body_bytes
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit:
-                raise PayloadTooLarge(f"the body is over the limit of {limit} bytes (max_body_bytes)")
-        try:
-            async with asyncio.timeout(self._body_timeout_s):
-                return await _receive_body(receive, limit)
-        except TimeoutError:
-            raise RequestTimeout(f"the body did not arrive within {self._body_timeout_s:g} s") from None
 
     async def _single(self, request: InvokeRequest, receive: Receive, send: Send) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -154,23 +144,6 @@ def _query_as_form(query: bytes, head: RequestHead, body: bytes) -> tuple[Reques
             f"leave out ?{query[:100].decode('latin-1')}, or the body"
         )
     return dataclasses.replace(head, content_type=FORM), query
-
-
-async def _receive_body(receive: Receive, limit: int) -> bytes:
-    """Raises PayloadTooLarge, ClientClosed."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientClosed("the client disconnected while it sent the body")
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise PayloadTooLarge(f"the body is over the limit of {limit} bytes (max_body_bytes)")
-        parts.append(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def _cancelled(task: asyncio.Future[Any]) -> None:

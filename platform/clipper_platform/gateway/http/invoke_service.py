@@ -17,7 +17,7 @@ from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.serving.function_queue import FunctionQueue
 from clipper_platform.serving.invocation import Invocation, StreamSink
 
-__all__ = ["InvokeRequest", "InvokeService"]
+__all__ = ["Authorize", "InvokeRequest", "InvokeService"]
 
 Authorize = Callable[[str | None, bool], None]
 """(Authorization header, whether the function is public): returns, or raises Unauthenticated or Forbidden."""

@@ -19,11 +19,13 @@ MAX_KNOWN_HEAD_BYTES: Final = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownHead:
-    """`raw`: from the request line to the empty line. `path`: `project/function[@version]`. `total`: bytes of the
+    """`raw`: from the request line to the empty line. `path`: `project/function[@version]`; empty for a query
+    of `application`. `total`: bytes of the
     whole request, with the body."""
 
     raw: bytes
     path: str
+    application: str = ""
     head: RequestHead
     total: int
 
@@ -44,7 +46,7 @@ class KnownHeads:
         known = self._heads.get(data[: data.find(b"\r\n\r\n") + 4])
         return known if known is not None and len(data) == known.total else None
 
-    def add(self, data: bytes, path: str, head: RequestHead, body_bytes: int) -> None:
+    def add(self, data: bytes, path: str, head: RequestHead, body_bytes: int, application: str = "") -> None:
         """Remember the head of `data`, if that is one whole request with a body of `body_bytes`."""
         end = data.find(b"\r\n\r\n") + 4
         if not 4 <= end <= MAX_KNOWN_HEAD_BYTES or len(data) != end + body_bytes:
@@ -52,4 +54,4 @@ class KnownHeads:
         if len(self._heads) >= MAX_KNOWN_HEADS:
             self._heads.clear()
         raw = data[:end]
-        self._heads[raw] = KnownHead(raw=raw, path=path, head=head, total=len(data))
+        self._heads[raw] = KnownHead(raw=raw, path=path, application=application, head=head, total=len(data))

@@ -11,13 +11,16 @@ from clipper_platform.gateway.control_api.schemas.base import RequestBody, Respo
 
 __all__ = [
     "ApplicationChange",
+    "ApplicationExplanation",
     "ApplicationInfo",
     "ApplicationList",
     "ApplicationRequest",
     "ApplicationSummary",
     "DeletedApplication",
+    "FeedbackCounts",
     "LinkInfo",
     "LinkRequest",
+    "ModelOutlook",
 ]
 
 
@@ -49,7 +52,12 @@ class LinkRequest(RequestBody, frozen=True):
 
 class LinkInfo(ResponseBody, frozen=True):
     """`id`: what selection policies and answers call the link. `answers`: the version that is asked now, None where
-    none can be; `state` says why."""
+    none can be; `state` says why.
+
+    Of `asked` queries the model answered `answered`; its answer was given, alone or with others, `given` times. `loss`:
+    the mean over all `feedbacks`, `recent_loss` over the newest 100. `agreement`: the mean share of the other models
+    that gave the same answer. None: not known yet.
+    """
 
     id: str
     function: str
@@ -58,6 +66,22 @@ class LinkInfo(ResponseBody, frozen=True):
     weight: float | None
     state: str
     answers: int | None
+    asked: int
+    answered: int
+    given: int
+    feedbacks: int
+    loss: float | None
+    recent_loss: float | None
+    agreement: float | None
+
+
+class FeedbackCounts(ResponseBody, frozen=True):
+    """`unknown`: about predictions that were not made, or too long ago. `invalid`: with a label of the wrong type."""
+
+    joined: int
+    duplicate: int
+    unknown: int
+    invalid: int
 
 
 class ApplicationSummary(ResponseBody, frozen=True):
@@ -75,7 +99,8 @@ class ApplicationList(ResponseBody, frozen=True):
 
 
 class ApplicationInfo(ResponseBody, frozen=True):
-    """`url`: where it is queried."""
+    """`url`: where it is queried. `predictions`: answers of models; `defaults`: of the default output. `contexts`: how
+    many have a state of their own. `notice`: what keeps it from working as declared; "" where nothing does."""
 
     name: str
     url: str
@@ -93,6 +118,11 @@ class ApplicationInfo(ResponseBody, frozen=True):
     links: list[LinkInfo]
     created_at: float
     updated_at: float
+    predictions: int
+    defaults: int
+    feedback: FeedbackCounts
+    contexts: int
+    notice: str
 
 
 class ApplicationChange(ResponseBody, frozen=True):
@@ -104,3 +134,26 @@ class ApplicationChange(ResponseBody, frozen=True):
 
 class DeletedApplication(ResponseBody, frozen=True):
     deleted: str
+
+
+class ModelOutlook(ResponseBody, frozen=True):
+    """What the policy thinks of a model. `share`: how probably it is chosen, or how much its answer counts.
+    `feedbacks`: how many losses it goes by; `loss`: their mean, None without any."""
+
+    model: str
+    share: float
+    feedbacks: float
+    loss: float | None
+    why: str
+
+
+class ApplicationExplanation(ResponseBody, frozen=True):
+    """What the policy would choose now, and why. `known`: whether the context has a state of its own."""
+
+    name: str
+    context: str
+    known: bool
+    policy: str
+    choice: str
+    models: list[ModelOutlook]
+    notice: str

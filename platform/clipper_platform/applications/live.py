@@ -1,0 +1,261 @@
+"""One application while the platform runs: it chooses, asks, and keeps what came of it for the feedback."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from clipper.contract.applications import ApplicationSpec
+from clipper_platform.applications.agreement import agreements
+from clipper_platform.applications.awaited_store import AwaitedStore
+from clipper_platform.applications.awaiting import Awaited, AwaitedPredictions
+from clipper_platform.applications.catalog import Declared
+from clipper_platform.applications.deadlines import Deadlines
+from clipper_platform.applications.links import Link, Links, Wake
+from clipper_platform.applications.monitor import RECENT, Monitor
+from clipper_platform.applications.own_policy import OwnPolicy
+from clipper_platform.applications.policies import is_own, policy_of
+from clipper_platform.applications.prediction import Combiner, Prediction, decoded
+from clipper_platform.applications.queries import decoder_of
+from clipper_platform.applications.states import SHARED, ContextStates
+from clipper_platform.clock import Clock
+from clipper_platform.core.selection import Choice, ModelId, SelectionPolicy, State
+from clipper_platform.metrics import Metrics
+from clipper_platform.serving.dispatcher import Dispatcher
+from clipper_platform.serving.function_queue import FunctionQueue
+from clipper_platform.store.applications import ApplicationData
+
+__all__ = ["LiveApplication", "PlatformParts"]
+
+logger = logging.getLogger(__name__)
+
+Queues = Mapping[ModelId, FunctionQueue]
+
+# How much of the objective is left for the way back: a timer's tick and the loop's other work, at most a quarter.
+MIN_MARGIN_S: Final = 0.002
+MAX_MARGIN_S: Final = 0.01
+NOTICE_S: Final = 60.0  # how long the status tells of a failure of the user's own policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformParts:
+    """What applications need of the platform. `wake` starts the version that a path names."""
+
+    dispatcher: Dispatcher
+    data: ApplicationData
+    clock: Clock
+    metrics: Metrics
+    wake: Wake | None
+    next_query_id: Callable[[], int]
+    schema: Callable[[str, str, int | None], Awaitable[Mapping[str, Any]]]
+
+
+class SingleQuery(Protocol):
+    """See `single_query`."""
+
+    query_id: int
+    arrived: float
+    context: str
+    input: msgspec.Raw
+    choice: Choice
+
+
+class LiveApplication:
+    """Implements `prediction.Owner`."""
+
+    def __init__(self, declared: Declared, parts: PlatformParts) -> None:
+        self.parts = parts
+        self.dispatcher = parts.dispatcher
+        self.now = parts.clock.monotonic
+        self.name = declared.spec.name
+        self.created_at = declared.record.created_at
+        self.monitor = Monitor(self.name, parts.data, parts.metrics)
+        self.deadlines = Deadlines(self.now)
+        self.awaiting = AwaitedPredictions(decoder_of(declared.spec.input_type))
+        self.awaited_store = AwaitedStore(self.name, parts.data, self.awaiting)
+        self.states: ContextStates[Any] = ContextStates(self.name, parts.data, **_builtin_states())
+        self.trouble = ""  # why what is written behind could not be saved
+        self._failure = ""
+        self._failed_at = 0.0
+        self.declare(declared.spec)
+
+    def declare(self, spec: ApplicationSpec) -> bool:
+        """Work as this spec says from now on. Returns whether the states have to be loaded again."""
+        self.spec = spec
+        self.default_output = msgspec.Raw(msgspec.json.encode(spec.default_output))
+        self.budget_s = _budget_s(spec.latency_slo_s)
+        self.links = Links(spec.links, self.dispatcher, self.parts.wake)
+        self.policy: SelectionPolicy = policy_of(spec)
+        self.own = OwnPolicy(spec.policy, self.dispatcher, self.parts.clock) if is_own(spec) else None
+        self.rng = random.Random(spec.seed)
+        self.awaiting.decode = decoder_of(spec.input_type)
+        links = tuple(self.links.all.values())
+        self._only = links[0] if len(links) == 1 and spec.policy == "single" else None
+        self._only_choice: Choice | None = None
+        self._fixed: dict[tuple[ModelId, ...], Choice] = {}  # of `single`, which chooses the same among the same
+        kind = spec.policy if self.own is not None else ""
+        if kind == self.states.kind:
+            return False
+        codec = {"kind": kind, "encode": _same, "decode": _same} if kind else _builtin_states()
+        self.states = ContextStates(self.name, self.parts.data, **codec)
+        return True
+
+    async def load(self) -> None:
+        """Read what was learnt. Raises StoreUnavailable."""
+        await self.states.reload()
+        await self.awaited_store.follow()
+        await self.monitor.load(await self.parts.data.last_pairs(self.name, RECENT))
+
+    def close(self) -> None:
+        self.links.close()
+        self.deadlines.close()
+
+    # Choosing
+
+    def state_of(self, context: str) -> State:
+        """What the platform's policy goes by in this context."""
+        known: State | None = self.states.known(context)
+        if known is not None:
+            return known
+        models = tuple(self.links.all)
+        shared: State | None = None if context == SHARED else self.states.known(SHARED)
+        return self.policy.init(models, shared)
+
+    def ask(self, prediction: Prediction, queues: Queues) -> None:
+        """Let the platform's policy choose among these, and ask the chosen."""
+        choice = self._choice(prediction.context, queues)
+        combine = None
+        if len(choice.models) > 1:
+            combine = partial(self.policy.combine, self.state_of(prediction.context), choice)
+        self.ask_chosen(prediction, choice, queues, combine)
+
+    def ask_chosen(
+        self,
+        prediction: Prediction,
+        choice: Choice,
+        queues: Queues,
+        combine: Combiner | None = None,
+        gathered: Callable[[], None] | None = None,
+    ) -> None:
+        links = self.links.all
+        asked = {model: (links[model], queues[model]) for model in (*choice.models, *choice.shadows)}
+        prediction.ask(choice, asked, combine, gathered)
+
+    def _choice(self, context: str, queues: Queues) -> Choice:
+        """Among those that run, if any does: what sleeps and was chosen is woken, and asked once it is there."""
+        choice = self._select(context, tuple(queues))
+        if len(queues) == 1:
+            return choice
+        asleep = [model for model in (*choice.models, *choice.shadows) if not queues[model].endpoints.by_id]
+        if not asleep:
+            return choice
+        ready = tuple(model for model, queue in queues.items() if queue.endpoints.by_id)
+        if not ready:
+            return choice
+        for model in asleep:
+            queues[model].wake()
+        return self._select(context, ready)
+
+    def _select(self, context: str, models: tuple[ModelId, ...]) -> Choice:
+        if self.spec.policy != "single":
+            return self.policy.select(self.state_of(context), models, self.rng)
+        choice = self._fixed.get(models)
+        if choice is None:
+            choice = self._fixed[models] = self.policy.select(self.state_of(context), models, self.rng)
+        return choice
+
+    def only_link(self) -> tuple[Link, FunctionQueue, Choice] | None:
+        """What every query is asked of, where the policy is `single`, and there is one link that can be asked."""
+        link = self._only
+        if link is None:
+            return None
+        queue = self.links.queue(link.id)
+        if queue is None:
+            return None
+        choice = self._only_choice
+        if choice is None:
+            choice = self._only_choice = self._select(SHARED, (link.id,))
+        return link, queue, choice
+
+    # What comes of it
+
+    def given(self, prediction: Prediction) -> None:
+        """See `prediction.Owner`."""
+        self.monitor.predicted(self.now() - prediction.arrived, bool(prediction.reason))
+        self.awaiting.add(
+            Awaited(
+                prediction.query_id,
+                self.parts.clock.time(),
+                prediction.context,
+                prediction.input,
+                prediction.output,
+                choice=prediction.choice,
+                default=bool(prediction.reason),
+                answers=prediction.answers,  # of shadows there will be more
+                failed=tuple(prediction.causes),
+            )
+        )
+
+    def finished(self, prediction: Prediction) -> None:
+        """See `prediction.Owner`."""
+        choice, answers = prediction.choice, prediction.answers
+        self.monitor.asked(choice.models + choice.shadows, answers, prediction.models)
+        if len(answers) > 1:
+            self.monitor.agreed(agreements(decoded(answers)))
+
+    def given_by_one(self, query: SingleQuery, output: bytes) -> None:
+        """As `given` and `finished`, for the answer of the only link."""
+        monitor, models = self.monitor, query.choice.models
+        monitor.predicted(self.now() - query.arrived, False)
+        monitor.asked(models, models, models)
+        at = self.parts.clock.time()
+        self.awaiting.add(Awaited(query.query_id, at, query.context, query.input, msgspec.Raw(output), models[0]))
+
+    def default_for_one(self, query: SingleQuery) -> None:
+        """The same where the only link did not answer."""
+        models = query.choice.models
+        self.monitor.predicted(self.now() - query.arrived, True)
+        self.monitor.asked(models, (), ())
+        at, output = self.parts.clock.time(), self.default_output
+        entry = Awaited(
+            query.query_id, at, query.context, query.input, output, choice=query.choice, default=True, failed=models
+        )
+        self.awaiting.add(entry)
+
+    # The user's own policy
+
+    def policy_failed(self, op: str, failure: str) -> None:
+        """The user's own policy gave nothing usable: FALLBACK chooses."""
+        now = self.now()
+        if not self.notice():
+            logger.warning("application %s falls back to single: %s", self.name, failure)
+        self._failure, self._failed_at = failure, now
+        self.monitor.policy_failed(op)
+
+    def notice(self) -> str:
+        """Why the user's own policy did not choose, if it failed lately."""
+        lately = self._failure and self.now() - self._failed_at < NOTICE_S
+        return f"falls back to single: {self._failure}" if lately else ""
+
+    def models(self) -> Sequence[ModelId]:
+        """The links that may be asked now."""
+        return tuple(self.links.queues())
+
+
+def _budget_s(slo_s: float) -> float:
+    """How long the models have."""
+    return slo_s - min(slo_s / 4, max(MIN_MARGIN_S, min(MAX_MARGIN_S, slo_s / 20)))
+
+
+def _builtin_states() -> dict[str, Any]:
+    return {"kind": "", "encode": State.to_plain, "decode": State.from_plain}
+
+
+def _same(value: Any) -> Any:
+    return value
