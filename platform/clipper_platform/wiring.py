@@ -214,6 +214,7 @@ class Parts:
         self.environments = concrete.environments
         self.backend = concrete.backend(self.logs.append, self._count_dropped, self.artifacts.unpack)
         await self._enter(self.backend)
+        self.secrets.on_change = self.backend.secrets_changed
         if concrete.shared_results is not None:
             await self._enter(concrete.shared_results)
         self.dispatcher = Dispatcher(

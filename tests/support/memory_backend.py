@@ -183,6 +183,7 @@ class InMemoryBackend:
         self.before_ready = before_ready
         self.replicas: list[InMemoryReplica] = []
         self.snapshots: dict[FunctionId, SnapshotState] = {}
+        self.secrets_changes: list[str] = []
         self.launches: list[LaunchSpec] = []  # those that were tried, refused ones too
 
     @property
@@ -216,6 +217,9 @@ class InMemoryBackend:
 
     def isolation(self) -> IsolationState:
         return IsolationState("none", "none: replicas run in this process")
+
+    def secrets_changed(self, project: str) -> None:
+        self.secrets_changes.append(project)
 
     def snapshot(self, function: FunctionId) -> SnapshotState | None:
         return self.snapshots.get(function)

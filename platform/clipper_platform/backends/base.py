@@ -187,3 +187,7 @@ class Backend(Protocol):
     def snapshot(self, function: FunctionId) -> SnapshotState | None:
         """None: it keeps no snapshot of the function, or none was requested yet."""
         ...
+
+    def secrets_changed(self, project: str) -> None:
+        """Keep nothing ready that was set up with the project's earlier secrets. Replicas that run keep them."""
+        ...

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from clipper.contract.confinement import Mode, Probe
 from clipper_platform.backends.process.isolation import Isolation, probe_machine
-from clipper_platform.backends.process.temporary import MAX_ROOT_CHARACTERS, TemporaryRoot, remove_tmp
+from clipper_platform.backends.process.temporary import MAX_ROOT_CHARACTERS, TemporaryRoot, remove_tmp, sweep_roots
 from tests.support.replicas import launch_on, launch_spec
 
 
@@ -94,3 +95,30 @@ def test_the_last_directory_of_an_area_takes_the_area_with_it(tmp_path: Path) ->
     assert area.exists()
     remove_tmp(area / "ry")
     assert not area.exists()
+
+
+def test_what_a_killed_platform_left_goes_with_the_next_start_of_any_and_a_running_ones_stays(tmp_path: Path) -> None:
+    killed, running, other = (TemporaryRoot(tmp_path / (letter * 60)) for letter in "kro")
+    for root in (killed, running):
+        root.open()
+        (root.path / "replica").mkdir()
+    os.close(killed._lock)  # as the kernel does at the end of a process
+    try:
+        other.open()
+        assert not killed.path.exists()
+        assert (running.path / "replica").exists()
+        assert running.path not in sweep_roots()
+    finally:
+        other.close()
+        remove_tmp(running.path / "replica")
+        running.close()
+    assert not running.path.exists()
+
+
+def test_directories_with_other_names_are_left_alone() -> None:
+    path = Path(tempfile.mkdtemp(prefix="clip-"))
+    try:
+        sweep_roots()
+        assert path.exists()
+    finally:
+        path.rmdir()

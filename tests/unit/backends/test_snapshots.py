@@ -172,3 +172,43 @@ async def test_templates_that_no_launch_uses_go_unless_they_have_replicas(tmp_pa
     here.snapshots.forget_idle()
     assert here.made[0].retired
     assert here.state is None
+
+
+async def test_changed_secrets_end_the_template_that_holds_the_earlier_ones(tmp_path: Path) -> None:
+    here = Place(tmp_path)
+    await here.source()
+    here.snapshots.forget_project("another")
+    assert not here.made[0].retired
+    here.snapshots.forget_project("demo")
+    await asyncio.sleep(0)
+    assert here.made[0].retired
+    await here.source()
+    here.spec = launch_on(launch_spec(tmp_path, function=FUNCTION, env={"TOKEN": "new"}))
+    await here.source()
+    await asyncio.sleep(0)
+    assert [zygote.retired for zygote in here.made] == [True, True, False]
+
+
+async def test_a_template_that_is_made_while_the_secrets_change_is_not_used(tmp_path: Path) -> None:
+    here = Place(tmp_path)
+    here.hold = True
+    waiting = asyncio.create_task(here.source())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    here.snapshots.forget_project("demo")
+    here.made[0].go.set()
+    assert await waiting is None
+    assert here.made[0].retired
+    assert here.state is None
+
+
+async def test_a_template_that_is_refused_while_the_secrets_change_is_forgotten(tmp_path: Path) -> None:
+    here = Place(tmp_path, THREADS)
+    here.hold = True
+    waiting = asyncio.create_task(here.source())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    here.snapshots.forget_project("demo")
+    here.made[0].go.set()
+    assert await waiting is None
+    assert here.state is None

@@ -202,6 +202,9 @@ class ProcessBackend:
     def snapshot(self, function: FunctionId) -> SnapshotState | None:
         return self.zygotes.snapshots.state(function)
 
+    def secrets_changed(self, project: str) -> None:
+        self.zygotes.snapshots.forget_project(project)
+
     async def _resolve(self, spec: LaunchSpec) -> Launch:
         environment = self._environments(spec.environment)
         if environment is None:

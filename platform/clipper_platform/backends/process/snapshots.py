@@ -81,6 +81,8 @@ class Snapshots:
         now = self._now()
         snapshot = self._snapshots.get(key)
         if snapshot is None:
+            # Other secrets, or another build: the template of before must give nobody the old ones.
+            self._end(lambda other: other.function == spec.function)
             snapshot = self._snapshots[key] = _Snapshot(spec.function, self._begin(launch, key), now, now)
         elif self._due(snapshot, now):
             snapshot.started_at = now
@@ -108,6 +110,16 @@ class Snapshots:
         retry_s = max(0.0, snapshot.started_at + REMAKE_S - self._now())
         return SnapshotState("gone", "its process ended, or was given up to save memory", retry_s)
 
+    def forget_project(self, project: str) -> None:
+        """Its secrets changed: end the templates that were set up with the earlier ones."""
+        self._end(lambda snapshot: snapshot.function.project == project)
+
+    def _end(self, which: Callable[[_Snapshot], bool]) -> None:
+        """Let these fork no more. One that is still being made ends when it is."""
+        for key, snapshot in [(key, snapshot) for key, snapshot in self._snapshots.items() if which(snapshot)]:
+            del self._snapshots[key]
+            snapshot.making.add_done_callback(lambda _, ended=snapshot: _retire(ended))  # type: ignore[misc]
+
     def forget_idle(self) -> None:
         """Retire templates that no launch used for long, and forget old refusals."""
         now = self._now()
@@ -120,8 +132,7 @@ class Snapshots:
             superseded = function.version < newest[function.project, function.function]
             idle_s = SUPERSEDED_IDLE_S if superseded else IDLE_S
             if snapshot.making.done() and now - snapshot.used_at >= idle_s and not (zygote and zygote.children):
-                if zygote is not None:
-                    zygote.retire()
+                _retire(snapshot)
                 del self._snapshots[key]
 
     def _due(self, snapshot: _Snapshot, now: float) -> bool:
@@ -143,11 +154,13 @@ class Snapshots:
             zygote = self._start(launch, request, ReplicaOutput(self._lines(launch), self._clock))
             await zygote.become(spec.startup_timeout_s)
         except (ZygoteRefused, OSError) as error:
-            self._refused(self._snapshots[key], error)
+            if (snapshot := self._snapshots.get(key)) is None:
+                return None  # it was ended meanwhile
+            self._refused(snapshot, error)
             self._say(launch, f"no snapshot of {spec.function}: {error}; its replicas start without one")
             return None
-        snapshot = self._snapshots[key]
-        snapshot.refusal, snapshot.refusals = "", 0
+        if (snapshot := self._snapshots.get(key)) is not None:
+            snapshot.refusal, snapshot.refusals = "", 0
         return zygote
 
     def _refused(self, snapshot: _Snapshot, error: ZygoteRefused | OSError) -> None:
@@ -165,6 +178,11 @@ class Snapshots:
 
     def _now(self) -> float:
         return self._clock.monotonic()
+
+
+def _retire(snapshot: _Snapshot) -> None:
+    if (zygote := snapshot.zygote) is not None:
+        zygote.retire()
 
 
 def _key(launch: Launch) -> bytes:

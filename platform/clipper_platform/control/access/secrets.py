@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from clipper.contract.spec import SpecError
 from clipper.contract.variables import check_total, check_variable
@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 class ProjectSecrets:
     """Only the store holds them, so that a change by another platform counts too. What was read last is remembered for
     launches while the store is away."""
+
+    on_change: Callable[[str], None] | None = None
+    """Called with a project whose secrets this platform changed."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -70,6 +73,8 @@ class ProjectSecrets:
     def _remember(self, project: str, changed: Mapping[str, str]) -> None:
         if project in self._known:
             self._known[project] = changed or _NONE
+        if self.on_change is not None:
+            self.on_change(project)
 
     def known(self, project: str) -> Mapping[str, str] | None:
         """Those of the last launch, with the changes since that this platform made; None where there was no launch."""
