@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,6 +169,74 @@ def test_what_belongs_to_others_cannot_be_read(platform: PlatformProcess, entry:
     told = run(platform, entry, names + code)
     refusals = ("No such file", "ermission", "out of range", "non-zero exit status", "not permitted")
     assert any(word in told for word in refusals), told
+
+
+CONNECTS = {
+    "an abstract socket": "chr(0) + NAME",
+    "a socket in the home": "HOME + '/' + NAME",
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("address", CONNECTS.values(), ids=[name.replace(" ", "-") for name in CONNECTS])
+def test_sockets_of_others_are_out_of_reach(platform: PlatformProcess, entry: str, address: str) -> None:
+    """As an abstract one of another process of the machine, or one that lies with the platform's files."""
+    if platform.api("GET", "/info").json()["isolation"]["fix"].startswith("a kernel"):
+        pytest.skip("the kernel's Landlock has no scopes")
+    if platform.env["CLIP_ISOLATION"] == "landlock" and "HOME" in address:
+        pytest.skip("Landlock's rules for files do not count for connecting to a socket by its path")
+    names = {"HOME": str(platform.home), "NAME": f"clip-test-{os.getpid()}"}
+    path = eval(address, dict(names))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        if not path.startswith("\0"):
+            os.chmod(path, 0o777)
+        listening.listen()
+        try:
+            told = run(
+                platform,
+                entry,
+                f"HOME, NAME = {names['HOME']!r}, {names['NAME']!r}\nimport socket\n"
+                f"result = socket.socket(socket.AF_UNIX).connect({address})",
+            )
+        finally:
+            if not path.startswith("\0"):
+                os.unlink(path)
+    assert any(word in told for word in ("not permitted", "No such file", "ermission")), told
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_the_temporary_files_of_another_replica_are_not_seen(platform: PlatformProcess, entry: str) -> None:
+    made = "import os; path = os.environ['TMPDIR'] + '/mine'; open(path, 'w').write('x'); result = path"
+    path = platform.post("/fn/good/attack", {"code": made}).json()
+    assert "No such file" in run(platform, entry, f"result = open({path!r}).read()") or "ermission" in run(
+        platform, entry, f"result = open({path!r}).read()"
+    )
+
+
+def test_two_projects_of_one_bundle_share_nothing(platform: PlatformProcess) -> None:
+    """As a closure that is deployed under two names."""
+    place = platform.home.parent
+    for name in ("twin-a", "twin-b"):
+        platform.deploy(write_project(place / "twins", APP, f'name = "{name}"\n', helper__py="VALUE = 5\n"))
+    code = "import os; open(os.environ['TMPDIR'] + '/x', 'w').write('1'); result = os.environ['TMPDIR']"
+    for entry in ("attack", "forked"):
+        path = platform.post(f"/fn/twin-a/{entry}", {"code": code}).json()
+        told = run(platform, f"twin-b/{entry}", f"import os; result = os.listdir({path!r})")
+        assert "No such file" in told or "ermission" in told
+    for write in ("open('helper.py', 'w')", "open('new.py', 'w')"):
+        assert "$TMPDIR" in run(platform, "twin-a/attack", write)
+
+
+def test_a_project_that_is_deleted_and_deployed_anew_is_what_its_files_say(platform: PlatformProcess) -> None:
+    place = platform.home.parent
+    project = write_project(place / "again", APP, 'name = "again"\n', helper__py="VALUE = 7\n")
+    platform.deploy(project)
+    for code in (WRITES["a file of the version"], WRITES["a new file of the version"], WRITES["site-packages"]):
+        run(platform, "again/attack", code)
+    platform.clip("delete", "again", "--yes")
+    platform.deploy(project)
+    assert platform.post("/fn/again/value", {}).json() == 7
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
