@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
-from clipper.contract.wire import INITIAL_CREDIT, ProtocolError
+from clipper.contract.wire import INITIAL_CREDIT, Chunk, ProtocolError, ResponseHead
 from clipper_runtime.channel import ChannelClosed
 from clipper_runtime.core import ExecutionCore
 from clipper_runtime.engines import Lifeline
@@ -65,12 +65,12 @@ class _AsyncCall:
         self._credit = INITIAL_CREDIT
         self._more: asyncio.Future[None] | None = None  # there while the stream waits for credit
 
-    async def send(self, seq: int, content_type: str, body: bytes) -> bool:
+    async def send(self, seq: int, content_type: str, body: bytes, response: ResponseHead | None = None) -> bool:
         while not self._credit:
             self._more = asyncio.get_running_loop().create_future()
             await self._more
         self._credit -= 1
-        self._replies.chunk(self.work.items[0].id, seq, content_type, body)
+        self._replies.chunk(Chunk(self.work.items[0].id, seq, content_type, response), body)
         return True  # cancelling a stream cancels its task, which raises CancelledError above
 
     def give(self, n: int) -> None:

@@ -15,21 +15,24 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter, itemgetter
-from typing import Annotated, Any, get_origin
+from typing import Any, get_origin
 
 import msgspec
 
 from clipper.contract.accept import Accept
-from clipper.contract.media_types import ANY_IMAGE, FORM, JSON, MSGPACK, MULTIPART, NPY, NPY_EXTENSION, OCTET_STREAM
+from clipper.contract.media_types import FORM, JSON, MSGPACK, MULTIPART, NPY, NPY_EXTENSION
 from clipper.contract.spec import nearest
 from clipper.contract.wire import Item, Status
-from clipper_runtime.content_negotiation import canonical, sniff_image
-from clipper_runtime.decoding import json_decoder, msgpack_decoder
-from clipper_runtime.hints import is_numpy, plain_type
+from clipper_runtime.content_negotiation import canonical
+from clipper_runtime.decoding import DecodeStruct, json_decoder, msgpack_decoder
+from clipper_runtime.hints import is_image, is_numpy, parts_of, plain_type
 from clipper_runtime.json_schemas import parameters_schema, returns_schema
 from clipper_runtime.pydantic_types import dataclass_writer
+from clipper_runtime.raw_bodies import RawBodies
+from clipper_runtime.rejected import Rejected
 from clipper_runtime.schema import Signature
-from clipper_runtime.type_hooks import build, is_array, plain, plain_or_array, plain_with_nan
+from clipper_runtime.type_hooks import build, plain, plain_or_array, plain_with_nan
+from clipper_runtime.value_forms import Encode, other_forms
 from clipper_runtime.whole_numbers import with_whole_numbers
 
 __all__ = ["Codec", "Rejected"]
@@ -38,18 +41,7 @@ __all__ = ["Codec", "Rejected"]
 _MAX_REMEMBERED = 64
 
 Decode = Callable[[bytes | memoryview], tuple[Any, ...]]
-Encode = Callable[[Any], tuple[bytes, str]]
-
 _content_types = attrgetter("content_type")
-
-
-class Rejected(Exception):
-    """A payload that cannot be decoded or a value that cannot be encoded: the outcome of its item."""
-
-    def __init__(self, status: Status, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
 
 
 class Codec:
@@ -79,6 +71,7 @@ class Codec:
         self._getters = [attrgetter(name) for name in self._names]
         body = signature.body_parameter
         self._body_type = plain_type(body.type) if body is not None else None
+        self._raw_bodies = RawBodies(body)
         self._decoders: dict[str, Decode] = {}
         self._encoders: dict[str, Encode] = {}
         # Bound once, so that `is` tells whether a batch has the usual form.
@@ -91,9 +84,7 @@ class Codec:
         found = [JSON, MSGPACK]
         if self._takes_array():
             found.append(NPY)
-        if self._takes_bytes():
-            found += [OCTET_STREAM, ANY_IMAGE]
-        return [*found, FORM, MULTIPART]
+        return [*found, *self._raw_bodies.content_types, FORM, MULTIPART]
 
     def schema(self) -> dict[str, Any]:
         """The schema that `Ready` publishes: of the arguments and of the value, with the request's content types."""
@@ -147,8 +138,8 @@ class Codec:
             return self._decode_npy
         if kind in (FORM, MULTIPART):
             return partial(self._decode_form, content_type)
-        if self._body_type is bytes or ((kind == OCTET_STREAM or kind.startswith("image/")) and self._takes_bytes()):
-            return self._decode_bytes
+        if (read := self._raw_bodies.reader(kind, charset)) is not None:
+            return lambda payload: (read(bytes(payload)), *self._defaults)
         known = ", ".join(self.content_types)
         raise Rejected(
             Status.UNSUPPORTED_MEDIA_TYPE, f"content type {kind!r} is not taken; this function takes {known}"
@@ -172,19 +163,25 @@ class Codec:
         try:
             return msgspec.structs.astuple(self._json_decode(payload if len(payload) else b"{}"))
         except Exception as error:  # noqa: BLE001 - every error becomes a Rejected
-            whole = with_whole_numbers(payload, error)
+            whole = with_whole_numbers(payload, error, msgspec.json)
             if whole is None:
                 raise self._request_error(error, "JSON") from None
-        try:
-            return msgspec.structs.astuple(self._json_decode(whole))
-        except Exception as error:  # noqa: BLE001 - as above
-            raise self._request_error(error, "JSON") from None
+        return self._decode_whole(self._json_decode, whole, "JSON")
 
     def _decode_msgpack(self, payload: bytes | memoryview) -> tuple[Any, ...]:
         try:
             return msgspec.structs.astuple(self._msgpack_decode(payload if len(payload) else b"\x80"))
-        except Exception as error:  # noqa: BLE001 - every error becomes a Rejected
-            raise self._request_error(error, "MessagePack") from None
+        except Exception as error:  # noqa: BLE001 - as above
+            whole = with_whole_numbers(payload, error, msgspec.msgpack)
+            if whole is None:
+                raise self._request_error(error, "MessagePack") from None
+        return self._decode_whole(self._msgpack_decode, whole, "MessagePack")
+
+    def _decode_whole(self, decode: DecodeStruct, document: bytes, form: str) -> tuple[Any, ...]:
+        try:
+            return msgspec.structs.astuple(decode(document))
+        except Exception as error:  # noqa: BLE001 - as above
+            raise self._request_error(error, form) from None
 
     def _read_extension(self, code: int, data: memoryview) -> Any:
         if code != NPY_EXTENSION or "numpy" not in sys.modules:
@@ -210,27 +207,9 @@ class Codec:
             raise Rejected(Status.INVALID, f"{error} - at `$.{self._names[0]}`") from None
         return (value, *self._defaults)
 
-    def _decode_bytes(self, payload: bytes | memoryview) -> tuple[Any, ...]:
-        return (self._body_bytes(bytes(payload)), *self._defaults)
-
-    def _body_bytes(self, value: bytes) -> Any:
-        """The body within the constraints of its parameter. Raises Rejected."""
-        parameter = self._signature.parameters[0]
-        try:
-            if parameter.adapter is not None:
-                return parameter.adapter.from_python(value, parameter.name)
-            return msgspec.convert(value, parameter.type) if get_origin(parameter.type) is Annotated else value
-        except msgspec.ValidationError as error:
-            message = str(error)
-            where = "" if " - at `" in message else f" - at `$.{parameter.name}`"
-            raise Rejected(Status.INVALID, message + where) from None
-
     def _takes_array(self) -> bool:
         kind = self._body_type
         return "numpy" in sys.modules and (kind is Any or is_numpy(get_origin(kind) or kind))
-
-    def _takes_bytes(self) -> bool:
-        return self._body_type in (bytes, Any)
 
     def _request_error(self, error: Exception, form: str) -> Rejected:
         if isinstance(error, Rejected):
@@ -293,10 +272,11 @@ class Codec:
     def _choose_encoder(self, accept: str) -> Encode:
         wanted = Accept.parse(accept)
         best = wanted.best
-        if best is not None and wanted.preference(JSON) == best:
-            return self._to_json
-        if best is not None and wanted.preference(MSGPACK) == best:
-            return self._to_msgpack
+        if best is not None and (best[1] == 2 or not self._may_return_images):
+            if wanted.preference(JSON) == best:
+                return self._to_json
+            if wanted.preference(MSGPACK) == best:
+                return self._to_msgpack
 
         def negotiate(value: Any) -> tuple[bytes, str]:
             forms = [(wanted.preference(kind), to_bytes) for kind, to_bytes in self._forms(value, wanted)]
@@ -306,23 +286,24 @@ class Codec:
                     Status.NOT_ACCEPTABLE,
                     f"a value of type {type(value).__name__} has no form that Accept: {accept[:200]} allows",
                 )
-            return max(allowed, key=itemgetter(0))[1](value)  # the first of equals
+            try:
+                return max(allowed, key=itemgetter(0))[1](value)  # the first of equals
+            except (ValueError, OSError) as error:
+                raise _value_error(error, value) from None
 
         return negotiate
 
     def _forms(self, value: Any, wanted: Accept) -> list[tuple[str, Encode]]:
-        """The forms that a value has, the default first. Bytes have the image type of their first bytes, else the
-        image types that the client names."""
-        forms: list[tuple[str, Encode]] = [(JSON, self._to_json), (MSGPACK, self._to_msgpack)]
-        if is_array(value):
-            forms.append((NPY, _to_npy))
-        if isinstance(value, (bytes, bytearray, memoryview)):
-            raw = bytes(value)
-            image = sniff_image(raw)
-            named = [one.media for one in wanted.ranges if one.kind == "image" and one.exactness == 2]
-            kinds = [OCTET_STREAM, *([image] if image is not None else named)]
-            forms += [(kind, lambda _, kind=kind: (raw, kind)) for kind in kinds]  # type: ignore[misc]  # lambda defaults
-        return forms
+        """The forms that a value has, the default first: of an image, those of images."""
+        plain: list[tuple[str, Encode]] = [(JSON, self._to_json), (MSGPACK, self._to_msgpack)]
+        others = list(other_forms(value, wanted))
+        return others + plain if is_image(type(value)) else plain + others
+
+    @property
+    def _may_return_images(self) -> bool:
+        """Whether a value can be an image of Pillow, which is no JSON unless it is asked for by name."""
+        hint = self._signature.returns
+        return "PIL.Image" in sys.modules and (hint is Any or any(map(is_image, parts_of(hint))))
 
     def _write_json(self, value: Any) -> tuple[bytes, str]:
         try:
@@ -382,12 +363,3 @@ def _refuse_non_finite(value: Any) -> None:
             waiting += one.values()
         elif isinstance(one, (list, tuple, set, frozenset)):
             waiting += one
-
-
-def _to_npy(value: Any) -> tuple[bytes, str]:
-    from clipper_runtime import arrays
-
-    try:
-        return arrays.dump_npy(value), NPY
-    except ValueError as error:
-        raise _value_error(error, value) from None

@@ -20,13 +20,14 @@ from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final, Protocol
 
-from clipper.contract.wire import Item, Outcome, Status
+from clipper.contract.wire import Item, Outcome, ResponseHead, Status
 from clipper_runtime.channel import ChannelClosed
 from clipper_runtime.codec import Rejected, alike, as_columns
 from clipper_runtime.frames import is_table_value, to_rows
 from clipper_runtime.loader import Program
 from clipper_runtime.logs import REQUEST_ID, LogBuffer, format_error
 from clipper_runtime.outcomes import failed, not_a_list, refused, skipped, too_large, wrong_length
+from clipper_runtime.responses import Response, piece_of_body, response_body, response_outcome
 from clipper_runtime.work import Answer, Work
 
 __all__ = ["ExecutionCore", "Outlet", "complete", "split_guilty"]
@@ -36,6 +37,7 @@ _NEGLIGIBLE_WAIT_S: Final = 0.001
 
 _END: Final = object()
 _OK: Final = int(Status.OK)
+_NO_VALUES: Final = (BaseException, Response)
 _item_ids = attrgetter("id")
 _accepts = attrgetter("accept")
 
@@ -43,7 +45,7 @@ _accepts = attrgetter("accept")
 class Outlet(Protocol):
     """Where the chunks of one stream go."""
 
-    async def send(self, seq: int, content_type: str, body: bytes) -> bool:
+    async def send(self, seq: int, content_type: str, body: bytes, response: ResponseHead | None = None) -> bool:
         """Wait until the platform takes one more chunk and send it; False where the stream was cancelled instead."""
         ...
 
@@ -188,7 +190,8 @@ class ExecutionCore:
                 return
 
     async def _stream(self, work: Work, item: Item, arguments: Sequence[Any], outlet: Outlet, answer: Answer) -> None:
-        clock, seq = time.perf_counter, 0
+        clock, seq, raw = time.perf_counter, 0, False
+        head: ResponseHead | None = None
         values: Any = None
         try:
             began = clock()
@@ -200,13 +203,19 @@ class ExecutionCore:
                 if value is _END:
                     answer.add(Outcome(item.id, _OK))
                     return
-                body, content_type = self._codec.encode(value, item.accept)
+                if raw:
+                    body = piece_of_body(value)
+                elif seq == 0 and isinstance(value, Response):
+                    body, content_type, head = response_body(self._codec, value, item.accept)
+                    raw = True
+                else:
+                    body, content_type = self._codec.encode(value, item.accept)
                 if len(body) > self._max_payload_bytes:
                     raise too_large(len(body), self._max_payload_bytes)
-                if not await outlet.send(seq, content_type, body):
+                if not await outlet.send(seq, content_type, body, head):
                     answer.add(skipped(item.id, "cancelled while it streamed"))
                     return
-                seq += 1
+                seq, head = seq + 1, None
                 began = clock()
         except ChannelClosed:
             raise
@@ -255,11 +264,14 @@ class ExecutionCore:
                 self._fail((item,), one, answer)
                 continue
             try:
-                body, content_type = self._codec.encode(one, item.accept)
-                size = len(body)
-                if size > self._max_payload_bytes:
-                    raise too_large(size, self._max_payload_bytes)
-                answer.outcomes.append(Outcome(item.id, _OK, content_type, size))
+                if isinstance(one, Response):
+                    outcome, body = response_outcome(self._codec, item, one)
+                else:
+                    body, content_type = self._codec.encode(one, item.accept)
+                    outcome = Outcome(item.id, _OK, content_type, len(body))
+                if outcome.length > self._max_payload_bytes:
+                    raise too_large(outcome.length, self._max_payload_bytes)
+                answer.outcomes.append(outcome)
                 answer.bodies.append(body)
             except BaseException as error:  # noqa: BLE001 - a value's own methods are user code too
                 self._refuse(item, error, answer)
@@ -281,11 +293,11 @@ class ExecutionCore:
 
     def _encode_together(self, items: Sequence[Item], values: Sequence[Any], answer: Answer) -> bool:
         """Encode all values in one call, several times faster than one by one. False where that is not possible:
-        a value is an exception or cannot be encoded, or an item does not accept JSON."""
+        a value is an exception, a Response or cannot be encoded, or an item does not accept JSON."""
         if not alike(_accepts, items):
             return False
         for kind in set(map(type, values)):
-            if issubclass(kind, BaseException):  # msgspec would write one that is a dataclass as an object
+            if issubclass(kind, _NO_VALUES):  # msgspec would write an exception that is a dataclass as an object
                 return False
         try:
             encoded = self._codec.encode_batch(values, items[0].accept)

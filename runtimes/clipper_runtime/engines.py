@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from clipper.contract.wire import INITIAL_CREDIT
+from clipper.contract.wire import INITIAL_CREDIT, Chunk, ResponseHead
 from clipper_runtime.channel import Channel, ChannelClosed
 from clipper_runtime.core import ExecutionCore, complete
 from clipper_runtime.logs import REQUEST_ID
@@ -182,14 +182,14 @@ class _ThreadCall:
         self._credit = INITIAL_CREDIT
         self._condition = threading.Condition()
 
-    async def send(self, seq: int, content_type: str, body: bytes) -> bool:
+    async def send(self, seq: int, content_type: str, body: bytes, response: ResponseHead | None = None) -> bool:
         with self._condition:
             while not self._credit and not self.work.unwanted:
                 self._condition.wait()
             self._credit -= 1
             if self.work.unwanted:
                 return False
-        self._replies.chunk(self.work.items[0].id, seq, content_type, body)
+        self._replies.chunk(Chunk(self.work.items[0].id, seq, content_type, response), body)
         return True
 
     def give(self, n: int) -> None:

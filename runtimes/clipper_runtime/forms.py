@@ -17,6 +17,7 @@ import msgspec
 
 from clipper.contract.media_types import FORM
 from clipper_runtime.content_negotiation import canonical
+from clipper_runtime.file_values import is_bytes_like
 from clipper_runtime.hints import plain_type
 
 __all__ = ["form_as_json"]
@@ -31,7 +32,6 @@ _ESCAPES: Final = (('\\"', '"'), ("%22", '"'), ("%0D%0A", "\r\n"), ("\\\\", "\\"
 _SWITCHES: Final = {"true": b"true", "on": b"true", "yes": b"true", "1": b"true"} | {
     "false": b"false", "off": b"false", "no": b"false", "0": b"false",
 }  # fmt: skip
-_TEXTS: Final = (str, bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ class _Field:
 def form_as_json(content_type: str, payload: bytes | memoryview, types: Mapping[str, Any]) -> bytes:
     """The JSON object of a form's fields. `types`: of the parameters, by name.
 
-    Into `str` goes the text and into `bytes` the content, as base64. Of other types the text is JSON (`3`, `[1, 2]`)
-    where it can be, and else text (a date). A field that is there several times is a list. An empty one of a type that
-    is not text is left out. Raises ValueError where it is no form.
+    Into `str` goes the text; into `bytes`, files and images the content, as base64. Of other types the text is JSON
+    (`3`, `[1, 2]`) where it can be, and else text (a date). A field that is there several times is a list. An empty one
+    of a type that is not text is left out. Raises ValueError where it is no form.
     """
     fields: dict[str, list[_Field]] = {}
     for number, field in enumerate(_fields(content_type, bytes(payload))):
@@ -64,7 +64,12 @@ def _value(name: str, fields: list[_Field], kind: Any) -> bytes:
     """JSON; empty where the field is left out."""
     if kind is list or get_origin(kind) is list:
         entry = plain_type((getattr(kind, "__args__", None) or (Any,))[0])
-        if len(fields) == 1 and entry not in _TEXTS and fields[0].value.lstrip().startswith(b"["):
+        if (
+            len(fields) == 1
+            and entry is not str
+            and not is_bytes_like(entry)
+            and fields[0].value.lstrip().startswith(b"[")
+        ):
             return _single(fields[0], kind)
         return b"[" + b",".join(filter(None, [_single(field, entry) for field in fields])) + b"]"
     if len(fields) > 1:
@@ -73,12 +78,14 @@ def _value(name: str, fields: list[_Field], kind: Any) -> bytes:
 
 
 def _single(field: _Field, kind: Any) -> bytes:
-    if kind is bytes:
+    if is_bytes_like(kind):
         return b'"' + base64.b64encode(field.value) + b'"'
     try:
         text = field.value.decode()
     except UnicodeDecodeError:
-        raise ValueError(f"the form's field `{field.name}` is not text; only a parameter of bytes takes it") from None
+        raise ValueError(
+            f"the form's field `{field.name}` is not text; only a parameter of bytes or a file takes it"
+        ) from None
     if kind is str:
         return msgspec.json.encode(text)
     if not text.strip():

@@ -10,6 +10,7 @@ from typing import Any, Final, get_origin
 
 import msgspec
 
+from clipper_runtime.file_values import is_bytes_like
 from clipper_runtime.hints import has_fields, is_numpy, is_pydantic, parts_of
 from clipper_runtime.pydantic_schemas import Unbuildable
 from clipper_runtime.pydantic_types import Adapter, adapter_of, mentions_pydantic, uses_metadata
@@ -145,10 +146,11 @@ def _check_decodable(name: str, hint: Any) -> None:
     except Exception as error:  # noqa: BLE001 - msgspec raises various errors for types that it cannot decode
         raise SchemaError(f"parameter {name!r} cannot be decoded: {error}") from None
     for cls in _custom_types(info):
-        if not is_pydantic(cls) and not is_numpy(cls):
+        if not is_pydantic(cls) and not is_numpy(cls) and not is_bytes_like(cls):
             raise SchemaError(
                 f"parameter {name!r}: the type {cls.__module__}.{cls.__qualname__} cannot be built from a "
-                "request; use plain types, dataclasses, TypedDict, msgspec.Struct, pydantic models or numpy arrays"
+                "request; use plain types, dataclasses, TypedDict, msgspec.Struct, pydantic models, numpy "
+                "arrays, Pillow images or BinaryIO"
             )
 
 

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
-__all__ = ["field_hints", "has_fields", "is_numpy", "is_pydantic", "parts_of", "plain_type"]
+__all__ = ["field_hints", "has_fields", "is_image", "is_numpy", "is_pydantic", "parts_of", "plain_type"]
 
 
 def parts_of(hint: Any) -> Iterator[Any]:
@@ -66,6 +66,12 @@ def is_numpy(cls: Any) -> bool:
     """Whether it is np.ndarray or a numpy scalar type. Does not import numpy: the class exists only where it is."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(cls, type) and issubclass(cls, (numpy.ndarray, numpy.generic))
+
+
+def is_image(cls: Any) -> bool:
+    """Whether it is an image class of Pillow. Does not import it: the class exists only where user code did."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(cls, type) and issubclass(cls, pillow.Image)
 
 
 def plain_type(hint: Any) -> Any:

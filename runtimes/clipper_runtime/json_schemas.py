@@ -6,6 +6,7 @@ from typing import Any, get_origin
 
 import msgspec
 
+from clipper_runtime.file_values import is_bytes_like, schema_of_file
 from clipper_runtime.hints import is_numpy, is_pydantic
 from clipper_runtime.pydantic_types import json_schema_of, mentions_pydantic
 from clipper_runtime.schema import Signature
@@ -53,7 +54,7 @@ def _schema_of(kind: Any, *, closed: bool) -> dict[str, Any]:
 
 
 def _schema_hook(kind: Any) -> dict[str, Any]:
-    """msgspec's schema_hook: JSON Schema of pydantic models and numpy types."""
+    """msgspec's schema_hook: JSON Schema of pydantic models, numpy types, files and images."""
     origin = get_origin(kind) or kind
     if is_pydantic(origin):
         return json_schema_of(kind, "validation")
@@ -61,6 +62,8 @@ def _schema_hook(kind: Any) -> dict[str, Any]:
         from clipper_runtime import arrays
 
         return arrays.schema_of(kind) or {}
+    if is_bytes_like(origin):
+        return schema_of_file(origin)
     raise NotImplementedError
 
 

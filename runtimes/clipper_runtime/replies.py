@@ -48,8 +48,8 @@ class Replies:
     def send(self, message: Message, body: bytes = b"") -> None:
         self._channel.send([encode(message, len(body)), body])
 
-    def chunk(self, item: int, seq: int, content_type: str, body: bytes) -> None:
-        self._channel.send([encode(Chunk(item, seq, content_type), len(body)), body], self._output.logs.take)
+    def chunk(self, chunk: Chunk, body: bytes) -> None:
+        self._channel.send([encode(chunk, len(body)), body], self._output.logs.take)
 
     def answer(self, batch: int, answer: Answer, *, amid_call: bool = False) -> None:
         """Send one Result, or several where one frame cannot hold it, after the user output of the batch.

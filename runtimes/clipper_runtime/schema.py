@@ -15,6 +15,7 @@ import msgspec
 
 from clipper.contract.wrappers import declaring_function
 from clipper_runtime.callables import signature_of
+from clipper_runtime.file_values import read_file_hints
 from clipper_runtime.hint_checks import SchemaError, check_default, check_hint
 from clipper_runtime.hints import plain_type
 from clipper_runtime.pydantic_types import Adapter
@@ -119,6 +120,7 @@ def _parameter(parameter: inspect.Parameter, hint: Any, batched: bool) -> Parame
             default = _entry_default(name, default)
     if default is None and not required and kind is not Any:
         kind = typing.Optional[kind]  # noqa: UP045 - not every form of type hint supports `|`
+    kind = read_file_hints(kind)
     adapter = check_hint(name, kind)
     return Parameter(name, kind, parameter.kind is inspect.Parameter.KEYWORD_ONLY, required, default, adapter)
 

@@ -6,6 +6,7 @@ No library is imported here: a class of one exists only where user code imported
 from __future__ import annotations
 
 import inspect
+import io
 import sys
 from collections.abc import Mapping, Sequence, Set, ValuesView
 from datetime import datetime
@@ -15,7 +16,8 @@ import msgspec
 
 from clipper.contract.media_types import NPY_EXTENSION
 from clipper_runtime import frames, pydantic_types
-from clipper_runtime.hints import is_numpy, is_pydantic
+from clipper_runtime.file_values import build_file, image_bytes, is_bytes_like
+from clipper_runtime.hints import is_image, is_numpy, is_pydantic
 
 __all__ = ["build", "is_array", "plain", "plain_or_array", "plain_with_nan"]
 
@@ -36,6 +38,8 @@ def build(kind: Any, value: Any) -> Any:
     origin = get_origin(kind) or kind
     if is_pydantic(origin):
         return pydantic_types.build(kind, value)
+    if is_bytes_like(origin):
+        return build_file(origin, value)
     if not is_numpy(origin):
         raise TypeError(f"the type {kind} is not supported")
     from clipper_runtime import array_hints
@@ -55,6 +59,10 @@ def plain(value: Any) -> Any:
         return frames.to_plain(value)
     if isinstance(value, datetime):  # of a class of its own, as pendulum's
         return datetime.combine(value.date(), value.timetz())
+    if is_image(type(value)):
+        return image_bytes(value)
+    if isinstance(value, io.BytesIO):
+        return value.getvalue()
     if hasattr(value, "__array__") and "numpy" in sys.modules:  # a tensor
         return plain(sys.modules["numpy"].asarray(value))
     if isinstance(value, _PLAIN_BASES):
@@ -82,6 +90,8 @@ def _formless(value: Any) -> str:
         return "it is a coroutine that nothing awaits: make the function `async def`, or await it"
     if inspect.isgenerator(value) or inspect.isasyncgen(value):
         return "it is a generator: make the function a generator with `yield`, or return a list"
+    if name == "clipper.response.Response":
+        return "a clipper.Response is the whole value, or the first item of a generator"
     return f"objects of type {name} have no form as plain data"
 
 
@@ -97,7 +107,7 @@ def plain_or_array(value: Any) -> Any:
     if is_pydantic(type(value)):
         return pydantic_types.to_python(value)
     numpy = sys.modules.get("numpy")
-    if numpy is None or isinstance(value, numpy.generic) or not hasattr(value, "__array__"):
+    if numpy is None or isinstance(value, numpy.generic) or not hasattr(value, "__array__") or is_image(type(value)):
         return plain(value)
     if not isinstance(value, numpy.ndarray):
         if frames.is_table_value(value):

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 __all__ = ["with_whole_numbers"]
+
+
+class Form(Protocol):
+    """msgspec.json or msgspec.msgpack."""
+
+    def encode(self, value: Any, /) -> bytes: ...
+    def decode(self, data: bytes | memoryview, /) -> Any: ...
+
 
 # In the words of msgspec, of pydantic where it is strict, and of arrays.
 _REFUSED: Final = re.compile(
@@ -17,12 +25,12 @@ _REFUSED: Final = re.compile(
 _EXACT: Final = 2.0**53  # beyond, a float stands for several integers
 
 
-def with_whole_numbers(payload: bytes | memoryview, error: Exception) -> bytes | None:
-    """The JSON with integers in place of floats without a fraction; None where `error`, of its decoding, has another
-    reason. Of the rest of the document, only values without a hint are changed by it."""
+def with_whole_numbers(payload: bytes | memoryview, error: Exception, form: Form) -> bytes | None:
+    """The document with integers in place of floats without a fraction; None where `error`, of its decoding, has
+    another reason. Of the rest of it, only values without a hint are changed. `form`: msgspec's module of it."""
     if not isinstance(error, msgspec.ValidationError) or not _REFUSED.search(str(error)):
         return None
-    return msgspec.json.encode(_whole(msgspec.json.decode(payload)))
+    return form.encode(_whole(form.decode(payload)))
 
 
 def _whole(value: Any) -> Any:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from clipper.contract.spec import SpecError
     from clipper.errors import ClipperError
     from clipper.live_deploys import deploy
+    from clipper.response import Response
 
 __all__ = [
     "App",
@@ -34,6 +35,7 @@ __all__ = [
     "ClipperError",
     "Function",
     "Prediction",
+    "Response",
     "SpecError",
     "__version__",
     "deploy",
@@ -49,6 +51,7 @@ _LAZY = {
     "Client": "clipper.client",
     "ClipperError": "clipper.errors",
     "Prediction": "clipper.app",
+    "Response": "clipper.response",
     "SpecError": "clipper.contract.spec",
     "deploy": "clipper.live_deploys",
 }

@@ -16,9 +16,12 @@ from clipper import codec, errors
 from clipper.address import FunctionAddress
 from clipper.background import BackgroundLoop
 from clipper.contract.media_types import EVENT_STREAM, JSON, MSGPACK, OCTET_STREAM
-from clipper.item_stream import ItemStream
+from clipper.contract.response import BODILESS_STATUSES
+from clipper.item_stream import stream_of
 from clipper.lines import media_type
 from clipper.location import Location, find_platform
+from clipper.remote_responses import body_of, is_own, response_of
+from clipper.response import is_json
 from clipper.transport import Answer, AsyncConnection, Connection, Request, RetryPolicy
 
 __all__ = ["Client", "shared_client"]
@@ -54,7 +57,8 @@ class Client:
         """The items of a streaming function as they come; closing the iterator cancels the invocation."""
         request = _invocation(address, arguments, EVENT_STREAM, timeout_s)
         with self._connection.open(request) as response:
-            items = ItemStream(response.headers)
+            items = stream_of(response.status_code, response.headers)
+            yield from items.begin()
             for piece in self._connection.pieces(response):
                 yield from items.feed(piece)
                 if items.ended:
@@ -85,7 +89,9 @@ class Client:
         connection = await self._for_this_loop()
         request = _invocation(address, arguments, EVENT_STREAM, timeout_s)
         async with connection.open(request) as response:
-            items = ItemStream(response.headers)
+            items = stream_of(response.status_code, response.headers)
+            for head in items.begin():
+                yield head
             async for piece in connection.pieces(response):
                 for item in items.feed(piece):
                     yield item
@@ -165,15 +171,25 @@ def _schema(answer: Answer) -> dict[str, Any]:
 
 
 def _value(answer: Answer) -> Any:
-    if answer.status == 204 or not answer.content:
+    if is_own(answer.headers):
+        return response_of(answer.status, answer.headers, _content(answer))
+    return _content(answer)
+
+
+def _content(answer: Answer) -> Any:
+    if answer.status in BODILESS_STATUSES:
         return None
     kind = media_type(answer.headers)
+    if not answer.content and kind in ("", JSON, MSGPACK):
+        return None
     if kind == MSGPACK:
         return codec.decode(answer.content)
     if kind == JSON:
         return codec.decode_json(answer.content)
     if kind == OCTET_STREAM or kind.startswith("image/"):
         return answer.content
+    if is_own(answer.headers):
+        return codec.decode_json(answer.content) if is_json(kind) else body_of(answer.content, answer.headers)
     raise errors.UnexpectedAnswer(f"the answer's content type is {kind or 'missing'!r}, not {MSGPACK}")
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from clipper.contract.media_types import NPY_EXTENSION
 from clipper.errors import UnexpectedAnswer
+from clipper.response import Response
 
 __all__ = ["as_type", "decode", "decode_json", "encode"]
 
@@ -60,11 +61,11 @@ def as_type(value: Any, annotation: Any) -> Any:
     The annotation is from the caller's code, the value from the deployed version. They may differ; a value of another
     type is more useful than an error.
     """
-    if annotation in _PLAIN:
+    if annotation in _PLAIN or isinstance(value, Response):
         return value
     try:
         return msgspec.convert(value, annotation, dec_hook=_convert_custom)
-    except (msgspec.MsgspecError, TypeError, ValueError, NotImplementedError, RecursionError):
+    except (msgspec.MsgspecError, TypeError, ValueError, NotImplementedError, RecursionError, OSError):
         return value
 
 
@@ -74,6 +75,11 @@ _PLAIN: Final[tuple[Any, ...]] = (Any, None, type(None), bool, int, float, str, 
 def _convert_custom(wanted: Any, value: Any) -> Any:
     if isinstance(wanted, type) and isinstance(value, wanted):
         return value
+    pillow = sys.modules.get("PIL.Image")
+    if pillow is not None and isinstance(wanted, type) and issubclass(wanted, pillow.Image):
+        return pillow.open(io.BytesIO(value))  # its error for what is no image is an OSError
+    if wanted is io.BytesIO:
+        return io.BytesIO(value)
     if hasattr(wanted, "model_validate"):
         return wanted.model_validate(value)  # a model of pydantic; its error is a ValueError
     raise NotImplementedError(f"no conversion into {wanted!r}")
@@ -97,6 +103,10 @@ def _encode_custom(value: Any) -> Any:
     base: Any = next((base for base in (str, int, float, bytes) if isinstance(value, base)), None)
     if base is not None:  # a class of its own, such as an element of a parsed page
         return str.__str__(value) if base is str else base.__new__(base, value)
+    if isinstance(value, io.IOBase):
+        return _content(value)
+    if kind.__module__.partition(".")[0] == "PIL" and hasattr(value, "save"):
+        return _image(value)
     if hasattr(kind, "model_validate") and hasattr(kind, "model_dump"):
         return _model(value)
     if hasattr(value, "get_secret_value"):  # pydantic's SecretStr, which shows itself as stars
@@ -124,6 +134,25 @@ def _model(model: Any) -> Any:
     values = {name: getattr(model, name) for name in names}
     choices = {name: getattr(alias, "choices", [alias])[0] for name, alias in names.items()}
     return {choices[name] if isinstance(choices[name], str) else name: value for name, value in values.items()}
+
+
+def _content(file: Any) -> bytes:
+    """What is left to read of a binary file. Raises TypeError for one of text."""
+    content = file.read()
+    if isinstance(content, bytes):
+        return content
+    raise TypeError("a file has to be open for bytes: open(path, 'rb')")
+
+
+def _image(image: Any) -> bytes:
+    """An image of Pillow as PNG, which loses nothing; as TIFF where it cannot be PNG."""
+    out = io.BytesIO()
+    try:
+        image.save(out, "PNG")
+    except (OSError, ValueError):
+        out = io.BytesIO()
+        image.save(out, "TIFF")
+    return out.getvalue()
 
 
 def _array(numpy: Any, array: Any) -> Any:

@@ -242,7 +242,7 @@ class ControlClient(ApplicationCalls):
 
     def stream(self, path: str, body: bytes, content_type: str = JSON) -> Iterator[Any]:
         """The items of a streaming function, as they come. An `error` event is raised as what it carries."""
-        from clipper.item_stream import ItemStream
+        from clipper.item_stream import stream_of
 
         request = Request(
             method="POST",
@@ -251,7 +251,8 @@ class ControlClient(ApplicationCalls):
             headers={"Content-Type": content_type, "Accept": EVENT_STREAM},
         )
         with self._connection.open(request) as response:
-            items = ItemStream(response.headers)
+            items = stream_of(response.status_code, response.headers)
+            yield from items.begin()
             for piece in self._connection.pieces(response):
                 yield from items.feed(piece)
                 if items.ended:

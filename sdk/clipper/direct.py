@@ -94,7 +94,7 @@ class DirectConnection:
             raise errors.DeadlineExceeded(f"no answer from {url} in time ({type(error).__name__})") from error
         except (OSError, ValueError) as error:
             raise errors.ConnectionLost(f"the connection to {url} broke: {_reason(error)}") from error
-        if is_error(status, request):
+        if is_error(status, headers, request):
             raise error_from(status, headers, content, url)
         return Answer(status, headers, content)
 

@@ -8,8 +8,14 @@ from typing import Any
 from clipper import codec, errors
 from clipper.contract.media_types import EVENT_STREAM
 from clipper.lines import EventReader, media_type
+from clipper.remote_responses import OwnStream, is_own
 
-__all__ = ["ItemStream"]
+__all__ = ["ItemStream", "stream_of"]
+
+
+def stream_of(status: int, headers: Mapping[str, str]) -> ItemStream | OwnStream:
+    """Of a generator's items, or of an answer that the generator writes itself. Raises UnexpectedAnswer."""
+    return OwnStream(status, headers) if is_own(headers) else ItemStream(headers)
 
 
 class ItemStream:
@@ -23,6 +29,10 @@ class ItemStream:
             )
         self._reader = EventReader()
         self.ended = False
+
+    def begin(self) -> Iterator[Any]:
+        """What comes before the first byte of the body."""
+        return iter(())
 
     def feed(self, piece: bytes) -> Iterator[Any]:
         """The items that `piece` completes. Raises ClipperError."""

@@ -152,7 +152,7 @@ class Connection:
             response = self._http.send(self._http.build_request(**_options(request, attempts)), stream=True)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise translate(error, url) from error
-        if not is_error(response.status_code, request):
+        if not is_error(response.status_code, response.headers, request):
             return response
         content = b""
         try:
@@ -246,7 +246,7 @@ class AsyncConnection:
             response = await pool.send(pool.build_request(**_options(request, attempts)), stream=True)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise translate(error, url) from error
-        if not is_error(response.status_code, request):
+        if not is_error(response.status_code, response.headers, request):
             return response
         content = b""
         try:

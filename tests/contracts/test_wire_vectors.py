@@ -75,7 +75,7 @@ def test_the_document_names_every_kind_and_status_with_its_number() -> None:
 
 def test_the_document_lists_every_field_in_order() -> None:
     text = DOCUMENT.read_text()
-    for cls in [*wire.KINDS.values(), wire.Item, wire.Outcome, wire.LogRecord]:
+    for cls in [*wire.KINDS.values(), wire.Item, wire.Outcome, wire.ResponseHead, wire.LogRecord]:
         fields = [row[0].strip("`") for row in table_after(f"### {cls.__name__}")]
         assert fields == list(cls.__struct_fields__), cls.__name__
     assert f"version **{wire.PROTOCOL_VERSION}**" in text

@@ -31,13 +31,13 @@ In the benchmark's replay a request takes 0.9 µs, with SIEVE 0.3 µs and with S
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Final, Generic, TypeVar
 
-__all__ = ["ENTRY_OVERHEAD_BYTES", "Entry", "ResultCache", "key"]
+__all__ = ["ENTRY_OVERHEAD_BYTES", "Entry", "ResultCache", "keeps_response", "key"]
 
 V = TypeVar("V")
 
@@ -62,6 +62,7 @@ _STEPS: Final = 256
 _BYTES_PER_MEMORY: Final = 512
 # 2**300 is far from a double's limit of 2**1023, with room for the sum of any number of hits.
 _RESCALE_AT: Final = 300.0
+_FIRST_ERROR: Final = 400  # of the statuses of HTTP
 
 
 def key(version: str, content_type: str, accept: str, body: bytes | bytearray | memoryview) -> bytes:
@@ -80,6 +81,13 @@ def _prefix(version: str, content_type: str, accept: str) -> blake2b:
     """The digest of the texts, which many requests share: copying it costs half as much as computing it."""
     head = f"{len(version)},{len(content_type)},{len(accept)},{version}{content_type}{accept}"
     return blake2b(head.encode("utf-8", "surrogatepass"), digest_size=32, person=b"clipper.result.1")
+
+
+def keeps_response(status: int, headers: Sequence[tuple[str, str]]) -> bool:
+    """Whether a response that a function made up itself may be kept: no error, and not one that forbids it
+    (`Cache-Control: no-store`, `no-cache` or `private`, RFC 9111 §3)."""
+    directives = ",".join(value.lower() for name, value in headers if name.lower() == "cache-control")
+    return status < _FIRST_ERROR and not any(word in directives for word in ("no-store", "no-cache", "private"))
 
 
 class Entry(Generic[V]):

@@ -2,8 +2,9 @@
 
 A flight has an invocation of its own, its leader, that no caller owns; the callers' invocations follow it. A caller
 that goes away leaves the flight, which goes on for the others and is cancelled with the last one. The leader's deadline
-is the latest of its followers'. Only plain successes are kept: neither errors nor default outputs. Where platforms
-share a Redis store, a miss looks there before it takes a replica's time (`SharedResults`).
+is the latest of its followers'. Only plain successes are kept: neither errors nor default outputs, nor a response with
+the status of an error. Where platforms share a Redis store, a miss looks there before it takes a replica's time
+(`SharedResults`); responses with a head of their own are not stored there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
+from clipper.contract.wire import ResponseHead
 from clipper_platform.clock import Clock
 from clipper_platform.core import caching
 from clipper_platform.errors import ClientClosed, ClipperError, DeadlineExceeded
@@ -45,6 +47,15 @@ class SharedResults(Protocol):
 class CachedResult:
     payload: bytes
     content_type: str
+    response: ResponseHead | None = None
+
+    def answer(self, invocation: Invocation, now: float) -> None:
+        """Make it the answer of an invocation, which is not called back."""
+        invocation.cache_status = "hit"
+        invocation.payload, invocation.content_type_out = self.payload, self.content_type
+        invocation.response = self.response
+        invocation.state = State.DONE
+        invocation.finished = now
 
 
 class Flight:
@@ -89,10 +100,7 @@ class InvocationCache:
         result = self.hit(queue, key, invocation.arrived, now)
         if result is None:
             return self.follow(invocation, key)
-        invocation.cache_status = "hit"
-        invocation.payload, invocation.content_type_out = result.payload, result.content_type
-        invocation.state = State.DONE
-        invocation.finished = now
+        result.answer(invocation, now)
         invocation.on_done(invocation)
         return True
 
@@ -186,12 +194,13 @@ class InvocationCache:
         leader = flight.leader
         leader.state = State.DONE
         if error is None and not leader.default_reason:
-            result = CachedResult(bytes(leader.payload), leader.content_type_out)
+            result = CachedResult(bytes(leader.payload), leader.content_type_out, leader.response)
             self._keep(leader.queue, flight.key, result, fresh=fresh)
         for follower in list(flight.followers):
             if follower.state is not State.FOLLOWING:
                 continue  # it left while another follower was answered
             follower.payload, follower.content_type_out = leader.payload, leader.content_type_out
+            follower.response = leader.response
             follower.default_reason = leader.default_reason
             follower.dispatched, follower.exec_s = leader.dispatched, leader.exec_s
             self._answer(follower, error)
@@ -200,10 +209,15 @@ class InvocationCache:
         ttl = queue.spec.cache_ttl_s
         if ttl is None or queue.closed:
             return  # a version that ends keeps nothing: its entries were dropped already
+        head = result.response
+        if head is not None and not caching.keeps_response(head.status, head.headers):
+            return
         now = self._clock.monotonic()
         size = len(result.payload) + len(result.content_type)
+        if head is not None:
+            size += sum(len(name) + len(value) for name, value in head.headers)
         self.results.put(key, result, size, ttl_s=ttl, now=now, owner=queue.name)
-        if fresh and self._shared is not None:
+        if fresh and self._shared is not None and head is None:
             self._shared.put(queue.name, key, result.payload, result.content_type, ttl)
 
     def _answer(self, invocation: Invocation, error: ClipperError | None) -> None:

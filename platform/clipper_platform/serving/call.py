@@ -9,6 +9,7 @@ from typing import Final, Protocol
 import msgspec
 
 from clipper.contract.media_types import JSON, MSGPACK
+from clipper.contract.wire import ResponseHead
 from clipper_platform.errors import InvalidResult
 from clipper_platform.serving.invocation import Invocation, OwningQueue
 from clipper_platform.serving.item_array import join_items
@@ -56,6 +57,7 @@ class Call:
         self._door = door
         self._items: list[tuple[bytes, str]] = []
         self._collected_bytes = 0
+        self._written_by_function: str | None = None  # the type of an answer that began with a clipper.Response
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._invocation = Invocation(
             queue,
@@ -73,7 +75,9 @@ class Call:
         if not self._done.done():
             self._done.set_result(None)
 
-    def chunk(self, payload: bytes, content_type: str) -> None:
+    def chunk(self, payload: bytes, content_type: str, response: ResponseHead | None) -> None:
+        if response is not None:
+            self._written_by_function = content_type
         self._collected_bytes += len(payload)
         if self._collected_bytes > MAX_COLLECTED_BYTES:
             self._items.clear()
@@ -112,6 +116,8 @@ class Call:
             if invocation.accept.startswith(MSGPACK):
                 return msgspec.msgpack.encode(default), MSGPACK
             return msgspec.json.encode(default), JSON
+        if self._written_by_function is not None:
+            return b"".join(payload for payload, _ in self._items), self._written_by_function
         if self._items or invocation.queue.streaming:
             return join_items(self._items)
         return bytes(invocation.payload), invocation.content_type_out

@@ -125,6 +125,7 @@ class Endpoints:
                 or invocation.deadline < now
                 or invocation.hedge is not None
                 or invocation.flight is not None
+                or outcome.response is not None
             ):
                 endpoint.settled(batch, 1, skipped=outcome.status == wire.Status.CANCELLED)
                 self._on_outcome(endpoint, invocation, outcome, payload, exec_s)
@@ -170,6 +171,7 @@ class Endpoints:
         if outcome.status == wire.Status.OK:
             invocation.payload = payload
             invocation.content_type_out = outcome.content_type
+            invocation.response = outcome.response
             self._owner.finish(invocation, None)
         elif outcome.status == wire.Status.CANCELLED:
             self._passed_over(invocation)
@@ -202,7 +204,7 @@ class Endpoints:
     ) -> None:
         if invocation.state is State.RUNNING and invocation.sink is not None and invocation.endpoint is endpoint:
             invocation.chunks += 1
-            invocation.sink.chunk(bytes(payload), chunk.content_type)
+            invocation.sink.chunk(bytes(payload), chunk.content_type, chunk.response)
 
     def on_batch_done(self, endpoint: Endpoint, batch: Batch, duration_s: float, reruns: int) -> None:
         owner = self._owner

@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import Any, Protocol
 
 from clipper.contract.spec import FunctionSpec
+from clipper.contract.wire import ResponseHead
 from clipper_platform.core.windows import LatencyHistogram
 from clipper_platform.errors import ClipperError, QueueFull
 from clipper_platform.replicas.base import Target
@@ -27,7 +28,9 @@ class StreamSink(Protocol):
     """Where a streaming invocation's chunks go. `Dispatcher.credit` lets the replica send more once the consumer has
     taken some."""
 
-    def chunk(self, payload: bytes, content_type: str) -> None: ...
+    def chunk(self, payload: bytes, content_type: str, response: ResponseHead | None) -> None:
+        """`response`, of the first chunk: all of them are one answer with this head."""
+        ...
 
 
 class OwningQueue(Protocol):
@@ -89,6 +92,7 @@ class Invocation:
         "queued",
         "request_id",
         "requeues",
+        "response",
         "sink",
         "state",
         "weight",
@@ -125,6 +129,7 @@ class Invocation:
     error: ClipperError | None
     payload: bytes | memoryview
     content_type_out: str
+    response: ResponseHead | None  # what the function said about its answer
     default_reason: str
     cache_key: bytes | None
     cache_status: str  # hit, shared, miss, collapsed; empty when the function has no cache
@@ -160,7 +165,7 @@ class Invocation:
         self.content_type_out = self.default_reason = self.cache_status = ""
         self.withdrawals = 0
         self.withdrawn = False
-        self.endpoint = self.cold = self.error = self.cache_key = self.flight = self.hedge = None
+        self.endpoint = self.cold = self.error = self.cache_key = self.flight = self.hedge = self.response = None
 
     def __repr__(self) -> str:
         return f"<Invocation {self.request_id} of {self.queue.target.id} {self.state.name}>"

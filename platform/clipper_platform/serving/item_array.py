@@ -1,15 +1,20 @@
-"""The items of a stream as one array: JSON or MessagePack, joined without decoding them."""
+"""The items of a stream as one value, joined without decoding them: an array in JSON or MessagePack, or text."""
 
 from __future__ import annotations
 
-from clipper.contract.media_types import JSON, MSGPACK
+from clipper.contract.media_types import JSON, MSGPACK, TEXT
 
 __all__ = ["join_items"]
 
 
 def join_items(items: list[tuple[bytes, str]]) -> tuple[bytes, str]:
-    """(payload, content type) of the array. `items`: (payload, content type) of each, all of the same type."""
+    """(payload, content type) of the array, or of the whole text where the items are text.
+
+    `items`: (payload, content type) of each, all of the same type.
+    """
     payloads = [payload for payload, _ in items]
+    if items and items[0][1].startswith(TEXT):
+        return b"".join(payloads), items[0][1]
     if items and items[0][1] == MSGPACK:
         return _array_header(len(items)) + b"".join(payloads), MSGPACK
     return b"[" + b",".join(payloads) + b"]", JSON

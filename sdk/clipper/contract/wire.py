@@ -40,6 +40,7 @@ __all__ = [
     "Pong",
     "ProtocolError",
     "Ready",
+    "ResponseHead",
     "Result",
     "Start",
     "Status",
@@ -153,8 +154,18 @@ class Invoke(_Message, frozen=True):
     items: list[Item]
 
 
+class ResponseHead(_Message, frozen=True):
+    """What a function said about its HTTP answer: `headers` are (name, value), names in lower case."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+
+
 class Outcome(_Message, frozen=True):
-    """How one item ended; its payload is the next `length` bytes of the Result's body."""
+    """How one item ended; its payload is the next `length` bytes of the Result's body.
+
+    `response`: the function returned `clipper.Response`, whose body the payload is.
+    """
 
     id: int
     status: int
@@ -162,6 +173,7 @@ class Outcome(_Message, frozen=True):
     length: int = 0
     error_type: str = ""
     message: str = ""
+    response: ResponseHead | None = None
 
 
 class Result(_Message, frozen=True):
@@ -177,11 +189,15 @@ class Result(_Message, frozen=True):
 
 
 class Chunk(_Message, frozen=True):
-    """replica → platform: one encoded value of a streaming item (the body); `seq` counts from 0."""
+    """replica → platform: one encoded value of a streaming item (the body); `seq` counts from 0.
+
+    `response`, with the first one only: the bodies of this and the following chunks are one answer with that head.
+    """
 
     id: int
     seq: int
     content_type: str
+    response: ResponseHead | None = None
 
 
 class Credit(_Message, frozen=True):

@@ -511,7 +511,7 @@ class Sink:
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
 
-    def chunk(self, payload: bytes, content_type: str) -> None:
+    def chunk(self, payload: bytes, content_type: str, response: wire.ResponseHead | None) -> None:
         self.chunks.append(payload)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from clipper_platform.gateway.errors import render
-from clipper_platform.gateway.http.answer import CACHE_STATUS, batch_timing, content_type_value, header_lines
+from clipper_platform.gateway.http.answer import CACHE_STATUS, VARY, batch_timing, content_type_value, header_lines
+from clipper_platform.gateway.http.answer_coding import PACKED_FROM_BYTES, is_packable
 from clipper_platform.gateway.http.uvicorn_parts import STATUS_LINE
 from clipper_platform.serving.cache import CachedResult
 from clipper_platform.serving.invocation import Invocation, OwningQueue
@@ -108,8 +109,9 @@ class AnswerTemplates:
             if len(self._heads) >= MAX_HEADS:
                 self._heads.clear()
             version = queue.target.id.version
+            vary = VARY if length >= PACKED_FROM_BYTES and is_packable(content_type) else b""
             head = self._heads[queue, content_type, length] = (
-                b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-clip-version: %d\r\n"
-                % (STATUS_LINE[200], self._date, content_type_value(content_type), length, version)
+                b"%b%bcontent-length: %d\r\ncontent-type: %b\r\n%bx-clip-version: %d\r\n"
+                % (STATUS_LINE[200], self._date, length, content_type_value(content_type), vary, version)
             )
         return head

@@ -22,6 +22,7 @@ from uvicorn.config import Config
 
 from clipper_platform.core import caching
 from clipper_platform.errors import ClipperError, HeadersTooLarge, PayloadTooLarge
+from clipper_platform.gateway.http.answer_coding import PACKED_FROM_BYTES
 from clipper_platform.gateway.http.answer_templates import AnswerTemplates
 from clipper_platform.gateway.http.connection import Connection
 from clipper_platform.gateway.http.connection_limit import ConnectionLimit
@@ -303,7 +304,7 @@ class FastPathProtocol(Connection):
             key = caching.key(queue.name, head.content_type, head.accept, body)
             result = self.dispatcher.cached(queue, key, now, self.now())
             if result is not None:
-                self._answer_hit(queue, result, now)
+                self._answer_hit(queue, result, head, now)
                 return True
         self._begin_whole(FastCycle(self, queue, head, new_request_id(), now, timeout_s, body), key)
         return True
@@ -324,17 +325,30 @@ class FastPathProtocol(Connection):
         else:
             cycle.begin(cache_key)
 
-    def _answer_hit(self, queue: OwningQueue, result: CachedResult, arrived: float) -> None:
+    def _answer_hit(self, queue: OwningQueue, result: CachedResult, head: RequestHead, arrived: float) -> None:
         """Answer from the cache without a cycle: `self.cycle` stays the one before, whose response is complete."""
+        if result.response is not None or (head.coding and len(result.payload) >= PACKED_FROM_BYTES):
+            self._answer_unusual_hit(queue, result, head, arrived)
+            return
         transport = self.transport
         if not transport.is_closing():
             taken_s = self.now() - arrived
-            head = self.templates.hit(queue, result, new_request_id(), taken_s, self.server_state.default_headers)
+            lines = self.templates.hit(queue, result, new_request_id(), taken_s, self.server_state.default_headers)
             if len(result.payload) < JOIN_BELOW:
-                transport.write(head + result.payload)
+                transport.write(lines + result.payload)
             else:
-                transport.writelines([head, result.payload])
+                transport.writelines([lines, result.payload])
         self.on_response_complete()
+
+    def _answer_unusual_hit(self, queue: OwningQueue, result: CachedResult, head: RequestHead, arrived: float) -> None:
+        """One with a head of its own, or that may be packed."""
+        cycle = FastCycle(self, queue, head, new_request_id(), arrived, 0.0)
+        cycle.more_body = False
+        cycle.started = True
+        self.cycle = self.turn = cycle
+        if cycle.invocation is not None:
+            result.answer(cycle.invocation, self.now())
+            cycle.done(cycle.invocation)
 
 
 def _head_too_large() -> HeadersTooLarge:

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from clipper.contract.media_types import FORM
 from clipper_platform.errors import InvalidRequest, NotFound
-from clipper_platform.gateway.http.answer import Answer, answer_of, send_answer
+from clipper_platform.gateway.http.answer import Answer, send_answer, send_result
 from clipper_platform.gateway.http.content_coding import unpacked
 from clipper_platform.gateway.http.invoke_service import InvokeRequest, InvokeService
 from clipper_platform.gateway.http.request_body import read_request_body
@@ -67,7 +67,7 @@ class InvokeEndpoint:
 
         invocation = self._service.begin(request, finish)
         if await self._wait(done, invocation, receive):
-            await send_answer(send, answer_of(invocation))
+            await send_result(send, invocation, request.head.coding)
 
     async def _wait(self, done: asyncio.Future[None], invocation: Invocation, receive: Receive) -> bool:
         """True once the answer exists; False when the client disconnected first, which cancels the invocation."""
@@ -86,7 +86,7 @@ class InvokeEndpoint:
             await _cancelled(gone)
 
     async def _stream(self, request: InvokeRequest, receive: Receive, send: Send) -> None:
-        dispatcher, sink = self._service.dispatcher, ItemSink()
+        dispatcher, sink, coding = self._service.dispatcher, ItemSink(), request.head.coding
         invocation = self._service.begin(request, lambda _: sink.end(), sink)
 
         def credit() -> None:
@@ -97,7 +97,7 @@ class InvokeEndpoint:
             if request.head.stream_type:
                 await send_items(invocation, sink, credit, send, framing=FRAMINGS[request.head.stream_type])
             else:
-                await send_array(invocation, sink, credit, send, max_bytes=self._service.max_body_bytes)
+                await send_array(invocation, sink, credit, send, max_bytes=self._service.max_body_bytes, coding=coding)
         finally:
             dispatcher.cancel(invocation)
             await _cancelled(gone)

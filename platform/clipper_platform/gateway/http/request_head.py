@@ -9,8 +9,9 @@ from functools import lru_cache
 from typing import Final
 
 from clipper.contract.accept import Accept
-from clipper.contract.media_types import EVENT_STREAM, JSON, MSGPACK, NDJSON, NPY, OCTET_STREAM
+from clipper.contract.media_types import EVENT_STREAM, JSON, MSGPACK, NDJSON, NPY, OCTET_STREAM, TEXT
 from clipper_platform.errors import InvalidRequest
+from clipper_platform.gateway.http.answer_coding import preferred_coding
 
 __all__ = ["RequestHead", "media_type", "prefers_msgpack", "read_head"]
 
@@ -27,6 +28,7 @@ class RequestHead:
     authorization: str | None = None
     timeout_ms: bytes = b""
     encoding: bytes = b""
+    coding: str = ""  # that the answer may have; of those that the client accepts, what it prefers
 
     @property
     def stream_type(self) -> str:
@@ -59,8 +61,8 @@ def _stream_type(header: str) -> str:
     if not streams:
         return ""
     best, kind = max(streams, key=lambda stream: stream[0])
-    images = [one.media for one in accept.ranges if one.kind == "image"]
-    whole = [found for form in (JSON, MSGPACK, NPY, OCTET_STREAM, *images) if (found := accept.preference(form))]
+    named = [one.media for one in accept.ranges if one.kind == "image" or one.media == TEXT]
+    whole = [found for form in (JSON, MSGPACK, NPY, OCTET_STREAM, *named) if (found := accept.preference(form))]
     if whole and (best[1] < 2 or max(whole) > best):
         return ""
     return kind
@@ -85,9 +87,9 @@ def media_type(value: bytes) -> str:
 
 
 def read_head(headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
-    """The head in header pairs with lower-case names; of a header given twice, the last one counts, but `Accept`
-    and `Content-Encoding` are lists that may be cut. Never raises."""
-    content_type, accept, authorization, timeout_ms, encoding = JSON, "", None, b"", b""
+    """The head in header pairs with lower-case names; of a header given twice, the last one counts, but `Accept`,
+    `Accept-Encoding` and `Content-Encoding` are lists that may be cut. Never raises."""
+    content_type, accept, authorization, timeout_ms, encoding, codings = JSON, "", None, b"", b"", ""
     for name, value in headers:
         if name == b"content-type":
             content_type = media_type(value) or JSON
@@ -99,10 +101,13 @@ def read_head(headers: Iterable[tuple[bytes, bytes]]) -> RequestHead:
             timeout_ms = value
         elif name == b"content-encoding":
             encoding += (b"," if encoding else b"") + value
+        elif name == b"accept-encoding":
+            codings += ("," if codings else "") + value.decode("latin-1")
     return RequestHead(
         content_type=content_type,
         accept=accept or "*/*",
         authorization=authorization,
         timeout_ms=timeout_ms,
         encoding=encoding,
+        coding=preferred_coding(codings) if codings else "",
     )

@@ -26,7 +26,7 @@ class Stream:
         self.credits = 0
         self.messages: list[Any] = []
         for item in items:
-            self.sink.chunk(item, kind)
+            self.sink.chunk(item, kind, None)
         self.sink.end()
 
     def credit(self) -> None:
@@ -43,7 +43,7 @@ class Stream:
         return self.answer()
 
     async def array(self, max_bytes: int = 100) -> tuple[int, bytes]:
-        await send_array(self.invocation, self.sink, self.credit, self.send, max_bytes=max_bytes)
+        await send_array(self.invocation, self.sink, self.credit, self.send, max_bytes=max_bytes, coding="")
         return self.answer()
 
     def answer(self) -> tuple[int, bytes]:
