@@ -29,7 +29,7 @@ IMAGE_FORMS: Final = {
 
 # Modes that a format cannot hold and whose colours it can.
 _UNSUITED: Final = {
-    "image/png": frozenset({"CMYK", "YCbCr", "LAB", "HSV", "F"}),
+    "image/png": frozenset({"CMYK", "YCbCr", "LAB", "HSV", "F", "I"}),
     "image/jpeg": frozenset({"RGBA", "LA", "PA", "P", "La", "RGBa", "1", "I", "F", "HSV", "LAB"}),
     "image/bmp": frozenset({"CMYK", "YCbCr", "LAB", "HSV", "F", "I", "LA", "PA"}),
 }
@@ -90,7 +90,7 @@ def image_bytes(image: Any, media: str = "image/png") -> bytes:
     """The image as a file of one of `IMAGE_FORMS`. Raises ValueError or OSError where it cannot be one."""
     out = io.BytesIO()
     if image.mode in _UNSUITED.get(media, ()):
-        image = image.convert("RGB")
+        image = image.convert("I;16" if media == "image/png" and image.mode == "I" else "RGB")
     image.save(out, IMAGE_FORMS[media])
     return out.getvalue()
 

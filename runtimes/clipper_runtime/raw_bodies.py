@@ -88,7 +88,7 @@ def _known(charset: str) -> str:
         info = codecs.lookup(charset)
         if not info._is_text_encoding:
             raise LookupError(charset)
-    except LookupError:
+    except (LookupError, ValueError):
         raise Rejected(
             Status.UNSUPPORTED_MEDIA_TYPE, f"the charset {charset[:60]!r} is not known; send UTF-8"
         ) from None

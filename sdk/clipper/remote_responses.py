@@ -14,7 +14,7 @@ from clipper.response import Response
 __all__ = ["OwnStream", "body_of", "is_own", "response_of"]
 
 _CHARSET: Final = re.compile(r";\s*charset=\"?([^\s;\"]+)", re.IGNORECASE)
-_NOT_OWN: Final = frozenset({"content-encoding", "vary"})  # of the way here
+_NOT_OWN: Final = frozenset({"content-encoding", "vary", "x-accel-buffering"})  # of the way here
 
 
 def is_own(headers: Mapping[str, str]) -> bool:

@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator
 
 import pytest
+from backports import zstd
 
 from clipper.contract import wire
 from tests.support.gateway import Gateway, gateway
@@ -606,3 +607,146 @@ async def test_a_streaming_function_is_left_to_starlette() -> None:
         assert b"2\r\n0\n\r\n2\r\n1\n\r\n2\r\n2\n\r\n" in received
         both = b"Accept: application/json, text/event-stream\r\n"
         assert (await gate.exchange(post(b"1", both, CLOSE))).endswith(b"[0,1,2]")
+
+
+# What the function says about its answer
+
+
+def responding(head: wire.ResponseHead, content_type: str, body: bytes) -> InMemoryBackend:
+    async def answer(invoke: wire.Invoke, _: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
+        outcomes = [wire.Outcome(i.id, wire.Status.OK, content_type, len(body), response=head) for i in invoke.items]
+        return wire.Result(invoke.batch, outcomes), [body] * len(invoke.items)
+
+    return InMemoryBackend(answer)
+
+
+async def test_a_response_of_the_function_has_its_status_its_headers_and_the_platforms(fast_path: bool) -> None:
+    head = wire.ResponseHead(201, (("location", "/jobs/7"), ("x-request-id", "forged"), ("x", "a\r\nset-cookie: b")))
+    async with gateway(responding(head, "text/html; charset=utf-8", b"<b>"), fast_path=fast_path) as gate:
+        await gate.harness.deploy(target())
+        reader, writer = await gate.connect()
+        for n in range(3):  # the later ones have a known head
+            writer.write(post(b"%d" % n))
+            answer = await read_answer(reader)
+            assert (answer.status, answer.body, answer.headers["content-type"]) == (
+                201,
+                b"<b>",
+                "text/html; charset=utf-8",
+            )
+            assert (answer.headers["location"], answer.headers["x-clip-response"]) == ("/jobs/7", "1")
+            assert re.fullmatch(r"[0-9a-f]{16}", answer.headers["x-request-id"])
+            assert not {"x", "set-cookie"} & set(answer.headers)
+        writer.close()
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_an_answer_without_a_body_is_followed_by_the_next_answer(fast_path: bool, status: int) -> None:
+    head = wire.ResponseHead(status, (("etag", '"1"'),))
+    async with gateway(responding(head, "text/plain", b"must not be sent"), fast_path=fast_path) as gate:
+        await gate.harness.deploy(target())
+        reader, writer = await gate.connect()
+        writer.write(post(b"1") * 3)
+        for _ in range(3):
+            async with asyncio.timeout(5):
+                raw = await reader.readuntil(b"\r\n\r\n")
+            assert raw.startswith(b"HTTP/1.1 %d " % status)
+            assert b"content-length" not in raw.lower()
+        writer.close()
+
+
+async def test_a_response_with_an_impossible_status_is_an_invalid_result(fast_path: bool) -> None:
+    async with gateway(responding(wire.ResponseHead(42), "text/plain", b"x"), fast_path=fast_path) as gate:
+        await gate.harness.deploy(target())
+        reader, writer = await gate.connect()
+        writer.write(post(b"1"))
+        answer = await read_answer(reader)
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (500, "invalid_result")
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "kept"),
+    [
+        (wire.ResponseHead(200, (("etag", '"1"'),)), True),
+        (wire.ResponseHead(404), False),
+        (wire.ResponseHead(200, (("cache-control", "Private, max-age=5"),)), False),
+    ],
+)
+async def test_a_response_is_kept_by_the_cache_unless_it_is_an_error_or_forbids_it(
+    fast_path: bool, head: wire.ResponseHead, kept: bool
+) -> None:
+    async with gateway(responding(head, "text/csv", b"a,b"), fast_path=fast_path) as gate:
+        await gate.harness.deploy(target(cache_ttl_s=60.0))
+        reader, writer = await gate.connect()
+        seen = []
+        for _ in range(4):
+            writer.write(post(b"1"))
+            answer = await read_answer(reader)
+            assert (answer.status, answer.body) == (head.status, b"a,b")
+            assert set(dict(head.headers)) <= set(answer.headers)
+            seen.append(answer.headers["cache-status"])
+        assert seen == (["clipper; fwd=miss; stored", *["clipper; hit"] * 3] if kept else ["clipper; fwd=miss"] * 4)
+        writer.close()
+
+
+# Packed answers
+
+JSON_TEXT = json.dumps(list(range(20_000))).encode()
+
+
+@pytest.mark.parametrize("body", [JSON_TEXT, JSON_TEXT[:7000] + b"]"], ids=["in a thread", "in the loop"])
+@pytest.mark.parametrize("cached", [False, True])
+async def test_a_large_answer_is_packed_for_a_client_that_takes_it(fast_path: bool, body: bytes, cached: bool) -> None:
+    async with gateway(fast_path=fast_path) as gate:
+        await gate.harness.deploy(target(**({"cache_ttl_s": 60.0} if cached else {})))
+        reader, writer = await gate.connect()
+        for accept, coding in ((b"gzip, deflate", "gzip"), (b"br, zstd", "zstd"), (b"gzip;q=0", ""), (b"gzip", "gzip")):
+            for _ in range(2):
+                writer.write(post(body, b"Accept-Encoding: %b\r\n" % accept, b"Content-Type: application/json\r\n"))
+                answer = await read_answer(reader)
+                unpack = {"gzip": gzip.decompress, "zstd": zstd.decompress, "": bytes}[coding]
+                assert (answer.status, unpack(answer.body)) == (200, body)
+                assert answer.headers.get("content-encoding", "") == coding
+                assert answer.headers["vary"] == "accept-encoding"
+        writer.close()
+
+
+async def test_an_answer_that_is_small_or_packed_already_is_sent_as_it_is(served: Gateway) -> None:
+    reader, writer = await served.connect()
+    for body, kind in ((b"1" * 1000, b"application/json"), (b"1" * 5000, b"image/png")):
+        writer.write(post(body, b"Accept-Encoding: gzip\r\n", b"Content-Type: %b\r\n" % kind))
+        answer = await read_answer(reader)
+        assert (answer.body, "content-encoding" in answer.headers, "vary" in answer.headers) == (body, False, False)
+    writer.close()
+
+
+async def test_a_response_that_says_how_it_is_packed_is_not_packed_again(fast_path: bool) -> None:
+    head = wire.ResponseHead(200, (("content-encoding", "br"),))
+    async with gateway(responding(head, "text/html", b"x" * 5000), fast_path=fast_path) as gate:
+        await gate.harness.deploy(target())
+        reader, writer = await gate.connect()
+        writer.write(post(b"1", b"Accept-Encoding: gzip\r\n"))
+        answer = await read_answer(reader)
+        assert (answer.headers["content-encoding"], answer.body) == ("br", b"x" * 5000)
+        writer.close()
+
+
+async def test_pipelined_requests_wait_while_an_answer_is_packed(served: Gateway) -> None:
+    reader, writer = await served.connect()
+    large = post(JSON_TEXT, b"Accept-Encoding: gzip\r\n", b"Content-Type: application/json\r\n")
+    writer.write(large + post(b"2") + large + post(b"3", CLOSE))
+    bodies = [(await read_answer(reader)).body for _ in range(4)]
+    assert [gzip.decompress(bodies[n]) for n in (0, 2)] == [JSON_TEXT] * 2
+    assert (bodies[1], bodies[3]) == (b"2", b"3")
+    writer.close()
+
+
+async def test_a_client_that_leaves_while_its_answer_is_packed_leaves_nothing_behind(served: Gateway) -> None:
+    _, writer = await served.connect()
+    writer.write(post(JSON_TEXT, b"Accept-Encoding: gzip\r\n", b"Content-Type: application/json\r\n"))
+    writer.transport.abort()
+    async with asyncio.timeout(5):
+        while served.server.server_state.connections:
+            await asyncio.sleep(0.01)
+    queue = served.harness.dispatcher.resolve("p/f")
+    assert (queue.running, queue.waiting.live) == (0, 0)

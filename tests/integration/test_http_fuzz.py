@@ -10,9 +10,12 @@ import re
 import socket
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
+from clipper.contract import wire
 from tests.support.gateway import Gateway, gateway
+from tests.support.memory_backend import InMemoryBackend, echo
 from tests.support.serving import target
 
 ROUNDS, STREAMS_PER_ROUND = 10, 40
@@ -38,9 +41,23 @@ HEADERS = (
     b"Content-Length: -1", b"Content-Length: 0x1", b"Content-Length: 1, 1", b"Content-Length: +1", b"TE: trailers",
     b"Content-Encoding: identity", b"traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     b"Origin: http://evil.example", b"Sec-Fetch-Site: cross-site", b"Authorization: Bearer x", b"Prefer: wait=1",
-    b"X: " + b"x" * 70_000,
+    b"X: " + b"x" * 70_000, b"Accept-Encoding: gzip", b"Accept-Encoding: zstd, gzip;q=0.5", b"accept-encoding: *;q=0",
+    b"Accept-Encoding: br, identity;q=0", b"Content-Encoding: zstd", b"Content-Encoding: gzip, gzip",
+    b"Accept: text/plain", b"Content-Type: text/plain; charset=latin-1",
 )  # fmt: skip
-BODIES = (b"", b"1", b'{"x":1}', b"\0", b"POST /fn/p/f HTTP/1.1\r\n\r\n", b"x" * 5000)
+# What the replica makes its answer of: the head of a `clipper.Response`, which may be one that no function may set.
+RESPONSES = {
+    b"R-created": wire.ResponseHead(201, (("location", "/x"),)),
+    b"R-empty": wire.ResponseHead(204),
+    b"R-not-modified" + b"x" * 3000: wire.ResponseHead(304, (("etag", '"1"'),)),
+    b"R-failed" + b"y" * 3000: wire.ResponseHead(500, (("content-encoding", "br"),)),
+    b"R-hostile": wire.ResponseHead(
+        200, (("x", "a\r\nset-cookie: b"), ("content-length", "99"), ("transfer-encoding", "chunked"))
+    ),
+    b"R-no-status": wire.ResponseHead(42),
+    b"R-many": wire.ResponseHead(200, tuple((f"x-{n}", "y" * 500) for n in range(100))),
+}
+BODIES = (*RESPONSES, b"x" * 30_000, b"", b"1", b'{"x":1}', b"\0", b"POST /fn/p/f HTTP/1.1\r\n\r\n", b"x" * 5000)
 CHUNK_ENDS = (
     *(b"0\r\n\r\n", b"0\r\n\r\n", b"0;e=1\r\n\r\n", b"0\r\nX-Request-Id: trailer\r\nHost: evil\r\n\r\n", b"00\r\n\r\n"),
     *(b"0\r\nContent-Length: 5\r\n\r\n", b"0\r\n", b"-1\r\n\r\n", b"0\n\n", b"0\r\n" + b"T: t\r\n" * 20_000 + b"\r\n"),
@@ -100,7 +117,7 @@ def read(received: bytes) -> Seen:
         at = head.end()
         headers = {k.lower(): v.strip() for k, _, v in (line.partition(b":") for line in head[2].splitlines())}
         body = b""
-        if not received.startswith(b"HTTP/1.1 ", at):
+        if not received.startswith(b"HTTP/1.1 ", at) and int(head[1]) not in (204, 304):
             if b"transfer-encoding" in headers:
                 end = received.index(b"0\r\n\r\n", at) + 5
             else:
@@ -131,11 +148,24 @@ async def send(gate: Gateway, data: bytes, cuts: list[int]) -> Seen:
     return read(received)
 
 
+async def answer(invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
+    """As `echo`, with the head of a response where the payload is one of `RESPONSES`."""
+    result, bodies = await echo(invoke, payloads)
+    outcomes = [
+        msgspec.structs.replace(outcome, response=RESPONSES.get(body))
+        for outcome, body in zip(result.outcomes, bodies, strict=True)
+    ]
+    return wire.Result(invoke.batch, outcomes), bodies
+
+
 @pytest.mark.parametrize("seed", range(ROUNDS))
 async def test_hostile_bytes_get_the_same_answers_by_both_ways(seed: int, caplog: pytest.LogCaptureFixture) -> None:
     rng = random.Random(seed)
     streams = [stream(rng) for _ in range(STREAMS_PER_ROUND)]
-    async with gateway(fast_path=True) as fast, gateway(fast_path=False) as plain:
+    async with (
+        gateway(InMemoryBackend(answer), fast_path=True) as fast,
+        gateway(InMemoryBackend(answer), fast_path=False) as plain,
+    ):
         for gate in (fast, plain):
             await gate.harness.deploy(target())
             await send(gate, b"POST /fn/p/f HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n", [])

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from clipper_platform.core.caching import ENTRY_OVERHEAD_BYTES, ResultCache, key
+from clipper_platform.core.caching import ENTRY_OVERHEAD_BYTES, ResultCache, keeps_response, key
 from tests.support.cache_simulation import (
     Lru,
     Ours,
@@ -31,6 +31,23 @@ def name(number: int) -> bytes:
 
 def put(cache: ResultCache[str], number: int, *, now: float = 0.0, ttl_s: float = 10.0, owner: str = "v1") -> bool:
     return cache.put(name(number), f"value {number}", 996, now=now, ttl_s=ttl_s, owner=owner)
+
+
+# Responses that a function made up itself -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "kept"),
+    [
+        *((200, (), True), (301, (), True), (400, (), False), (503, (), False)),
+        *((200, (("cache-control", "public, max-age=5"),), True), (200, (("etag", "no-store"),), True)),
+        *((200, (("Cache-Control", "No-Store"),), False), (200, (("cache-control", "max-age=1, private"),), False)),
+    ],
+)
+def test_a_response_is_kept_unless_it_is_an_error_or_forbids_it(
+    status: int, headers: tuple[tuple[str, str], ...], kept: bool
+) -> None:
+    assert keeps_response(status, headers) is kept
 
 
 # Keys -----------------------------------------------------------------------------------------------------------------
