@@ -23,6 +23,11 @@ HIGH_WATER_BYTES = 4 * 1024 * 1024
 # Small frames are joined into one buffer, which costs less than handing the kernel a vector; large ones are not copied.
 _JOIN_BYTES = 64 * 1024
 
+# Log frames that are read of a replica per window. The runtime sends one before a Result and 500 per second beside
+# that; more, at some 3 µs each, would take more than a twentieth of a core.
+WINDOW_S = 1.0
+MAX_LOG_FRAMES = 20_000
+
 _STATUSES = frozenset(int(status) for status in wire.Status)
 
 Buffer = bytes | memoryview
@@ -50,7 +55,7 @@ class _NoListener:
         raise wire.ProtocolError("a Chunk came before any Invoke")
 
     def on_pong(self, pong: wire.Pong) -> None:
-        raise wire.ProtocolError("a Pong came before any Ping")
+        return None  # it answers a Ping
 
     def on_exit(self, exit: Exit) -> None:
         return None
@@ -62,10 +67,13 @@ class WireChannel(asyncio.Protocol):
     def __init__(self, owner: ChannelOwner, max_frame_bytes: int = wire.MAX_FRAME_BYTES) -> None:
         self._owner = owner
         self._listener: ChannelListener = _NoListener()
-        self._reader = FrameReader(max_frame_bytes)
+        self._reader = FrameReader(max_frame_bytes, wire.FROM_REPLICA)
         self._transport: asyncio.Transport | None = None
         self._unsent: list[Buffer] = []  # until there is a connection
         self._paused = False
+        self._pings = 0  # that are not answered
+        self._window_at = 0.0
+        self._log_frames = 0  # in the window
         self._violation: str | None = None
         self._closed = False
 
@@ -107,6 +115,7 @@ class WireChannel(asyncio.Protocol):
         self.send(wire.Credit(item, n))
 
     def send_ping(self, nonce: int) -> None:
+        self._pings += 1
         self.send(wire.Ping(nonce))
 
     def _write(self, buffers: list[Buffer], size: int) -> None:
@@ -145,11 +154,29 @@ class WireChannel(asyncio.Protocol):
         elif kind is wire.Chunk:
             self._listener.on_chunk(message, body)
         elif kind is wire.Pong:
+            if not self._pings:
+                raise wire.ProtocolError("a Pong came before any Ping")
+            self._pings -= 1
             self._listener.on_pong(message)
-        elif isinstance(message, (wire.Hello, wire.Ready, wire.Failed, wire.Log)):
-            self._owner.on_control(message)
         else:
-            raise wire.ProtocolError(f"a replica must not send {kind.__name__}")
+            if kind is wire.Log:
+                self._pace_logs()
+            self._owner.on_control(message)
+
+    def _pace_logs(self) -> None:
+        """Read no more until the window ends where too many Log frames come: each takes time of all functions."""
+        now = asyncio.get_running_loop().time()
+        if now - self._window_at >= WINDOW_S:
+            self._window_at, self._log_frames = now, 0
+        self._log_frames += 1
+        transport = self._transport
+        if self._log_frames == MAX_LOG_FRAMES and transport is not None and not transport.is_closing():
+            transport.pause_reading()
+            asyncio.get_running_loop().call_later(self._window_at + WINDOW_S - now, self._read_on)
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _on_result(self, result: wire.Result, body: memoryview) -> None:
         payloads = split_body(body, [outcome.length for outcome in result.outcomes])

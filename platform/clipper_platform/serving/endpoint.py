@@ -16,6 +16,7 @@ __all__ = ["Batch", "Endpoint", "EndpointOwner"]
 
 # Outcomes of one Result that are judged by one look at the clock: writing so many answers takes under a millisecond.
 CLOCKED_TOGETHER = 64
+MAX_STRAYS = 1000  # answers of a replica to what it was not asked, in its life; a correct one sends none
 UNUSUAL = 20  # times its usual duration, after which a call is no longer taken for merely slow
 _UNBOUNDED = 1 << 30  # the batch's own limits decide
 
@@ -79,6 +80,7 @@ class Endpoint:
         self.running_since = 0.0  # when the oldest batch in flight had its turn
         self._owner = owner
         self._clock = clock
+        self._strays = 0
         self._next_batch = 0
         self._next_item = 0
 
@@ -191,6 +193,7 @@ class Endpoint:
 
     def credit(self, invocation: Invocation, n: int) -> None:
         """The replica may send `n` more chunks of the invocation's stream."""
+        invocation.allowed_chunks += n
         self.channel.send_credit(invocation.item, n)
 
     def settled(self, batch: Batch, n: int, *, skipped: bool = False) -> None:
@@ -213,6 +216,7 @@ class Endpoint:
     def on_result(self, result: wire.Result, payloads: Sequence[memoryview]) -> None:
         batch = self.batches.get(result.batch)
         if batch is None:
+            self.stray(len(result.outcomes))
             return
         owner, outcomes = self._owner, result.outcomes
         if len(outcomes) <= CLOCKED_TOGETHER:
@@ -234,8 +238,20 @@ class Endpoint:
 
     def on_chunk(self, chunk: wire.Chunk, payload: memoryview) -> None:
         invocation = self.find(chunk.id)
-        if invocation is not None:
-            self._owner.on_stream_chunk(self, invocation, chunk, payload)
+        if invocation is None:
+            self.stray(1)
+            return
+        if invocation.endpoint is self:
+            invocation.allowed_chunks -= 1
+            if invocation.allowed_chunks < 0:
+                raise wire.ProtocolError("a stream sent more chunks than it has credit for")
+        self._owner.on_stream_chunk(self, invocation, chunk, payload)
+
+    def stray(self, n: int) -> None:
+        """Answers came that nobody asked for. Raises ProtocolError when they are many: each takes the others' time."""
+        self._strays += n + 1
+        if self._strays > MAX_STRAYS:
+            raise wire.ProtocolError("it answers what it was not asked")
 
     # The end
 

@@ -116,7 +116,8 @@ class Endpoints:
             index = outcome.id - first
             invocation = items[index] if 0 <= index < size else None
             if invocation is None:
-                continue  # nobody has that id, or the answer came before
+                endpoint.stray(1)  # nobody has that id, or the answer came before
+                continue
             items[index] = None
             if (
                 outcome.status
@@ -330,6 +331,7 @@ class Endpoints:
     def _queue_again(self, invocation: Invocation) -> None:
         self._owner.running -= 1
         invocation.endpoint = None
+        invocation.allowed_chunks = wire.INITIAL_CREDIT
         invocation.requeues += 1
         self._owner.metrics.retried()
         self._owner.requeue(invocation)

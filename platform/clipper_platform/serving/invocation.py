@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Any, Protocol
 
 from clipper.contract.spec import FunctionSpec
-from clipper.contract.wire import ResponseHead
+from clipper.contract.wire import INITIAL_CREDIT, ResponseHead
 from clipper_platform.core.windows import LatencyHistogram
 from clipper_platform.errors import ClipperError, QueueFull
 from clipper_platform.replicas.base import Target
@@ -64,6 +64,7 @@ class Invocation:
 
     __slots__ = (
         "accept",
+        "allowed_chunks",
         "arrived",
         "attempts",
         "blamed",
@@ -119,6 +120,7 @@ class Invocation:
     requeues: int  # times that it went back to the queue because its replica was lost or passed over it
     withdrawals: int  # times that it went back to the queue because it waited behind a long call
     withdrawn: bool  # its replica was asked for it back, in case that it has not begun
+    allowed_chunks: int  # that its replica may still send
     chunks: int  # sent to the sink so far; a stream that began is not retried
     item: int  # id on the wire while RUNNING
     endpoint: Any  # the replica it runs on
@@ -159,6 +161,7 @@ class Invocation:
         self.sink = sink
         self.state = State.NEW
         self.weight = 1
+        self.allowed_chunks = INITIAL_CREDIT
         self.bucket = self.attempts = self.blamed = self.passes = self.requeues = self.chunks = self.item = 0
         self.dispatched = self.finished = self.exec_s = 0.0
         self.payload = b""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate, pairwise
 from typing import Any, Final
 
@@ -30,6 +30,9 @@ _INVOKE: Final = next(kind for kind, cls in KINDS.items() if cls is Invoke)
 _decode_invoke = _DECODERS[_INVOKE].decode
 
 
+_ANY_KIND: Final = dict.fromkeys(KINDS, MAX_HEADER_BYTES)
+
+
 class Frame:
     """A decoded frame: the message and its body, a view that stays valid as long as the frame is held.
 
@@ -53,10 +56,12 @@ class FrameReader:
     After a ProtocolError the reader raises the same error again.
     """
 
-    __slots__ = ("_buffer", "_error", "_filled", "_need", "_padding", "max_frame_bytes")
+    __slots__ = ("_buffer", "_error", "_filled", "_limits", "_need", "_padding", "max_frame_bytes")
 
-    def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES, limits: Mapping[int, int] = _ANY_KIND) -> None:
+        """`limits`: kinds that the peer may send, and the largest header of each."""
         self.max_frame_bytes = max_frame_bytes
+        self._limits = limits
         # The incomplete frame behind some padding. It grows with the bytes that arrive, so a false length costs no
         # memory; realloc moves pages, not bytes, and this is several times faster than joining pieces at the end.
         self._buffer = bytearray()
@@ -139,9 +144,11 @@ class FrameReader:
     def _check(self, length: int, kind: int, header: int) -> None:
         if length > self.max_frame_bytes:
             raise ProtocolError(f"a frame of {length} bytes is over the limit of {self.max_frame_bytes}")
-        if kind not in KINDS:
-            raise ProtocolError(f"unknown frame kind {kind}")
-        if header > MAX_HEADER_BYTES or header > length - MIN_LENGTH:
+        limit = self._limits.get(kind)
+        if limit is None:
+            name = KINDS[kind].__name__ if kind in KINDS else ""
+            raise ProtocolError(f"the peer must not send {name}" if name else f"unknown frame kind {kind}")
+        if header > limit or header > length - MIN_LENGTH:
             raise ProtocolError(f"a header of {header} bytes does not fit its frame of {length} bytes")
 
 

@@ -15,13 +15,15 @@ vectors. A violation raises `ProtocolError`; the connection is then unusable.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 from struct import Struct as Packer
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
 __all__ = [
+    "FROM_REPLICA",
     "MAX_FRAME_BYTES",
     "PROTOCOL_VERSION",
     "Cancel",
@@ -53,6 +55,9 @@ PROTOCOL_VERSION: Final = 1
 MAX_FRAME_BYTES: Final = 128 * 1024 * 1024
 MAX_HEADER_BYTES: Final = 8 * 1024 * 1024
 
+# Entries of the longest list in a message: the largest batch. Without it, a header of 8 MiB becomes 0.5 GB of objects.
+MAX_ENTRIES: Final = 65_536
+
 # Chunks of a stream that may be unacknowledged; the platform returns them with Credit.
 INITIAL_CREDIT: Final = 16
 
@@ -78,6 +83,9 @@ class Status(IntEnum):
     UNENCODABLE = 6  # the return value cannot be encoded, or the result list has the wrong length
     TOO_LARGE = 7  # the encoded value does not fit a frame
     CANCELLED = 8
+
+
+_BOUNDED: Final = msgspec.Meta(max_length=MAX_ENTRIES)
 
 
 class _Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -151,14 +159,14 @@ class Invoke(_Message, frozen=True):
     """platform → replica: run these together."""
 
     batch: int
-    items: list[Item]
+    items: Annotated[list[Item], _BOUNDED]
 
 
 class ResponseHead(_Message, frozen=True):
     """What a function said about its HTTP answer: `headers` are (name, value), names in lower case."""
 
     status: int
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Annotated[tuple[tuple[str, str], ...], _BOUNDED] = ()
 
 
 class Outcome(_Message, frozen=True):
@@ -183,7 +191,7 @@ class Result(_Message, frozen=True):
     """
 
     batch: int
-    outcomes: list[Outcome]
+    outcomes: Annotated[list[Outcome], _BOUNDED]
     exec_s: float = 0.0
     reruns: int = 0
 
@@ -256,9 +264,9 @@ class Log(_Message, frozen=True):
     become lines if the replica ends now.
     """
 
-    records: list[LogRecord]
+    records: Annotated[list[LogRecord], _BOUNDED]
     dropped: int = 0
-    unfinished: list[LogRecord] = []
+    unfinished: Annotated[list[LogRecord], _BOUNDED] = []
 
 
 Message = Hello | Start | Ready | Failed | Invoke | Result | Chunk | Credit | Cancel | Ping | Pong | Drain | Log
@@ -278,6 +286,12 @@ KINDS: Final[dict[int, type[_Message]]] = {
     12: Drain,
     13: Log,
 }
+
+FROM_REPLICA: Final[Mapping[int, int]] = {
+    1: 64 * 1024, 3: 1024 * 1024, 4: 1024 * 1024, 6: MAX_HEADER_BYTES, 7: 64 * 1024, 11: 1024, 13: MAX_HEADER_BYTES,
+}  # fmt: skip
+"""Kinds that a replica sends, and the largest header of each: Hello, Ready, Failed, Result, Chunk, Pong, Log."""
+
 _KIND_OF: Final = {cls: kind for kind, cls in KINDS.items()}
 _encode_header = msgspec.msgpack.Encoder().encode
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from clipper.contract import wire
 from clipper.contract.frames import Frame, FrameReader
-from clipper_platform.backends.channel import HIGH_WATER_BYTES, WireChannel
+from clipper_platform.backends.channel import HIGH_WATER_BYTES, MAX_LOG_FRAMES, WireChannel
 from tests.support.frames import frame_of
 from tests.support.replicas import Recorder, invoke
 
@@ -22,6 +22,16 @@ class FakeTransport(asyncio.Transport):
         super().__init__()
         self.writes: list[list[Any]] = []
         self.aborted = False
+        self.reading: list[bool] = []  # whether it reads, at each change
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def pause_reading(self) -> None:
+        self.reading.append(False)
+
+    def resume_reading(self) -> None:
+        self.reading.append(True)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         assert high == HIGH_WATER_BYTES
@@ -111,6 +121,7 @@ async def test_writable_follows_the_transport() -> None:
 def test_any_split_of_the_stream_gives_the_same_results(payloads: list[bytes], data: st.DataObject) -> None:
     async def check() -> None:
         wired, _, owner, recorder = channel()
+        wired.send_ping(3)
         stream = result(*payloads) + frame(wire.Pong(3, 0, 0.0)) + frame(wire.Chunk(5, 0, "x"), b"chunk")
         cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
         for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
@@ -143,6 +154,9 @@ VIOLATIONS: Sequence[tuple[bytes, str]] = [
     (result(b"x", status=77), "77 is not the status"),
     (frame(wire.Invoke(1, [])), "must not send Invoke"),
     (frame(wire.Drain(1.0)), "must not send Drain"),
+    (frame(wire.Pong(1, 0, 0.0)), "before any Ping"),
+    (frame(wire.Ready({"a": "x" * 2**21}, True, False, 1, {})), "header"),
+    (frame(wire.Result(1, [wire.Outcome(1, 0)] * (wire.MAX_ENTRIES + 1))), "65536"),
 ]
 
 
@@ -198,3 +212,26 @@ async def test_what_was_sent_before_the_connection_was_made_goes_out_then() -> N
     wired.connection_made(transport)
     await asyncio.sleep(0)
     assert [f.message for f in transport.sent()] == [wire.Ping(1)]
+
+
+async def test_a_flood_of_log_frames_is_read_in_portions() -> None:
+    wired, transport, owner, _ = channel()
+    log = frame(wire.Log([]))
+    wired.data_received(log * (MAX_LOG_FRAMES - 1))
+    assert transport.reading == []
+    wired.data_received(log * 2)
+    assert (transport.reading, len(owner.control)) == ([False], MAX_LOG_FRAMES + 1)
+    wired._read_on()
+    assert transport.reading == [False, True]
+    wired.close()
+    wired._read_on()
+    assert transport.reading == [False, True]
+
+
+async def test_a_pong_answers_one_ping() -> None:
+    wired, transport, _, recorder = channel()
+    wired.send_ping(1)
+    wired.data_received(frame(wire.Pong(1, 0, 0.0)))
+    assert (len(recorder.events), transport.aborted) == (1, False)
+    wired.data_received(frame(wire.Pong(1, 0, 0.0)))
+    assert (len(recorder.events), transport.aborted) == (1, True)

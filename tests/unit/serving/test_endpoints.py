@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
 from clipper.contract import wire
 from clipper_platform.backends.base import Exit
 from clipper_platform.core.batching import MOMENT_S
-from clipper_platform.serving.endpoint import UNUSUAL
+from clipper_platform.serving.endpoint import MAX_STRAYS, UNUSUAL
 from clipper_platform.serving.retry_policy import MAX_PASSES, MAX_REQUEUES
 from clipper_platform.serving.withdrawals import MAX_WITHDRAWALS
 from tests.unit.serving.queue_world import CONCURRENT, UNBATCHED, FakeReplica, QueueWorld
@@ -224,6 +225,41 @@ async def test_chunks_go_to_the_sink_credit_goes_to_the_replica_and_a_stream_tha
     assert replica.credits == [(invocation.item, 3)]
     w.gone(at_fault=False)
     assert w.codes() == ["replica_lost"]
+
+
+async def test_a_stream_that_sends_beyond_its_credit_is_a_violation() -> None:
+    w = world(max_ongoing_requests=8)
+    _, endpoint = w.replica(ready=CONCURRENT)
+    invocation = w.invocation(sink=Sink())
+    w.queue.submit(invocation)
+    w.pump()
+    endpoint.credit(invocation, 2)
+    for n in range(wire.INITIAL_CREDIT + 2):
+        endpoint.on_chunk(wire.Chunk(invocation.item, n, "application/json"), memoryview(b"1"))
+    with pytest.raises(wire.ProtocolError, match="credit"):
+        endpoint.on_chunk(wire.Chunk(invocation.item, 99, "application/json"), memoryview(b"1"))
+
+
+@pytest.mark.parametrize("kind", ["results", "outcomes", "chunks"])
+async def test_many_answers_to_what_was_not_asked_are_a_violation(kind: str) -> None:
+    w = world(max_batch_size=4)
+    _, endpoint = w.replica()
+    w.submit(b"a")
+    w.pump()
+    batch = next(iter(endpoint.batches.values())).id
+
+    def answer() -> None:
+        outcomes = [wire.Outcome(999, wire.Status.OK)]
+        if kind == "chunks":
+            endpoint.on_chunk(wire.Chunk(999, 0, "application/json"), memoryview(b"1"))
+        else:
+            endpoint.on_result(wire.Result(batch if kind == "outcomes" else 77, outcomes), [memoryview(b"")])
+
+    count = 0
+    with contextlib.suppress(wire.ProtocolError):
+        for count in range(2 * MAX_STRAYS):  # noqa: B007
+            answer()
+    assert MAX_STRAYS // 2 <= count <= MAX_STRAYS
 
 
 async def test_a_stream_that_sent_items_is_never_queued_again() -> None:
