@@ -140,13 +140,16 @@ async def test_a_hostile_replica_harms_its_own_function_alone(
     def right(n: int, reply: object) -> str:
         return "" if reply.status == 200 and reply.json() == 3 * n else "it must be the sum"  # type: ignore[attr-defined]
 
+    def ask(n: int) -> tuple[str, object]:
+        return f"{healthy}/add", {"numbers": [n, 2 * n]}
+
+    def enough() -> bool:
+        return over.is_set() and calm.answers >= 100
+
     async with asyncio.TaskGroup() as group:
         group.create_task(attack())
         group.create_task(watch())
-        group.create_task(
-            drive(platform.port, lambda n: (f"{healthy}/add", {"numbers": [n, 2 * n]}), right, until=lambda: over.is_set() and calm.answers >= 100,
-                  connections=8, tally=calm)
-        )  # fmt: skip
+        group.create_task(drive(platform.port, ask, right, until=enough, connections=8, tally=calm))
     calm.assert_right()
     assert calm.answers >= 100
     assert peak - before < MEMORY_BYTES
