@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
-from clipper.contract.wire import INITIAL_CREDIT, Chunk, ProtocolError, ResponseHead
+from clipper.contract.wire import INITIAL_CREDIT, ProtocolError
 from clipper_runtime.channel import ChannelClosed
 from clipper_runtime.core import ExecutionCore
 from clipper_runtime.engines import Lifeline
@@ -55,22 +55,27 @@ class Loop:
 class _AsyncCall:
     """A call that waits or runs as a task; the outlet of its stream."""
 
-    __slots__ = ("_credit", "_more", "_replies", "began", "task", "work")
+    __slots__ = ("_credit", "_more", "began", "send", "task", "work")
 
     def __init__(self, work: Work, replies: Replies) -> None:
         self.work = work
         self.began = 0.0
         self.task: asyncio.Task[Answer] | None = None
-        self._replies = replies
+        self.send = replies.chunk
         self._credit = INITIAL_CREDIT
         self._more: asyncio.Future[None] | None = None  # there while the stream waits for credit
 
-    async def send(self, seq: int, content_type: str, body: bytes, response: ResponseHead | None = None) -> bool:
+    def take(self) -> bool:
+        if not self._credit:
+            return False
+        self._credit -= 1
+        return True
+
+    async def wait(self) -> bool:
         while not self._credit:
             self._more = asyncio.get_running_loop().create_future()
             await self._more
         self._credit -= 1
-        self._replies.chunk(Chunk(self.work.items[0].id, seq, content_type, response), body)
         return True  # cancelling a stream cancels its task, which raises CancelledError above
 
     def give(self, n: int) -> None:

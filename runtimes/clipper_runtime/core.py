@@ -18,19 +18,20 @@ import time
 from collections.abc import Coroutine, Generator, Sequence
 from itertools import repeat
 from operator import attrgetter
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from clipper.contract.wire import Item, Outcome, ResponseHead, Status
+from clipper.contract.wire import Chunk, Item, Outcome, ResponseHead, Status
 from clipper_runtime.channel import ChannelClosed
 from clipper_runtime.codec import Rejected, alike, as_columns
 from clipper_runtime.frames import is_table_value, to_rows
 from clipper_runtime.loader import Program
 from clipper_runtime.logs import REQUEST_ID, LogBuffer, format_error
 from clipper_runtime.outcomes import failed, not_a_list, refused, skipped, too_large, wrong_length
+from clipper_runtime.outlet import Outlet
 from clipper_runtime.responses import Response, piece_of_body, response_body, response_outcome
 from clipper_runtime.work import Answer, Work
 
-__all__ = ["ExecutionCore", "Outlet", "complete", "split_guilty"]
+__all__ = ["ExecutionCore", "complete", "split_guilty"]
 
 # Deadlines of items that waited less than this are not checked.
 _NEGLIGIBLE_WAIT_S: Final = 0.001
@@ -40,14 +41,6 @@ _OK: Final = int(Status.OK)
 _NO_VALUES: Final = (BaseException, Response)
 _item_ids = attrgetter("id")
 _accepts = attrgetter("accept")
-
-
-class Outlet(Protocol):
-    """Where the chunks of one stream go."""
-
-    async def send(self, seq: int, content_type: str, body: bytes, response: ResponseHead | None = None) -> bool:
-        """Wait until the platform takes one more chunk and send it; False where the stream was cancelled instead."""
-        ...
 
 
 class Raised:
@@ -212,9 +205,10 @@ class ExecutionCore:
                     body, content_type = self._codec.encode(value, item.accept)
                 if len(body) > self._max_payload_bytes:
                     raise too_large(len(body), self._max_payload_bytes)
-                if not await outlet.send(seq, content_type, body, head):
+                if not outlet.take() and not await outlet.wait():  # mostly no coroutine: 0.3 µs of 12 per chunk
                     answer.add(skipped(item.id, "cancelled while it streamed"))
                     return
+                outlet.send(Chunk(item.id, seq, content_type, head), body)
                 seq, head = seq + 1, None
                 began = clock()
         except ChannelClosed:

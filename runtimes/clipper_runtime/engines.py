@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from clipper.contract.wire import INITIAL_CREDIT, Chunk, ResponseHead
+from clipper.contract.wire import INITIAL_CREDIT
 from clipper_runtime.channel import Channel, ChannelClosed
 from clipper_runtime.core import ExecutionCore, complete
 from clipper_runtime.logs import REQUEST_ID
@@ -171,45 +171,50 @@ class InlineEngine:
 
 
 class _ThreadCall:
-    """A call that waits or runs, and the outlet of its stream. The condition guards the credit and the begin."""
+    """A call that waits or runs, and the outlet of its stream. The lock guards the credit and the begin."""
 
-    __slots__ = ("_begun", "_condition", "_credit", "_replies", "work")
+    __slots__ = ("_begun", "_credit", "_credited", "_lock", "send", "work")
 
     def __init__(self, work: Work, replies: Replies) -> None:
         self.work = work
         self._begun = False
-        self._replies = replies
+        self.send = replies.chunk
         self._credit = INITIAL_CREDIT
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()  # taken as such, it costs a quarter of what it costs by way of a condition
+        self._credited = threading.Condition(self._lock)
 
-    async def send(self, seq: int, content_type: str, body: bytes, response: ResponseHead | None = None) -> bool:
-        with self._condition:
-            while not self._credit and not self.work.unwanted:
-                self._condition.wait()
-            self._credit -= 1
-            if self.work.unwanted:
+    def take(self) -> bool:
+        with self._lock:
+            if not self._credit or self.work.unwanted:
                 return False
-        self._replies.chunk(Chunk(self.work.items[0].id, seq, content_type, response), body)
-        return True
+            self._credit -= 1
+            return True
+
+    async def wait(self) -> bool:
+        with self._lock:
+            while not self._credit and not self.work.unwanted:
+                self._credited.wait()
+            self._credit -= 1
+            return not self.work.unwanted
 
     def give(self, n: int) -> None:
-        with self._condition:
+        with self._lock:
             self._credit += n
-            self._condition.notify()
+            self._credited.notify()
 
     def cancel(self, ids: Sequence[int]) -> None:
-        with self._condition:
+        with self._lock:
             self.work.cancel(ids)
-            self._condition.notify()
+            self._credited.notify()
 
     def begin(self) -> bool:
         """Whether anything is left to run: what was withdrawn is not."""
-        with self._condition:
+        with self._lock:
             self._begun = True
             return bool(self.work.items)
 
     def withdraw(self, ids: set[int]) -> list[int]:
-        with self._condition:
+        with self._lock:
             return [] if self._begun else self.work.withdraw(ids)
 
 

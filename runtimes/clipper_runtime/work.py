@@ -42,6 +42,8 @@ class Work:
     @property
     def unwanted(self) -> bool:
         """Whether every item is cancelled. `cancelled` may hold items of other parts as well."""
+        if self.items and not self.cancelled:
+            return False  # asked for each chunk of a stream: the search takes 0.4 µs
         return all(item.id in self.cancelled for item in self.items)
 
     def withdraw(self, ids: Set[int]) -> list[int]:
