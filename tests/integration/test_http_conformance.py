@@ -340,7 +340,17 @@ async def test_a_websocket_that_is_offered_is_answered_as_a_plain_request(served
     writer.close()
 
 
+async def test_the_host_of_an_absolute_target_counts_and_not_the_header(served: Gateway) -> None:
+    reader, writer = await served.connect()
+    for host, status in ((b"127.0.0.1:8700", 200), (b"evil.example", 403), (b"127.0.0.1@evil.example", 403)):
+        writer.write(post(b"1", path=b"http://%b/fn/p/f" % host))
+        assert (await read_answer(reader)).status == status
+    writer.close()
+
+
 # Errors of the protocol
+
+CHUNKED = b"POST /fn/p/f HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n1\r\n1\r\n0\r\n\r\n" % HOST
 
 
 @pytest.mark.parametrize(
@@ -353,6 +363,10 @@ async def test_a_websocket_that_is_offered_is_answered_as_a_plain_request(served
         (post(b"1", b"Transfer-Encoding: chunked\r\n"), 400, "invalid_request"),
         (post(b"1").replace(b"Content-Length: 1", b"Content-Length: one"), 400, "invalid_request"),
         (post(b"1", b"X: " + b"x" * 70_000 + b"\r\n"), 431, "headers_too_large"),
+        (post(b"1").replace(b"HTTP/1.1", b"HTTP/2.0"), 400, "invalid_request"),
+        (post(b"1").replace(b"HTTP/1.1", b"HTTP/0.9"), 400, "invalid_request"),
+        (CHUNKED.replace(b"chunked", b"gzip, chunked"), 400, "invalid_request"),
+        (CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0"), 400, "invalid_request"),
     ],
 )
 async def test_an_error_of_the_protocol_is_the_json_error(served: Gateway, data: bytes, status: int, code: str) -> None:

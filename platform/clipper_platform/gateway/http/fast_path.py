@@ -29,6 +29,7 @@ from clipper_platform.gateway.http.connection_limit import ConnectionLimit
 from clipper_platform.gateway.http.cycle import JOIN_BELOW, FastCycle
 from clipper_platform.gateway.http.invoke_service import InvokeService
 from clipper_platform.gateway.http.known_heads import KnownHead, KnownHeads
+from clipper_platform.gateway.http.message_framing import framing_problem, with_host_of
 from clipper_platform.gateway.http.plain_request import PlainRequest, plain_request
 from clipper_platform.gateway.http.predict_cycle import PredictCycle
 from clipper_platform.gateway.http.predict_service import PredictService
@@ -157,6 +158,11 @@ class FastPathProtocol(Connection):
         if self.parser.should_upgrade():
             return  # `feed` parses the head again
         self.in_head = False
+        version = self.parser.get_http_version()
+        if self.length < 0 or version != "1.1":
+            self.problem = framing_problem(version, self.headers)
+            if self.problem is not None:
+                raise self.problem  # stops the parser
         cycle = self._fast_cycle()
         if cycle is None:
             self._pass_to_uvicorn()
@@ -201,7 +207,7 @@ class FastPathProtocol(Connection):
 
     def _pass_to_uvicorn(self) -> None:
         """uvicorn makes its scope when a message begins. Do that now, with what was parsed since then."""
-        url, headers = self.url, list(self.headers)
+        url, headers = self.url, with_host_of(self.url, self.headers)
         if self.length >= 0:
             headers.append((b"content-length", b"%d" % self.length))
         if self.given_id:
