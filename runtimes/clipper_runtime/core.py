@@ -21,9 +21,9 @@ from operator import attrgetter
 from typing import Any, Final
 
 from clipper.contract.wire import Chunk, Item, Outcome, ResponseHead, Status
+from clipper_runtime.batch_values import as_list, has_wrong_length
 from clipper_runtime.channel import ChannelClosed
 from clipper_runtime.codec import Rejected, alike, as_columns
-from clipper_runtime.frames import is_table_value, to_rows
 from clipper_runtime.loader import Program
 from clipper_runtime.logs import REQUEST_ID, LogBuffer, format_error
 from clipper_runtime.outcomes import failed, not_a_list, refused, skipped, too_large, wrong_length
@@ -175,7 +175,7 @@ class ExecutionCore:
             # Decoded again: the failed run may have changed its arguments in place.
             arguments = self._codec.arguments(part, [payloads[item.id] for item in part])
             value = await self._call(work, arguments, answer)
-            part_failed = isinstance(value, Raised)
+            part_failed = isinstance(value, Raised) or has_wrong_length(value, len(part))
             self._encode(part, value, answer)  # a failed part of several items is bisected further
             try:
                 low, high = plan.send(part_failed)
@@ -250,6 +250,10 @@ class ExecutionCore:
         if not self._batched:
             values = (value,)
         elif type(value) is not list or len(value) != len(items):
+            if self._bisects and len(items) > 1 and has_wrong_length(value, len(items)):
+                # Mostly the doing of one item, as where a function leaves out what it cannot read.
+                self._log(wrong_length(len(value), len(items)).message + "; they run again in parts", "")
+                return False
             values = self._read_values(items, value, answer)
         if values is None or (len(items) > 1 and self._encode_together(items, values, answer)):
             return True
@@ -274,7 +278,7 @@ class ExecutionCore:
     def _read_values(self, items: Sequence[Item], value: Any, answer: Answer) -> Sequence[Any] | None:
         """The values of a result that is not a list of the right length; None where all items are refused instead."""
         try:
-            values = _as_list(value)
+            values = as_list(value)
             if len(values) != len(items):
                 raise wrong_length(len(values), len(items))
         except BaseException as error:  # noqa: BLE001 - a returned object's own methods may raise anything
@@ -355,23 +359,6 @@ def split_guilty(low: int, high: int) -> Generator[tuple[int, int], bool, None]:
         right_failed = yield middle, high
     if right_failed and high - middle > 1:
         yield from split_guilty(middle, high)
-
-
-def _as_list(value: Any) -> Sequence[Any]:
-    """A batch's results, one per invocation. Raises Rejected for a value that is not a sequence."""
-    if isinstance(value, (list, tuple)):
-        return value
-    if is_table_value(value):
-        return to_rows(value)
-    dtype = getattr(value, "dtype", None)
-    if getattr(value, "ndim", 0) == 1 and getattr(dtype, "kind", "O") in "biuf":
-        plain: list[Any] = value.tolist()  # Python numbers encode many times faster than numpy's
-        return plain
-    if getattr(value, "ndim", 0) >= 1 or (
-        isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
-    ):
-        return list(value)
-    raise not_a_list(value)
 
 
 def _was_cancelled(error: BaseException, work: Work) -> bool:

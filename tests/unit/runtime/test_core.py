@@ -147,9 +147,22 @@ def test_a_result_of_the_wrong_length_fails_every_item_and_says_both_numbers(ret
     def function(x: list[int]) -> Any:
         return returned
 
-    for outcome in run(function, [1, 2]).values():
+    for outcome in run(function, [1, 2], bisect=False).values():
         assert outcome.status == Status.UNENCODABLE
         assert f"returned {len(returned)} values for 2 invocations: expected 2" in outcome.message
+
+
+@pytest.mark.parametrize("make", [list, tuple, np.array], ids=["list", "tuple", "array"])
+def test_an_item_that_a_function_leaves_out_fails_alone_and_the_log_says_why(make: Callable[[list[int]], Any]) -> None:
+    def function(x: list[int]) -> Any:
+        return make([2 * n for n in x if n != 3])
+
+    core = core_of(function)
+    outcomes = outcomes_of(answer_of(core, work_of(range(6))))
+    assert [outcomes[n] for n in (0, 1, 2, 4, 5)] == [0, 2, 4, 8, 10]
+    assert outcomes[3].status == Status.UNENCODABLE
+    assert "returned 0 values for 1" in outcomes[3].message
+    assert "returned 5 values for 6" in log_lines(core)[0][1]
 
 
 @pytest.mark.parametrize("returned", [None, 5, "ab", b"ab", {"a": 1, "b": 2}, {1, 2}, np.array(1.0), iter([1, 2])])
