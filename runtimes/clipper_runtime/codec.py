@@ -20,11 +20,12 @@ from typing import Any, get_origin
 import msgspec
 
 from clipper.contract.accept import Accept
-from clipper.contract.media_types import FORM, JSON, MSGPACK, MULTIPART, NPY, NPY_EXTENSION
+from clipper.contract.media_types import FORM, JSON, MSGPACK, MULTIPART, NPY, NPY_EXTENSION, PNG
 from clipper.contract.spec import nearest
 from clipper.contract.wire import Item, Status
 from clipper_runtime.content_negotiation import canonical
 from clipper_runtime.decoding import DecodeStruct, json_decoder, msgpack_decoder
+from clipper_runtime.file_values import image_bytes
 from clipper_runtime.hints import is_image, is_numpy, parts_of, plain_type
 from clipper_runtime.json_schemas import parameters_schema, returns_schema
 from clipper_runtime.pydantic_types import dataclass_writer
@@ -77,6 +78,7 @@ class Codec:
         # Bound once, so that `is` tells whether a batch has the usual form.
         self._from_json: Decode = self._decode_json
         self._to_json: Encode = self._write_json
+        self._to_json_or_image: Encode = self._write_json_or_image
 
     @property
     def content_types(self) -> list[str]:
@@ -252,7 +254,10 @@ class Codec:
         msgspec writes NaN as null. Raises the error of the first value without a JSON form; the caller then encodes
         one by one.
         """
-        if (self._encoders.get(accept) or self._encoder(accept)) is not self._to_json:
+        encode = self._encoders.get(accept) or self._encoder(accept)
+        if encode is not self._to_json and (
+            encode is not self._to_json_or_image or any(map(is_image, set(map(type, values))))
+        ):
             return None
         # One call that writes a line per value costs less than a call per value. msgspec writes JSON without line
         # ends; only a user's msgspec.Raw may contain one, and then the number of lines is wrong.
@@ -272,11 +277,10 @@ class Codec:
     def _choose_encoder(self, accept: str) -> Encode:
         wanted = Accept.parse(accept)
         best = wanted.best
-        if best is not None and (best[1] == 2 or not self._may_return_images):
-            if wanted.preference(JSON) == best:
-                return self._to_json
-            if wanted.preference(MSGPACK) == best:
-                return self._to_msgpack
+        if best is not None and wanted.preference(JSON) == best:
+            return self._to_json if best[1] == 2 or not self._may_return_images else self._to_json_or_image
+        if best is not None and wanted.preference(MSGPACK) == best and (best[1] == 2 or not self._may_return_images):
+            return self._to_msgpack
 
         def negotiate(value: Any) -> tuple[bytes, str]:
             forms = [(wanted.preference(kind), to_bytes) for kind, to_bytes in self._forms(value, wanted)]
@@ -304,6 +308,15 @@ class Codec:
         """Whether a value can be an image of Pillow, which is no JSON unless it is asked for by name."""
         hint = self._signature.returns
         return "PIL.Image" in sys.modules and (hint is Any or any(map(is_image, parts_of(hint))))
+
+    def _write_json_or_image(self, value: Any) -> tuple[bytes, str]:
+        """Where the client takes anything: JSON, and PNG for an image."""
+        if not is_image(type(value)):
+            return self._write_json(value)
+        try:
+            return image_bytes(value), PNG
+        except (ValueError, OSError) as error:
+            raise _value_error(error, value) from None
 
     def _write_json(self, value: Any) -> tuple[bytes, str]:
         try:

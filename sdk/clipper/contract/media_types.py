@@ -15,6 +15,7 @@ NDJSON: Final = "application/x-ndjson"
 FORM: Final = "application/x-www-form-urlencoded"
 MULTIPART: Final = "multipart/form-data"
 GZIP: Final = "application/gzip"
+PNG: Final = "image/png"
 ANY_IMAGE: Final = "image/*"
 
 _ALIASES: Final = {

@@ -155,6 +155,12 @@ def test_other_values_of_a_function_that_loads_pillow_are_json() -> None:
     assert caught.value.status is Status.NOT_ACCEPTABLE
 
 
+def test_a_batch_without_images_is_encoded_together() -> None:
+    codec = codec_of(lambda x: x)
+    assert codec.encode_batch([1, "a"], "*/*") == ([b"1", b'"a"'], "application/json")
+    assert codec.encode_batch([1, PICTURE], "*/*") is None
+
+
 def test_text_and_files_have_forms_of_their_own() -> None:
     codec = codec_of(lambda x: x)
     assert codec.encode("é", "text/plain") == ("é".encode(), "text/plain; charset=utf-8")
