@@ -262,6 +262,7 @@ class Parts:
                 secrets=self.secrets,
                 events=self.events,
                 clock=self.clock,
+                others=lambda: self.applications.catalog.records(),
             )
             self.registry.watch.on_loss(recovery.recover, recovery.notice)
         self.replica_sets.on_running = self._running_changed

@@ -34,7 +34,7 @@ async def g(request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
     backend.schemas["text"] = parameters(x=ANYTHING)
     async with gateway(backend, fast_path=request.param) as opened:
         for name in backend.models:
-            await opened.harness.deploy(target(name))
+            await opened.harness.deploy(target(name, graceful_shutdown_timeout_s=0.1))
         await opened.applications.catalog.create(spec(links=["p/total"]))
         yield opened
         await opened.applications.close()

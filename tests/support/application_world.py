@@ -52,19 +52,17 @@ def failing() -> Model:
 
 
 def behaviour_of(model: Model) -> Behaviour:
+    async def one(item: wire.Item, payload: memoryview) -> tuple[wire.Outcome, bytes]:
+        try:
+            body = msgspec.json.encode(await model(msgspec.json.decode(payload)))
+            return wire.Outcome(item.id, wire.Status.OK, "application/json", len(body)), body
+        except ValueError as error:
+            kind = type(error).__name__
+            return wire.Outcome(item.id, wire.Status.FUNCTION_ERROR, error_type=kind, message=str(error)), b""
+
     async def behave(invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
-        outcomes, bodies = [], []
-        for item, payload in zip(invoke.items, payloads, strict=True):
-            try:
-                body = msgspec.json.encode(await model(msgspec.json.decode(payload)))
-                outcomes.append(wire.Outcome(item.id, wire.Status.OK, "application/json", len(body)))
-            except ValueError as error:
-                body = b""
-                outcomes.append(
-                    wire.Outcome(item.id, wire.Status.FUNCTION_ERROR, error_type="ValueError", message=str(error))
-                )
-            bodies.append(body)
-        return wire.Result(invoke.batch, outcomes), bodies
+        found = await asyncio.gather(*map(one, invoke.items, payloads))
+        return wire.Result(invoke.batch, [outcome for outcome, _ in found]), [body for _, body in found]
 
     return behave
 

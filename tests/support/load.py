@@ -54,12 +54,14 @@ class Reply:
 
 
 def request(path: str, arguments: Any, **headers: str) -> bytes:
-    """The bytes of `POST /fn/{path}`; `x_clip_timeout_ms="50"` becomes the header of that name."""
+    """The bytes of `POST /fn/{path}`, or to a path that begins with a slash; `x_clip_timeout_ms="50"` becomes the
+    header of that name."""
     body = arguments if isinstance(arguments, bytes) else json.dumps(arguments).encode()
     given = {"host": "localhost", "content-type": "application/json", "content-length": str(len(body))}
     given |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
-    return f"POST /fn/{path} HTTP/1.1\r\n{lines}\r\n".encode() + body
+    address = path if path.startswith("/") else f"/fn/{path}"
+    return f"POST {address} HTTP/1.1\r\n{lines}\r\n".encode() + body
 
 
 class Connection(asyncio.Protocol):
@@ -156,7 +158,7 @@ class Tally:
 
 
 Ask = Callable[[int], tuple[str, Any]]
-"""The question with a number: the function's path and its arguments."""
+"""The question with a number: the function's path, or one that begins with a slash, and its arguments."""
 
 Check = Callable[[int, Reply], str]
 """What is wrong with the answer to the question with a number; empty when it is right."""

@@ -146,6 +146,13 @@ class AwaitedPredictions:
         """The same for inputs that are equal, however they are written."""
         return hashlib.blake2b(_encode(self.decode(input)), digest_size=16).digest()
 
+    def _digest_if_any(self, input: msgspec.Raw) -> bytes:
+        """Empty for an input of another type, from before the application's changed."""
+        try:
+            return self.digest(input)
+        except msgspec.DecodeError:
+            return b""
+
     async def by_input(self, input: msgspec.Raw) -> list[Awaited]:
         """Those with an equal input, newest first.
 
@@ -163,7 +170,7 @@ class AwaitedPredictions:
         for count, query_id in enumerate(new, 1):
             entry = self._entries.get(query_id)
             if entry is not None and query_id not in digests:
-                digests[query_id] = found = self.digest(entry.input)
+                digests[query_id] = found = self._digest_if_any(entry.input)
                 self._by_input.setdefault(found, []).append(query_id)
             if count % INDEXED_AT_ONCE == 0:
                 await asyncio.sleep(0)

@@ -13,6 +13,7 @@ from clipper_platform.core.selection import Combined
 
 __all__ = ["ask_by_own_policy", "own_state"]
 
+MAX_BEGUN: Final = 1_000  # contexts without feedback, for which `init` was asked
 # Of the time that is left of the objective, for the operations before the models are asked, and for combining.
 SELECT_SHARE: Final = 0.3
 COMBINE_SHARE: Final = 0.2
@@ -21,10 +22,15 @@ COMBINE_SHARE: Final = 0.2
 async def own_state(live: LiveApplication, own: OwnPolicy, context: str, timeout_s: float) -> Any:
     """The state of the context, a new one where none was learnt. Raises PolicyFailed."""
     known = live.states.known(context)
-    if known is not None:
-        return known
-    shared = None if context == SHARED else live.states.known(SHARED)
-    return await own.init(tuple(live.links.all), shared, timeout_s)
+    if known is None:
+        known = live.begun.get(context)
+    if known is None:
+        shared = None if context == SHARED else live.states.known(SHARED)
+        known = await own.init(tuple(live.links.all), shared, timeout_s)
+        if len(live.begun) >= MAX_BEGUN:
+            live.begun.clear()
+        live.begun[context] = known
+    return known
 
 
 async def ask_by_own_policy(live: LiveApplication, own: OwnPolicy, prediction: Prediction, queues: Queues) -> None:

@@ -156,7 +156,8 @@ class Learner:
                 await self._observed_by_own(live.own, joined, changed)
             else:
                 state = changed[context] if context in changed else live.state_of(context)
-                changed[context] = live.policy.observe(state, choice, joined.losses)
+                state = live.policy.observe(state, choice, joined.losses)
+                changed[context] = state.only(live.links.all)  # a link that was removed takes what was learnt with it
         return changed
 
     async def _observed_by_own(self, own: OwnPolicy, joined: Joined, changed: dict[str, Any]) -> None:

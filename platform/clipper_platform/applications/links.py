@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 
 import msgspec
 
@@ -85,14 +85,18 @@ class Links:
         """The queues of those that may be asked, by link."""
         return {id: queue for id in self.all if (queue := self.queue(id)) is not None}
 
-    async def woken(self, link_ids: Sequence[str]) -> None:
-        """Start pinned versions that do not run; returns once that is done or has failed."""
+    def wake(self, found: Container[str]) -> None:
+        """Begin to start the pinned versions that are not among those found."""
         if self._wake is None:
             return
-        for id in link_ids:
-            if id not in self._waking and self.all[id].spec.version is not None:
+        for id, link in self.all.items():
+            if id not in found and link.spec.version is not None and id not in self._waking:
                 self._waking[id] = asyncio.create_task(self._wake_one(id, self._wake), name=f"wake {id}")
-        if tasks := [self._waking[id] for id in link_ids if id in self._waking]:
+
+    async def woken(self) -> None:
+        """Start the pinned versions that do not run; returns once that is done or has failed."""
+        self.wake(())
+        if tasks := list(self._waking.values()):
             await asyncio.wait(tasks)
 
     async def _wake_one(self, id: str, wake: Wake) -> None:

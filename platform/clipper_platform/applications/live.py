@@ -40,6 +40,7 @@ Queues = Mapping[ModelId, FunctionQueue]
 # How much of the objective is left for the way back: a timer's tick and the loop's other work, at most a quarter.
 MIN_MARGIN_S: Final = 0.002
 MAX_MARGIN_S: Final = 0.01
+MAX_FIXED: Final = 1_000
 NOTICE_S: Final = 60.0  # how long the status tells of a failure of the user's own policy
 
 
@@ -92,6 +93,9 @@ class LiveApplication:
         self.budget_s = _budget_s(spec.latency_slo_s)
         self.links = Links(spec.links, self.dispatcher, self.parts.wake)
         self.policy: SelectionPolicy = policy_of(spec)
+        self.begun: dict[
+            str, Any
+        ] = {}  # states of contexts that the user's own policy began, and nothing was learnt of
         self.own = OwnPolicy(spec.policy, self.dispatcher, self.parts.clock) if is_own(spec) else None
         self.rng = random.Random(spec.seed)
         self.awaiting.decode = decoder_of(spec.input_type)
@@ -167,6 +171,8 @@ class LiveApplication:
             return self.policy.select(self.state_of(context), models, self.rng)
         choice = self._fixed.get(models)
         if choice is None:
+            if len(self._fixed) >= MAX_FIXED:
+                self._fixed.clear()
             choice = self._fixed[models] = self.policy.select(self.state_of(context), models, self.rng)
         return choice
 

@@ -114,8 +114,8 @@ class Prediction:
     def _invoke(self, model: ModelId, link: Link, queue: FunctionQueue) -> None:
         try:
             invocation = Invocation(
-                queue, self.request_id, JSON, JSON, link.body(queue, self.input), self.arrived, self.deadline,
-                partial(self._answered, model),
+                queue, self.request_id, JSON, JSON, link.body(queue, self.input), self.arrived,
+                min(self.deadline, self.arrived + queue.timeout_s), partial(self._answered, model),
             )  # fmt: skip
             self._invocations[model] = invocation
             if self._owner.dispatcher.offer(invocation):
@@ -170,6 +170,13 @@ class Prediction:
         if not self._ended:
             self._ended = True
             self._release()
+
+    def give_up(self, model: ModelId) -> None:
+        """Answer by default, without having asked: the deadline passed before the turn of this query came."""
+        late = DeadlineExceeded("the objective passed before it was asked")
+        self.reason, self.body = default_json(self.query_id, self.output, {model: late}, self.fallback)
+        self._hand_over()
+        self._end()
 
     def give(self, combined: Combined | None) -> None:
         """Answer with this, or by default; for a caller whose `gathered` was called."""

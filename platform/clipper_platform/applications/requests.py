@@ -7,8 +7,9 @@ the last answer makes the response. `begin_request` is the way in.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, Protocol
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
 
 from clipper_platform.applications.answers import batch_json
 from clipper_platform.applications.choosing import ask_by_own_policy
@@ -17,9 +18,14 @@ from clipper_platform.applications.prediction import Prediction
 from clipper_platform.applications.queries import PredictQuery, read_predict
 from clipper_platform.applications.single_query import SingleQuery
 from clipper_platform.applications.versions import versioned
-from clipper_platform.errors import ClipperError
+from clipper_platform.errors import ClipperError, InternalError
 
-__all__ = ["Request", "begin_request"]
+__all__ = ["MAX_ASKED_AT_ONCE", "Request", "begin_request"]
+
+logger = logging.getLogger(__name__)
+
+# Inputs of one request that are on their way at once: several full batches, and a few milliseconds of processor time.
+MAX_ASKED_AT_ONCE: Final = 256
 
 
 class Request(Protocol):
@@ -62,11 +68,12 @@ def begin_request(
 
 
 class PredictRequest:
-    """Implements `Request`, for any number of inputs and models."""
+    """Implements `Request`, for any number of inputs and models. A large batch is asked piece by piece, as the models
+    answer, so that it fills no queue and keeps no other request waiting."""
 
     __slots__ = (
-        "_left", "_live", "_on_done", "_predictions", "_task", "arrived", "body", "deadline", "error",
-        "reasons", "request_id",
+        "_answered", "_asked", "_asking", "_live", "_on_done", "_predictions", "_queues", "_tasks", "_version",
+        "arrived", "body", "deadline", "error", "reasons", "request_id",
     )  # fmt: skip
 
     def __init__(
@@ -86,51 +93,86 @@ class PredictRequest:
         self.error: ClipperError | None = None
         self.reasons: tuple[str, ...] = ()
         self._predictions: list[Prediction] = []
-        self._left = 0
-        self._task: asyncio.Task[None] | None = None
+        self._queues: Queues = {}
+        self._version: str | None = None
+        self._asked = self._answered = 0
+        self._asking = False
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, query: PredictQuery) -> None:
         live = self._live
         next_id = live.parts.next_query_id
         id, arrived, deadline, context = self.request_id, self.arrived, self.deadline, query.context
-        self._left = len(query.inputs)
         self._predictions = [
-            Prediction(live, next_id(), input, context, id, arrived, deadline, self._answered) for input in query.inputs
+            Prediction(live, next_id(), input, context, id, arrived, deadline, self._one_answered)
+            for input in query.inputs
         ]
-        if not self._left:
+        self._version = query.version
+        self._queues = live.links.queues()
+        if not self._predictions:
             self._finish()
-            return
-        queues = live.links.queues()
-        if query.version is not None or live.own is not None or (not queues and live.links.all):
-            self._task = asyncio.get_running_loop().create_task(self._prepare(query, queues))
-            return
-        for prediction in self._predictions:
-            live.ask(prediction, queues)
+        elif query.version is not None or (not self._queues and live.links.all):
+            self._start(self._prepare())
+        else:
+            if len(self._queues) < len(live.links.all):
+                live.links.wake(self._queues)
+            self._ask()
 
-    async def _prepare(self, query: PredictQuery, queues: Queues) -> None:
-        """What has to be waited for before models are asked: a version, a sleeping one, the user's own policy."""
-        live = self._live
+    async def _prepare(self) -> None:
+        """Wait for what is to be asked: the version that the query names, or links that sleep."""
         try:
-            if query.version is not None:
-                queues = await versioned(live, query.version, self.deadline)
-            elif not queues:
-                queues = await _woken(live, self.deadline)
+            if self._version is not None:
+                self._queues = await versioned(self._live, self._version, self.deadline)
+            else:
+                self._queues = await _woken(self._live, self.deadline)
         except ClipperError as error:
-            self.error = error
-            self._on_done(self)
-            return
-        if live.own is None or query.version is not None or not queues:
-            for prediction in self._predictions:
-                live.ask(prediction, queues)
-            return
-        async with asyncio.TaskGroup() as tasks:
-            for prediction in self._predictions:
-                tasks.create_task(ask_by_own_policy(live, live.own, prediction, queues))
+            self._fail(error)
+        else:
+            self._ask()
 
-    def _answered(self, _: Prediction) -> None:
-        self._left -= 1
-        if not self._left:
+    def _ask(self) -> None:
+        """Ask the next inputs, as many as may be on their way at once."""
+        if self._asking:
+            return
+        self._asking = True
+        while self._asked < len(self._predictions) and self._asked - self._answered < MAX_ASKED_AT_ONCE:
+            prediction = self._predictions[self._asked]
+            self._asked += 1
+            self._ask_one(prediction)
+        self._asking = False
+
+    def _ask_one(self, prediction: Prediction) -> None:
+        live = self._live
+        if self._queues and self._asked > MAX_ASKED_AT_ONCE and live.now() >= self.deadline:
+            prediction.give_up(next(iter(self._queues)))
+        elif live.own is None or self._version is not None or not self._queues:
+            live.ask(prediction, self._queues)
+        else:
+            self._start(ask_by_own_policy(live, live.own, prediction, self._queues))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (defect := task.exception()) is not None:
+            logger.error("a query of application %s failed", self._live.name, exc_info=defect)
+            self._fail(InternalError("an unexpected error in the platform; its log has more under this request_id"))
+
+    def _fail(self, error: ClipperError) -> None:
+        if self.error is None and not self.body:
+            self.error = error
+            self.cancel()
+            self._on_done(self)
+
+    def _one_answered(self, _: Prediction) -> None:
+        self._answered += 1
+        if self._answered == len(self._predictions):
             self._finish()
+        elif self._asked < len(self._predictions):
+            self._ask()
 
     def _finish(self) -> None:
         self.reasons = tuple(prediction.reason for prediction in self._predictions if prediction.reason)
@@ -139,8 +181,8 @@ class PredictRequest:
 
     def cancel(self) -> None:
         """The caller went away: free what the models hold for it."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
         for prediction in self._predictions:
             prediction.cancel()
 
@@ -149,7 +191,7 @@ async def _woken(live: LiveApplication, deadline: float) -> Queues:
     """The links that may be asked once the pinned versions have been started, as far as there is time."""
     try:
         async with asyncio.timeout(max(0.0, deadline - live.now())):
-            await live.links.woken(tuple(live.links.all))
+            await live.links.woken()
     except TimeoutError:
         pass
     return live.links.queues()

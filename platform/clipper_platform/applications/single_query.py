@@ -61,8 +61,8 @@ class SingleQuery:
         live = self._live
         try:
             invocation = self._invocation = Invocation(
-                queue, self.request_id, JSON, JSON, link.body(queue, self.input), self.arrived, self.deadline,
-                self._answered,
+                queue, self.request_id, JSON, JSON, link.body(queue, self.input), self.arrived,
+                min(self.deadline, self.arrived + queue.timeout_s), self._answered,
             )  # fmt: skip
             live.deadlines.add(self)
             if not live.dispatcher.offer(invocation):

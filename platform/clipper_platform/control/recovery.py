@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from clipper_platform.clock import Clock
@@ -46,7 +46,9 @@ class Recovery:
         secrets: ProjectSecrets,
         events: EventLog,
         clock: Clock,
+        others: Callable[[], Iterable[Record]] = tuple,
     ) -> None:
+        """`others`: records that are under no project."""
         self._store = store
         self._registry = registry
         self._keyring = keyring
@@ -54,6 +56,7 @@ class Recovery:
         self._secrets = secrets
         self._events = events
         self._clock = clock
+        self._others = others
         self._lost_at: float | None = None
 
     def notice(self) -> str:
@@ -79,11 +82,11 @@ class Recovery:
         await self._registry.builds.renew_lease()
         all_lost = what in (Loss.EMPTY, Loss.WRITTEN_BACK)
         written = await self._put_back(sorted(names), secrets=all_lost)
-        keys = await self._put(self._keyring.list())
+        keys = await self._put([*self._keyring.list(), *self._others()])
         if written or keys:
             self._lost_at = self._clock.monotonic()
             logger.error(
-                "the store %s: %d records of %d projects and %d keys were written back",
+                "the store %s: %d records of %d projects and %d others were written back",
                 what.value, sum(written.values()), len(written), keys,
             )  # fmt: skip
         for project in written:

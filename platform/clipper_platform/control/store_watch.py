@@ -115,4 +115,4 @@ class StoreWatch:
         if self._recover is not None:
             projects = await self._recover(what, seen, self._clock.monotonic() - self._seen_at)
         changes = await self._changes(0)
-        return replace(changes, projects=changes.projects | projects, keys=True, policies=True)
+        return replace(changes, projects=changes.projects | projects, keys=True, policies=True, applications=True)

@@ -291,3 +291,14 @@ async def test_a_loop_writes_behind_what_awaits_feedback_and_what_is_counted() -
         assert await data.awaited("sums") == []
         assert len(live.awaiting) == 0
         writing.cancel()
+
+
+async def test_a_link_that_is_removed_takes_what_was_learnt_of_it_with_it() -> None:
+    async with world() as w:
+        await w.deploy(a=answering("a"), b=answering("b"))
+        live = await w.create(links=["p/a", "p/b"], policy="ucb1")
+        for _ in range(4):
+            await w.update(query_id=(await w.query(1))["query_id"], label="b")
+        await w.applications.catalog.unlink("sums", "p/a")
+        await w.update(query_id=(await w.query(1))["query_id"], label="b")
+        assert set(live.states.known("").models) == {"p/b"}

@@ -9,7 +9,11 @@ import pytest
 
 from clipper.contract.applications import NO_MODELS, TOO_LATE
 from clipper_platform.applications.refusals import BadQuery
+from clipper_platform.applications.requests import MAX_ASKED_AT_ONCE
+from clipper_platform.errors import Unavailable
 from tests.support.application_world import answering, failing, taking, world
+from tests.support.applications import spec
+from tests.support.serving import target
 
 pytestmark = pytest.mark.virtual_time
 
@@ -42,6 +46,36 @@ async def test_a_batch_is_answered_in_order_and_a_batch_of_one_by_itself() -> No
         assert len({one["query_id"] for one in batch}) == 3
         assert (await w.ask({"input_batch": [[1]]}))["output"] == 1.0
         assert await w.ask({"input_batch": []}) == {"batch_predictions": []}
+
+
+async def test_a_large_batch_is_asked_piece_by_piece_and_fills_no_queue() -> None:
+    async with world() as w:
+        await w.deploy(total=total)
+        await w.create(links=["p/total"], latency_slo_s=30.0)
+        w.harness.dispatcher.routed["p/total"]._max_queued = 300
+        most = 0
+
+        async def watched(arguments: dict[str, Any]) -> float:
+            nonlocal most
+            most = max(most, w.harness.dispatcher.routed["p/total"].waiting.live)
+            return float(sum(arguments["x"]))
+
+        w.backend.models["total"] = watched
+        batch = (await w.ask({"input_batch": [[n] for n in range(3000)]}))["batch_predictions"]
+        assert [one["output"] for one in batch] == [float(n) for n in range(3000)]
+        assert most <= MAX_ASKED_AT_ONCE
+
+
+async def test_what_a_large_batch_could_not_ask_in_time_is_answered_by_default() -> None:
+    async with world() as w:
+        await w.deploy(slow=taking(0.02, 1))
+        await w.create(links=["p/slow"], latency_slo_s=0.1)
+        (request, seconds) = await elapsed(w.ask({"input_batch": [[n] for n in range(3000)]}))
+        answers = request["batch_predictions"]
+        assert seconds <= 0.1
+        assert len(answers) == 3000
+        assert answers[0]["output"] == 1
+        assert (answers[-1]["default"], answers[-1]["default_explanation"]) == (True, TOO_LATE)
 
 
 async def test_without_a_model_the_default_output_answers_at_once() -> None:
@@ -108,10 +142,8 @@ async def test_a_caller_that_leaves_frees_what_its_query_held() -> None:
     async with world() as w:
         await w.deploy(slow=taking(10.0, 1), other=taking(10.0, 1))
         for policy in ("single", "majority"):
-            await w.applications.catalog.put(
-                w.applications.get("sums").spec if w.applications.find("sums") else _spec(policy)
-            )
-            live = w.applications.get("sums")
+            links = ["p/slow", "p/other"] if policy == "majority" else ["p/slow"]
+            live = await w.create(links=links, policy=policy)
             request, done = w.begin({"input": [1.0]})
             await asyncio.sleep(0.01)
             request.cancel()
@@ -119,12 +151,6 @@ async def test_a_caller_that_leaves_frees_what_its_query_held() -> None:
             assert not done.done()
             assert len(live.deadlines) == 0
             await w.applications.catalog.delete("sums")
-
-
-def _spec(policy: str) -> Any:
-    from tests.support.applications import spec
-
-    return spec(links=["p/slow", "p/other"] if policy == "majority" else ["p/slow"], policy=policy)
 
 
 # Versions
@@ -151,14 +177,8 @@ async def test_a_version_needs_one_model() -> None:
         await w.create(links=["p/which", "p/other"])
         with pytest.raises(BadQuery, match="Too many models linked to application sums"):
             await w.query(1.0, version="1")
-        await w.applications.catalog.put(_without_links())
+        await w.applications.catalog.put(spec())
         assert (await w.query(1.0, version="1"))["default_explanation"] == NO_MODELS
-
-
-def _without_links() -> Any:
-    from tests.support.applications import spec
-
-    return spec()
 
 
 async def test_a_pinned_version_that_sleeps_is_woken() -> None:
@@ -175,6 +195,48 @@ async def test_a_pinned_version_that_sleeps_is_woken() -> None:
         await w.create(links=["p/which@1"], latency_slo_s=1.0)
         w.harness.dispatcher.drop_route("p")
         assert (await w.query(1.0))["output"] == 1
+
+
+async def test_a_pinned_version_that_cannot_start_is_tried_again_later() -> None:
+    async with world() as w:
+        await w.deploy(which=answering(1))
+        tried = 0
+
+        async def wake(path: str) -> None:
+            nonlocal tried
+            tried += 1
+            if tried == 1:
+                raise Unavailable("no room")
+            await w.harness.replica_sets.start(target("which"), replicas=1)
+
+        w.applications = w.another(wake)
+        await w.applications.open()
+        await w.deploy(2, which=answering(2))
+        await w.create(links=["p/which@1", "p/which"])
+        await w.harness.replica_sets.stop("p", 1)
+        w.backend.models["which"] = answering(1)
+        for wait_s in (0.1, 3.0, 1.0):
+            assert (await w.query(1.0))["output"] == 2
+            await asyncio.sleep(wait_s)
+        assert (await w.query(1.0))["output"] == 1
+        assert tried == 2
+
+
+async def test_another_input_type_counts_from_the_next_query_on() -> None:
+    async def given(arguments: dict[str, Any]) -> Any:
+        return arguments["x"]
+
+    async with world() as w:
+        w.functions.known["p/given"] = {}
+        await w.deploy(given=given)
+        live = await w.create(links=["p/given"])
+        await w.query(1.0)
+        await w.applications.catalog.put(spec(input_type="strings", links=["p/given"]))
+        assert (await w.ask({"input": "a"}))["output"] == "a"
+        with pytest.raises(BadQuery):
+            await w.query(1.0)
+        assert not (await w.update(input="a", label="a")).duplicate
+        assert len(live.awaiting) == 1
 
 
 # Several models

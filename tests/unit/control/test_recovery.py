@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import msgspec
 import pytest
 
+from clipper.contract.applications import ApplicationSpec
+from clipper_platform.applications.catalog import Catalog
+from clipper_platform.control.function_schemas import FunctionSchemas
 from clipper_platform.control.recovery import MAX_AWAY_S, NOTICE_S, Recovery
 from clipper_platform.control.scaling.policies import Policies
 from clipper_platform.errors import StoreUnavailable
-from clipper_platform.store.base import Project, Route
+from clipper_platform.store.base import Project, Record, Route
 from clipper_platform.types import FunctionId
 from tests.unit.control.doubles import Plane
 
 OTHER_BUNDLE = "sha256:" + "b" * 64
 
 
-def recovering(plane: Plane) -> Policies:
+def recovering(plane: Plane, others: Callable[[], Iterable[Record]] = tuple) -> Policies:
     """Let the platform write back what it knows."""
     policies = Policies(plane.registry, plane.store, plane.clock)
     recovery = Recovery(
@@ -28,9 +31,23 @@ def recovering(plane: Plane) -> Policies:
         secrets=plane.secrets,
         events=plane.events,
         clock=plane.clock,
+        others=others,
     )
     plane.registry.watch.on_loss(recovery.recover, recovery.notice)
     return policies
+
+
+async def test_applications_are_written_back_and_read_again(plane: Plane) -> None:
+    catalog = Catalog(plane.store, FunctionSchemas(plane.registry), plane.clock, check_store=lambda: None)
+    await plane.registry.load()
+    await plane.keyring.load()
+    recovering(plane, catalog.records)
+    plane.registry.watch.on_poll(catalog.polled)
+    created = await catalog.create(ApplicationSpec.parse("sums", {"input_type": "doubles", "default_output": 0}))
+    plane.store.lose()
+    await polled(plane)
+    assert await plane.store.list_applications() == [created.record]
+    assert catalog.get("sums") == created
 
 
 @pytest.fixture
