@@ -147,13 +147,14 @@ def sentiment() -> None:
     labels = {0: "unkind", 1: "kind"}
     config = BertConfig(
         vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=32, id2label=labels, label2id={word: place for place, word in labels.items()},
+        max_position_embeddings=32, hidden_dropout_prob=0, attention_probs_dropout_prob=0, id2label=labels, label2id={word: place for place, word in labels.items()},
     )  # fmt: skip
     model = BertForSequenceClassification(config)
-    texts = [f"the film was {how} {word}" for how in ("very", "a", "the") for word in words[5:11]]
-    wanted = torch.tensor([int(text.split()[-1] in words[5:8]) for text in texts])
+    ways = ("the film was {}", "the film was very {}", "a {} film", "very {}", "{}")
+    texts = [way.format(word) for way in ways for word in words[5:11]]
+    wanted = torch.tensor([int(not {"good", "great", "fine"}.isdisjoint(text.split())) for text in texts])
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(60):
+    for _ in range(120):
         optimizer.zero_grad()
         model(**fast(texts, return_tensors="pt", padding=True), labels=wanted).loss.backward()
         optimizer.step()
