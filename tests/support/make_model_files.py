@@ -147,7 +147,8 @@ def sentiment() -> None:
     labels = {0: "unkind", 1: "kind"}
     config = BertConfig(
         vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=32, hidden_dropout_prob=0, attention_probs_dropout_prob=0, id2label=labels, label2id={word: place for place, word in labels.items()},
+        max_position_embeddings=32, hidden_dropout_prob=0, attention_probs_dropout_prob=0,
+        id2label=labels, label2id={word: place for place, word in labels.items()},
     )  # fmt: skip
     model = BertForSequenceClassification(config)
     ways = ("the film was {}", "the film was very {}", "a {} film", "very {}", "{}")
