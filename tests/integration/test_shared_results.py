@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -45,7 +46,7 @@ async def test_what_one_platform_computed_another_one_finds(redis: RedisServer) 
             assert key is not None
 
             async def stored() -> bool:
-                return await results.get(queue.name, key) == (b"same", "application/json")
+                return await results.get(queue.cached_as, key) == (b"same", "application/json")
 
             await until(stored)
             async with harness(InMemoryBackend(count), shared=results) as second:
@@ -58,7 +59,7 @@ async def test_what_one_platform_computed_another_one_finds(redis: RedisServer) 
         assert executions == [b"same"]
 
         async def dropped() -> bool:
-            return await results.get(queue.name, key) is None
+            return await results.get(queue.cached_as, key) is None
 
         await until(dropped)
     finally:
@@ -107,5 +108,33 @@ async def test_large_results_and_past_lifetimes_are_not_written(redis: RedisServ
         await until(third)
         assert await results.get("o", b"1" * 32) is None
         assert await results.get("o", b"2" * 32) is None
+    finally:
+        await results.close()
+
+
+async def test_a_number_that_was_given_out_again_does_not_find_the_results_of_before(redis: RedisServer) -> None:
+    """The store lost its data: version 1 is another one now, and its results are in the shared tier still."""
+    results = RedisResults(redis.url, SystemClock())
+    await results.open()
+
+    async def other(invoke: wire.Invoke, payloads: list[memoryview]) -> tuple[wire.Result, list[bytes]]:
+        return await echo(invoke, [memoryview(b"new")] * len(payloads))
+
+    old = replace(target(cache_ttl_s=60), identity="a")
+    try:
+        async with harness(InMemoryBackend(echo), shared=results) as first:
+            await first.deploy(old)
+            assert (await first.call(body=b"same").wait()).payload == b"same"
+            key = first.callers[0].invocation.cache_key
+            assert key is not None
+            kept = first.dispatcher.resolve("p/f").cached_as
+
+            async def stored() -> bool:
+                return await results.get(kept, key) is not None
+
+            await until(stored)
+            async with harness(InMemoryBackend(other), shared=results) as second:
+                await second.deploy(replace(old, identity="b"))
+                assert (await second.call(body=b"same").wait()).invocation.cache_status == "miss"
     finally:
         await results.close()

@@ -49,6 +49,10 @@ class Replicas(Protocol):
         """The versions that have replica sets."""
         ...
 
+    def identities(self, project: str) -> dict[int, str]:
+        """The same, each with its identity."""
+        ...
+
     def functions(self, project: str, version: int) -> list[str]:
         """The functions of a version that have replica sets."""
         ...

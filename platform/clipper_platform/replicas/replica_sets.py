@@ -56,6 +56,10 @@ class ReplicaSets:
         """The versions of a project that have replicas or are starting them."""
         return {replicas.target.id.version for replicas in self._sets.get(project, ())}
 
+    def identities(self, project: str) -> dict[int, str]:
+        """The same versions, each with its identity: a store that lost data gives a number out again."""
+        return {replicas.target.id.version: replicas.target.identity for replicas in self._sets.get(project, ())}
+
     def functions(self, project: str, version: int) -> list[str]:
         """The functions of a version that have replica sets."""
         return [replicas.target.id.function for replicas in self._of(project, version)]

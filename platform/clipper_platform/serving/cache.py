@@ -96,7 +96,7 @@ class InvocationCache:
     def offer(self, invocation: Invocation) -> bool:
         """Answer it from the cache, or let it follow a flight. Refuses as `FunctionQueue.offer` does."""
         queue, now = invocation.queue, self._clock.monotonic()
-        key = caching.key(queue.name, invocation.content_type, invocation.accept, invocation.body)
+        key = caching.key(queue.cached_as, invocation.content_type, invocation.accept, invocation.body)
         result = self.hit(queue, key, invocation.arrived, now)
         if result is None:
             return self.follow(invocation, key)
@@ -169,7 +169,7 @@ class InvocationCache:
         """Look in the shared tier; a miss goes on to the queue. Cancelled when the last follower leaves."""
         leader = flight.leader
         queue = leader.queue
-        found = await shared.get(queue.name, flight.key)
+        found = await shared.get(queue.cached_as, flight.key)
         flight.lookup = None
         if found is not None:
             leader.payload, leader.content_type_out = found
@@ -216,9 +216,9 @@ class InvocationCache:
         size = len(result.payload) + len(result.content_type)
         if head is not None:
             size += sum(len(name) + len(value) for name, value in head.headers)
-        self.results.put(key, result, size, ttl_s=ttl, now=now, owner=queue.name)
+        self.results.put(key, result, size, ttl_s=ttl, now=now, owner=queue.cached_as)
         if fresh and self._shared is not None and head is None:
-            self._shared.put(queue.name, key, result.payload, result.content_type, ttl)
+            self._shared.put(queue.cached_as, key, result.payload, result.content_type, ttl)
 
     def _answer(self, invocation: Invocation, error: ClipperError | None) -> None:
         now = self._clock.monotonic()
@@ -262,6 +262,6 @@ class InvocationCache:
 
     def drop(self, queue: OwningQueue) -> None:
         """Forget all results of a version that ends."""
-        self.results.drop_owner(queue.name)
+        self.results.drop_owner(queue.cached_as)
         if self._shared is not None and queue.spec.cache_ttl_s is not None:
-            self._shared.drop(queue.name)
+            self._shared.drop(queue.cached_as)

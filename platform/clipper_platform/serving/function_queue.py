@@ -41,9 +41,9 @@ class FunctionQueue:
 
     __slots__ = (
         "_admission", "_clock", "_drain", "_early", "_ended", "_idle", "_max_queued", "_published", "_schedule",
-        "_weigh", "_wheel", "answers", "batcher", "bucket", "cache_hits", "cache_misses", "cached", "closed",
-        "deadline", "endpoints", "idle_since", "latency", "metrics", "name", "no_capacity", "on_call", "running",
-        "scheduled", "spec", "streaming", "submitted", "target", "timeout_s", "waiting",
+        "_weigh", "_wheel", "answers", "batcher", "bucket", "cache_hits", "cache_misses", "cached", "cached_as",
+        "closed", "deadline", "endpoints", "idle_since", "latency", "metrics", "name", "no_capacity", "on_call",
+        "running", "scheduled", "spec", "streaming", "submitted", "target", "timeout_s", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -59,7 +59,7 @@ class FunctionQueue:
     ) -> None:
         """`schedule`: gives the queue a turn, in which `pump` is called."""
         self.target = target
-        self.name = str(target.id)
+        self.name, self.cached_as = str(target.id), f"{target.id}#{target.identity}"
         self.spec = spec = target.spec
         self.timeout_s = spec.timeout_s
         self.cached = spec.cache_ttl_s is not None

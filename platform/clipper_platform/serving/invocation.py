@@ -39,6 +39,7 @@ class OwningQueue(Protocol):
     target: Target
     spec: FunctionSpec
     name: str  # "project/function@version"
+    cached_as: str  # under which results are kept: the name, and the version's identity
     timeout_s: float
     cached: bool  # the result cache stands before it
     streaming: bool | None  # None until a replica was ready

@@ -364,6 +364,9 @@ class FakeServing:
     def versions(self, project: str) -> set[int]:
         return {id.version for id in self.running if id.project == project}
 
+    def identities(self, project: str) -> dict[int, str]:
+        return {id.version: target.identity for id, target in self.running.items() if id.project == project}
+
     def functions(self, project: str, version: int) -> list[str]:
         return [id.function for id in self.running if (id.project, id.version) == (project, version)]
 

@@ -83,6 +83,7 @@ class Deployer:
             self._claims,
             events,
             self._tasks,
+            replicas=replicas,
             takeover=self.takeover,
             drop=self._drop,
             retry_s=restore_retry_s,
@@ -248,8 +249,7 @@ class Deployer:
                 deployment.emit("log", line, phase="environment")
 
             current = self._registry.current(deployment.project)
-            before = current.manifest if current else None
-            manifest = await self._rollout.resolve(request, before, self._clock.time())
+            manifest = await self._rollout.resolve(request, current, self._clock.time())
             if current and not self._failed(current):
                 request.check_changed(manifest, current)
             deployment.environment = environment = await self._rollout.prepare(manifest, on_line)

@@ -11,6 +11,7 @@ from typing import Final
 
 from clipper_platform.control.current import Current
 from clipper_platform.control.events import EventLog
+from clipper_platform.control.ports import Replicas
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.tasks import TaskSet
 from clipper_platform.control.versions.claims import Claims
@@ -39,6 +40,7 @@ class Follower:
         events: EventLog,
         tasks: TaskSet,
         *,
+        replicas: Replicas,
         takeover: Takeover,
         drop: Callable[[str], Awaitable[None]],
         retry_s: float,
@@ -48,6 +50,7 @@ class Follower:
         self._claims = claims
         self._events = events
         self._tasks = tasks
+        self._replicas = replicas
         self._takeover = takeover
         self._drop = drop
         self._retry_s = retry_s
@@ -102,10 +105,27 @@ class Follower:
             return
         if current is None:
             await self._drop(project)
-        elif before is not None and before.identity == current.identity:
+            return
+        await self._end_strangers(project, current.route.version)
+        if before is not None and before.identity == current.identity:
             self._registry.adopt(current)
         else:
             await self._bring_up(before, current)
+
+    async def _end_strangers(self, project: str, routed: int) -> None:
+        """End what runs under the number of another version: the store lost data and gave the number out again. Callers
+        that pin the number would meet the old code. What is routed to is replaced when it starts."""
+        for number, identity in self._replicas.identities(project).items():
+            if number == routed:
+                continue
+            try:
+                stored = await self._registry.version(project, number)
+            except NotFound:
+                continue  # it is removed, or about to be written back
+            if stored.identity != identity:
+                self._takeover.standby.release(project, number)
+                self._takeover.retire(project, number)
+                logger.info("version %d is another one now: ended", number, extra={"project": project})
 
     async def _bring_up(self, before: Current | None, current: Current) -> None:
         project, number = current.route.project, current.route.version

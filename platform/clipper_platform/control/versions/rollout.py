@@ -47,8 +47,9 @@ class Rollout:
         self._replicas = replicas
         self._policy_of = policy_of
 
-    async def resolve(self, request: DeployRequest, before: Manifest | None, now: float) -> Manifest:
-        """The manifest to deploy, with what its moving references mean now."""
+    async def resolve(self, request: DeployRequest, current: Current | None, now: float) -> Manifest:
+        """The manifest to deploy, with what its moving references mean now. `current` is the version that answers."""
+        before = current.manifest if current else None
         meanings = await self._environments.resolve(request.manifest.environment) if request.moves else {}
         return request.resolved(meanings, before, now)
 

@@ -307,7 +307,7 @@ class FastPathProtocol(Connection):
             return False
         now, body, key = self.now(), data[len(known.raw) :], b""
         if queue.cached and not self.flow.write_paused:
-            key = caching.key(queue.name, head.content_type, head.accept, body)
+            key = caching.key(queue.cached_as, head.content_type, head.accept, body)
             result = self.dispatcher.cached(queue, key, now, self.now())
             if result is not None:
                 self._answer_hit(queue, result, head, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -372,3 +373,21 @@ async def test_a_version_that_an_earlier_clipper_left_building_is_marked_failed(
     await other.registry.load()
     assert (await plane.store.get_version("digits", 1)).state == "failed"
     plane.gates.open("start classify")
+
+
+async def test_what_runs_under_a_number_that_the_store_gave_out_again_is_ended(plane: Plane, other: Plane) -> None:
+    """Callers that pin the number would meet the code that had it before the store lost its data."""
+    await plane.deployed()
+    await plane.deployed(latency_slo_s=1.0)
+    await polled(other)
+    current = other.serving.running[FunctionId("digits", "classify", 2)]
+    pinned = FunctionId("digits", "classify", 1)
+    other.serving.running[pinned] = replace(current, id=pinned, identity="that of before")
+    await plane.deployed(latency_slo_s=2.0)
+    await polled(other)
+    assert "stop digits@1" in other.serving.history
+    same = (await plane.store.get_version("digits", 1)).identity
+    other.serving.running[pinned] = replace(current, id=pinned, identity=same)
+    await plane.deployed(latency_slo_s=3.0)
+    await polled(other)
+    assert pinned in other.serving.running
