@@ -116,13 +116,16 @@ def concrete_parts(settings: Settings, clock: Clock, url: str) -> ConcreteParts:
     )
 
 
+STORE_WAIT_S = 30.0  # a Redis that is started at the same time loads its data in this time
+
+
 def redis_store(url: str) -> MetadataStore:
     """Raises StoreUnavailable where the package is missing, InvalidSpec."""
     try:
         from clipper_platform.store.redis import RedisStore
     except ModuleNotFoundError as error:
         raise StoreUnavailable("the Redis store needs a package: pip install 'clipper[redis]'") from error
-    return RedisStore(url)
+    return RedisStore(url, wait_s=STORE_WAIT_S)
 
 
 def redis_results(url: str, clock: Clock) -> SharedResults:
@@ -264,7 +267,7 @@ class Parts:
                 clock=self.clock,
                 others=lambda: self.applications.catalog.records(),
             )
-            self.registry.watch.on_loss(recovery.recover, recovery.notice)
+            self.registry.watch.on_loss(recovery.recover, recovery.notice, recovery.mend)
         self.replica_sets.on_running = self._running_changed
 
     def _make_versions(self) -> None:

@@ -146,3 +146,51 @@ def test_two_platforms_write_back_the_data_that_they_shared(
         eventually(lambda: answer(platform) == 4)
         second.clip("delete", "demo", "--yes")
         eventually(lambda: platform.api("GET", "/projects").json()["projects"] == [])
+
+
+def test_a_platform_that_starts_before_its_redis_waits_for_it(tmp_path: Path) -> None:
+    with running_redis() as redis:
+        redis.kill()
+        platform = PlatformProcess(tmp_path / "home", ["--store", redis.url])
+
+        def start_redis() -> None:
+            eventually(lambda: "trying again for" in platform.log(), within_s=20)
+            redis.start()
+
+        later = threading.Thread(target=start_redis)
+        later.start()
+        try:
+            with platform:
+                platform.deploy(project(tmp_path, 1))
+                assert answer(platform) == 1
+        finally:
+            later.join()
+
+
+@pytest.mark.parametrize("key", ["routes", "versions:demo", "projects", "keys", "last-version"])
+def test_a_key_that_the_server_evicted_costs_no_project(
+    platform: PlatformProcess, redis: RedisServer, tmp_path: Path, key: str
+) -> None:
+    """As a server with `allkeys-lru` does when its memory is full. The next deploy meets what is missing."""
+    platform.deploy(project(tmp_path, 1))
+    platform.deploy(project(tmp_path, 2))
+    redis.command("DEL", f"clip:{key}")
+    assert platform.deploy(project(tmp_path, 3)).json()["version"] == 3
+    assert answer(platform) == 3
+    eventually(lambda: platform.clip("rollback", "demo", check=False).code == 0, within_s=15)
+    assert answer(platform) == 2
+
+
+def test_a_server_that_really_evicts_keys_is_warned_of_and_costs_no_project(redis: RedisServer, tmp_path: Path) -> None:
+    redis.command("CONFIG", "SET", "maxmemory", "3mb")
+    redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-random")
+    with PlatformProcess(tmp_path / "home", ["--store", redis.url]) as platform:
+        assert "drops keys when its memory is full" in platform.log()
+        platform.deploy(project(tmp_path, 1))
+        for number in range(300):
+            redis.command("SET", f"other:{number}", "x" * 50_000)
+            assert answer(platform) == 1
+        redis.command("CONFIG", "SET", "maxmemory", "0")
+        eventually(lambda: b"demo" in redis.command("HKEYS", "clip:routes"), within_s=15)
+        platform.deploy(project(tmp_path, 2))
+        assert answer(platform) == 2

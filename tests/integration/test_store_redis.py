@@ -17,6 +17,7 @@ from clipper_platform.errors import ClipperError, StoreUnavailable
 from clipper_platform.store.base import Event, Project, Route, Version
 from clipper_platform.store.redis import RedisStore
 from tests.support.redis_server import RedisServer, running_redis
+from tests.support.waiting import until
 
 # What an operation may take when the server is gone: three steps of a second would be the longest way.
 PATIENCE_S = 3.0
@@ -338,3 +339,26 @@ async def test_no_connection_is_left_open(server: RedisServer) -> None:
             await asyncio.gather(*(store.list_projects() for _ in range(20)))
     await asyncio.sleep(0)
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+async def test_a_server_that_starts_later_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with running_redis() as server:
+        server.kill()
+        store = RedisStore(server.url, wait_s=20)
+        opening = asyncio.create_task(store.open())
+        await until(lambda: "trying again for" in caplog.text)
+        assert not opening.done()
+        server.start()
+        async with asyncio.timeout(10):
+            await opening
+        assert await store.list_projects() == []
+        await store.close()
+
+
+async def test_waiting_for_a_server_ends_and_a_wrong_password_is_not_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        await RedisStore(f"unix://{tmp_path}/none.sock", wait_s=0.3).open()
+    with running_redis(tcp=True, password="right") as server:
+        async with asyncio.timeout(10):
+            with pytest.raises(StoreUnavailable, match="refused the user name or password"):
+                await RedisStore(f"redis://:wrong@127.0.0.1:{server.port}", wait_s=60).open()

@@ -111,7 +111,7 @@ class FunctionFacts:
         queue, replicas = self._dispatcher.queue(id), self._replica_sets.get(id)
         if queue is None or replicas is None:
             return None
-        cache_bytes = self._dispatcher.cache.results.owned_bytes(queue.name)
+        cache_bytes = self._dispatcher.cache.results.owned_bytes(queue.cached_as)
         return function_status(queue, replicas, self._clock.monotonic(), cache_bytes)
 
     def answers(self, id: FunctionId) -> Answers:

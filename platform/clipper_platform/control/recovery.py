@@ -19,8 +19,8 @@ from clipper_platform.control.access.secrets import ProjectSecrets
 from clipper_platform.control.events import EventLog
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.scaling.policies import Policies
-from clipper_platform.control.store_loss import Loss
-from clipper_platform.errors import StoreUnavailable
+from clipper_platform.control.store_loss import Loss, vanished
+from clipper_platform.errors import NotFound, StoreUnavailable
 from clipper_platform.store.base import Changes, Record, RecoverableStore, Version
 
 __all__ = ["Recovery"]
@@ -93,6 +93,23 @@ class Recovery:
             gone = self._gone(project) if all_lost else ""
             self._events.record(project, "store", f"the store {what.value}: what was missing was written back{gone}")
         return names
+
+    async def mend(self, name: str) -> None:
+        """Write back what the store lost of one project, if it did: see `vanished`. Raises StoreUnavailable."""
+        try:
+            project = await self._store.get_project(name)
+            versions = await self._store.list_versions(name)
+            route = await self._store.get_route(name)
+        except NotFound:
+            return
+        if not self._registry.has(name) or not vanished(self._registry.known(name), project, versions, route):
+            return
+        if count := (await self._put_back([name], secrets=False)).get(name, 0):
+            self._lost_at = self._clock.monotonic()
+            logger.error("the store lost a part of a project: %d records were written back", count)
+            self._events.record(
+                name, "store", f"the store lost a part of the project: {count} records were written back"
+            )
 
     async def _put_back(self, names: list[str], *, secrets: bool) -> dict[str, int]:
         """How many records of which projects were missing. Secrets have no revision: one that is missing where not all

@@ -1,9 +1,8 @@
 """Projects, versions and routes: held in memory, loaded from the store at start, written to the store first.
 
 Serving reads memory only, so it goes on while the store is away; what has to be written or read from the store then
-raises StoreUnavailable. What the store holds counts: each write is a compare-and-set on the record that memory has,
-after a write of unknown outcome the stored record is read again, and what another platform changed is noticed by
-`StoreWatch` and followed.
+raises StoreUnavailable. What the store holds counts: each write is a compare-and-set on the record that memory has, and
+after a write of unknown outcome the stored record is read again. `StoreWatch` notices what other platforms change.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from clipper_platform.clock import Clock
 from clipper_platform.control.builds import Builds
 from clipper_platform.control.current import Current, PreviousVersions, Unusable, current_version
 from clipper_platform.control.references import References
+from clipper_platform.control.store_loss import vanished
 from clipper_platform.control.store_watch import StoreWatch
 from clipper_platform.errors import ClipperError, Conflict, NotFound, StoreUnavailable, Unavailable
 from clipper_platform.store.base import Changes, Event, MetadataStore, Project, Record, Route, Version
@@ -142,12 +142,14 @@ class Registry:
             if name in self._projects:
                 self._changed_elsewhere(name)
             return
+        lost = name in self._projects and vanished(self.known(name), project, versions, route)
         known = self._projects.setdefault(name, project)
-        self._note_versions(name, versions, route)
+        if not lost:
+            self._note_versions(name, versions, route)
         current = self._current.get(name)
         version = next((v for v in versions if current is not None and v.number == current.route.version), None)
         other = current is not None and version is not None and version.identity != current.identity
-        if known != project or route != self._routes.get(name) or other:
+        if lost or known != project or route != self._routes.get(name) or other:
             self._changed_elsewhere(name)
 
     def _changed_elsewhere(self, project: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from enum import Enum
 
-from clipper_platform.store.base import Changes
+from clipper_platform.store.base import Changes, Project, Record, Route, Version
 
-__all__ = ["Loss", "loss"]
+__all__ = ["Loss", "loss", "vanished"]
 
 
 class Loss(Enum):
@@ -30,3 +31,14 @@ def loss(seen: Changes, found: Changes) -> Loss | None:
     if found.revision < seen.revision or (found.revision == seen.revision and seen.holds - found.holds):
         return Loss.SHORTENED
     return Loss.RESTARTED if found.server != seen.server else None
+
+
+def vanished(known: Sequence[Record], project: Project, versions: Iterable[Version], route: Route | None) -> bool:
+    """Whether the store lost a part of a project, as a server does that evicts keys: the route, or a version that it
+    needs. `known` is what memory holds, the rest what is stored. A route and what it needs go with their project only.
+    """
+    if project not in known:
+        return False  # deleted and made anew
+    if route is None:
+        return any(isinstance(record, Route) for record in known)
+    return not {route.version, route.previous or route.version} <= {version.number for version in versions}

@@ -27,6 +27,14 @@ Recover = Callable[[Loss, Changes, float], Awaitable[frozenset[str]]]
 """(what happened to the data, the answer of the last poll before, seconds since then) → projects to read again."""
 
 
+Mend = Callable[[str], Awaitable[None]]
+"""The project → once a part of it that the store lost is written back."""
+
+
+async def _nothing_to_mend(project: str) -> None:
+    """A store that loses no parts."""
+
+
 class StoreWatch:
     """Asks the store what changed, at each published change and once per period.
 
@@ -42,16 +50,17 @@ class StoreWatch:
         self._recover: Recover | None = None
         self.error: str | None = None
         self.notice: Callable[[], str] = str
+        self.mend: Mend = _nothing_to_mend
 
     def on_poll(self, reader: Reader) -> None:
         """Have `reader` called after each poll that the store answered, with what changed since the one before,
         often nothing. The reader itself remembers what it could not read and tries again at the next poll."""
         self._readers.append(reader)
 
-    def on_loss(self, recover: Recover, notice: Callable[[], str]) -> None:
+    def on_loss(self, recover: Recover, notice: Callable[[], str], mend: Mend) -> None:
         """Have `recover` bring the store up to date when its data was lost; it raises StoreUnavailable where it cannot.
-        All that the store holds is reported as changed then."""
-        self._recover, self.notice = recover, notice
+        All that the store holds is reported as changed then. `mend(project)` does so where a part of one is lost."""
+        self._recover, self.notice, self.mend = recover, notice, mend
 
     def check(self) -> None:
         """Raise StoreUnavailable at once if the store is known to be away."""

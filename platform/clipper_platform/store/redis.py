@@ -58,10 +58,11 @@ class RedisStore:
     URL that cannot be used.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, wait_s: float = 0.0) -> None:
+        """`wait_s`: how long `open` waits for a server that cannot be reached."""
         address = parsed(url)
         self._keys = RedisKeys(address.prefix)
-        self._server = RedisConnection(address, self._keys)
+        self._server = RedisConnection(address, self._keys, wait_s=wait_s)
         self._script = self._server.script
         self.accept = self._server.accept
         self.wait_changed = self._server.wait_changed

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -98,8 +99,10 @@ def connect(address: RedisAddress, *, connections: int, step_timeout_s: float) -
 class RedisConnection:
     """Runs commands and scripts, each bounded in time and never repeated by itself."""
 
-    def __init__(self, address: RedisAddress, keys: RedisKeys) -> None:
+    def __init__(self, address: RedisAddress, keys: RedisKeys, *, wait_s: float = 0.0) -> None:
+        """`wait_s`: how long `open` waits for a server that cannot be reached."""
         self._address = address
+        self._wait_s = wait_s
         self._keys = keys
         self._client: Redis | None = None
         self._id = ""  # of the data that the scripts work on
@@ -118,7 +121,7 @@ class RedisConnection:
             return
         self._client = connect(self._address, connections=MAX_CONNECTIONS, step_timeout_s=STEP_TIMEOUT_S)
         try:
-            info = await self.ask("INFO")
+            info = await self._greeted()
             check_server(info, self.shown)
             for warning in risks(info, await self._snapshots(), self.shown):
                 logger.warning("%s", warning)
@@ -127,6 +130,21 @@ class RedisConnection:
         except BaseException:
             await self.close()
             raise
+
+    async def _greeted(self) -> Any:
+        """The server's INFO. One that starts, or that a network does not reach yet, is waited for."""
+        give_up, pause_s = time.monotonic() + self._wait_s, 0.1
+        while True:
+            try:
+                return await self.ask("INFO")
+            except StoreUnavailable as error:
+                left_s = give_up - time.monotonic()
+                if error.retry_after_s is None or left_s <= 0:
+                    raise
+                if pause_s == 0.1:
+                    logger.warning("%s; trying again for %.0f s", error, left_s)
+            await asyncio.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * 2, 2.0)
 
     async def close(self) -> None:
         client, self._client = self._client, None

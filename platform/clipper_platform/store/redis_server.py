@@ -91,8 +91,14 @@ def translate(error: RedisError | OSError, where: str) -> StoreUnavailable:
         )
     words = next((words for kinds, words in _WORDS if isinstance(error, kinds)), "refused a command of the store")
     detail = f" ({error})" if str(error) else ""
-    return StoreUnavailable(f"the Redis server at {where} {words}{detail}")
+    waiting_helps = isinstance(error, _PASSING) and not isinstance(error, (AuthenticationError, AuthorizationError))
+    return StoreUnavailable(
+        f"the Redis server at {where} {words}{detail}", retry_after_s=1.0 if waiting_helps else None
+    )
 
+
+# What ends by itself where the server starts or a network comes back.
+_PASSING = (BusyLoadingError, TimeoutError, ConnectionError, OSError)
 
 # First match: the client's exceptions derive from each other.
 _WORDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (

@@ -33,7 +33,7 @@ def recovering(plane: Plane, others: Callable[[], Iterable[Record]] = tuple) -> 
         clock=plane.clock,
         others=others,
     )
-    plane.registry.watch.on_loss(recovery.recover, recovery.notice)
+    plane.registry.watch.on_loss(recovery.recover, recovery.notice, recovery.mend)
     return policies
 
 

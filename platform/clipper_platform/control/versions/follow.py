@@ -96,6 +96,7 @@ class Follower:
 
     async def _follow(self, project: str) -> None:
         before = self._registry.current(project)
+        await self._registry.watch.mend(project)
         try:
             current = await self._registry.catch_up(project)
         except NotFound:
