@@ -311,3 +311,13 @@ async def test_a_root_that_cannot_be_written_is_a_clear_failure(tmp_path: Path) 
 
 async def test_the_platforms_pythons_are_listed_with_their_full_versions(tmp_path: Path) -> None:
     assert sys.version.split()[0] in VenvBuilder(tmp_path).pythons()
+
+
+async def test_a_python_that_can_be_neither_found_nor_fetched_is_refused_with_both_reasons(tmp_path: Path) -> None:
+    builder = VenvBuilder(tmp_path, environ={**os.environ, "UV_OFFLINE": "1"})
+    with pytest.raises(
+        DeployFailed, match=r"Python 3\.99 is not on .* it has 3\..*; uv could not fetch it: \w"
+    ) as refused:
+        await builder.build(EnvironmentSpec(python="3.99"), quiet)
+    assert refused.value.details["log"]
+    assert refused.value.details["phase"] == "environment"

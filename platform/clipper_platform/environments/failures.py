@@ -10,7 +10,7 @@ from clipper.contract.credentials import mask
 from clipper_platform.environments.uv import explain, hint_for
 from clipper_platform.errors import DeployFailed
 
-__all__ = ["LOG_LINES", "SCRATCH", "clash", "failed", "mask_addresses"]
+__all__ = ["LOG_LINES", "SCRATCH", "clash", "failed", "mask_addresses", "not_fetched"]
 
 LOG_LINES = 60
 SCRATCH = ".installing"
@@ -41,6 +41,14 @@ def failed(lines: Sequence[str]) -> DeployFailed:
         log=output[-LOG_LINES:],
         hint=hint_for(explanation),
     )
+
+
+def not_fetched(missing: DeployFailed, lines: Sequence[str]) -> DeployFailed:
+    """The refusal of a Python that is not here, with why uv could not fetch it."""
+    output = _masked(lines)
+    cause = next((line for line in reversed(output) if line.strip()), "").strip().removeprefix("cause: ")
+    details = {**missing.details, "log": output[-LOG_LINES:]}
+    return DeployFailed(f"{missing}; uv could not fetch it: {cause}", **details)
 
 
 def mask_addresses(environment: Path) -> None:

@@ -30,7 +30,7 @@ from clipper_platform.core.retention import EnvironmentFacts
 from clipper_platform.environments.base import BuildProgress
 from clipper_platform.environments.completion import COMPLETE, installed_packages, write_record
 from clipper_platform.environments.disk import in_thread, remove_tree
-from clipper_platform.environments.failures import LOG_LINES, failed
+from clipper_platform.environments.failures import LOG_LINES, failed, not_fetched
 from clipper_platform.environments.file_list import changed_file, record_files
 from clipper_platform.environments.installation import Installation
 from clipper_platform.environments.installing import Build, BuildIsolation, Installer
@@ -157,8 +157,7 @@ class VenvBuilder:
             try:
                 await self._uv.run("python", "install", "--no-bin", wanted, on_line=progress)
             except UvError as error:
-                missing.details["log"] = list(error.lines)[-LOG_LINES:]
-                raise missing from error
+                raise not_fetched(missing, error.lines) from error
             self._interpreters.forget()
             return await asyncio.to_thread(self._interpreters.find, wanted)
 
