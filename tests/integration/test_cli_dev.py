@@ -183,3 +183,16 @@ def test_without_a_project_it_says_so(tmp_path: Path) -> None:
     done = clip_process("dev", str(tmp_path), env={"CLIP_HOME": str(tmp_path)})
     assert done.code == 1
     assert "clip init" in done.err
+
+
+def test_warnings_of_a_deploy_are_shown_once(tmp_path: Path) -> None:
+    directory = write_project(tmp_path / "demo", app("one"), 'name = "demo"\n', queue__py="", id_rsa="key")
+    with running_dev(directory, {"CLIP_HOME": str(tmp_path / "home")}) as dev:
+        assert "id_rsa" in dev.wait_for("warning")["message"]
+        assert "queue.py has the name of a module of Python" in dev.wait_for("warning")["message"]
+        dev.wait_for("deployed")
+        dev.seen.clear()
+        (directory / "app.py").write_text(app("two"))
+        dev.wait_for("deployed")
+        assert not [event for event in dev.seen if event["event"] == "warning"]
+        assert dev.stop() == 0

@@ -155,6 +155,7 @@ class _Session:
         self._logs: dict[tuple[str, str], threading.Thread] = {}
         self._ended = threading.Event()
         self._shown: set[str] = set()  # lines of this deploy's logs that are printed already
+        self._warned: set[str] = set()
         self._printing = threading.Lock()  # deploys and logs print in turn
 
     def __enter__(self) -> _Session:
@@ -220,7 +221,13 @@ class _Session:
                 self._before[name] = None
 
     def _deploy_log(self, project: Project, event: Mapping[str, Any]) -> None:
-        """Print the output of a build or a starting replica, unless the function's log prints it already."""
+        """Print warnings, each once; the output of a build or a starting replica, unless the function's log prints it
+        already."""
+        if event.get("kind") == "warning":
+            warning = str(event.get("message"))
+            if warning not in self._warned:
+                self._warned.add(warning)
+                self._print({"event": "warning", "message": warning}, ("! ", "yellow"), warning)
         if event.get("kind") != "log":
             return
         data = event.get("data") or {}
