@@ -23,7 +23,7 @@ def cached_answers(live: LiveApplication, input: msgspec.Raw) -> dict[ModelId, m
             body = live.links.all[model].body(queue, input)
         except ClipperError:
             continue
-        result = live.dispatcher.cache.peek(caching.key(queue.name, JSON, JSON, body))
+        result = live.dispatcher.cache.peek(caching.key(queue.cached_as, JSON, JSON, body))
         if result is not None and result.content_type == JSON:
             found[model] = msgspec.Raw(bytes(result.payload))
     return found
