@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import ROOT
-from tests.support.platform import PlatformProcess
+from tests.support.platform import PlatformProcess, eventually
 
 EXAMPLES, FILES, SUPPORT = ROOT / "examples", ROOT / "tests/support/model_files", ROOT / "tests/support"
 FRAMEWORKS = ("scikit_learn", "xgboost", "lightgbm", "onnx", "pytorch", "vowpal_wabbit", "caffe")
@@ -246,6 +247,47 @@ def test_a_closure_is_deployed_from_its_program(machine: PlatformProcess, librar
     printed = run_program(machine, libraries, EXAMPLES / "closure" / "deploy.py")
     assert float(printed) == pytest.approx(13.0, abs=0.5)  # the line that the points were measured of: 3x + 1
     machine.clip("delete", "line", "--yes")
+
+
+THREE = ("iris.joblib", "classifier.ubj", "lightgbm.joblib")
+"""The same flowers by scikit-learn, XGBoost and LightGBM: four numbers in, the species out."""
+
+
+def test_one_application_switches_among_three_frameworks_while_one_is_killed(
+    machine: PlatformProcess, answers: dict[str, Any]
+) -> None:
+    for file in THREE:
+        machine.clip("deploy", FILES / file, "--name", f"app-{Path(file).stem}", timeout_s=300)
+    functions = [f"app-{Path(file).stem}/predict" for file in THREE]
+    spec = {"input_type": "doubles", "default_output": -1, "latency_slo_s": 10.0, "links": functions}
+
+    def asked(rows: list[list[float]]) -> list[dict[str, Any]]:
+        answer = machine.post("/species/predict", {"input_batch": rows})
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()["batch_predictions"])
+
+    def linked(**changes: Any) -> None:
+        answer = machine.api("PUT", "/apps/species", json={**spec, **changes})
+        assert answer.is_success, answer.text
+
+    rows, species = answers["classifier.ubj"]["inputs"], answers["classifier.ubj"]["outputs"]
+    for function in functions:  # one after the other answers, without a change for clients
+        linked(policy="single", links=[function])
+        assert {tuple(one["models"]) for one in asked(rows[:20])} == {(function,)}
+    linked(policy="majority")
+    assert {len(one["models"]) for one in asked(rows[:20])} == {3}
+    victim = next(replica for replica in machine.status(functions[0])["replicas"] if replica["state"] == "ready")
+    os.kill(victim["pid"], signal.SIGKILL)
+    # The setosas and the virginicas that all three know, while the first has to start anew.
+    sure = [place for place in (*range(20), *range(130, 149)) if species[place] in (0, 2)]
+    found = asked([rows[place] for place in sure])
+    assert not any(one["default"] for one in found)
+    right = sum(one["output"] == species[place] for one, place in zip(found, sure, strict=True))
+    assert right >= len(sure) - 1
+    eventually(lambda: len(asked(rows[:1] * 2)[0]["models"]) == 3, within_s=60)
+    machine.api("DELETE", "/apps/species")
+    for function in functions:
+        machine.clip("delete", function.partition("/")[0], "--yes")
 
 
 def test_spark_answers_a_batch_with_one_frame(machine: PlatformProcess) -> None:

@@ -36,12 +36,13 @@ class Wanted:
 
 
 def is_model(path: Path) -> bool:
-    """Whether the path is a model's rather than a project's."""
-    if path.is_file():
-        return True
+    """Whether the path is a model's rather than a project's. One that is not there is a file's if its name has an
+    ending."""
+    if not path.is_dir():
+        return path.exists() or bool(path.suffix)
     from clipper.models.reading import is_model
 
-    return path.is_dir() and is_model(path)
+    return is_model(path)
 
 
 def found_model(path: Path, wanted: Wanted) -> tuple[Model, str, dict[str, Any] | None]:
