@@ -62,7 +62,14 @@ def _deploy_model(target: Path, wanted: Wanted, out: Output, *, force: bool, reb
     model, name, smoke = found_model(target, wanted)
     show_model(out, model, target, name)
     with model_project(model, name, smoke) as directory:
-        return _deploy_project(load_project(directory), out, force=force, rebuild=rebuild, model=model)
+        try:
+            return _deploy_project(load_project(directory), out, force=force, rebuild=rebuild, model=model)
+        except DeployFailed as error:
+            if error.details.get("phase") == "smoke" and not wanted.smoke:
+                error.add_note(
+                    "The call was made up from what the file says: give one that the model takes, --smoke JSON"
+                )
+            raise
 
 
 def _deploy_project(project: Project, out: Output, *, force: bool, rebuild: bool, model: Model | None = None) -> int:

@@ -16,7 +16,7 @@ from clipper.cli.options import usage_error
 from clipper.contract.rules import SpecError, check_name, nearest
 
 if TYPE_CHECKING:
-    from clipper.models.description import Model
+    from clipper.models.description import Input, Model
 
 __all__ = ["Wanted", "array_calls", "as_document", "found_model", "is_model", "model_project", "show_model"]
 
@@ -124,10 +124,10 @@ def as_document(model: Model) -> dict[str, Any]:
 
 
 def array_calls(model: Model, smoke: Mapping[str, Any] | None, url: str, path: str) -> list[str] | None:
-    """Calls with arrays of zeros, for a model whose arrays are too large for a line of JSON; None for any other."""
+    """Calls with arrays of ones, for a model whose arrays are too large for a line of JSON; None for any other."""
     if smoke is not None or any(not one.shape or None in one.shape or one.columns for one in model.inputs):
         return None
-    arrays = {one.name: f"np.zeros({_shape(one.shape or ())}, np.{one.dtype})" for one in model.inputs}
+    arrays = {one.name: _array(one) for one in model.inputs}
     if any(one.dtype == "text" for one in model.inputs):
         return None
     arguments = ", ".join(f"{name}={array}" for name, array in arrays.items())
@@ -139,6 +139,7 @@ def array_calls(model: Model, smoke: Mapping[str, Any] | None, url: str, path: s
     return lines
 
 
-def _shape(shape: tuple[int | None, ...]) -> str:
-    sides = [side or 0 for side in shape]
-    return f"({sides[0]},)" if len(sides) == 1 else f"({', '.join(map(str, sides))})"
+def _array(one: Input) -> str:
+    sides = [side or 0 for side in one.shape or ()]
+    shape = f"({sides[0]},)" if len(sides) == 1 else f"({', '.join(map(str, sides))})"
+    return f"np.{'ones' if one.dtype.startswith('float') else 'zeros'}({shape}, np.{one.dtype})"

@@ -9,7 +9,7 @@ from clipper.models.files import mapped, read_text
 from clipper.models.names import identifiers
 from clipper.models.protobuf import BYTES, Message, WireError
 from clipper.models.prototext import Block, PrototextError, read_prototext
-from clipper.models.smoke import zeros
+from clipper.models.smoke import ones
 from clipper.models.sources import Source, array_hint, array_name, listed, quoted
 
 __all__ = ["is_caffe", "read_caffe"]
@@ -63,7 +63,7 @@ def read_caffe(path: Path) -> Model:
         app=_source(weights, network, names, described, outputs).text(),
         # OpenCV 5 reads no files of Caffe any more.
         requirements=("opencv-python-headless>=4.8,<5", "numpy>=1.26"),
-        smoke=zeros(described),
+        smoke=ones(described),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from clipper.models.description import Input, Model, ModelError, Output
 from clipper.models.files import read_head
 from clipper.models.packages import requirement
+from clipper.models.smoke import ones
 from clipper.models.sources import Source, array_hint, columns_comment, quoted
 
 __all__ = ["is_lightgbm", "read_lightgbm"]
@@ -55,7 +56,7 @@ def read_lightgbm(path: Path) -> Model:
         files=((path.name, path),),
         app=_source(path, one, names if named else [], returns).text(),
         requirements=(requirement("lightgbm", otherwise=">=4" if version == "v4" else ">=3.3"), "numpy>=1.26"),
-        smoke={"features": [0.0] * width} if width <= 1024 else None,
+        smoke=ones((one,)),
         facts={"columns": ", ".join(names[:20])} if named else {},
     )
 

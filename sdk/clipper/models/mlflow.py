@@ -11,7 +11,7 @@ import msgspec
 from clipper.models.description import Input, Model, ModelError, Output
 from clipper.models.files import read_text
 from clipper.models.packages import exactly
-from clipper.models.smoke import NUMBERS, zeros
+from clipper.models.smoke import NUMBERS, ones
 from clipper.models.sources import Source, array_hint, listed, quoted, row_class
 
 __all__ = ["is_mlflow", "read_mlflow"]
@@ -114,12 +114,12 @@ def _requirements(directory: Path, version: str | None) -> tuple[str, ...]:
 
 def _smoke(one: Input) -> dict[str, Any] | None:
     if one.columns:
-        examples: dict[str, Any] = {"float": 0.0, "int": 0, "bool": False}
+        examples: dict[str, Any] = {"float": 1.0, "int": 1, "bool": True}
         kinds = [(name, kind.partition(" ")[0]) for name, kind in one.columns]
         # A text may have to be one of some categories: only numbers are sure to be taken.
         sure = all(kind in examples for _, kind in kinds)
         return {"row": {name: examples[kind] for name, kind in kinds}} if sure else None
-    return zeros((one,))
+    return ones((one,))
 
 
 def _source(directory: Path, one: Input) -> Source:

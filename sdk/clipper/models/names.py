@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,7 @@ _COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".z", ".lz4")
 
 def project_name(path: Path) -> str:
     """From the file's name without its ending, or the directory's."""
-    stem = path.resolve().name
+    stem = Path(os.path.abspath(path)).name  # of a link its own name
     if path.is_file():
         stem = Path(stem.removesuffix(next((end for end in _COMPRESSED if stem.endswith(end)), ""))).stem
     name = re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:63].strip("-_") or "model"

@@ -16,7 +16,7 @@ from clipper.models.names import identifiers
 from clipper.models.onnx_source import Graph, onnx_source
 from clipper.models.packages import requirement
 from clipper.models.protobuf import BYTES, VARINT, Message, WireError
-from clipper.models.smoke import zeros
+from clipper.models.smoke import ones
 from clipper.models.sources import BATCHED, SINGLY, WHOLE
 
 __all__ = ["is_onnx", "read_onnx"]
@@ -149,7 +149,7 @@ def _model(
         files=((path.name, path), *external),
         app=onnx_source(graph).text(),
         requirements=(requirement("onnxruntime", otherwise=">=1.20"), "numpy>=1.26"),
-        smoke=zeros(described),
+        smoke=ones(described),
         facts=facts,
     )
 

@@ -18,6 +18,7 @@ from clipper.models.packages import package_of, requirement
 from clipper.models.pickle_names import foreign_modules, suspicious_names
 from clipper.models.pickled import Pickled, PickleProblem, read_pickle
 from clipper.models.pickled_objects import Array, Built, Name
+from clipper.models.smoke import MAX_NUMBERS
 from clipper.models.sources import Source, array_hint, listed, quoted, row_class
 
 __all__ = ["METHODS", "read_estimator"]
@@ -233,11 +234,27 @@ def _input(estimator: _Estimator) -> Input:
 
 
 def _attribute(estimator: _Estimator, *names: str) -> Any:
-    for one in (estimator.first, estimator.root):
+    for one in (estimator.first, estimator.root, *_inside(estimator.first)):
         for name in names:
             if (found := one.attributes.get(name)) is not None:
                 return found
     return None
+
+
+# Of ensembles and unions, some of which keep what they were fitted with in their parts only.
+_PARTS: Final = ("estimator_", "regressor_", "estimators_", "transformer_list")
+
+
+def _inside(estimator: Built, depth: int = 0) -> Iterator[Built]:
+    """The parts of an estimator that get the same columns."""
+    for name in _PARTS if depth < 5 else ():
+        found = estimator.attributes.get(name)
+        parts = found if isinstance(found, list) else [found]
+        for part in parts:
+            part = part[1] if isinstance(part, tuple) and len(part) == 2 else part
+            if isinstance(part, Built):
+                yield part
+                yield from _inside(part, depth + 1)
 
 
 def _texts(value: Any) -> list[str]:
@@ -275,16 +292,24 @@ def _categories(estimator: _Estimator, names: list[str]) -> dict[str, Any]:
 
 
 def _smoke(estimator: _Estimator, one: Input) -> dict[str, Any] | None:
+    """A row of ones, but in columns of categories of one that is known."""
     if one.dtype == "text":
         return {"text": "some words"}
     if one.columns:
-        known = _categories(estimator, [name for name, _ in one.columns])
-        row = {name: known.get(name, 0.0) for name, _ in one.columns}
-        return {"row": row} if all(isinstance(v, str | int | float) for v in row.values()) else None
-    if one.dtype not in ("float32", "float64") or one.shape is None or None in one.shape:
+        names = [name for name, _ in one.columns]
+        row = _row(estimator, names)
+        return None if row is None else {one.name: dict(zip(names, row, strict=True))}
+    width = one.shape[0] if one.shape else None
+    if width is None or width > MAX_NUMBERS:
         return None
-    width = one.shape[0] or 0
-    return {"features": [0.0] * width} if width <= 1024 else None
+    row = _row(estimator, [str(place) for place in range(width)])
+    return None if row is None else {one.name: row}
+
+
+def _row(estimator: _Estimator, names: list[str]) -> list[Any] | None:
+    known = _categories(estimator, names)
+    row = [known.get(name, 1.0) for name in names]
+    return row if all(isinstance(value, str | int | float) for value in row) else None
 
 
 # Requirements and warnings

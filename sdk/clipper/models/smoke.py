@@ -1,4 +1,8 @@
-"""A first call for a model: zeros of the shapes that it takes, where these are known and small enough to be read."""
+"""A first call for a model: arrays of ones in the shapes that it takes, where these are known and small enough to read.
+
+One is safer than zero, whose logarithm is not finite, and of which a length of one cannot be made. Whole numbers are
+often places in a table, of which the first is always there.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,22 @@ from typing import Any, Final
 
 from clipper.models.description import Input
 
-__all__ = ["NUMBERS", "nested", "zeros"]
+__all__ = ["MAX_NUMBERS", "NUMBERS", "nested", "ones"]
 
 # What still fits a line of a terminal or of clip.toml: a digit of MNIST has 784.
-_MAX_NUMBERS: Final = 1024
+MAX_NUMBERS: Final = 1024
 
 
-def zeros(inputs: Iterable[Input]) -> dict[str, Any] | None:
+def ones(inputs: Iterable[Input]) -> dict[str, Any] | None:
     """Arguments by name, None where a side is open, an input is neither numbers nor text, or the arrays are large."""
     arguments: dict[str, Any] = {}
     for one in inputs:
-        if one.shape is None or one.dtype not in _ZEROS:
+        if one.shape is None or one.dtype not in _VALUES:
             return None
         sides = [side for side in one.shape if side is not None]
-        if len(sides) < len(one.shape) or math.prod(sides) > _MAX_NUMBERS:
+        if len(sides) < len(one.shape) or math.prod(sides) > MAX_NUMBERS:
             return None
-        arguments[one.name] = nested(_ZEROS[one.dtype], sides)
+        arguments[one.name] = nested(_VALUES[one.dtype], sides)
     return arguments
 
 
@@ -32,10 +36,10 @@ NUMBERS: Final = frozenset(
 )
 """numpy's words for types of numbers."""
 
-_ZEROS: Final[dict[str, Any]] = {
-    "bool": False,
+_VALUES: Final[dict[str, Any]] = {
+    "bool": True,
     "text": "text",
-    **{name: 0.0 if name.startswith("float") else 0 for name in NUMBERS},
+    **{name: 1.0 if name.startswith("float") else 0 for name in NUMBERS},
 }
 
 

@@ -20,7 +20,7 @@ from clipper.models.names import identifiers
 from clipper.models.packages import exactly, requirement
 from clipper.models.pickled import PickleProblem, read_pickle
 from clipper.models.pickled_objects import Built
-from clipper.models.smoke import zeros
+from clipper.models.smoke import ones
 from clipper.models.sources import BATCHED, SINGLY, WHOLE, quoted
 from clipper.models.torch_source import torch_source
 
@@ -238,5 +238,5 @@ def _model(
         app=torch_source(path.name, inputs, load=load, mode=mode, single=single).text(),
         requirements=(line, "numpy>=1.26"),
         version=version,
-        smoke=zeros(inputs),
+        smoke=ones(inputs),
     )

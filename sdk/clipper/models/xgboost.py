@@ -14,6 +14,7 @@ import msgspec
 from clipper.models.description import Input, Model, ModelError, Output
 from clipper.models.files import mapped
 from clipper.models.packages import exactly, requirement
+from clipper.models.smoke import ones
 from clipper.models.sources import Source, array_hint, columns_comment, quoted
 from clipper.models.ubjson import UbjsonError, read_ubjson
 
@@ -79,7 +80,7 @@ def _model(path: Path, file: _File, method: str | None) -> Model:
         app=_source(path, one, learner.feature_names, scikit, method, returns).text(),
         requirements=(*lines, requirement("scikit-learn")) if scikit else tuple(lines),
         version=version,
-        smoke={"features": [0.0] * width} if width and width <= 1024 else None,
+        smoke=ones((one,)),
         facts={"columns": ", ".join(learner.feature_names[:20])} if learner.feature_names else {},
         warnings=_categories(learner.feature_types, path),
     )

@@ -11,7 +11,7 @@ from clipper.models.reading import read_model
 ROOT = Path(__file__).parents[3]
 LOGISTIC, BOOSTED = "LogisticRegression", "XGBClassifier (multi:softprob)"
 EXPORTED = "exported program"
-FOUR = {"features": [0.0] * 4}
+FOUR = {"features": [1.0] * 4}
 
 FOUND = {
     # file: (framework, version, kind, inputs, outputs, smoke)
@@ -23,7 +23,7 @@ FOUND = {
         "LogisticRegression",
         "row: a row of 4 columns",
         "predict: int",
-        {"row": dict.fromkeys(("sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)"), 0.0)},
+        {"row": dict.fromkeys(("sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)"), 1.0)},
     ),
     "mixed.joblib": (
         "scikit-learn",
@@ -31,7 +31,7 @@ FOUND = {
         "Pipeline(ColumnTransformer, LogisticRegression)",
         "row: a row of 2 columns",
         "predict: int",
-        {"row": {"age": 0.0, "city": "Bergen"}},  # a city that the encoder was fitted with
+        {"row": {"age": 1.0, "city": "Bergen"}},  # a city that the encoder was fitted with
     ),
     "text.joblib": (
         "scikit-learn",
@@ -87,7 +87,7 @@ FOUND = {
     "xgboost.joblib": ("xgboost", None, "XGBClassifier", "features: float32 [any]", "predict: Any", None),
     "booster.txt": ("lightgbm", None, "Booster (multiclass)", "features: float64 [4]", "predict: list[float]", FOUR),
     "lightgbm.joblib": ("lightgbm", None, "LGBMClassifier", "features: float64 [4]", "predict: int", FOUR),
-    "script.pt": ("torch", None, "Net", "rows: float32 [4]", "forward: np.ndarray", {"rows": [0.0] * 4}),
+    "script.pt": ("torch", None, "Net", "rows: float32 [4]", "forward: np.ndarray", {"rows": [1.0] * 4}),
     "pair.pt": ("torch", None, "Pair", "a: float32, b: float32", "forward: Any", None),
     "one.pt2": (
         "torch",
@@ -95,7 +95,7 @@ FOUND = {
         "exported program",
         "rows: float32 [4]",
         "forward: np.ndarray",
-        {"rows": [0.0] * 4},
+        {"rows": [1.0] * 4},
     ),
     "pair.pt2": (
         "torch",
@@ -103,7 +103,7 @@ FOUND = {
         "exported program",
         "a: float32 [3], b: float32 [3]",
         "forward: Any",
-        {"a": [0.0] * 3, "b": [0.0] * 3},
+        {"a": [1.0] * 3, "b": [1.0] * 3},
     ),
     "add.onnx": (
         "onnxruntime",
@@ -111,7 +111,7 @@ FOUND = {
         "ONNX graph",
         "left: float32 [3], right: float32 [3]",
         "sum: float32",
-        {"left": [0.0] * 3, "right": [0.0] * 3},
+        {"left": [1.0] * 3, "right": [1.0] * 3},
     ),
     "one.onnx": (
         "onnxruntime",
@@ -119,7 +119,7 @@ FOUND = {
         "ONNX graph",
         "left: float32 [3], right: float32 [3]",
         "sum: float32",
-        {"left": [0.0] * 3, "right": [0.0] * 3},
+        {"left": [1.0] * 3, "right": [1.0] * 3},
     ),
     "whole.onnx": (
         "onnxruntime",
@@ -127,7 +127,7 @@ FOUND = {
         "ONNX graph",
         "left: float32 [2, 3], right: float32 [2, 3]",
         "sum: float32",
-        {"left": [[0.0] * 3] * 2, "right": [[0.0] * 3] * 2},
+        {"left": [[1.0] * 3] * 2, "right": [[1.0] * 3] * 2},
     ),
     "any.onnx": ("onnxruntime", None, "ONNX graph", "input_1: float32 [any]", "class: float32", None),
     "text.onnx": ("onnxruntime", None, "ONNX graph", "words: text", "same: text", {"words": "text"}),
@@ -145,7 +145,7 @@ FOUND = {
         "sklearn",
         "row: a row of 4 columns",
         "predict: Any",
-        {"row": dict.fromkeys(("sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)"), 0.0)},
+        {"row": dict.fromkeys(("sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)"), 1.0)},
     ),
 }
 
