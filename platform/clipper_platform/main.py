@@ -99,7 +99,9 @@ class Platform:
         def stop(name: str) -> bool:
             if server.should_exit:
                 return True
-            logger.info("%s: draining", name)
+            text = "%s: draining; calls that run may take %g s to end (shutdown_timeout_s)"
+            logger.info(text, name, self.settings.shutdown_timeout_s)
+            parts.replica_sets.shut_down()
             lifecycle.drain()
             server.should_exit = True
             return False

@@ -235,6 +235,7 @@ class Parts:
             metrics=metrics,
             events=self.events,
             secrets=self.secrets.read,
+            shutdown_timeout_s=self.settings.shutdown_timeout_s,
         )
         self._stack.push_async_callback(self.replica_sets.close)
         self.facts = FunctionFacts(self.dispatcher, self.replica_sets, clock)
@@ -297,8 +298,9 @@ class Parts:
             replicas=self.replica_sets,
             facts=self.facts,
             clock=self.clock,
-            drained=self.deployer.takeover.drained,
+            reuse=self.deployer.takeover.reuse,
             trouble=self.deployer.trouble,
+            retry_s=self.deployer.retry_s,
         )
         self._stack.push_async_callback(self.pinned.close)
 

@@ -109,6 +109,7 @@ class AsyncEngine:
         self._loop = loop
         self._descriptor = descriptor
         self._slots = asyncio.Semaphore(concurrency)
+        self._claim = threading.Lock()  # a call begins, or is withdrawn
         self._thread = threading.get_ident()
         self._events: deque[partial[None]] = deque()  # what the reading thread received, in order
         self._calls: dict[int, _AsyncCall] = {}  # by item
@@ -129,7 +130,7 @@ class AsyncEngine:
         self._post(partial(self._cancel, ids))
 
     def withdraw(self, ids: Sequence[int]) -> None:
-        """Also while user code blocks the loop: what the loop has not seen is answered here."""
+        """Also while user code blocks the loop: what the loop has not begun is answered here."""
         wanted = set(ids)
         for event in self._events.copy():
             work = event.args[0]
@@ -142,7 +143,16 @@ class AsyncEngine:
             self._replies.withdrawn(work.batch, work.withdraw(wanted))
             if work.items:
                 self._events.appendleft(event)
-        self._post(partial(self._withdraw, ids))
+        for item in ids:
+            if (call := self._calls.get(item)) is not None:
+                self._withdraw(call, wanted)
+
+    def _withdraw(self, call: _AsyncCall, ids: set[int]) -> None:
+        with self._claim:
+            taken = [] if call.began else call.work.withdraw(ids)
+        for item in taken:
+            self._calls.pop(item, None)
+        self._replies.withdrawn(call.work.batch, taken)
 
     def credit(self, item: int, n: int) -> None:
         self._post(partial(self._give, item, n))
@@ -197,18 +207,16 @@ class AsyncEngine:
     async def _run(self, call: _AsyncCall) -> Answer:
         answer = Answer()
         async with self._slots:
-            call.began = time.monotonic()
+            with self._claim:
+                if not call.work.items:
+                    return answer  # withdrawn
+                call.began = time.monotonic()
             await self._core.run(call.work, answer, call if self._core.program.streaming else None)
         return answer
 
     def _cancel(self, ids: Sequence[int]) -> None:
         for item in ids:
             if (call := self._calls.get(item)) is not None:
-                call.cancel(item)
-
-    def _withdraw(self, ids: Sequence[int]) -> None:
-        for item in ids:
-            if (call := self._calls.get(item)) is not None and not call.began:
                 call.cancel(item)
 
     def _give(self, item: int, n: int) -> None:

@@ -22,6 +22,9 @@ _UPLOAD_PIECE_BYTES: Final = 256 * 1024
 EVENT_SILENCE_S: Final = 60.0
 
 # How often an event stream without a new event is opened again, and the first pause.
+# The largest graceful_shutdown_timeout_s: a delete is answered when the last call that runs has ended.
+_MAX_DRAIN_S: Final = 7 * 86_400.0
+
 _MAX_RECONNECTS: Final = 6
 _RECONNECT_DELAY_S: Final = 0.2
 
@@ -136,10 +139,10 @@ class ControlClient(ApplicationCalls):
         """The effective options of the version that answers, and the `apps` that its file declared. Raises NotFound."""
         return self._get(f"{API_ROOT}/projects/{segment(name)}/config")
 
-    def delete_project(self, name: str) -> dict[str, Any]:
-        """Drain and delete."""
-        # Draining waits for running invocations, up to the functions' graceful_shutdown_timeout_s.
-        return self._send("DELETE", f"{API_ROOT}/projects/{segment(name)}", timeout_s=self.timeout_s + 120.0)
+    def delete_project(self, name: str, *, force: bool = False) -> dict[str, Any]:
+        """Delete it, and wait until calls that run have ended; `force` cuts them off."""
+        path = f"{API_ROOT}/projects/{segment(name)}"
+        return self._send("DELETE", f"{path}?force=1" if force else path, timeout_s=_MAX_DRAIN_S)
 
     def versions(self, name: str) -> list[dict[str, Any]]:
         """Newest first."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
 from clipper import errors
 from clipper.bundle_checks import hidden_modules, likely_secrets
-from clipper.contract.spec import SpecError
+from clipper.contract.spec import FunctionSpec, SpecError
 from clipper.control import ControlClient
 from clipper.packaging import Bundle, bundle_directory
 from clipper.project import Project
@@ -151,7 +151,19 @@ def _warnings(project: Project, bundle: Bundle) -> list[str]:
         f"the bundle holds what looks like secrets: {', '.join(secrets)}; name such files in .clipignore and pass "
         f"their values by `clip secret set {project.name} …`"
     )
-    return ([named] if secrets else []) + hidden_modules(bundle.files, project.environment.requirements)
+    found = [named] if secrets else []
+    return [*found, *hidden_modules(bundle.files, project.environment.requirements), *_short_graces(project.functions)]
+
+
+def _short_graces(functions: Iterable[FunctionSpec]) -> Iterator[str]:
+    for spec in functions:
+        grace_s = spec.effective_graceful_shutdown_timeout_s
+        if grace_s < spec.timeout_s:
+            yield (
+                f"{spec.name}: graceful_shutdown_timeout_s = {grace_s:g} is shorter than timeout_s = "
+                f"{spec.timeout_s:g}: a deploy, restart, scale-down or delete cuts off calls that take longer; leave "
+                "it out to let them end"
+            )
 
 
 def _event(kind: str, message: str = "", **more: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class FunctionOptions(TypedDict, total=False):
     max_queued_requests: int
     timeout_s: float
     startup_timeout_s: float
-    graceful_shutdown_timeout_s: float
+    graceful_shutdown_timeout_s: float | None
     health_check_period_s: float
     max_retries: int
     cache_ttl_s: float | None

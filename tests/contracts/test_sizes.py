@@ -20,7 +20,6 @@ LONGER_MODULES: dict[str, str] = {
 
 LONGER_FUNCTIONS: dict[str, str] = {
     "platform/clipper_platform/wiring.py:make_server": "names each part of the gateway once, without a decision",
-    "platform/clipper_platform/control/versions/deployer.py:__init__": "takes and names the parts of a deploy",
 }
 """`path:name` -> why it is longer."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,68 @@ async def trickle(n: int):
     stream = platform.post(f"/fn/{name}/trickle", json={"n": 7}, headers={"Accept": "text/event-stream"}, timeout=30)
     assert stream.text.count("data: 7") == 1
     assert "CancelledError" in stream.text
+
+
+CANCELLING = """
+import asyncio
+import clipper
+
+calls = 0
+
+async def quits() -> None:
+    asyncio.current_task().cancel()
+    await asyncio.sleep(0)
+
+@clipper.function(max_retries=0)
+async def one(how: str = "") -> int:
+    global calls
+    calls += 1
+    if how == "raise":
+        raise asyncio.CancelledError
+    if how == "gather":
+        await asyncio.gather(quits(), asyncio.sleep(60))
+    if how == "group":
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(60))
+            await quits()
+    if how == "awaited task":
+        task = asyncio.ensure_future(asyncio.sleep(60))
+        task.cancel()
+        await task
+    if how == "timeout":
+        async with asyncio.timeout(0.01):
+            await asyncio.sleep(60)
+    if how == "wait_for":
+        await asyncio.wait_for(asyncio.sleep(60), 0.01)
+    return calls
+
+@clipper.function(max_batch_size=4, max_retries=0, batch_wait_timeout_s=0.2)
+async def many(n: list[int]) -> list[int]:
+    if 13 in n:
+        await quits()
+    return n
+
+@clipper.function(max_retries=0)
+def plain() -> int:
+    raise asyncio.CancelledError
+"""
+
+
+def test_a_cancellation_that_the_platform_did_not_ask_for_is_an_error_of_the_function_and_runs_once(
+    platform: PlatformProcess, deploy: Deploy
+) -> None:
+    name = deploy(CANCELLING)
+    ways = ("raise", "gather", "group", "awaited task", "timeout", "wait_for")
+    for way in ways:
+        answer = platform.post(f"/fn/{name}/one", json={"how": way}, timeout=30)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "function_error"), way
+        expected = "TimeoutError" if way in ("timeout", "wait_for") else "CancelledError"
+        assert expected in answer.json()["error"]["message"], way
+    assert platform.call(f"{name}/one") == len(ways) + 1, "each ran once, in one replica"
+    with ThreadPoolExecutor(4) as pool:
+        posts = [pool.submit(platform.post, f"/fn/{name}/many", {"n": n}) for n in (1, 2, 13, 3)]
+        assert [post.result(30).status_code for post in posts] == [200, 200, 500, 200], "batch-mates get their answers"
+    assert platform.post(f"/fn/{name}/plain", {}).json()["error"]["code"] == "function_error"
 
 
 def test_a_crash_of_one_function_leaves_the_others_of_its_project_alone(
@@ -238,15 +301,18 @@ def work(s: float) -> float:
 
 
 @pytest.mark.timeout(120)
-def test_a_setup_longer_than_the_calls_deadline_ends_though_no_call_waits_for_it(
-    platform: PlatformProcess, deploy: Deploy
+@pytest.mark.parametrize("pause_s", [0, 4])
+@pytest.mark.parametrize("whose", ["function", "caller"])
+def test_a_setup_longer_than_the_calls_deadline_ends_and_the_next_calls_find_its_replica(
+    platform: PlatformProcess, deploy: Deploy, pause_s: float, whose: str
 ) -> None:
+    timeout_s, headers = (1, {}) if whose == "function" else (60, {"X-Clip-Timeout-Ms": "1000"})
     name = deploy(
-        """
+        f"""
 import time
 import clipper
 
-@clipper.function(timeout_s=1, downscale_to_zero_delay_s=0)
+@clipper.function(timeout_s={timeout_s}, downscale_to_zero_delay_s=0)
 class Slow:
     def __init__(self):
         time.sleep(2.5)
@@ -256,8 +322,67 @@ class Slow:
     )
     path = f"{name}/Slow"
     eventually(lambda: not platform.status(path)["replicas"], within_s=30)
-    codes = [platform.post(f"/fn/{path}", json={}, timeout=30).status_code for _ in range(6)]
-    assert 200 in codes, codes
+    codes = []
+    for _ in range(6):
+        codes.append(platform.post(f"/fn/{path}", json={}, headers=headers, timeout=30).status_code)
+        time.sleep(pause_s)
+    assert codes[0] == 504
+    assert codes[3:] == [200, 200, 200], codes
+    eventually(lambda: not platform.status(path)["replicas"], within_s=30)
+
+
+BLOCKING = """
+import asyncio, time
+import clipper
+
+@clipper.function({options})
+async def work(s: float, asleep: float = 0) -> float:
+    time.sleep(s)  # it blocks the event loop
+    await asyncio.sleep(asleep)
+    return s
+"""
+
+
+def timed(platform: PlatformProcess, path: str, s: float) -> tuple[int, float]:
+    began = time.monotonic()
+    answer = platform.post(f"/fn/{path}", {"s": s})
+    return answer.status_code, time.monotonic() - began
+
+
+@pytest.mark.parametrize("cold", [True, False])
+def test_a_call_that_blocks_its_event_loop_holds_nobody_up_while_a_replica_is_free_or_may_be_started(
+    platform: PlatformProcess, deploy: Deploy, cold: bool
+) -> None:
+    options = "target_queue_depth=1, downscale_to_zero_delay_s=0" if cold else "min_replicas=2, max_replicas=2"
+    name = deploy(BLOCKING.format(options=options))
+    path = f"{name}/work"
+    if cold:
+        eventually(lambda: not platform.status(path)["replicas"], within_s=30)
+    with ThreadPoolExecutor(8) as pool:
+        long = pool.submit(timed, platform, path, 15)
+        short = [pool.submit(timed, platform, path, 0.01) for _ in range(6)]
+        for call in short:
+            code, seconds = call.result(60)
+            assert code == 200
+            assert seconds < 12, "it waited for the one that blocks"
+        assert not long.done()
+        assert long.result(60)[0] == 200
+
+
+def test_a_call_past_its_deadline_that_blocks_its_event_loop_is_replaced_for_those_that_wait(
+    platform: PlatformProcess, deploy: Deploy
+) -> None:
+    name = deploy(BLOCKING.format(options="timeout_s=60, max_replicas=1"))
+    path = f"{name}/work"
+    with ThreadPoolExecutor(8) as pool:
+        late = pool.submit(platform.post, f"/fn/{path}", {"s": 40}, headers={"X-Clip-Timeout-Ms": "1500"})
+        eventually(lambda: platform.status(path)["running"] == 1)
+        waiting = [pool.submit(timed, platform, path, 0.01) for _ in range(3)]
+        for call in waiting:
+            code, seconds = call.result(60)
+            assert code == 200
+            assert seconds < 25, "it waited for a call that nobody waits for"
+        assert late.result(60).status_code == 504
 
 
 @pytest.mark.timeout(180)
@@ -319,6 +444,46 @@ def test_what_was_printed_just_before_a_crash_is_in_the_log_and_in_the_callers_h
     )
     assert len(lines) == 1
     assert lines[0]["level"].lower() == ("error" if how == "log" else "info")
+
+
+@pytest.mark.parametrize(
+    ("how", "hint", "logged"),
+    [
+        ("fault", "File app.py, line", "Fatal Python error: Segmentation fault"),
+        ("own handler", "Fatal Python error: Segmentation fault", "Current thread 0x"),
+        (
+            "runtime",
+            "RuntimeError: Event loop stopped",
+            "    raise RuntimeError('Event loop stopped before Future completed.')",
+        ),
+    ],
+)
+def test_the_traceback_that_ends_a_replica_is_in_the_log_and_in_the_callers_hint(
+    platform: PlatformProcess, deploy: Deploy, how: str, hint: str, logged: str
+) -> None:
+    name = deploy("""
+import asyncio, ctypes, faulthandler
+import clipper
+
+@clipper.function(max_retries=0)
+async def end(how: str) -> None:
+    if how == "runtime":
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(60)
+    if how == "own handler":
+        faulthandler.enable()
+    ctypes.string_at(0)
+""")
+    answer = platform.post(f"/fn/{name}/end", json={"how": how}, timeout=30)
+    assert answer.json()["error"]["code"] == "replica_lost"
+    assert hint in answer.json()["error"]["hint"]
+    assert str(platform.home) not in answer.text
+
+    def lines() -> list[str]:
+        out = platform.clip("logs", f"{name}/end", "--json").out
+        return [json.loads(line)["message"] for line in out.splitlines()]
+
+    eventually(lambda: any(line.startswith(logged) for line in lines()))
 
 
 def test_levels_of_lines_come_from_the_lines(platform: PlatformProcess, deploy: Deploy) -> None:

@@ -223,6 +223,7 @@ def test_config_show_names_the_source_of_every_value_and_never_the_key(env: dict
     assert rows["keep_versions"] == ["20", "default"]
     assert rows["max_batch_size"][:2] == ["32", "decorator"]
     assert rows["max_retries"][-1] == "default"
+    assert rows["graceful_shutdown_timeout_s"] == ["10", "timeout_s"]
     assert rows["autoscaling.max_replicas"] == ["4", "clip.toml"]
     assert rows["requirements"][-1] == "clip.toml"
     assert rows["python"] == ["not", "set", "default"]

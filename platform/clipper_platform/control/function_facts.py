@@ -169,6 +169,7 @@ def function_sample(queue: FunctionQueue, replicas: ReplicaSet, now: float) -> S
         idle_since,
         slo_s is not None and queue.latency.above(slo_s, now) > LATE_SHARE,
         _service(endpoints), bool(pool.failed) and not endpoints,
+        pool.start_s if queue.missed_start else 0.0,
     ))  # fmt: skip
     return sample
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,8 +37,17 @@ class Replicas(Protocol):
         """
         ...
 
-    async def stop(self, project: str, version: int) -> None:
-        """Answer what was admitted, then end the version's replicas."""
+    async def stop(self, project: str, version: int, *, grace_s: float = math.inf) -> None:
+        """Answer what was admitted, within what its functions declare and `grace_s`, then end the version's
+        replicas."""
+        ...
+
+    def resume(self, project: str, version: int) -> None:
+        """Let a version whose drain is under way admit calls again, as far as it has not ended."""
+        ...
+
+    def cut(self, project: str) -> None:
+        """End the drains of a project now, with what still runs."""
         ...
 
     async def restart(self, id: FunctionId) -> None:

@@ -47,6 +47,8 @@ def _why(decision: Decision, policy: Policy) -> str:
             return f"{_counted(decision.queued, 'invocation')} came while there was no replica"
         case "keep_alive":
             return f"{idle}; the last replica is kept for the next call"
+        case "slow_start":
+            return f"{idle}; callers did not wait for the last start to end, so that its replica is kept for a while"
         case "prewarm":
             return f"{idle}; at this time the next call is expected"
         case "scale_to_zero":
@@ -164,6 +166,10 @@ def _by_option(decision: Decision, policy: Policy) -> tuple[str, ...]:
             return (f"wait {policy.stable_window_s:g} s without a burst, or raise panic_threshold",)
         case "keep_alive":
             return ("lower downscale_to_zero_delay_s to give the last replica up sooner",)
+        case "slow_start":
+            return (
+                "raise timeout_s above what a start takes, make it shorter, or keep a replica with min_replicas = 1",
+            )
         case "scale_to_zero":
             return ("a call starts a replica at once; min_replicas = 1 keeps one",)
     return ()

@@ -182,6 +182,7 @@ class PoolState:
     crashes: int = 0  # deaths in a row after an answer
     hindrances: int = 0  # starts in a row that the platform could not make
     ready_at: float = float("-inf")  # when a replica was ready last
+    start_s: float = 0.0  # how long its start took
     proven: bool = False  # a replica was ready once, of this pool or of an earlier one
     failed: str = ""  # why the pool does not try now; empty while it tries
     last_failure: str = ""
@@ -189,6 +190,11 @@ class PoolState:
     _not_before: float = 0.0
     _last_death: float = float("-inf")
     _made: int = 0
+
+    @property
+    def retry_at(self) -> float:
+        """When a pool that has failed tries again; inf: not by itself."""
+        return self._not_before if self.proven else float("inf")
 
     def count(self, *states: ReplicaState) -> int:
         return sum(m.state in states for m in self.members.values())
@@ -201,8 +207,7 @@ class PoolState:
                 if afresh or not self.proven:
                     self._forgive()
             case Ready(replica):
-                self._become(replica, ReplicaState.STARTING, ReplicaState.READY, now)
-                self.proven, self.hindrances, self.ready_at = True, 0, now
+                self._become_ready(replica, now)
             case Served(replica):
                 self._serve(replica)
             case Drained(replica):
@@ -231,10 +236,12 @@ class PoolState:
         delay = min(self.hindered_max_delay_s, self.base_delay_s * 2 ** min(self.hindrances - 1, 16))
         self._not_before = max(self._not_before, now + delay)
 
-    def _become(self, replica: str, before: ReplicaState, after: ReplicaState, now: float) -> None:
+    def _become_ready(self, replica: str, now: float) -> None:
         member = self.members.get(replica)
-        if member is not None and member.state is before:
-            self._turn(member, after, now)
+        if member is not None and member.state is ReplicaState.STARTING:
+            self.start_s = now - member.since
+            self._turn(member, ReplicaState.READY, now)
+        self.proven, self.hindrances, self.ready_at = True, 0, now
 
     def _turn(self, member: Member, state: ReplicaState, now: float) -> None:
         self._tally(member.state, -1)
@@ -262,8 +269,10 @@ class PoolState:
 
     def _give_up(self, replica: str, message: str, now: float) -> list[Instruction]:
         member = self.members.get(replica)
-        if member is None or member.state not in (ReplicaState.READY, ReplicaState.STARTING):
+        if member is None or member.state is ReplicaState.UNHEALTHY:
             return []
+        if member.state is ReplicaState.DRAINING:
+            return [Kill(replica, message)]  # its place is taken, or not needed: its drain need not last on
         self._turn(member, ReplicaState.UNHEALTHY, now)
         self.last_failure = message
         return [Kill(replica, message), *self._plan(now)]

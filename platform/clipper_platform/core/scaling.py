@@ -44,6 +44,10 @@ LATE_SHARE: Final = 0.01  # of the answers: where more of them are beyond the ob
 _new: Final = tuple.__new__
 NOTHING: Final = 1e-9  # rounding errors of a load that ended are below this
 _STARTING_LOOK_S: Final = 0.5  # how often to look whether a replica that nobody waits for any more is ready
+# Where calls do not wait as long as a start takes, the last replica stays for so many starts, and at least for so long:
+# with less, each call would begin a start that the next one finds ended.
+_SLOW_STARTS: Final = 2.0
+_SLOW_START_LEAST_S: Final = 10.0
 _RATE_PERIOD_S: Final = 0.2  # arrivals of a shorter time are not taken for a rate
 
 
@@ -60,7 +64,7 @@ class Sample(NamedTuple):
 
     `idle_since`: None while invocations wait or run.
     `late`: the 99th percentile of the recent latencies is beyond the objective. `failed`: the pool stopped starting
-    replicas after failures.
+    replicas after failures. `missed_start_s`: how long the latest start took, where callers did not wait for its end.
     """
 
     queued: int
@@ -73,6 +77,7 @@ class Sample(NamedTuple):
     late: bool = False
     service: Service | None = None
     failed: bool = False
+    missed_start_s: float = 0.0
 
 
 class NoData(NamedTuple):
@@ -214,7 +219,7 @@ def _decision(
     sample: Sample, demand: _Demand, steps: tuple[int, int, int, int], rule: str, limits: Bounds, idle_until: float,
     now: float, *, panic: bool,
 ) -> Decision:  # fmt: skip
-    queued, running, current, ready, _, _, idle_since, _, _, _ = sample
+    queued, running, current, ready, _, _, idle_since, _, _, _, _ = sample
     need, need_panic, _, load, load_panic, rate_per_s, capacity_per_s, target = demand
     demanded, limited, bounded, wanted = steps
     floor, ceiling, until, names = limits
@@ -238,7 +243,7 @@ def _decision(
 def _demand(
     sample: Sample, policy: Policy, averages: SlidingAverages, arrivals: Arrivals, now: float
 ) -> tuple[_Demand, SlidingAverages, Arrivals]:
-    queued, running, _, ready, _, total, idle_since, late, service, _ = sample
+    queued, running, _, ready, _, total, idle_since, late, service, _, _ = sample
     if not ready and idle_since is None:
         # Nothing is answered yet: the load is what is here now, not the silence before it.
         averages = averages.cleared()
@@ -293,6 +298,9 @@ def _demanded(
         kept, idle_until, rule = _keep_alive(sample.idle_since, policy, idle, now)
         if not kept and sample.starting and not sample.ready:  # a replica that was started for a call may become ready
             kept, idle_until, rule = True, now + _STARTING_LOOK_S, "keep_alive"
+        elif not kept and sample.wanted and sample.missed_start_s:
+            kept, idle_until = _until(sample.idle_since + _slow_start_s(sample.missed_start_s), now)
+            rule = "slow_start" if kept else rule
         count = int(kept)
     return (count + spare if count else 0), rule, idle_until
 
@@ -315,6 +323,10 @@ def _keep_alive(idle_since: float, policy: Policy, idle: IdleTimes, now: float) 
         return kept, until if kept else back, _kept(kept)
     kept, until = _until(end, now)
     return kept, until, "prewarm" if kept and learnt.from_s else _kept(kept)
+
+
+def _slow_start_s(start_s: float) -> float:
+    return max(_SLOW_START_LEAST_S, _SLOW_STARTS * start_s)
 
 
 def _until(end: float, now: float) -> tuple[bool, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from clipper.contract import wire
 from clipper.contract.spec import FunctionSpec
@@ -16,6 +16,7 @@ from clipper_platform.backends.base import Exit, Replica
 from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId
 
 __all__ = [
+    "DrainOutcome",
     "EndpointListener",
     "EventSink",
     "Progress",
@@ -40,6 +41,9 @@ class Target:
     warm_pool_size: int | None = None  # of the environment, as the project declares it
     env: Mapping[str, str] = field(default_factory=dict)  # as the version declares; secrets are read at each launch
 
+
+DrainOutcome = Literal["answered", "cut", "reopened"]
+"""How a drain ended: all were answered, its time was over, or it was taken back."""
 
 Progress = Callable[[FunctionId, int, int], None]
 """(function, ready, wanted), called as replicas become ready."""
@@ -94,8 +98,9 @@ class EndpointListener(Protocol):
         """It ended with what it was doing. `at_fault`: it crashed or hung, so what it ran may be the cause."""
         ...
 
-    def no_capacity(self, reason: str) -> None:
-        """The set gave up starting replicas, and why; "" when it tries again."""
+    def no_capacity(self, reason: str, retry_at: float) -> None:
+        """The set gave up starting replicas, and why; "" when it tries again. `retry_at`: when it will (monotonic); inf
+        where somebody has to restart it."""
         ...
 
     def in_time(self, replica: str) -> bool:
@@ -116,8 +121,16 @@ class Queues(Protocol):
         nobody has called it."""
         ...
 
-    async def drain(self, id: FunctionId, timeout_s: float, reason: str) -> None:
+    async def drain(self, id: FunctionId, timeout_s: float, reason: str) -> DrainOutcome:
         """Admit nothing more; return when all admitted invocations are answered, at most `timeout_s` later."""
+        ...
+
+    def reopen(self, id: FunctionId) -> None:
+        """Take a drain back: admit invocations again."""
+        ...
+
+    def cut(self, id: FunctionId) -> None:
+        """End a drain now, as if its time were over."""
         ...
 
     def remove(self, id: FunctionId, reason: str) -> None:

@@ -36,8 +36,8 @@ class ReplicaSet:
     """
 
     __slots__ = (
-        "_backend", "_changed", "_clock", "_closed", "_events", "_health", "_launches", "_listener", "_loop",
-        "_metrics", "_secrets", "_tasks", "_wake", "held", "running", "start_error", "state", "target",
+        "_backend", "_changed", "_clock", "_closed", "_events", "_grace_s", "_health", "_launches", "_listener",
+        "_loop", "_metrics", "_secrets", "_tasks", "_wake", "held", "running", "start_error", "state", "target",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +70,7 @@ class ReplicaSet:
         self._health: asyncio.TimerHandle | None = None
         self._changed: list[asyncio.Future[None]] = []
         self._closed = False
+        self._grace_s = target.spec.effective_graceful_shutdown_timeout_s
 
     # What is wanted
 
@@ -118,6 +119,7 @@ class ReplicaSet:
 
     async def close(self, timeout_s: float) -> None:
         """End all replicas: drained within `timeout_s`, then killed. Idempotent."""
+        self._grace_s = min(self._grace_s, timeout_s)
         if not self._closed:
             self._closed = True
             for timer in (self._wake, self._health):
@@ -177,7 +179,7 @@ class ReplicaSet:
         if self.state.failed != failed:
             if self.state.failed:
                 self._record(f"{self.target.id}: {self.state.failed}")
-            self._listener.no_capacity(self.state.failed)
+            self._listener.no_capacity(self.state.failed, self.state.retry_at)
         if self._changed:
             waiters, self._changed = self._changed, []
             for future in waiters:
@@ -191,7 +193,7 @@ class ReplicaSet:
             case pooling.Drain(replica):
                 if (running := self.running.get(replica)) is not None:
                     self._listener.endpoint_closing(replica)
-                    self._spawn(running.replica.stop(self.target.spec.graceful_shutdown_timeout_s), replica)
+                    self._spawn(running.replica.stop(self._grace_s), replica)
             case pooling.Kill(replica, reason):
                 self._kill(replica, reason)
             case pooling.Wake(at):
@@ -288,17 +290,20 @@ class ReplicaSet:
         self._health = self._loop.call_later(self.target.spec.health_check_period_s, self._check_health)
 
     def _check_health(self) -> None:
-        grace_s = min(STUCK_S, self.target.spec.graceful_shutdown_timeout_s)
+        explicit_s = self.target.spec.graceful_shutdown_timeout_s
+        grace_s = STUCK_S if explicit_s is None else min(STUCK_S, explicit_s)
         for running in list(self.running.values()):
             member = self.state.members.get(running.id)
-            if member is not None and member.state is not ReplicaState.READY:
-                continue  # it is killed, or will be at the end of its drain
-            if running.silent_pings >= MISSED_PINGS and not self._listener.in_time(running.id):
+            if member is not None and member.state is ReplicaState.UNHEALTHY:
+                continue  # it is being killed
+            # One that drains may be in its `close`, where it answers no pings; its drain has an end of its own.
+            draining = member is not None and member.state is ReplicaState.DRAINING
+            if not draining and running.silent_pings >= MISSED_PINGS and not self._listener.in_time(running.id):
                 running.hung = True
                 self._give_up(running, f"it answered none of {MISSED_PINGS} health checks (health_check_period_s)")
             elif self._listener.stuck(running.id, grace_s):
                 self._give_up(running, f"it worked on a batch for {grace_s:g} s past its deadline (timeout_s)")
-            else:
+            elif not draining:
                 running.ping()
         self._arm_health()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,9 @@ from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId
 
 __all__ = ["ReplicaSets"]
 
+ABANDONED_S = 30.0  # for what replicas still run after the last caller got an answer: its deadline has passed
+LEAST_S = 1.0  # for the end of a replica
+
 
 class ReplicaSets:
     """One set per function version, each with a queue of `queues`. All methods are called in the event loop; `close` at
@@ -33,7 +37,9 @@ class ReplicaSets:
         metrics: Metrics,
         events: EventSink,
         secrets: SecretsReader,
+        shutdown_timeout_s: float = 30.0,
     ) -> None:
+        """`shutdown_timeout_s`: how long calls that run may take to end after the platform was asked to."""
         self._queues = queues
         self._backend = backend
         self._clock = clock
@@ -43,6 +49,8 @@ class ReplicaSets:
         self._sets: dict[str, tuple[ReplicaSet, ...]] = {}  # by project; a dict for each takes four times as much
         self._starts = 0
         self._closing = False
+        self._shutdown_timeout_s = shutdown_timeout_s
+        self._over_at = math.inf  # when the platform's own shutdown cuts off what still runs
         self.on_running: Callable[[Target, bool], None] | None = None
         """Called with (target, True) when a function version runs, with (target, False) when it ends."""
         metrics.replicas.callback = self._count_replicas
@@ -184,27 +192,53 @@ class ReplicaSets:
 
     # Stop
 
-    async def stop(self, project: str, version: int) -> None:
-        """Drain and end a version's replicas, bounded by each function's graceful_shutdown_timeout_s."""
+    async def stop(self, project: str, version: int, *, grace_s: float = math.inf) -> None:
+        """Drain a version and end its replicas, each function within its graceful_shutdown_timeout_s and `grace_s`,
+        unless it is resumed meanwhile."""
         await asyncio.gather(
-            *(self._retire(each, f"{each.target.id} is draining") for each in self._of(project, version))
+            *(self._retire(each, f"{each.target.id} is draining", grace_s) for each in self._of(project, version))
         )
+
+    def resume(self, project: str, version: int) -> None:
+        """Take back the drain of a version, for those of its functions that have not ended: they admit calls again."""
+        if not self._closing:
+            for each in self._of(project, version):
+                self._queues.reopen(each.target.id)
+
+    def cut(self, project: str) -> None:
+        """End the drains of a project now, with what still runs."""
+        for each in self._sets.get(project, ()):
+            self._queues.cut(each.target.id)
+
+    def shut_down(self) -> None:
+        """The platform is about to end: from now on its own limit bounds every drain too."""
+        if self._over_at == math.inf:
+            self._over_at = self._clock.monotonic() + self._shutdown_timeout_s
 
     async def close(self) -> None:
         """Admit nothing more, answer what was admitted, end every replica."""
         self._closing = True
+        self.shut_down()
         every = [replicas for sets in self._sets.values() for replicas in sets]
         await asyncio.gather(*(self._retire(replicas, "the platform is shutting down") for replicas in every))
 
-    async def _retire(self, replicas: ReplicaSet, reason: str) -> None:
-        timeout_s = replicas.target.spec.graceful_shutdown_timeout_s
-        started = self._clock.monotonic()
+    async def _retire(self, replicas: ReplicaSet, reason: str, grace_s: float = math.inf) -> None:
+        own_s = replicas.target.spec.effective_graceful_shutdown_timeout_s
+        until = self._clock.monotonic() + min(own_s, grace_s)
+        end_s = self._left_s(until)
         try:
             if self.get(replicas.target.id) is replicas:  # else another stop has ended it
-                await self._queues.drain(replicas.target.id, timeout_s, reason)
-        finally:
-            left_s = max(1.0, timeout_s - (self._clock.monotonic() - started))
-            await asyncio.shield(self._end(replicas, timeout_s=left_s))
+                outcome = await self._queues.drain(replicas.target.id, end_s, reason)
+                if outcome == "reopened":
+                    return
+                end_s = LEAST_S if outcome == "cut" else min(ABANDONED_S, self._left_s(until))
+        except BaseException:
+            await asyncio.shield(self._end(replicas, timeout_s=self._left_s(until)))
+            raise
+        await asyncio.shield(self._end(replicas, timeout_s=end_s))
+
+    def _left_s(self, until: float) -> float:
+        return max(LEAST_S, min(until, self._over_at) - self._clock.monotonic())
 
     async def _end(self, ended: ReplicaSet, *, timeout_s: float) -> None:
         id = ended.target.id

@@ -12,10 +12,9 @@ from clipper.contract import wire
 from clipper.contract.spec import FunctionSpec
 from clipper_platform.core import balancing, batching
 from clipper_platform.serving.batch_waits import BatchWaits, Sent, Waits
-from clipper_platform.serving.endpoint import Endpoint
+from clipper_platform.serving.endpoint import MAX_WITHDRAWALS, Endpoint
 from clipper_platform.serving.invocation import Invocation
 from clipper_platform.serving.queue import InvocationQueue
-from clipper_platform.serving.withdrawals import MAX_WITHDRAWALS
 
 __all__ = ["Assignment", "Batcher"]
 
@@ -86,7 +85,7 @@ class Batcher:
         head = queue.peek()
         if head is None:
             return None
-        endpoint = self._pick(now, idle=head.withdrawals >= MAX_WITHDRAWALS, but=reserved)
+        endpoint = self._pick(now, wary=head.withdrawals >= MAX_WITHDRAWALS, but=reserved)
         if endpoint is None:
             return None
         limit, full = self._allowed(endpoint, head, now)
@@ -120,15 +119,19 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _pick(self, now: float, *, idle: bool = False, but: Endpoint | None = None) -> Endpoint | None:
-        """The replica for what is next, an `idle` one where that is asked for; None where none can take it now.
+    def _pick(
+        self, now: float, *, idle: bool = False, wary: bool = False, but: Endpoint | None = None
+    ) -> Endpoint | None:
+        """The replica for what is next, an `idle` one where that is asked for; None where none can take it now. `wary`:
+        nothing is sent ahead.
 
         A busy one is a candidate only while what it runs is about to end; a timer is armed for when that is the case.
         """
         candidates: list[Endpoint] = []
         earliest = math.inf
         for endpoint in self._endpoints.values():
-            if endpoint is but or not endpoint.room() or (idle and endpoint.batches):
+            busy = bool(endpoint.batches) and (idle or (wary and endpoint.one_at_a_time))
+            if busy or endpoint is but or not endpoint.room():
                 continue
             ahead_from = endpoint.ahead_from(now)
             if ahead_from <= now:
@@ -140,6 +143,7 @@ class Batcher:
             return None
         if len(candidates) == 1:
             return candidates[0]
+        candidates = [e for e in candidates if not e.doubted] or candidates
         chosen = balancing.pick([balancing.Candidate(e.id, e.load, e.concurrency) for e in candidates], self._rng)
         return self._endpoints[chosen] if chosen is not None else None
 

@@ -53,6 +53,7 @@ class Call:
         request_id: str,
         arrived: float,
         deadline: float,
+        pinned: bool,
     ) -> None:
         self._door = door
         self._items: list[tuple[bytes, str]] = []
@@ -70,6 +71,7 @@ class Call:
             on_done=self._finish,
             sink=self,
         )
+        self._invocation.pinned = pinned
 
     def _finish(self, _: Invocation) -> None:
         if not self._done.done():

@@ -12,7 +12,7 @@ from clipper.contract.media_types import JSON
 from clipper_platform.clock import Clock
 from clipper_platform.errors import ClipperError, NotFound
 from clipper_platform.metrics import Metrics
-from clipper_platform.replicas.base import Target
+from clipper_platform.replicas.base import DrainOutcome, Target
 from clipper_platform.serving.admission import Admission
 from clipper_platform.serving.cache import CachedResult, InvocationCache, SharedResults
 from clipper_platform.serving.call import Answer, Call
@@ -154,6 +154,7 @@ class Dispatcher:
             request_id=request_id or os.urandom(8).hex(),
             arrived=arrived,
             deadline=min(limits),
+            pinned=not isinstance(function, str) or "@" in function,
         )
         return await call.answer(use_cache=use_cache)
 
@@ -181,6 +182,7 @@ class Dispatcher:
             schedule=self._turns.schedule,
             metrics=FunctionMetrics(self._metrics, target.id),
             rng=self._rng,
+            successor=self._successor,
         )
         if schema:
             queue.restore(schema)
@@ -188,9 +190,26 @@ class Dispatcher:
         self._routes.add(target.id, queue)
         return queue.endpoints
 
-    async def drain(self, id: FunctionId, timeout_s: float, reason: str) -> None:
+    async def drain(self, id: FunctionId, timeout_s: float, reason: str) -> DrainOutcome:
+        if (queue := self._queues.get(id)) is None:
+            return "answered"
+        if self._routes.current(id.project) != id.version:
+            self._routes.unpin(id)  # who pins it asks for it to be started again, and it is reopened
+        return await queue.drain(timeout_s, reason)
+
+    def reopen(self, id: FunctionId) -> None:
         if (queue := self._queues.get(id)) is not None:
-            await queue.drain(timeout_s, reason)
+            queue.reopen()
+            self._routes.pin(id)
+
+    def cut(self, id: FunctionId) -> None:
+        if (queue := self._queues.get(id)) is not None:
+            queue.cut()
+
+    def _successor(self, queue: FunctionQueue) -> FunctionQueue | None:
+        """Where a caller who pins no version would go now, instead of to a version that has ended."""
+        found = self.routed.get(queue.target.id.path)
+        return None if found is queue or found is None or found.closed else found
 
     def remove(self, id: FunctionId, reason: str) -> None:
         if (queue := self._queues.get(id)) is not None:

@@ -12,12 +12,18 @@ from clipper_platform.clock import Clock
 from clipper_platform.core import batching
 from clipper_platform.serving.invocation import Invocation, State
 
-__all__ = ["Batch", "Endpoint", "EndpointOwner"]
+__all__ = ["MAX_WITHDRAWALS", "Batch", "Endpoint", "EndpointOwner"]
 
 # Outcomes of one Result that are judged by one look at the clock: writing so many answers takes under a millisecond.
 CLOCKED_TOGETHER = 64
 MAX_STRAYS = 1000  # answers of a replica to what it was not asked, in its life; a correct one sends none
+MAX_WITHDRAWALS = 3  # of one invocation from a replica with one call at a time; after that it waits for an idle one
+MOST_DOUBTFUL_S = 1.0
 UNUSUAL = 20  # times its usual duration, after which a call is no longer taken for merely slow
+# A replica that works on several calls and was found not to begin them gets a new one after the shortest pause, then
+# after twice as long each time, until it answers something.
+SHORTEST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 1.0
 _UNBOUNDED = 1 << 30  # the batch's own limits decide
 
 
@@ -44,6 +50,13 @@ class Batch:
         self.hedge = False  # a second copy of what another replica is slow with
         self.skipped = 0  # items that the replica answered without running them
         self.withdrawn = False  # the replica was asked for those back that have not begun
+
+    @property
+    def doubtful_from(self) -> float:
+        """When a replica that works on several calls should have begun it. Later for what was given back before: where
+        every replica has a busy event loop, calls go to and fro a few times only."""
+        times = max((i.withdrawals for i in self.items if i is not None), default=0)
+        return self.sent + min(MOST_DOUBTFUL_S, batching.MOMENT_S * 2.0 ** min(times, 16))
 
 
 class EndpointOwner(Protocol):
@@ -78,6 +91,8 @@ class Endpoint:
         self.ready_at = clock.monotonic()
         self.waited_s: float | None = None  # beside its start, by the first invocation that waited for it
         self.running_since = 0.0  # when the oldest batch in flight had its turn
+        self.paused_until = 0.0  # it begins no calls now: its event loop is blocked
+        self._pause_s = 0.0
         self._owner = owner
         self._clock = clock
         self._strays = 0
@@ -116,7 +131,9 @@ class Endpoint:
 
     def ahead_from(self, now: float) -> float:
         """When it may get a batch, as far as the one that it works on decides: `core.batching.ahead_from`."""
-        if self.concurrency > 1 or not self.batches:
+        if self.concurrency > 1:
+            return max(now, self.paused_until) if self.load else now  # without a call, none of ours blocks it
+        if not self.batches:
             return now
         return batching.ahead_from(self.running_since, self.expected_s, now)
 
@@ -180,16 +197,59 @@ class Endpoint:
         """Ask for what has not begun back. The replica answers those items as cancelled at once."""
         ids: list[int] = []
         for position, batch in enumerate(self.batches.values()):
-            if batch.withdrawn or (position == 0 and self.ready.batched):
+            first = position == 0 and self.one_at_a_time
+            if batch.withdrawn or (first and self.ready.batched):
                 continue
-            batch.withdrawn = True
-            unanswered = [invocation for invocation in batch.items if invocation is not None]
-            for invocation in unanswered[position == 0 :]:  # the first one of all has begun
-                if invocation.state is State.RUNNING and invocation.endpoint is self and invocation.hedge is None:
-                    invocation.withdrawn = True
-                    ids.append(invocation.item)
+            ids += self._asked_for(batch, but_first=first)  # the first one of all has begun
         if ids:
             self.channel.send_withdraw(ids)
+
+    def withdraw_doubtful(self, now: float) -> float:
+        """Of a replica that works on several calls at once, ask for those back that it has had for a moment and, with
+        a blocked event loop, has not begun. Nothing happens to the others. Each is asked for once; returns when there
+        are more (inf)."""
+        ids: list[int] = []
+        at = math.inf
+        for batch in self.batches.values():
+            if batch.withdrawn:
+                continue
+            if batch.doubtful_from > now:
+                at = min(at, batch.doubtful_from)
+            else:
+                ids += self._asked_for(batch)
+        if ids:
+            self.channel.send_withdraw(ids)
+        return at
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it has calls that it was not asked for."""
+        return any(not batch.withdrawn for batch in self.batches.values())
+
+    @property
+    def doubted(self) -> bool:
+        """Whether it has answered nothing since it was found blocked: others are better."""
+        return self._pause_s > 0 and self.load > 0
+
+    def _asked_for(self, batch: Batch, *, but_first: bool = False) -> list[int]:
+        batch.withdrawn = True
+        unanswered = [invocation for invocation in batch.items if invocation is not None]
+        ids: list[int] = []
+        for invocation in unanswered[but_first:]:
+            if invocation.state is State.RUNNING and invocation.endpoint is self and invocation.hedge is None:
+                invocation.withdrawn = True
+                ids.append(invocation.item)
+        return ids
+
+    def pause(self) -> None:
+        """It gave a call back that had a place on it: its event loop is blocked."""
+        now = self._clock.monotonic()
+        if self.concurrency > 1 and self.paused_until <= now:
+            self._pause_s = min(LONGEST_PAUSE_S, max(SHORTEST_PAUSE_S, 2 * self._pause_s))
+            self.paused_until = now + self._pause_s
+
+    def _resume(self) -> None:
+        self.paused_until = self._pause_s = 0.0
 
     def credit(self, invocation: Invocation, n: int) -> None:
         """The replica may send `n` more chunks of the invocation's stream."""
@@ -204,6 +264,8 @@ class Endpoint:
             batch.skipped += n
         else:
             self.answered += n
+            if self.paused_until:
+                self._resume()
 
     def find(self, item: int) -> Invocation | None:
         for batch in self.batches.values():
@@ -245,6 +307,8 @@ class Endpoint:
             invocation.allowed_chunks -= 1
             if invocation.allowed_chunks < 0:
                 raise wire.ProtocolError("a stream sent more chunks than it has credit for")
+        if self.paused_until:
+            self._resume()
         self._owner.on_stream_chunk(self, invocation, chunk, payload)
 
     def stray(self, n: int) -> None:

@@ -40,7 +40,7 @@ class EndpointsOwner(Protocol):
     latency: LatencyHistogram
     metrics: FunctionMetrics
     running: int
-    closed: str
+    ended: str  # why no replica will run anything any more; empty until then
 
     def publish(self, ready: wire.Ready) -> None: ...
     def finish(self, invocation: Invocation, error: ClipperError | None) -> None: ...
@@ -48,14 +48,14 @@ class EndpointsOwner(Protocol):
     def batch_done(self, size: int, duration_s: float) -> None: ...
     def kick(self) -> None: ...
     def rest(self, now: float) -> None: ...
-    def capacity_changed(self, reason: str) -> None: ...
+    def capacity_changed(self, reason: str, retry_at: float) -> None: ...
     def endpoints_gone(self) -> None: ...
 
 
 class Endpoints:
     """Implements `EndpointListener` and `EndpointOwner`."""
 
-    __slots__ = ("_clock", "_hedging", "_late", "_owner", "_replicas", "_usual_s", "by_id", "withdrawals")
+    __slots__ = ("_clock", "_hedging", "_late", "_owner", "_replicas", "_usual_s", "by_id", "start_s", "withdrawals")
 
     _replicas: ReplicaFeedback
 
@@ -64,6 +64,7 @@ class Endpoints:
         self._owner = owner
         self._clock = clock
         self._late = False  # something that a replica runs is past its deadline
+        self.start_s = 1.0  # how long the latest replica took to start
         self._usual_s: float | None = None  # how long a call takes, once one was answered
         self.withdrawals = Withdrawals(self.by_id, clock)
         quantile = owner.spec.hedge_after
@@ -90,7 +91,10 @@ class Endpoints:
         batch = endpoint.send(items, weight, solo=solo)
         batch.full = full
         owner.running += len(items)
-        if endpoint.load > 1 and endpoint.unbegun:
+        if endpoint.concurrency > 1:
+            if self._late or len(self.by_id) > 1:
+                self.withdrawals.watch()
+        elif endpoint.load > 1 and endpoint.unbegun:
             self.withdrawals.watch()
         if items[0].queued < endpoint.ready_at:
             for invocation in items:
@@ -183,7 +187,7 @@ class Endpoints:
         if invocation.withdrawn and not invocation.chunks:
             self._come_back(invocation)
             return
-        error = error_after_pass(invocation, self._clock.monotonic(), closed=self._owner.closed)
+        error = error_after_pass(invocation, self._clock.monotonic())
         if error is not None:
             self._owner.finish(invocation, error)
             return
@@ -194,6 +198,7 @@ class Endpoints:
         """It was withdrawn from behind a long call before it began."""
         owner = self._owner
         owner.running -= 1
+        invocation.endpoint.pause()
         invocation.endpoint = None
         invocation.withdrawals += 1
         owner.metrics.withdrawn()
@@ -234,16 +239,20 @@ class Endpoints:
         owner = self._owner
         self._replicas = replicas
         owner.publish(replica.ready)
+        self.start_s = sum(replica.ready.phases.values())
         owner.metrics.begin()
         spec = owner.spec
         controller = batching.make_controller(spec.effective_batch_policy, spec.max_batch_size, spec.latency_slo_s)
         endpoint = self.by_id[str(replica.id)] = Endpoint(replica, self, self._clock, controller)
         owner.kick()
+        if endpoint.concurrency > 1 and len(self.by_id) > 1:
+            self.withdrawals.watch()  # what others have not begun may run here
         return endpoint
 
     def endpoint_closing(self, replica: str) -> None:
         if (endpoint := self.by_id.get(replica)) is not None:
             endpoint.draining = True
+            endpoint.withdraw()  # what has not begun goes to another replica
 
     def endpoint_gone(self, replica: str, exit: Exit, *, at_fault: bool) -> None:
         endpoint = self.by_id.get(replica)
@@ -266,8 +275,8 @@ class Endpoints:
             self._owner.endpoints_gone()
         self._owner.kick()
 
-    def no_capacity(self, reason: str) -> None:
-        self._owner.capacity_changed(reason)
+    def no_capacity(self, reason: str, retry_at: float) -> None:
+        self._owner.capacity_changed(reason, retry_at)
 
     def in_time(self, replica: str) -> bool:
         endpoint = self.by_id.get(replica)
@@ -308,7 +317,9 @@ class Endpoints:
                         found.append(invocation)
                     elif invocation.deadline < earliest:
                         earliest = invocation.deadline
-        self._late |= bool(found)
+        if found:
+            self._late = True
+            self.withdrawals.watch()
         return found, earliest
 
     # Retries
@@ -320,7 +331,7 @@ class Endpoints:
         owner = self._owner
         invocation.attempts += begun
         invocation.blamed += blamed
-        error = error_after_loss(invocation, exit, max_retries=owner.spec.max_retries, closed=owner.closed)
+        error = error_after_loss(invocation, exit, begun=begun, max_retries=owner.spec.max_retries, ended=owner.ended)
         if error is None:
             self._queue_again(invocation)
             return

@@ -6,16 +6,19 @@ from clipper.contract.wire import Outcome, Status
 from clipper_platform.errors import (
     ClientClosed,
     ClipperError,
+    DeadlineExceeded,
     FunctionError,
     InternalError,
     InvalidRequest,
     InvalidResult,
     NotAcceptable,
+    ReplicaLost,
     SchemaMismatch,
+    Unavailable,
     UnsupportedMediaType,
 )
 
-__all__ = ["ERROR_OF_STATUS", "error_of"]
+__all__ = ["ERROR_OF_STATUS", "defaultable", "error_of"]
 
 ERROR_OF_STATUS: dict[int, type[ClipperError]] = {
     Status.MALFORMED: InvalidRequest,
@@ -38,3 +41,8 @@ def error_of(outcome: Outcome) -> ClipperError:
         text = f"{outcome.error_type}: {outcome.message}" if outcome.message else outcome.error_type
         return FunctionError(text, type=outcome.error_type)
     return kind(outcome.message or kind.code)
+
+
+def defaultable(error: ClipperError) -> bool:
+    """Whether the default output may answer: the model was too slow or not there; not where the request is wrong."""
+    return isinstance(error, DeadlineExceeded | Unavailable | ReplicaLost)

@@ -19,13 +19,14 @@ import msgspec
 from clipper.contract import wire
 from clipper_platform.clock import Clock
 from clipper_platform.core.windows import DrainRate, LatencyHistogram
-from clipper_platform.errors import ClientClosed, ClipperError, DeadlineExceeded, QueueFull, ReplicaLost, Unavailable
-from clipper_platform.replicas.base import Target, published_schema
+from clipper_platform.errors import ClientClosed, ClipperError, DeadlineExceeded, QueueFull, Unavailable
+from clipper_platform.replicas.base import DrainOutcome, Target, published_schema
 from clipper_platform.serving.admission import Admission
 from clipper_platform.serving.batch_weight import weigh_by
 from clipper_platform.serving.batcher import Batcher
 from clipper_platform.serving.deadlines import TICKS_PER_S, DeadlineWheel
 from clipper_platform.serving.endpoints import Endpoints
+from clipper_platform.serving.error_mapping import defaultable
 from clipper_platform.serving.function_metrics import FunctionMetrics
 from clipper_platform.serving.invocation import Invocation, State
 from clipper_platform.serving.queue import InvocationQueue
@@ -35,15 +36,18 @@ __all__ = ["FunctionQueue"]
 
 logger = logging.getLogger(__name__)
 
+GIVEN_UP_S = 60.0  # `Retry-After` where only a person ends the trouble
+
 
 class FunctionQueue:
     """Implements `EndpointsOwner`. Without slots it would take 1.8 KB instead of 0.3, busy or idle."""
 
     __slots__ = (
-        "_admission", "_clock", "_drain", "_early", "_ended", "_idle", "_max_queued", "_published", "_schedule",
-        "_weigh", "_wheel", "answers", "batcher", "bucket", "cache_hits", "cache_misses", "cached", "cached_as",
-        "closed", "deadline", "endpoints", "idle_since", "latency", "metrics", "name", "no_capacity", "on_call",
-        "running", "scheduled", "spec", "streaming", "submitted", "target", "timeout_s", "waiting",
+        "_admission", "_clock", "_drain", "_early", "_idle", "_max_queued", "_published", "_retry_at", "_schedule",
+        "_successor", "_weigh", "_wheel", "answers", "batcher", "bucket", "cache_hits", "cache_misses", "cached",
+        "cached_as", "closed", "deadline", "ended", "endpoints", "idle_since", "latency", "metrics", "missed_start",
+        "name", "no_capacity", "on_call", "running", "scheduled", "spec", "streaming", "submitted", "target",
+        "timeout_s", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -56,33 +60,33 @@ class FunctionQueue:
         schedule: Callable[[FunctionQueue], None],
         metrics: FunctionMetrics,
         rng: random.Random,
+        successor: Callable[[FunctionQueue], FunctionQueue | None] = lambda _: None,
     ) -> None:
-        """`schedule`: gives the queue a turn, in which `pump` is called."""
+        """`schedule`: gives the queue a turn, in which `pump` is called. `successor`: the queue that answers callers
+        instead, once this one has ended."""
         self.target = target
         self.name, self.cached_as = str(target.id), f"{target.id}#{target.identity}"
         self.spec = spec = target.spec
-        self.timeout_s = spec.timeout_s
-        self.cached = spec.cache_ttl_s is not None
+        self.timeout_s, self.cached = spec.timeout_s, spec.cache_ttl_s is not None
         self.waiting = InvocationQueue(admission)
         self.running = self.submitted = self.cache_hits = self.cache_misses = 0
-        self.latency = LatencyHistogram()  # of executions; hedging goes by it
-        # What callers see: the same, unless a cache answers some of them without an execution.
+        self.latency = LatencyHistogram()  # of executions; hedging goes by it. Then what callers see, with a cache:
         self.answers = self.latency if spec.cache_ttl_s is None else LatencyHistogram()
         self.metrics = metrics
-        self.closed = ""  # why nothing is admitted any more
-        self.no_capacity = ""  # why no replica will come, as the replica set says it
+        self.closed = self.ended = ""  # why nothing is admitted any more; why no replica will run anything any more
+        self.no_capacity, self._retry_at = "", math.inf  # why no replica comes, and when the set tries again
         self.streaming: bool | None = None  # None until the first replica was ready
         self._published: bytes | None = None  # `schema` as JSON: a fifth of what the objects take
-        self.scheduled = self._ended = False  # for a turn; for good
+        self.scheduled, self.bucket = False, 0  # for a turn; on the deadline wheel
+        self.missed_start = False  # a caller did not wait until a replica was ready
         self.deadline = math.inf  # not later than any of what waits or runs
-        self.bucket = 0  # of the deadline wheel
         self.idle_since: float | None = clock.monotonic()  # None while something waits or runs
         self.on_call: Callable[[FunctionId], None] | None = None  # called once, when a call finds nothing waiting
-        self._clock, self._wheel, self._admission, self._schedule = clock, wheel, admission, schedule
+        self._clock, self._wheel, self._admission = clock, wheel, admission
+        self._schedule, self._successor = schedule, successor
         self._drain = DrainRate()
         self._idle: asyncio.Future[None] | None = None  # of a drain that waits
-        self._early = spec.default_output is not None
-        self._max_queued = spec.max_queued_requests
+        self._early, self._max_queued = spec.default_output is not None, spec.max_queued_requests
         self._weigh = weigh_by(spec.batch_size_key) if spec.batch_size_key is not None else None
         self.endpoints = Endpoints(self, clock=clock, rng=rng)
         self.batcher = Batcher(self.waiting, self.endpoints.by_id, spec, rng=rng, kick=self.kick)
@@ -153,11 +157,14 @@ class FunctionQueue:
         """The refusal of a full queue: it says when a place should be free, from 1 to 60 seconds."""
         depth = self.waiting.live
         rate = self._drain.rate(self._clock.monotonic())
-        retry_after_s = min(60.0, max(1.0, depth / rate)) if rate else 1.0
+        # Nothing was answered lately: while no replica is ready, until the next one should be.
+        expected_s = depth / rate if rate else 0.0 if self.endpoints.by_id else self.endpoints.start_s
+        retry_after_s = min(60.0, max(1.0, expected_s))
         return QueueFull(f"{self.target.id.path} has {depth} invocations waiting", retry_after_s=retry_after_s)
 
     def _unavailable(self) -> Unavailable:
-        return Unavailable(f"{self.target.id} has no replica: {self.no_capacity}", retry_after_s=10)
+        retry_after_s = max(1.0, min(GIVEN_UP_S, self._retry_at - self._clock.monotonic()))
+        return Unavailable(f"{self.target.id} has no replica: {self.no_capacity}", retry_after_s=retry_after_s)
 
     def wake(self) -> None:
         """Have a replica started as a call would, where none runs."""
@@ -171,8 +178,8 @@ class FunctionQueue:
     def requeue(self, invocation: Invocation) -> None:
         """Have an invocation that was sent to a replica wait again."""
         self.waiting.push(invocation)
-        if self._ended:
-            self._fail_queued(Unavailable(self.closed))
+        if self.ended:
+            self._pass_on()
             return
         if invocation.deadline < self.deadline:
             self._watch(invocation.deadline)
@@ -220,6 +227,7 @@ class FunctionQueue:
 
     def _abandon(self, invocation: Invocation, error: ClipperError) -> None:
         if invocation.state is State.QUEUED:
+            self.missed_start = self.missed_start or not self.endpoints.by_id
             self.waiting.remove(invocation)
         else:
             invocation.endpoint.cancel(invocation)
@@ -308,9 +316,9 @@ class FunctionQueue:
 
     # Capacity
 
-    def capacity_changed(self, reason: str) -> None:
-        """`reason`: why no replica will be started; "" where some will."""
-        self.no_capacity = reason
+    def capacity_changed(self, reason: str, retry_at: float = math.inf) -> None:
+        """`reason`: why no replica will be started; "" where some will. `retry_at`: when it is tried again."""
+        self.no_capacity, self._retry_at = reason, retry_at
         if reason and not self.endpoints.by_id:
             self._fail_queued(self._unavailable())
 
@@ -330,34 +338,59 @@ class FunctionQueue:
             self.latency = fresh
 
     def _fail_queued(self, error: ClipperError) -> None:
-        while (head := self.waiting.suspect() or self.waiting.peek()) is not None:
-            self.waiting.remove(head)
+        for head in self.waiting.take_all():
             self.finish(head, error)
 
     # The end
 
-    async def drain(self, timeout_s: float, reason: str) -> None:
-        """Admit nothing more; return when what was admitted is answered, at most `timeout_s` later."""
+    async def drain(self, timeout_s: float, reason: str) -> DrainOutcome:
+        """Admit nothing more; return when what was admitted is answered, at most `timeout_s` later, or at `cut` or
+        `reopen`."""
         self.closed = self.closed or reason
         if self.running or self.waiting.live:
             if self._idle is None or self._idle.done():
                 self._idle = asyncio.get_running_loop().create_future()
-            _, unfinished = await asyncio.wait([self._idle], timeout=timeout_s)
-            if unfinished:
-                left = self.running + self.waiting.live
-                logger.warning("%s: %d invocations outlived the drain", self.target.id, left)
-        self._fail_queued(Unavailable(self.closed))
+            await asyncio.wait([self._idle], timeout=timeout_s)
+            if not self.closed:
+                return "reopened"
+        running, waiting = self.running, self.waiting.live
+        self._pass_on()
+        if not running and not waiting:
+            return "answered"
+        logger.warning("%s: %d calls that run are cut off, %d have not begun", self.target.id, running, waiting)
+        return "cut"
+
+    def cut(self) -> None:
+        """End a drain now, as if its time were over."""
+        if self.closed and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def reopen(self) -> None:
+        """Take a drain back: admit invocations again. Nothing happens after `close`."""
+        if self.closed and not self.ended:
+            self.closed = ""
+            if self._idle is not None and not self._idle.done():
+                self._idle.set_result(None)
+            self.kick()
+
+    def _pass_on(self) -> None:
+        """What has not begun here goes to the version that answers now. Without one, or where the caller pinned this
+        version or the cache waits for its answer, it is refused."""
+        successor = self._successor(self)
+        for head in self.waiting.take_all():
+            try:
+                if successor is None or head.pinned or head.flight or successor.streaming is not self.streaming:
+                    raise Unavailable(self.closed, retry_after_s=1)
+                head.queue = successor
+                successor.submit(head)
+            except ClipperError as refusal:
+                head.queue = self
+                self.finish(head, refusal)
 
     def close(self, reason: str) -> None:
         """Admit nothing more and refuse what waits. What runs is answered by its replica, its deadline or its end."""
-        self.closed = self.closed or reason
-        self._ended = True
-        self._fail_queued(Unavailable(self.closed))
+        self.closed = self.ended = self.closed or reason
+        self._pass_on()
         self.batcher.close()
         if not self.running:
             self._wheel.discard(self)
-
-
-def defaultable(error: ClipperError) -> bool:
-    """Whether the default output may answer: the model was too slow or not there; not where the request is wrong."""
-    return isinstance(error, DeadlineExceeded | Unavailable | ReplicaLost)

@@ -90,6 +90,7 @@ class Invocation:
         "on_done",
         "passes",
         "payload",
+        "pinned",
         "queue",
         "queued",
         "request_id",
@@ -114,6 +115,7 @@ class Invocation:
     sink: StreamSink | None
     state: State
     weight: int
+    pinned: bool  # its caller asked for this version: no other may answer
     bucket: int  # of the deadline wheel; 0 when not on it
     attempts: int  # replicas that were lost while they had it
     blamed: int  # replicas that crashed or hung while they ran it
@@ -168,7 +170,7 @@ class Invocation:
         self.payload = b""
         self.content_type_out = self.default_reason = self.cache_status = ""
         self.withdrawals = 0
-        self.withdrawn = False
+        self.withdrawn = self.pinned = False
         self.endpoint = self.cold = self.error = self.cache_key = self.flight = self.hedge = self.response = None
 
     def __repr__(self) -> str:

@@ -163,6 +163,15 @@ class InvocationQueue:
             self._left(len(items) + len(late), weight + dropped)
         return items, weight, late
 
+    def take_all(self) -> list[Invocation]:
+        """Take out everything. All of it has left before any of it can wait elsewhere: its places here go by its state,
+        which it takes along."""
+        taken: list[Invocation] = []
+        while (head := self.suspect() or self.peek()) is not None:
+            self.remove(head)
+            taken.append(head)
+        return taken
+
     def due(self, before: int, *, ordered: bool) -> tuple[list[Invocation], float]:
         """Invocations whose deadline is earlier than `before`, in ticks of the wheel, left in place; and the earliest
         deadline of the others in seconds (inf).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clipper_platform.backends.base import Exit
-from clipper_platform.errors import ClipperError, DeadlineExceeded, Quarantined, ReplicaLost, Unavailable
+from clipper_platform.errors import ClipperError, DeadlineExceeded, Quarantined, ReplicaLost
 from clipper_platform.serving.invocation import Invocation
 
 __all__ = ["error_after_loss", "error_after_pass"]
@@ -15,8 +15,11 @@ MAX_REQUEUES = 100  # for any reason: also behind others that end one replica af
 MAX_PASSES = 3  # a replica passes over an invocation for its time at most once for each extension of its deadline
 
 
-def error_after_loss(invocation: Invocation, exit: Exit, *, max_retries: int, closed: str) -> ClipperError | None:
-    """The error that the invocation ends with, or None to try it again. `closed`: why nothing new is begun, if so.
+def error_after_loss(
+    invocation: Invocation, exit: Exit, *, begun: bool, max_retries: int, ended: str
+) -> ClipperError | None:
+    """The error that the invocation ends with, or None to try it again. `begun`: the replica ran it. `ended`: why no
+    replica will run anything any more, if so. What had not begun by then waits again, for its queue to pass it on.
 
     All items of a batch that ended a replica are suspects. Each runs alone from then on, so that innocent ones get
     their answers and the one that ends a second replica is known.
@@ -32,7 +35,9 @@ def error_after_loss(invocation: Invocation, exit: Exit, *, max_retries: int, cl
         return ReplicaLost(message, **hint)
     if invocation.requeues >= MAX_REQUEUES:
         return ReplicaLost(f"{invocation.requeues} replicas were lost before the invocation ran: {exit.message}")
-    return Unavailable(closed) if closed else None
+    if ended and begun:
+        return ReplicaLost(f"it was cut off while it ran: {ended}", **hint)
+    return None
 
 
 def _hint(invocation: Invocation, exit: Exit) -> dict[str, Any]:
@@ -41,7 +46,7 @@ def _hint(invocation: Invocation, exit: Exit) -> dict[str, Any]:
     return {"hint": "its last lines were:\n" + "\n".join(lines)} if lines else {}
 
 
-def error_after_pass(invocation: Invocation, now: float, *, closed: str) -> ClipperError | None:
+def error_after_pass(invocation: Invocation, now: float) -> ClipperError | None:
     """As `error_after_loss`, where the replica passed over the invocation although a caller waits.
 
     Its time was up when its turn came. A flight of the cache may have got more time since it was sent, from a follower
@@ -49,7 +54,7 @@ def error_after_pass(invocation: Invocation, now: float, *, closed: str) -> Clip
     """
     if invocation.chunks:
         return ReplicaLost("the replica cancelled the stream in its middle")
-    if now >= invocation.deadline or closed:
+    if now >= invocation.deadline:
         return DeadlineExceeded("the deadline passed before its turn on a replica came")
     invocation.passes += 1
     return ReplicaLost("the replica did not run it, again and again") if invocation.passes > MAX_PASSES else None

@@ -56,6 +56,15 @@ class Routes(Generic[QueueT]):
         self._update(project, id)
         self._tidy(id.project, project)
 
+    def unpin(self, id: FunctionId) -> None:
+        """Let no path name this version until `pin`, or until its route changes."""
+        self._put(str(id), None)
+
+    def pin(self, id: FunctionId) -> None:
+        """Lead the paths to the queue of `id` again."""
+        if id in self.queues:
+            self._update(self._projects[id.project], id)
+
     def of(self, project: str, version: int) -> dict[str, QueueT]:
         """The queues of a version, by function."""
         return {id.function: queue for id, queue in self._queues_of(project).items() if id.version == version}

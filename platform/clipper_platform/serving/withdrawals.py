@@ -10,9 +10,8 @@ from clipper_platform.clock import Clock
 from clipper_platform.core import batching
 from clipper_platform.serving.endpoint import Endpoint
 
-__all__ = ["MAX_WITHDRAWALS", "Withdrawals"]
+__all__ = ["Withdrawals"]
 
-MAX_WITHDRAWALS = 3  # of one invocation; after that it waits for an idle replica
 _SHORTEST_LOOK_S = 0.001  # a busy replica gets new batches all the time: no timer for each of them
 
 
@@ -37,7 +36,9 @@ class Withdrawals:
         now = self._clock.monotonic()
         earliest = math.inf
         for endpoint in self._endpoints.values():
-            if endpoint.unbegun:
+            if endpoint.concurrency > 1:
+                earliest = min(earliest, self._look_at_several(endpoint, now))
+            elif endpoint.unbegun:
                 overdue_at = batching.overdue_at(endpoint.running_since, endpoint.expected_s)
                 if overdue_at <= now:
                     endpoint.withdraw()
@@ -46,6 +47,15 @@ class Withdrawals:
         self.close()
         if earliest < math.inf:
             self._timer = self._loop.call_later(max(_SHORTEST_LOOK_S, earliest - now), self.look)
+
+    def _look_at_several(self, endpoint: Endpoint, now: float) -> float:
+        """One that works on several calls begins each at once, unless its event loop is blocked. What it may not have
+        begun is asked for where that helps: another replica has room, or a call past its deadline blocks this one, so
+        that those that wait have it replaced."""
+        others = [other for other in self._endpoints.values() if other is not endpoint]
+        if endpoint.replaced_from() <= now or any(other.room() and other.ahead_from(now) <= now for other in others):
+            return endpoint.withdraw_doubtful(now)
+        return now + batching.MOMENT_S if others and endpoint.doubtful else math.inf
 
     def close(self) -> None:
         if self._timer is not None:

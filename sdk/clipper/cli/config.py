@@ -13,6 +13,7 @@ from clipper.cli.options import directory_argument, json_option
 from clipper.cli.text import scalar
 from clipper.contract.applications import ApplicationSpec
 from clipper.contract.constants import KEY_FILE, PLATFORM_FILE
+from clipper.contract.spec import FunctionSpec
 from clipper.errors import PlatformUnreachable
 from clipper.location import find_platform, home_directory
 from clipper.project import Project, load_project
@@ -69,6 +70,10 @@ def _document(project: Project) -> dict[str, Any]:
         found = project.provenance.get(name, {})
         return {key: {"value": value, "from": found.get(key, "default")} for key, value in table.items()}
 
+    def function(spec: FunctionSpec) -> dict[str, Any]:
+        derived = {key: {"value": value, "from": origin} for key, (value, origin) in spec.derived().items()}
+        return sources(spec.name, spec.to_dict()) | derived
+
     environment = _environment(project)
     return {
         "name": project.name,
@@ -81,7 +86,7 @@ def _document(project: Project) -> dict[str, Any]:
             key: {"value": getattr(project.deploy, key), "from": source}
             for key, source in project.deploy_provenance.items()
         },
-        "functions": {spec.name: sources(spec.name, spec.to_dict()) for spec in project.functions},
+        "functions": {spec.name: function(spec) for spec in project.functions},
         "apps": {spec.name: _application(project, spec) for spec in project.apps},
     }
 
@@ -125,9 +130,7 @@ def _project(out: Output, project: Project) -> None:
     )
     for spec in project.functions:
         out.line()
-        out.table(
-            [f"[functions.{spec.name}]", "VALUE", "FROM"], _rows(spec.to_dict(), project.provenance.get(spec.name, {}))
-        )
+        out.table([f"[functions.{spec.name}]", "VALUE", "FROM"], _rows(spec, project.provenance.get(spec.name, {})))
     for app in project.apps:
         rows = _application(project, app)
         rows["links"] |= {"value": _links(app)}
@@ -147,11 +150,14 @@ def _links(app: ApplicationSpec) -> list[Any]:
     ]
 
 
-def _rows(table: dict[str, Any], sources: Any) -> list[list[Part]]:
+def _rows(spec: FunctionSpec, sources: Any) -> list[list[Part]]:
     """A row per key; those of the autoscaling policy as `autoscaling.KEY`. Defaults are dimmed."""
     rows: list[list[Part]] = []
-    for key, value in table.items():
-        if key == "autoscaling":
+    derived = spec.derived()
+    for key, value in spec.to_dict().items():
+        if key in derived:
+            rows.append(_row(key, scalar(derived[key][0]), derived[key][1]))
+        elif key == "autoscaling":
             for part, inner in value.items():
                 source = str(sources.get(part) or sources.get(f"autoscaling.{part}") or "default")
                 rows.append(_row(f"autoscaling.{part}", scalar(inner), source))

@@ -21,7 +21,7 @@ from clipper.cli.locating import Locator, Place
 from clipper.cli.options import directory_argument, json_option
 from clipper.cli.private import private_platform
 from clipper.cli.problems import CommandFailed, advice, as_document
-from clipper.cli.text import duration
+from clipper.cli.text import clean, duration
 from clipper.cli.watching import Watcher
 from clipper.contract.manifest import MAX_KEEP_VERSIONS
 from clipper.contract.spec import SpecError
@@ -205,7 +205,7 @@ class _Session:
         project = _quick(load_project(self._directory))
         try:
             self._remember(project.name)
-            deployment = deploy_project(project, self._control, lambda event: self._deploy_log(project, event))
+            deployment = deploy_project(project, self._control, lambda event: self._on_event(project, event))
         except PlatformUnreachable:
             raise
         except ClipperError as error:
@@ -220,14 +220,12 @@ class _Session:
             except NotFound:
                 self._before[name] = None
 
-    def _deploy_log(self, project: Project, event: Mapping[str, Any]) -> None:
+    def _on_event(self, project: Project, event: Mapping[str, Any]) -> None:
         """Print warnings, each once; the output of a build or a starting replica, unless the function's log prints it
         already."""
-        if event.get("kind") == "warning":
-            warning = str(event.get("message"))
-            if warning not in self._warned:
-                self._warned.add(warning)
-                self._print({"event": "warning", "message": warning}, ("! ", "yellow"), warning)
+        if event.get("kind") == "warning" and (warning := clean(event.get("message") or "")) not in self._warned:
+            self._warned.add(warning)
+            self._print({"event": "warning", "message": warning}, ("! ", "yellow"), warning)
         if event.get("kind") != "log":
             return
         data = event.get("data") or {}

@@ -68,16 +68,22 @@ def restart(target: Target, out: Output) -> int:
 @click.command()
 @project_argument
 @yes_option
+@click.option("--force", is_flag=True, help="Cut off calls that run, also where an earlier delete waits for them.")
 @json_option
-def delete(project: str, yes: bool, out: Output) -> None:
+def delete(project: str, yes: bool, force: bool, out: Output) -> None:
     """Delete a project.
 
-    What runs is finished first; then its functions stop answering, and its versions and secrets are gone.
+    Its functions stop answering at once, and its versions and secrets are gone. Calls that run may end, within their
+    function's graceful_shutdown_timeout_s; the command waits for them. Interrupted, it goes on without you.
     """
     with connect() as control, known(control, Target(project)):
         if not yes:
             confirm(out, f"Delete {_extent(control.project(project))}?")
-        result = control.delete_project(project)
+        if not force and (running := _running(control.project(project))):
+            out.note(
+                ("… ", "dim"), f"{plural(running, 'call')} may end first (clip delete {project} --force does not wait)"
+            )
+        result = control.delete_project(project, force=force)
         apps = _asked_by(control, project)
     if out.json:
         out.document(result or {"deleted": project})
@@ -94,6 +100,11 @@ def _asked_by(control: ControlClient, project: str) -> list[str]:
     except ClipperError:
         return []  # the project is deleted all the same
     return [str(app["name"]) for app in apps if any(link.startswith(f"{project}/") for link in app["links"])]
+
+
+def _running(project: dict[str, Any]) -> int:
+    """Calls that were admitted and are not answered."""
+    return sum(int(f.get("queue_depth") or 0) + int(f.get("running") or 0) for f in project["functions"])
 
 
 def _extent(project: dict[str, Any]) -> str:

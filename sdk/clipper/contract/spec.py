@@ -82,7 +82,7 @@ class FunctionSpec:
     max_queued_requests: int = 1000
     timeout_s: float = 60.0  # default deadline of an invocation; the header X-Clip-Timeout-Ms may shorten it
     startup_timeout_s: float = 120.0
-    graceful_shutdown_timeout_s: float = 30.0
+    graceful_shutdown_timeout_s: float | None = None  # of a replica that is removed; None: timeout_s
     health_check_period_s: float = 10.0
     max_retries: int = 2
     cache_ttl_s: float | None = None
@@ -103,6 +103,18 @@ class FunctionSpec:
         if self.batch_policy is not None:
             return self.batch_policy
         return "aimd" if self.latency_slo_s is not None and self.batched else "static"
+
+    @property
+    def effective_graceful_shutdown_timeout_s(self) -> float:
+        """As long as a call may take, unless it is set: a replica that is removed cuts no call off."""
+        grace_s = self.graceful_shutdown_timeout_s
+        return self.timeout_s if grace_s is None else grace_s
+
+    def derived(self) -> dict[str, tuple[Any, str]]:
+        """The effective values of keys that are not set and follow another one: (value, the other key)."""
+        if self.graceful_shutdown_timeout_s is not None:
+            return {}
+        return {"graceful_shutdown_timeout_s": (self.effective_graceful_shutdown_timeout_s, "timeout_s")}
 
     @classmethod
     def option_names(cls) -> tuple[str, ...]:

@@ -155,6 +155,28 @@ def test_lines_that_had_not_ended_are_lines_when_the_replica_ended_and_only_the_
     assert [r.message for r in records] == ["loaded"]
 
 
+def test_of_a_fault_the_last_words_say_where_user_code_was_without_the_directories() -> None:
+    collected, _, _ = output()
+    report = [
+        "Fatal Python error: Segmentation fault",
+        "",
+        "Thread 0x00007f4b680ac6c0 (most recent call first):",
+        '  File "/home/x/runtime/a8f3/clipper_runtime/watcher.py", line 66 in _run',
+        "",
+        "Current thread 0x00007f4b693beb80 (most recent call first):",
+        '  File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at',
+        '  File "/home/x/bundles/trees/2d79/app.py", line 10 in last',
+        '  File "/home/x/runtime/a8f3/clipper_runtime/core.py", line 117 in run_now',
+        '  File "<frozen runpy>", line 88 in _run_code',
+    ]
+    collected.feed("stderr", "\n".join([*report, ""]).encode())
+    assert [line for _, line in collected.last_words] == [
+        "Fatal Python error: Segmentation fault",
+        "  File __init__.py, line 519 in string_at",
+        "  File app.py, line 10 in last",
+    ]
+
+
 def test_the_last_words_leave_out_where_all_threads_were() -> None:
     collected, _, _ = output()
     collected.records(Log([LogRecord(3.0, "stdout", "INFO", "r-1", "about to fail")]))

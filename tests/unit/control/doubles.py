@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -301,8 +302,14 @@ class FakeServing:
     def drop_route(self, project: str) -> None:
         self.routes.pop(project, None)
 
-    async def stop(self, project: str, version: int) -> None:
-        self.history.append(f"stop {project}@{version}")
+    def resume(self, project: str, version: int) -> None:
+        self.history.append(f"resume {project}@{version}")
+
+    def cut(self, project: str) -> None:
+        self.history.append(f"cut {project}")
+
+    async def stop(self, project: str, version: int, *, grace_s: float = math.inf) -> None:
+        self.history.append(f"stop {project}@{version}" + (f" within {grace_s:g} s" if grace_s < math.inf else ""))
         await self.gates.passing("stop")
         for id in [id for id in self.running if (id.project, id.version) == (project, version)]:
             del self.running[id]
@@ -487,8 +494,9 @@ def make_plane(
         replicas=serving,
         facts=serving,
         clock=clock,
-        drained=deployer.takeover.drained,
+        reuse=deployer.takeover.reuse,
         trouble=deployer.trouble,
+        retry_s=deployer.retry_s,
         idle_s=60.0,
     )
     retention = VersionRetention(

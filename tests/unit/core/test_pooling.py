@@ -28,6 +28,21 @@ def ready_pool(count: int) -> PoolState:
     return pool
 
 
+def test_how_long_the_latest_start_took_is_known() -> None:
+    pool = ready_pool(1)
+    assert pool.start_s == 0.5
+    pool.handle(Ready("r-1"), 9.0)
+    assert pool.start_s == 0.5, "it was ready before"
+
+
+def test_a_draining_replica_that_hangs_is_killed_and_counts_for_nothing() -> None:
+    pool = ready_pool(1)
+    pool.handle(Want(0), 1.0)
+    assert pool.handle(Unhealthy("r-1", "hung"), 2.0) == [Kill("r-1", "hung")]
+    pool.handle(Exited("r-1", "killed"), 3.0)
+    assert (pool.failures, pool.restarts, pool.last_failure) == (0, 0, "")
+
+
 def test_wanting_replicas_launches_each_under_its_own_name() -> None:
     assert PoolState("r").handle(Want(2), 0.0) == [Launch("r-1"), Launch("r-2")]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -330,6 +331,21 @@ def test_a_replica_that_was_started_for_a_call_may_become_ready_though_the_call_
     decision = decided(idle, policy)
     assert decision.wanted == wanted
     assert NOW < decision.next_at < math.inf or ready
+
+
+@pytest.mark.parametrize(("start_s", "stays_s"), [(2.0, 10.0), (60.0, 120.0)])
+def test_a_replica_whose_start_no_caller_waited_for_stays_until_the_next_call_had_time_to_come(
+    start_s: float, stays_s: float
+) -> None:
+    policy = replace(POLICY, downscale_to_zero_delay_s=0.0, downscale_delay_s=0.0)
+    slow = partial(sample, wanted=1, ready=1, idle_since=NOW, missed_start_s=start_s)
+    kept = decided(slow(), policy, now=NOW + stays_s - 1)
+    assert (kept.wanted, kept.rule, kept.next_at) == (1, "slow_start", NOW + stays_s)
+    assert "callers did not wait" in explain(kept, policy).why
+    assert "timeout_s" in explain(kept, policy).change[0]
+    gone = decided(slow(), policy, now=NOW + stays_s)
+    assert (gone.wanted, gone.rule) == (0, "scale_to_zero")
+    assert decided(slow(wanted=0, ready=0), policy, now=NOW + 1).wanted == 0, "it starts none without a call"
 
 
 def test_the_last_replica_goes_after_its_own_delay() -> None:

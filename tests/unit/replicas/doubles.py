@@ -9,7 +9,7 @@ from clipper.contract import wire
 from clipper_platform.backends.base import Exit, Replica
 from clipper_platform.errors import StoreUnavailable
 from clipper_platform.metrics import Metrics
-from clipper_platform.replicas.base import ReplicaFeedback, Target
+from clipper_platform.replicas.base import DrainOutcome, ReplicaFeedback, Target
 from clipper_platform.replicas.replica_set import ReplicaSet
 from clipper_platform.types import FunctionId
 from tests.support.memory_backend import InMemoryBackend
@@ -43,7 +43,7 @@ class FakeListener:
         if replica in self.serves:
             self.replicas.served(replica)
 
-    def no_capacity(self, reason: str) -> None:
+    def no_capacity(self, reason: str, retry_at: float) -> None:
         self.history.append(("no capacity", reason))
 
     def in_time(self, replica: str) -> bool:
@@ -69,14 +69,22 @@ class FakeQueues:
     def __init__(self) -> None:
         self.history: list[tuple[Any, ...]] = []
         self.listeners: dict[FunctionId, FakeListener] = {}
+        self.outcome: DrainOutcome = "answered"  # of drains
 
     def open(self, target: Target, *, schema: Mapping[str, Any] | None, idle_s: float) -> FakeListener:
         self.history.append(("open", str(target.id), schema, idle_s))
         self.listeners[target.id] = FakeListener()
         return self.listeners[target.id]
 
-    async def drain(self, id: FunctionId, timeout_s: float, reason: str) -> None:
+    async def drain(self, id: FunctionId, timeout_s: float, reason: str) -> DrainOutcome:
         self.history.append(("drain", str(id), timeout_s, reason))
+        return self.outcome
+
+    def reopen(self, id: FunctionId) -> None:
+        self.history.append(("reopen", str(id)))
+
+    def cut(self, id: FunctionId) -> None:
+        self.history.append(("cut", str(id)))
 
     def remove(self, id: FunctionId, reason: str) -> None:
         self.history.append(("remove", str(id), reason))

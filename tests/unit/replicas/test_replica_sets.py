@@ -215,6 +215,49 @@ async def test_a_stop_drains_the_queue_then_removes_it_then_ends_the_replicas() 
         assert s.running == [("p/f@1", True), ("p/f@1", False)]
 
 
+@pytest.mark.parametrize(
+    ("options", "grace_s", "seconds"), [({}, 600, 600), ({"graceful_shutdown_timeout_s": 7}, 600, 7), ({}, 5, 5)]
+)
+async def test_a_drain_takes_as_long_as_a_call_may_unless_the_function_or_the_caller_says_less(
+    options: dict[str, Any], grace_s: float, seconds: float
+) -> None:
+    async with sets() as s:
+        await s.sets.start(target(timeout_s=600, **options), replicas=1)
+        await s.sets.stop("p", 1, grace_s=grace_s)
+        assert s.queues.history[1] == ("drain", "p/f@1", seconds, "p/f@1 is draining")
+
+
+async def test_a_version_whose_drain_is_taken_back_keeps_its_replicas() -> None:
+    async with sets() as s:
+        await s.sets.start(target(), replicas=1)
+        s.queues.outcome = "reopened"
+        s.sets.resume("p", 1)
+        await s.sets.stop("p", 1)
+        assert ("reopen", "p/f@1") in s.queues.history
+        assert (s.sets.ready(F), s.running) == (1, [("p/f@1", True)])
+        s.queues.outcome = "answered"
+
+
+async def test_the_drains_of_a_project_can_be_cut_short() -> None:
+    async with sets() as s:
+        await s.sets.start(target(), replicas=1)
+        s.sets.cut("p")
+        s.sets.cut("nobody")
+        assert s.queues.history[1:] == [("cut", "p/f@1")]
+
+
+async def test_the_platforms_own_end_bounds_every_drain_from_its_signal_on() -> None:
+    async with sets() as s:
+        await s.sets.start(target(timeout_s=600), replicas=1)
+        s.sets.shut_down()
+        await asyncio.sleep(10)
+        s.sets.shut_down()  # the limit counts from the first
+        await s.sets.close()
+        assert s.queues.history[1] == ("drain", "p/f@1", 20, "the platform is shutting down")
+        s.sets.resume("p", 1)
+        assert "reopen" not in [event[0] for event in s.queues.history]
+
+
 async def test_two_stops_of_one_version_end_it_once() -> None:
     async with sets() as s:
         await s.sets.start(target(), replicas=1)

@@ -80,8 +80,10 @@ class QueueWorld:
             schedule=self._schedule,
             metrics=FunctionMetrics(self.metrics, function.id),
             rng=random.Random(1),
+            successor=lambda _: self.successor,
         )
         self.done: list[Invocation] = []
+        self.successor: FunctionQueue | None = None
 
     def _schedule(self, queue: FunctionQueue) -> None:
         assert queue is self.queue

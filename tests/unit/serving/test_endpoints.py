@@ -10,9 +10,16 @@ import pytest
 from clipper.contract import wire
 from clipper_platform.backends.base import Exit
 from clipper_platform.core.batching import MOMENT_S
-from clipper_platform.serving.endpoint import MAX_STRAYS, UNUSUAL
+from clipper_platform.serving.deadlines import TICKS_PER_S
+from clipper_platform.serving.endpoint import (
+    MAX_STRAYS,
+    MAX_WITHDRAWALS,
+    MOST_DOUBTFUL_S,
+    SHORTEST_PAUSE_S,
+    UNUSUAL,
+    Endpoint,
+)
 from clipper_platform.serving.retry_policy import MAX_PASSES, MAX_REQUEUES
-from clipper_platform.serving.withdrawals import MAX_WITHDRAWALS
 from tests.unit.serving.queue_world import CONCURRENT, UNBATCHED, FakeReplica, QueueWorld
 
 pytestmark = pytest.mark.virtual_time
@@ -198,14 +205,130 @@ async def test_an_invocation_that_ended_two_replicas_is_quarantined() -> None:
     assert w.metrics.quarantined.child("p/f", "1").value == 1
 
 
-async def test_what_ran_on_a_lost_replica_ends_with_a_closed_queue() -> None:
+async def test_what_ran_when_its_version_ended_is_lost_and_not_offered_for_a_retry() -> None:
     w = world()
     w.replica()
     w.submit(b"a")
     w.pump()
     w.queue.close("p/f@1 is not running")
     w.queue.endpoints.endpoint_gone("r1", Exit("killed", "killed by the platform"), at_fault=False)
-    assert w.codes() == ["unavailable"]
+    error = w.done[0].error
+    assert error is not None
+    assert (error.code, error.retry_after_s) == ("replica_lost", None)
+    assert "p/f@1 is not running" in error.message
+
+
+# Several calls at once
+
+SEVERAL = wire.Ready(schema={}, batched=False, streaming=False, concurrency=8, phases={})
+A_MOMENT_S = 2 * MOMENT_S
+
+
+def give_back(w: QueueWorld, replica: FakeReplica, endpoint: Endpoint) -> None:
+    """The replica answers what it was asked for, which it has not begun."""
+    ids, replica.withdrawn = replica.withdrawn, []
+    for invoke, _ in replica.batches:
+        outcomes = [wire.Outcome(item.id, wire.Status.CANCELLED) for item in invoke.items if item.id in ids]
+        endpoint.on_result(wire.Result(invoke.batch, outcomes, 0.0), [memoryview(b"")] * len(outcomes))
+
+
+async def test_what_a_replica_with_a_blocked_loop_has_not_begun_runs_where_there_is_room() -> None:
+    w = world(max_ongoing_requests=8)
+    first, blocked = w.replica("r1", SEVERAL)
+    w.submit(b"blocks", b"waits", b"waits too")
+    w.pump()
+    w.clock.now += A_MOMENT_S
+    w.queue.endpoints.withdrawals.look()
+    assert first.withdrawn == [], "it can go nowhere else"
+    second, free = w.replica("r2", SEVERAL)
+    w.queue.endpoints.withdrawals.look()
+    assert first.withdrawn == [0, 1, 2]
+    w.queue.endpoints.withdrawals.look()
+    assert first.withdrawn == [0, 1, 2], "each is asked for once"
+    first.withdrawn = [1, 2]  # the first one has begun: nothing happens to it
+    give_back(w, first, blocked)
+    w.submit(b"new")
+    w.pump()
+    assert [bodies for _, bodies in second.batches] == [[b"waits", b"waits too", b"new"]], "none to the blocked one"
+    w.answer(second, free)
+    w.answer(first, blocked)
+    assert w.codes() == ["ok"] * 4
+    w.check_idle()
+
+
+async def test_a_replica_whose_loop_was_blocked_gets_calls_again_once_it_answers_or_after_a_pause() -> None:
+    w = world(max_ongoing_requests=8)
+    replica, endpoint = w.replica("r1", SEVERAL)
+    w.replica("r2", SEVERAL)[1].draining = True
+    w.submit(b"blocks")
+    w.pump()
+    pauses = []
+    for _ in range(2):
+        endpoint.pause()
+        endpoint.pause()  # of two calls that come back together
+        pauses.append(endpoint.paused_until - w.clock.now)
+        w.submit(b"waits")
+        w.pump()
+        assert w.queue.waiting.live == 1
+        w.clock.now = endpoint.paused_until
+        w.pump()
+        assert w.queue.waiting.live == 0
+    assert pauses == [pytest.approx(SHORTEST_PAUSE_S), pytest.approx(2 * SHORTEST_PAUSE_S)]
+    endpoint.pause()
+    w.answer(replica, endpoint)
+    assert endpoint.ahead_from(w.clock.now) == w.clock.now
+
+
+async def test_what_was_given_back_is_asked_for_later_each_time() -> None:
+    w = world(max_ongoing_requests=8)
+    w.replica("r1", SEVERAL)
+    w.replica("r2", SEVERAL)
+    (call,) = w.submit(b"a")
+    call.withdrawals = 3
+    w.pump()
+    batch = call.endpoint.batches[1]
+    assert batch.doubtful_from - batch.sent == pytest.approx(8 * MOMENT_S)
+    call.withdrawals = 30
+    assert batch.doubtful_from - batch.sent == pytest.approx(MOST_DOUBTFUL_S)
+
+
+async def test_a_replica_that_was_found_blocked_is_the_last_choice_until_it_answers() -> None:
+    w = world(max_ongoing_requests=8)
+    blocked, endpoint = w.replica("r1", SEVERAL)
+    w.submit(b"blocks")
+    w.pump()
+    endpoint.pause()
+    w.clock.now = endpoint.paused_until
+    busy, _ = w.replica("r2", SEVERAL)
+    for _ in range(3):
+        w.submit(b"x")
+        w.pump()
+    assert (len(blocked.batches), len(busy.batches)) == (1, 3)
+    w.answer(blocked, endpoint)
+    w.submit(b"x")
+    w.pump()
+    assert len(blocked.batches) == 1
+
+
+async def test_a_call_past_its_deadline_that_blocks_others_is_replaced_although_its_replica_has_places() -> None:
+    w = world(max_ongoing_requests=8)
+    replica, endpoint = w.replica("r1", SEVERAL)
+    w.submit(b"blocks", timeout_s=1)
+    w.pump()
+    w.submit(b"waits", timeout_s=60)
+    w.pump()
+    w.clock.now += 1.5
+    w.queue.expire_due(int(w.clock.now * TICKS_PER_S))
+    assert w.codes() == ["deadline_exceeded"]
+    w.queue.endpoints.withdrawals.look()
+    assert replica.withdrawn == [1]
+    give_back(w, replica, endpoint)
+    w.pump()
+    assert w.overdue_replicas == ["r1"]
+    second, free = w.replica("r2", SEVERAL)
+    w.pump()
+    w.answer(second, free)
+    assert w.codes() == ["deadline_exceeded", "ok"]
 
 
 # Streams

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
+import msgspec
 import pytest
 
 from clipper_platform.errors import QueueFull, Unavailable
-from tests.unit.serving.queue_world import QueueWorld
+from clipper_platform.serving.function_queue import GIVEN_UP_S
+from tests.unit.serving.queue_world import ONE_AT_A_TIME, QueueWorld
 
 pytestmark = pytest.mark.virtual_time
 
@@ -63,13 +66,13 @@ async def test_a_refusal_says_when_a_place_should_be_free() -> None:
 async def test_without_capacity_calls_are_refused_and_with_it_admitted_again() -> None:
     w = world()
     (waiting,) = w.submit(b"a")
-    w.queue.endpoints.no_capacity("gave up after 5 failed starts")
+    w.queue.endpoints.no_capacity("gave up after 5 failed starts", math.inf)
     assert w.codes() == ["unavailable"]
     assert "p/f@1 has no replica: gave up after 5 failed starts" in str(waiting.error)
     with pytest.raises(Unavailable, match="gave up") as refusal:
         w.submit(b"b")
-    assert refusal.value.retry_after_s == 10
-    w.queue.endpoints.no_capacity("")
+    assert refusal.value.retry_after_s == GIVEN_UP_S
+    w.queue.endpoints.no_capacity("", math.inf)
     w.submit(b"c")
     assert w.queue.waiting.live == 1
 
@@ -77,7 +80,7 @@ async def test_without_capacity_calls_are_refused_and_with_it_admitted_again() -
 async def test_a_replica_that_is_left_serves_although_no_other_will_come_and_its_end_refuses_what_waits() -> None:
     w = world()
     w.replica()
-    w.queue.endpoints.no_capacity("gave up")
+    w.queue.endpoints.no_capacity("gave up", math.inf)
     w.submit(b"a")
     assert w.done == []
     w.gone()
@@ -121,7 +124,7 @@ async def test_the_default_output_answers_in_place_of_a_deadline_and_of_no_capac
     w.clock.now += 1.0
     w.wheel.tick()
     w.queue.cancel(cancelled)
-    w.queue.endpoints.no_capacity("gave up")
+    w.queue.endpoints.no_capacity("gave up", math.inf)
     assert [i.default_reason for i in (late, refused, cancelled)] == ["deadline_exceeded", "unavailable", ""]
     assert cancelled.error is not None
     assert late.finished <= late.deadline
@@ -235,6 +238,119 @@ async def test_a_drain_that_takes_too_long_refuses_what_waits_and_leaves_what_ru
     w.check_idle()
 
 
+async def test_a_refusal_says_when_the_next_replica_is_tried_or_should_be_ready() -> None:
+    w = world(max_queued_requests=1)
+    for retry_at, after_s in ((w.clock.now + 17, 17), (w.clock.now - 1, 1), (math.inf, GIVEN_UP_S)):
+        w.queue.endpoints.no_capacity("the database is away", retry_at)
+        with pytest.raises(Unavailable) as refused:
+            w.submit(b"a")
+        assert refused.value.retry_after_s == after_s
+    w.queue.endpoints.no_capacity("", math.inf)
+    w.replica(ready=msgspec.structs.replace(ONE_AT_A_TIME, phases={"import": 4.0, "setup": 3.5}))
+    w.gone()
+    w.submit(b"a")
+    assert w.queue.queue_full().retry_after_s == 7.5, "as long as the last start took"
+    w.replica()
+    assert w.queue.queue_full().retry_after_s == 1
+
+
+async def test_a_caller_who_leaves_before_the_first_replica_is_ready_missed_its_start() -> None:
+    w = world()
+    (late,) = w.submit(b"a")
+    w.replica()
+    w.queue.cancel(late)
+    assert not w.queue.missed_start, "a replica was ready"
+    w.gone()
+    (left,) = w.submit(b"b")
+    w.queue.cancel(left)
+    assert w.queue.missed_start
+
+
+async def test_a_drain_that_is_taken_back_admits_again_and_loses_nothing() -> None:
+    w = world(max_batch_size=1)
+    replica, endpoint = w.replica()
+    w.submit(b"runs")
+    w.pump()
+    w.submit(b"waits")
+    drain = asyncio.create_task(w.queue.drain(30, "draining"))
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        w.submit(b"too late")
+    w.queue.reopen()
+    assert await drain == "reopened"
+    w.submit(b"again")
+    for _ in range(3):
+        w.answer(replica, endpoint)
+        w.pump()
+    assert w.codes() == ["ok", "ok", "ok"]
+
+
+async def test_a_drain_that_is_cut_short_ends_at_once() -> None:
+    w = world(max_batch_size=1)
+    replica, endpoint = w.replica()
+    w.submit(b"runs")
+    w.pump()
+    drain = asyncio.create_task(w.queue.drain(30, "draining"))
+    await asyncio.sleep(0)
+    w.queue.cut()
+    assert await drain == "cut"
+    w.queue.close("gone")
+    w.queue.reopen()
+    assert w.queue.closed, "what has ended stays so"
+    w.answer(replica, endpoint)
+    assert w.codes() == ["ok"]
+    assert await w.queue.drain(30, "draining") == "answered"
+
+
+async def test_what_has_not_begun_goes_to_the_next_version_unless_its_caller_pinned_this_one() -> None:
+    old, new = world(max_batch_size=1), world(max_batch_size=1)
+    replica, endpoint = new.replica()
+    old.replica()
+    first, *_ = old.submit(b"runs")
+    old.pump()
+    pinned, *_ = old.submit(b"pinned", b"waits", b"waits too")
+    pinned.pinned = True
+    old.successor = new.queue
+    old.queue.close("p/f@1 is not running")
+    assert old.codes() == ["unavailable"]
+    for _ in range(2):
+        new.pump()
+        new.answer(replica, endpoint)
+    assert old.codes() == ["unavailable", "ok", "ok"], "the callers are those of before"
+    assert [invocation.queue for invocation in old.done[1:]] == [new.queue, new.queue]
+    old.gone(at_fault=False)
+    assert old.codes()[-1] == "replica_lost"
+    assert first.error is not None
+    old.check_idle()
+    new.check_idle()
+
+
+async def test_what_has_not_begun_is_refused_where_the_next_version_streams_or_is_full() -> None:
+    for other in (world(max_queued_requests=1), world()):
+        old = world()
+        old.queue.streaming = False
+        other.queue.streaming = other.queue.spec.max_queued_requests > 1
+        other.submit(b"before")
+        old.submit(b"waits")
+        old.successor = other.queue
+        old.queue.close("p/f@1 is not running")
+        assert old.codes() == (["unavailable"] if other.queue.streaming else ["queue_full"])
+
+
+async def test_a_replica_that_is_lost_during_a_drain_is_replaced_and_its_call_runs_again() -> None:
+    w = world()
+    w.replica()
+    w.submit(b"a")
+    w.pump()
+    drain = asyncio.create_task(w.queue.drain(30, "draining"))
+    await asyncio.sleep(0)
+    w.gone(at_fault=False)
+    replica, endpoint = w.replica("r2")
+    w.pump()
+    w.answer(replica, endpoint)
+    assert (w.codes(), await drain) == (["ok"], "answered")
+
+
 async def test_a_closed_queue_answers_what_runs_and_then_leaves_the_wheel() -> None:
     w = world()
     w.replica()
@@ -243,7 +359,7 @@ async def test_a_closed_queue_answers_what_runs_and_then_leaves_the_wheel() -> N
     w.queue.close("p/f@1 is not running")
     assert w.queue.bucket, "its deadline still counts"
     w.gone(at_fault=False)
-    assert w.codes() == ["unavailable"]
+    assert w.codes() == ["replica_lost"]
     assert w.queue.bucket == 0
     w.check_idle()
 

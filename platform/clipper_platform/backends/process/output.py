@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -17,6 +18,7 @@ TAIL_LINE_CHARS = 2_000
 MAX_UNFINISHED = 32
 LAST_WORDS = 10  # lines
 LAST_WORD_CHARS = 500
+USER_PLACES = 3  # frames of the thread that failed, the latest first
 
 # Per second and replica. A log that people read needs less; one bad loop of prints must not fill the disk.
 WINDOW_S = 1.0
@@ -28,6 +30,8 @@ PAUSE_BYTES_PER_WINDOW = 32 * 1024 * 1024
 
 # Lines of faulthandler's report that say where all threads were; the log has them.
 _REPORT = ("  File ", "Current thread ", "Thread 0x", "  <no Python frame>", "Extension modules: ")
+
+_PLACE = re.compile(r'  File "(?:[^"]*/)?(?P<file>[^"/<>]+)", (?P<where>line \d+ in .+)')
 
 _CUT = b" \xe2\x80\xa6 [cut]"
 
@@ -132,8 +136,20 @@ class ReplicaOutput:
 
     @property
     def last_words(self) -> tuple[tuple[str, str], ...]:
-        """The last lines with their requests, oldest first; of faulthandler's report only its first line."""
-        said = [(of, line[:LAST_WORD_CHARS]) for of, line in self._tail if line and not line.startswith(_REPORT)]
+        """The last lines with their requests, oldest first; of faulthandler's report its first line and where user code
+        was."""
+        said: list[tuple[str, str]] = []
+        places = 0  # of the thread that failed, still to be told
+        for of, line in self._tail:
+            if line.startswith(_REPORT):
+                places = USER_PLACES if line.startswith("Current thread ") else places
+                place = _PLACE.match(line) if places else None
+                if place is None or "/clipper_runtime/" in line:
+                    continue
+                places -= 1
+                line = f"  File {place['file']}, {place['where']}"  # without the directories of this machine
+            if line:
+                said.append((of, line[:LAST_WORD_CHARS]))
         return tuple(said[-LAST_WORDS:])
 
     def end(self, stream: str) -> None:

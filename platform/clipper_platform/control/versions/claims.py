@@ -30,8 +30,9 @@ class Claims:
         if (what := self._held.get(project)) is not None:
             raise Conflict(f"{what} of {project!r} is running; wait for it or cancel it")
 
-    def held(self, project: str) -> bool:
-        return project in self._held
+    def held(self, project: str, what: str = "") -> bool:
+        """Whether the project is being changed; `what`: by this."""
+        return self._held.get(project) == what if what else project in self._held
 
     def claim(self, project: str, what: str) -> None:
         self.check_free(project)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 MAX_RUNNING: Final = 16  # deploys at the same time; each may hold a build and a set of starting replicas
 RESTORE_WAIT_S: Final = 5.0
+DELETE: Final = "a delete"
 
 
 class Deployer:
@@ -72,22 +74,16 @@ class Deployer:
         self._tasks = TaskSet()
         self._claims = Claims(self._tasks)
         self._restorer = Restorer(rollout, replicas, router, events, self._tasks, retry_s=restore_retry_s)
+        self.retry_s = self._restorer.retry_s  # seconds until a project that is not back is tried again
         self.deployments = Deployments(clock)
         self._on_change: list[Callable[[str], None]] = []
         self._working: dict[str, asyncio.Task[Current]] = {}  # deployment -> its steps, while they may be cancelled
         self._canaries: dict[str, Canary] = {}
         self.takeover = Takeover(registry, replicas, router, self._restorer, self._tasks)
         self._follower = Follower(
-            registry,
-            rollout,
-            self._claims,
-            events,
-            self._tasks,
-            replicas=replicas,
-            takeover=self.takeover,
-            drop=self._drop,
-            retry_s=restore_retry_s,
-        )
+            registry, rollout, self._claims, events, self._tasks, replicas=replicas, takeover=self.takeover,
+            drop=self._drop, retry_s=restore_retry_s,
+        )  # fmt: skip
         registry.on_foreign_change(self._follower.ask)
 
     def on_change(self, callback: Callable[[str], None]) -> None:
@@ -267,15 +263,9 @@ class Deployer:
             old = before.route.version
             with deployment.step("canary", f"comparing version {version} with {old}"):
                 canary = Canary(
-                    deployment,
-                    spec,
-                    old=old,
-                    new=version,
-                    replicas=self._replicas,
-                    router=self._router,
-                    facts=self._facts,
-                    clock=self._clock,
-                )
+                    deployment, spec, old=old, new=version, replicas=self._replicas, router=self._router,
+                    facts=self._facts, clock=self._clock,
+                )  # fmt: skip
                 self._canaries[manifest.project] = canary
                 try:
                     await canary.run()
@@ -363,19 +353,26 @@ class Deployer:
         current = self._registry.current(project)
         return current is not None and current.route.version == number
 
-    async def delete(self, project: str) -> None:
-        """Delete a project and drain its versions. Raises NotFound, Conflict, StoreUnavailable."""
-        self._registry.project(project)
-        await self._claims.exclusively(project, "a delete", self._delete(project))
+    async def delete(self, project: str, *, force: bool = False) -> None:
+        """Delete a project: its names lead nowhere from now on. Returns when calls that run have ended.
 
-    async def _delete(self, project: str) -> None:
+        `force` cuts them off, also those that an earlier delete waits for. Raises NotFound, Conflict, StoreUnavailable.
+        """
+        if force and self._claims.held(project, DELETE):
+            self._replicas.cut(project)
+            await self._claims.wait_free(project)
+            return
+        self._registry.project(project)
+        await self._claims.exclusively(project, DELETE, self._delete(project, 0.0 if force else math.inf))
+
+    async def _delete(self, project: str, grace_s: float) -> None:
         await self._registry.delete_project(project)
-        await self._drop(project)
+        await self._drop(project, grace_s)
         logger.info("deleted", extra={"project": project})
 
-    async def _drop(self, project: str) -> None:
+    async def _drop(self, project: str, grace_s: float = math.inf) -> None:
         """End all that runs of a project that the store holds no more."""
-        await self.takeover.end_all(project)
+        await self.takeover.end_all(project, grace_s=grace_s)
         await self._logs.delete(project)
 
     # Restart and shutdown

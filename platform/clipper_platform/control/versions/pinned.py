@@ -24,8 +24,8 @@ WATCH_PERIOD_S = 5.0
 
 
 class PinnedVersions:
-    """`drained(project, version)` waits for a drain of that version that may be under way; `trouble(project)` says
-    why a routed project does not answer."""
+    """`reuse(project, version)` takes back a drain of that version that may be under way; `trouble(project)` says
+    why a routed project does not answer, `retry_s(project)` in how many seconds it is tried again."""
 
     def __init__(
         self,
@@ -35,8 +35,9 @@ class PinnedVersions:
         replicas: Replicas,
         facts: Facts,
         clock: Clock,
-        drained: Callable[[str, int], Awaitable[None]],
+        reuse: Callable[[str, int], Awaitable[None]],
         trouble: Callable[[str], str],
+        retry_s: Callable[[str], float],
         idle_s: float = IDLE_S,
     ) -> None:
         self._registry = registry
@@ -44,8 +45,9 @@ class PinnedVersions:
         self._replicas = replicas
         self._facts = facts
         self._clock = clock
-        self._drained = drained
+        self._reuse = reuse
         self._trouble = trouble
+        self._retry_s = retry_s
         self._idle_s = idle_s
         self._starting: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._used: dict[tuple[str, int], tuple[int, float]] = {}  # version -> (its calls, when they last grew)
@@ -76,7 +78,7 @@ class PinnedVersions:
             if unusable is not None:
                 raise Unavailable(f"{name} does not answer: {unusable.why}")
             why = self._trouble(project) or "it is being started"
-            raise Unavailable(f"{name} does not answer yet: {why}", retry_after_s=2)
+            raise Unavailable(f"{name} does not answer yet: {why}", retry_after_s=max(1.0, self._retry_s(project)))
         await self._start_once(project, function, number)
 
     def _no_function(self, project: str, function: str, known: Sequence[str]) -> NotFound:
@@ -98,15 +100,14 @@ class PinnedVersions:
         await asyncio.shield(task)
 
     async def _start(self, project: str, number: int) -> None:
-        await self._drained(project, number)
-        if number in self._replicas.versions(project):
-            return
+        await self._reuse(project, number)
         version = await self._registry.version(project, number)
         manifest = parse_manifest(version)
-        environment = await self._rollout.prepare(manifest, lambda _: None)
-        await self._rollout.revive(manifest, number, environment, version.schemas, identity=version.identity)
+        if not {spec.name for spec in manifest.functions} <= set(self._replicas.functions(project, number)):
+            environment = await self._rollout.prepare(manifest, lambda _: None)
+            await self._rollout.revive(manifest, number, environment, version.schemas, identity=version.identity)
+            logger.info("started for callers that pin it", extra={"project": project, "version": number})
         self._used[project, number] = (-1, self._clock.monotonic())
-        logger.info("started for callers that pin it", extra={"project": project, "version": number})
 
     async def watch(self) -> None:
         """End idle pinned versions, for ever."""

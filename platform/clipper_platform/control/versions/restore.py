@@ -48,6 +48,7 @@ class Restorer:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._trouble: dict[str, str] = {}
+        self._next_try: dict[str, float] = {}  # project -> time of the event loop
 
     def __contains__(self, project: str) -> bool:
         """Whether the project is being restored."""
@@ -56,6 +57,10 @@ class Restorer:
     def trouble(self, project: str) -> str:
         return self._trouble.get(project, "")
 
+    def retry_s(self, project: str) -> float:
+        """Seconds until the project is tried again; 0 while it is being tried."""
+        return max(0.0, self._next_try.get(project, 0.0) - asyncio.get_running_loop().time())
+
     def explain(self, project: str, why: str) -> None:
         """Let `trouble` return this until the project answers."""
         self._trouble[project] = why
@@ -63,6 +68,7 @@ class Restorer:
     def settled(self, project: str) -> None:
         """Clear `trouble`: the project answers, or was deleted."""
         self._trouble.pop(project, None)
+        self._next_try.pop(project, None)
 
     def begin(self, current: Current, *, at_rest: bool = False) -> None:
         """Restore in the background. `at_rest`: with no more replicas than its functions have without load."""
@@ -101,11 +107,12 @@ class Restorer:
                 logger.error("%s", message, extra={"project": project})
                 self._events.record(project, "restore", message, version=number)
             self._trouble[project] = message
+            self._next_try[project] = asyncio.get_running_loop().time() + delay_s
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RETRY_MAX_S)
         # No await since the replicas were started: a deploy that flipped the route meanwhile has cancelled this task.
         self._router.set_route(project, number)
-        self._trouble.pop(project, None)
+        self.settled(project)
         self._running.pop(project, None)
         logger.info("version %d is back", number, extra={"project": project})
 

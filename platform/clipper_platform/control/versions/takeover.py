@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 
 from clipper_platform.control.current import Current
 from clipper_platform.control.ports import Replicas, Router
@@ -73,23 +74,21 @@ class Takeover:
         task.add_done_callback(lambda _: self._draining.pop((project, version), None))
 
     async def reuse(self, project: str, number: int) -> None:
-        """A version that was replaced is started again: it is not ended any more, and a drain that began ends first."""
+        """A version that was replaced is started again: it is not ended any more. A drain that began is taken back; of
+        what has ended already, the end is waited for."""
         self.standby.release(project, number)
-        await self.drained(project, number)
-
-    async def drained(self, project: str, number: int) -> None:
-        """Wait for the end of a version's drain, if it is under way."""
         if (draining := self._draining.get((project, number))) is not None:
+            self._replicas.resume(project, number)
             await asyncio.wait([draining])
 
-    async def end_all(self, project: str) -> None:
-        """End all that runs of a project that was deleted."""
+    async def end_all(self, project: str, *, grace_s: float = math.inf) -> None:
+        """End all that runs of a project that was deleted; calls that run get `grace_s` at most."""
         self._router.drop_route(project)
         self._restorer.settled(project)
         self.standby.forget(project)
         await self._restorer.stop(project)
         numbers = self._replicas.versions(project) | {n for p, n in self._draining if p == project}
-        stops = [self._replicas.stop(project, number) for number in numbers]
+        stops = [self._replicas.stop(project, number, grace_s=grace_s) for number in numbers]
         for outcome in await asyncio.gather(*stops, return_exceptions=True):
             if isinstance(outcome, Exception):
                 logger.error("a deleted version did not stop cleanly", exc_info=outcome, extra={"project": project})

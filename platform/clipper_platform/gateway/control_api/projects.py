@@ -33,14 +33,17 @@ class ProjectRoutes:
         project = f"{API_ROOT}/projects/{{project}}"
         return [
             Endpoint("GET", f"{API_ROOT}/projects", self.projects, "All projects", response=ProjectList),
+            Endpoint("GET", project, self.project, "A project's functions and newest events", response=ProjectStatus),
             Endpoint(
-                "GET",
+                "DELETE",
                 project,
-                self.project,
-                "A project's functions, replicas and newest events",
-                response=ProjectStatus,
+                self.delete,
+                "Delete a project; the answer comes when calls that run have ended",
+                query=(
+                    Query("force", "boolean", "cut off calls that run, also where an earlier request waits", False),
+                ),
+                response=DeletedProject,
             ),
-            Endpoint("DELETE", project, self.delete, "Drain and delete a project", response=DeletedProject),
             Endpoint(
                 "POST",
                 f"{project}/restart",
@@ -76,7 +79,7 @@ class ProjectRoutes:
         return await self._views(request).status(request.params["project"])
 
     async def delete(self, request: ApiRequest) -> DeletedProject:
-        await self._s.deployer.delete(request.params["project"])
+        await self._s.deployer.delete(request.params["project"], force=request.query["force"])
         return DeletedProject(deleted=request.params["project"])
 
     async def restart(self, request: ApiRequest) -> Restarted:

@@ -247,7 +247,10 @@ class FastPathProtocol(Connection):
             return None
         if queue.streaming is not False:
             return None
-        return FastCycle(self, queue, head, id, self.now(), timeout_s)
+        cycle = FastCycle(self, queue, head, id, self.now(), timeout_s)
+        if "@" in path and cycle.invocation is not None:
+            cycle.invocation.pinned = True
+        return cycle
 
     def _predict_cycle(self, application: str, head: RequestHead, id: str, body: bytes = b"") -> PredictCycle | None:
         """The cycle of a query of an application, None where Starlette refuses it."""
@@ -312,7 +315,10 @@ class FastPathProtocol(Connection):
             if result is not None:
                 self._answer_hit(queue, result, head, now)
                 return True
-        self._begin_whole(FastCycle(self, queue, head, new_request_id(), now, timeout_s, body), key)
+        cycle = FastCycle(self, queue, head, new_request_id(), now, timeout_s, body)
+        if known.pinned and cycle.invocation is not None:
+            cycle.invocation.pinned = True
+        self._begin_whole(cycle, key)
         return True
 
     def _query_known(self, known: KnownHead, body: bytes) -> bool:

@@ -38,7 +38,8 @@ class InvokeEndpoint:
         service = self._service
         arrived = service.clock.monotonic()
         head = read_head(scope["headers"])
-        queue = await service.find(_path(scope), head)
+        path = _path(scope)
+        queue = await service.find(path, head)
         limit = service.max_body_bytes
         body = await read_request_body(scope, receive, limit_bytes=limit, timeout_s=self._body_timeout_s)
         if head.encoding:
@@ -47,6 +48,7 @@ class InvokeEndpoint:
             head, body = _query_as_form(query, head, body)
         request = InvokeRequest(
             queue=queue,
+            pinned="@" in path,
             head=head,
             id=scope.get("state", {}).get("request_id") or new_request_id(),  # the middleware sets it
             body=body,

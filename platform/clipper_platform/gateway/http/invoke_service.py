@@ -25,9 +25,10 @@ Authorize = Callable[[str | None, bool], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvokeRequest:
-    """A request that arrived as a whole. `arrived`: monotonic seconds."""
+    """A request that arrived as a whole. `pinned`: it names a version. `arrived`: monotonic seconds."""
 
     queue: FunctionQueue
+    pinned: bool
     head: RequestHead
     id: str
     body: bytes
@@ -97,5 +98,6 @@ class InvokeService:
             on_done=on_done,
             sink=sink,
         )
+        invocation.pinned = request.pinned
         self.dispatcher.invoke(invocation)
         return invocation

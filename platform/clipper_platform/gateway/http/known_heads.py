@@ -19,12 +19,12 @@ MAX_KNOWN_HEAD_BYTES: Final = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownHead:
-    """`raw`: from the request line to the empty line. `path`: `project/function[@version]`; empty for a query
-    of `application`. `total`: bytes of the
-    whole request, with the body."""
+    """`raw`: from the request line to the empty line. `path`: `project/function[@version]`, `pinned` where it names
+    a version; empty for a query of `application`. `total`: bytes of the whole request, with the body."""
 
     raw: bytes
     path: str
+    pinned: bool = False
     application: str = ""
     head: RequestHead
     total: int
@@ -54,4 +54,6 @@ class KnownHeads:
         if len(self._heads) >= MAX_KNOWN_HEADS:
             self._heads.clear()
         raw = data[:end]
-        self._heads[raw] = KnownHead(raw=raw, path=path, application=application, head=head, total=len(data))
+        self._heads[raw] = KnownHead(
+            raw=raw, path=path, pinned="@" in path, application=application, head=head, total=len(data)
+        )

@@ -582,6 +582,23 @@ async def test_delete_drains_and_forgets_everything(plane: Plane) -> None:
         await plane.deployer.delete("digits")
 
 
+async def test_a_delete_with_force_cuts_short_what_runs_and_a_delete_that_waits(plane: Plane) -> None:
+    await plane.deployed()
+    await plane.deployer.delete("digits", force=True)
+    assert "stop digits@1 within 0 s" in plane.serving.history
+    await plane.deployed()
+    plane.gates.hold("stop")
+    waiting = asyncio.create_task(plane.deployer.delete("digits"))
+    await plane.settle()
+    with pytest.raises(NotFound):
+        await plane.deployer.delete("digits")
+    hurried = asyncio.create_task(plane.deployer.delete("digits", force=True))
+    await plane.settle()
+    assert "cut digits" in plane.serving.history
+    plane.gates.open("stop")
+    await asyncio.gather(waiting, hurried)
+
+
 async def test_a_deleted_projects_next_version_has_a_new_number(plane: Plane) -> None:
     await plane.deployed()
     await plane.deployer.delete("digits")

@@ -32,6 +32,18 @@ async def test_a_rollback_to_a_warm_version_starts_nothing_and_it_then_stays(pla
     assert plane.serving.versions("digits") == {1}, "the timer of its own retirement was stopped"
 
 
+async def test_a_rollback_to_a_version_that_drains_takes_its_drain_back(plane: Plane) -> None:
+    await plane.deployed(deploy={"keep_previous_s": 0})
+    plane.gates.hold("stop")
+    await deploy_second(plane, {"keep_previous_s": 0})
+    await plane.settle()
+    rollback = asyncio.create_task(plane.deployer.rollback("digits"))
+    await plane.settle()
+    assert "resume digits@1" in plane.serving.history
+    plane.gates.open("stop")
+    await rollback
+
+
 async def test_only_the_newest_replaced_version_is_kept(plane: Plane) -> None:
     keep = {"keep_previous_s": 600}
     await plane.deployed(deploy=keep)
