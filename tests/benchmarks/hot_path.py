@@ -186,7 +186,9 @@ async def measure(show: Callable[[str], None] = print, rounds: int = ROUNDS) -> 
         async with harness(backend, clock=SystemClock()) as h:
             await h.deploy(target("total", project="bench", max_batch_size=32, **options))
             applications = applications_over(h.dispatcher, clock=h.clock, metrics=h.metrics)
-            await applications.catalog.create(spec(links=[{"function": "bench/total", "parameter": "numbers"}]))
+            await applications.catalog.create(
+                spec(links=[{"function": "bench/total", "parameter": "numbers"}], latency_slo_s=60)
+            )
             connections = connect(h, n, applications)
             cached = bool(options)
             if cached:

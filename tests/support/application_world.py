@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,6 +16,7 @@ from clipper_platform.applications.links import Wake
 from clipper_platform.applications.live import LiveApplication
 from clipper_platform.applications.requests import Request, begin_request
 from clipper_platform.backends.base import LaunchSpec
+from clipper_platform.errors import ClipperError
 from clipper_platform.store.base import MetadataStore
 from tests.support.applications import Functions, applications_over, spec
 from tests.support.memory_backend import Behaviour, InMemoryBackend, InMemoryReplica
@@ -88,6 +89,12 @@ def parameters(**properties: Mapping[str, Any]) -> dict[str, Any]:
     return {"parameters": {"properties": properties, "required": list(properties)}}
 
 
+class Answered(NamedTuple):
+    body: bytes
+    reasons: Sequence[str]
+    error: ClipperError | None
+
+
 class World:
     def __init__(self, h: Harness, backend: ModelsBackend, store: MetadataStore, wake: Wake | None) -> None:
         self.harness = h
@@ -116,21 +123,25 @@ class World:
         await self.applications.catalog.create(spec(**table))
         return self.applications.get("sums")
 
-    def begin(self, body: Any, timeout_s: float = 60.0) -> tuple[Request, asyncio.Future[Request]]:
-        done: asyncio.Future[Request] = asyncio.get_running_loop().create_future()
+    def begin(self, body: Any, timeout_s: float = 60.0) -> tuple[Request, asyncio.Future[Answered]]:
+        done: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
+
+        def finish(*answer: Any) -> None:
+            done.set_result(Answered(*answer))
+
         self._ids += 1
         now = self.harness.clock.monotonic()
         encoded = body if isinstance(body, bytes) else msgspec.json.encode(body)
         live = self.applications.get("sums")
-        return begin_request(live, encoded, f"r{self._ids}", now, timeout_s, done.set_result), done
+        return begin_request(live, encoded, f"r{self._ids}", now, timeout_s, finish), done
 
     async def ask(self, body: Any, timeout_s: float = 60.0) -> dict[str, Any]:
         """The answer to a body of `/sums/predict`. Raises what refuses it."""
         _, done = self.begin(body, timeout_s)
-        request = await done
-        if request.error is not None:
-            raise request.error
-        answer: dict[str, Any] = msgspec.json.decode(request.body)
+        answered = await done
+        if answered.error is not None:
+            raise answered.error
+        answer: dict[str, Any] = msgspec.json.decode(answered.body)
         return answer
 
     async def query(self, *input: float, **more: Any) -> dict[str, Any]:

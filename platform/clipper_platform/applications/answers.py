@@ -14,7 +14,16 @@ from clipper_platform.core.selection import ModelId
 from clipper_platform.errors import ClipperError, DeadlineExceeded, InvalidResult, Unavailable
 from clipper_platform.serving.invocation import Invocation
 
-__all__ = ["NO_MODEL_REASON", "batch_json", "default_json", "given_json", "reason_of", "why_no_answer"]
+__all__ = [
+    "GIVEN",
+    "NO_MODEL_REASON",
+    "batch_json",
+    "default_json",
+    "given_json",
+    "made_by",
+    "reason_of",
+    "why_no_answer",
+]
 
 NO_MODEL_REASON: Final = "no_models"
 """Why the default output answers where no model could be asked; other reasons are codes of errors."""
@@ -23,12 +32,15 @@ _quoted: Final = msgspec.json.encode
 
 Json = bytes | msgspec.Raw
 
+GIVEN: Final = b'{"query_id":%d,"output":%b,"default":false%b'
+"""Of the id, the output and `made_by`."""
+
 
 def given_json(
     query_id: int, output: Json, models: tuple[ModelId, ...], confidence: float = 1.0, fallback: str = ""
 ) -> bytes:
     """Models answered. `fallback`: why the user's own policy did not choose."""
-    return b'{"query_id":%d,"output":%b,"default":false%b' % (query_id, output, _made_by(confidence, models, fallback))
+    return GIVEN % (query_id, output, made_by(confidence, models, fallback))
 
 
 def default_json(
@@ -40,7 +52,7 @@ def default_json(
     if causes:
         met = "; ".join(f"{model}: {error.message}" for model, error in causes.items())
         words += b',"default_cause":%b' % _quoted(met)
-    end = _made_by(0.0, (), fallback)
+    end = made_by(0.0, (), fallback)
     body = b'{"query_id":%d,"output":%b,"default":true,"default_explanation":%b%b' % (query_id, output, words, end)
     return reason, body
 
@@ -52,7 +64,7 @@ def reason_of(causes: Mapping[ModelId, ClipperError]) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _made_by(confidence: float, models: tuple[ModelId, ...], fallback: str) -> bytes:
+def made_by(confidence: float, models: tuple[ModelId, ...], fallback: str = "") -> bytes:
     """The end of an object, which many answers have in common."""
     reason = b',"policy_fallback":%b' % _quoted(fallback) if fallback else b""
     return b'%b,"confidence":%b,"models":%b}' % (reason, _quoted(confidence), _quoted(models))

@@ -32,7 +32,8 @@ class Applications:
     def __init__(self, catalog: Catalog, parts: PlatformParts) -> None:
         self.catalog = catalog
         self._parts = parts
-        self._live: dict[str, tuple[LiveApplication, Feedback]] = {}
+        self.live: dict[str, LiveApplication] = {}  # by name: the hot look-up
+        self._feedback: dict[str, Feedback] = {}
         self._loading: set[asyncio.Task[None]] = set()
         self._opened = False
         catalog.on_change(self._changed)
@@ -40,26 +41,26 @@ class Applications:
     async def open(self) -> None:
         """Raises StoreUnavailable."""
         await self.catalog.load()
-        for live, _ in self._live.values():
+        for live in self.live.values():
             await live.load()
         self._opened = True
 
     def _changed(self, name: str, declared: Declared | None) -> None:
-        known = self._live.get(name)
-        if known is not None and (declared is None or declared.record.created_at != known[0].created_at):
-            known[0].close()
-            known[0].monitor.forget()
-            del self._live[name]
-            known = None
+        live = self.live.get(name)
+        if live is not None and (declared is None or declared.record.created_at != live.created_at):
+            live.close()
+            live.monitor.forget()
+            del self.live[name], self._feedback[name]
+            live = None
         if declared is None:
             return
-        if known is not None:
-            if known[0].declare(declared.spec):
-                self._load_soon(known[0])
-            return
-        live = LiveApplication(declared, self._parts)
-        self._live[name] = live, Feedback(live)
-        if self._opened:
+        if live is None:
+            live = self.live[name] = LiveApplication(declared, self._parts)
+            self._feedback[name] = Feedback(live)
+            to_load = self._opened
+        else:
+            to_load = live.declare(declared.spec)
+        if to_load:
             self._load_soon(live)
 
     def _load_soon(self, live: LiveApplication) -> None:
@@ -78,20 +79,16 @@ class Applications:
 
     def get(self, name: str) -> LiveApplication:
         """Raises NotFound."""
-        found = self._live.get(name)
-        if found is None:
+        live = self.live.get(name)
+        if live is None:
             self.catalog.get(name)  # raises NotFound, with the nearest name
             raise NotFound(f"application {name!r} cannot be read")
-        return found[0]
-
-    def find(self, name: str) -> LiveApplication | None:
-        found = self._live.get(name)
-        return None if found is None else found[0]
+        return live
 
     async def update(self, name: str, body: bytes) -> Acknowledgement:
         """Take feedback. Raises NotFound, BadQuery, StoreUnavailable."""
-        live = self.get(name)
-        return await self._live[name][1].take(read_update(body, live.spec.input_type))
+        query = read_update(body, self.get(name).spec.input_type)
+        return await self._feedback[name].take(query)
 
     # What is written behind
 
@@ -101,9 +98,9 @@ class Applications:
         while True:
             await asyncio.sleep(period_s)
             rounds += 1
-            for name in list(self._live):
-                if (found := self._live.get(name)) is not None:
-                    await self._round(found[0], rounds)
+            for name in list(self.live):
+                if (live := self.live.get(name)) is not None:
+                    await self._round(live, rounds)
 
     async def _round(self, live: LiveApplication, number: int) -> None:
         try:
@@ -136,9 +133,9 @@ class Applications:
         """Save what awaits feedback, as far as the store takes it."""
         for task in self._loading:
             task.cancel()
-        for live, feedback in list(self._live.values()):
+        for live in list(self.live.values()):
             live.close()
-            await feedback.close()
+            await self._feedback[live.name].close()
             try:
                 while live.awaiting.unsaved:
                     await live.awaited_store.save()

@@ -7,17 +7,14 @@ from typing import Final
 
 import msgspec
 
-from clipper_platform.applications.awaiting import MAX_AWAITED, Awaited, AwaitedPredictions, chunk_of, entries_of
-from clipper_platform.errors import ClipperError
-from clipper_platform.store.applications import ApplicationData
+from clipper_platform.applications.awaiting import MAX_AWAITED, AwaitedPredictions, chunk_of, entries_of
+from clipper_platform.store.applications import ApplicationData, AwaitedChunk
 
-__all__ = ["SAVED_AT_ONCE", "AwaitedStore"]
+__all__ = ["AwaitedStore"]
 
 logger = logging.getLogger(__name__)
 
-# In one chunk: encoding it takes a millisecond and a half.
-SAVED_AT_ONCE: Final = 1_000
-CHUNKS_AT_ONCE: Final = 10
+CHUNKS_AT_ONCE: Final = 10  # each takes about 2 ms of the event loop
 
 
 class AwaitedStore:
@@ -45,17 +42,15 @@ class AwaitedStore:
     async def save(self) -> None:
         """Write what is new, at most CHUNKS_AT_ONCE chunks. Raises StoreUnavailable, NotFound."""
         for _ in range(CHUNKS_AT_ONCE):
-            entries = self._awaiting.unsaved_entries(SAVED_AT_ONCE)
-            if not entries:
+            segment = self._awaiting.next_unsaved()
+            if segment is None:
                 return
-            await self._write(entries)
+            if entries := self._awaiting.to_save(segment):
+                await self._write(chunk_of(entries))
+            self._awaiting.saved(segment)
 
-    async def _write(self, entries: list[Awaited]) -> None:
-        try:
-            seq = await self._data.add_awaited(self._application, chunk_of(entries))
-        except ClipperError:
-            self._awaiting.not_saved(entries)
-            raise
+    async def _write(self, chunk: AwaitedChunk) -> None:
+        seq = await self._data.add_awaited(self._application, chunk)
         if seq == self._read + 1:
             self._read = seq
         else:

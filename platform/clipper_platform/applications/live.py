@@ -7,12 +7,13 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
 from clipper.contract.applications import ApplicationSpec
 from clipper_platform.applications.agreement import agreements
+from clipper_platform.applications.answers import made_by
 from clipper_platform.applications.awaited_store import AwaitedStore
 from clipper_platform.applications.awaiting import Awaited, AwaitedPredictions
 from clipper_platform.applications.catalog import Declared
@@ -57,14 +58,17 @@ class PlatformParts:
     schema: Callable[[str, str, int | None], Awaitable[Mapping[str, Any]]]
 
 
-class SingleQuery(Protocol):
-    """See `single_query`."""
+class OnlyLink:
+    """What every query is asked of where the policy is `single` and there is one link, and the counters of it."""
 
-    query_id: int
-    arrived: float
-    context: str
-    input: msgspec.Raw
-    choice: Choice
+    def __init__(self, link: Link, choice: Choice, monitor: Monitor) -> None:
+        self.link = link
+        self.id = link.id
+        self.choice = choice
+        self.made_by = made_by(1.0, (link.id,))
+        tally = monitor.tally(link.id)
+        self.answered, self.given = tally.answered, tally.given
+        self.predictions, self.duration = monitor.predictions, monitor.duration
 
 
 class LiveApplication:
@@ -99,16 +103,20 @@ class LiveApplication:
         self.own = OwnPolicy(spec.policy, self.dispatcher, self.parts.clock) if is_own(spec) else None
         self.rng = random.Random(spec.seed)
         self.awaiting.decode = decoder_of(spec.input_type)
-        links = tuple(self.links.all.values())
-        self._only = links[0] if len(links) == 1 and spec.policy == "single" else None
-        self._only_choice: Choice | None = None
         self._fixed: dict[tuple[ModelId, ...], Choice] = {}  # of `single`, which chooses the same among the same
+        self.only = self._only_link()
         kind = spec.policy if self.own is not None else ""
         if kind == self.states.kind:
             return False
         codec = {"kind": kind, "encode": _same, "decode": _same} if kind else _builtin_states()
         self.states = ContextStates(self.name, self.parts.data, **codec)
         return True
+
+    def _only_link(self) -> OnlyLink | None:
+        links = tuple(self.links.all.values())
+        if len(links) != 1 or self.spec.policy != "single":
+            return None
+        return OnlyLink(links[0], self._select(SHARED, (links[0].id,)), self.monitor)
 
     async def load(self) -> None:
         """Read what was learnt. Raises StoreUnavailable."""
@@ -176,19 +184,6 @@ class LiveApplication:
             choice = self._fixed[models] = self.policy.select(self.state_of(context), models, self.rng)
         return choice
 
-    def only_link(self) -> tuple[Link, FunctionQueue, Choice] | None:
-        """What every query is asked of, where the policy is `single`, and there is one link that can be asked."""
-        link = self._only
-        if link is None:
-            return None
-        queue = self.links.queue(link.id)
-        if queue is None:
-            return None
-        choice = self._only_choice
-        if choice is None:
-            choice = self._only_choice = self._select(SHARED, (link.id,))
-        return link, queue, choice
-
     # What comes of it
 
     def given(self, prediction: Prediction) -> None:
@@ -205,7 +200,8 @@ class LiveApplication:
                 default=bool(prediction.reason),
                 answers=prediction.answers,  # of shadows there will be more
                 failed=tuple(prediction.causes),
-            )
+            ),
+            len(prediction.input),
         )
 
     def finished(self, prediction: Prediction) -> None:
@@ -214,25 +210,6 @@ class LiveApplication:
         self.monitor.asked(choice.models + choice.shadows, answers, prediction.models)
         if len(answers) > 1:
             self.monitor.agreed(agreements(decoded(answers)))
-
-    def given_by_one(self, query: SingleQuery, output: bytes) -> None:
-        """As `given` and `finished`, for the answer of the only link."""
-        monitor, models = self.monitor, query.choice.models
-        monitor.predicted(self.now() - query.arrived, False)
-        monitor.asked(models, models, models)
-        at = self.parts.clock.time()
-        self.awaiting.add(Awaited(query.query_id, at, query.context, query.input, msgspec.Raw(output), models[0]))
-
-    def default_for_one(self, query: SingleQuery) -> None:
-        """The same where the only link did not answer."""
-        models = query.choice.models
-        self.monitor.predicted(self.now() - query.arrived, True)
-        self.monitor.asked(models, (), ())
-        at, output = self.parts.clock.time(), self.default_output
-        entry = Awaited(
-            query.query_id, at, query.context, query.input, output, choice=query.choice, default=True, failed=models
-        )
-        self.awaiting.add(entry)
 
     # The user's own policy
 

@@ -17,7 +17,7 @@ from clipper_platform.core.selection import ModelId
 from clipper_platform.metrics import Counter, Metrics
 from clipper_platform.store.applications import ApplicationData, Pair
 
-__all__ = ["RECENT", "ModelReport", "Monitor"]
+__all__ = ["RECENT", "ModelReport", "Monitor", "Tally"]
 
 RECENT: Final = 100  # feedbacks: a change of quality shows within as many
 
@@ -45,7 +45,7 @@ class _Losses(msgspec.Struct):
     losses: dict[ModelId, float] = {}
 
 
-class _Tally:
+class Tally:
     """Counters of one model."""
 
     __slots__ = ("answered", "given", "missed")
@@ -66,11 +66,11 @@ class Monitor:
         self._stored: dict[str, float] = {}
         self._saved: dict[str, float] = {}  # how much of a counter is in the store
         self._counters: dict[str, Counter] = {}
-        self._tallies: dict[ModelId, _Tally] = {}
+        self._tallies: dict[ModelId, Tally] = {}
         self._recent: defaultdict[ModelId, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
-        self._given = self._counter("predictions", metrics.app_predictions.child(application, "false"))
+        self.predictions = self._counter("predictions", metrics.app_predictions.child(application, "false"))
         self._defaults = self._counter("defaults", metrics.app_predictions.child(application, "true"))
-        self._duration = metrics.app_duration.child(application)
+        self.duration = metrics.app_duration.child(application)
 
     def _counter(self, name: str, counter: Counter | None = None) -> Counter:
         """The counter of this name: `counter` if it is new, whose value from now on counts."""
@@ -83,15 +83,15 @@ class Monitor:
     # What happens
 
     def predicted(self, seconds: float, default: bool) -> None:
-        self._duration.observe(seconds)
+        self.duration.observe(seconds)
         if default:
             self._defaults.value += 1
         else:
-            self._given.value += 1
+            self.predictions.value += 1
 
     def asked(self, models: Iterable[ModelId], answered: Container[ModelId], given: Iterable[ModelId]) -> None:
         for model in models:
-            tally = self._tallies.get(model) or self._tally(model)
+            tally = self.tally(model)
             if model in answered:
                 tally.answered.value += 1
             else:
@@ -99,9 +99,13 @@ class Monitor:
         for model in given:
             self._tallies[model].given.value += 1
 
-    def _tally(self, model: ModelId) -> _Tally:
+    def tally(self, model: ModelId) -> Tally:
+        """The counters of the model; their holder may count on them itself."""
+        tally = self._tallies.get(model)
+        if tally is not None:
+            return tally
         child = self._metrics.app_asked.child
-        tally = self._tallies[model] = _Tally(
+        tally = self._tallies[model] = Tally(
             self._counter("answered:" + model, child(self._application, model, "true")),
             self._counter("missed:" + model, child(self._application, model, "false")),
             self._counter("given:" + model),

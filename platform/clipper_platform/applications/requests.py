@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
 from clipper_platform.applications.answers import batch_json
@@ -20,7 +20,7 @@ from clipper_platform.applications.single_query import SingleQuery
 from clipper_platform.applications.versions import versioned
 from clipper_platform.errors import ClipperError, InternalError
 
-__all__ = ["MAX_ASKED_AT_ONCE", "Request", "begin_request"]
+__all__ = ["MAX_ASKED_AT_ONCE", "OnDone", "Request", "begin_request"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +28,13 @@ logger = logging.getLogger(__name__)
 MAX_ASKED_AT_ONCE: Final = 256
 
 
+OnDone = Callable[[bytes, Sequence[str], ClipperError | None], Any]
+"""(body, why default outputs answered, in the order of the batch, error): called once, when there is a body or an
+error, unless the request was cancelled"""
+
+
 class Request(Protocol):
-    """A request to `/{app}/predict`. `on_done` is called once, when `body` or `error` is set, unless it was cancelled.
-
-    `reasons`: why default outputs answered, in the order of the batch.
-    """
-
-    request_id: str
-    arrived: float
-    body: bytes
-    error: ClipperError | None
-    reasons: tuple[str, ...]
+    """A request to `/{app}/predict` on its way."""
 
     def cancel(self) -> None:
         """The caller went away: free what the models hold for it."""
@@ -51,17 +47,16 @@ def begin_request(
     request_id: str,
     arrived: float,
     timeout_s: float,
-    on_done: Callable[[Request], Any],
+    on_done: OnDone,
 ) -> Request:
     """Ask for what the body wants; `on_done` may be called before this returns. Raises BadQuery, and then it is not."""
     query = read_predict(body, live.spec.input_type)
     deadline = arrived + (live.budget_s if timeout_s > live.budget_s else timeout_s)
-    inputs = query.inputs
-    if len(inputs) == 1 and query.version is None and (only := live.only_link()) is not None:
-        link, queue, choice = only
-        single = SingleQuery(live, request_id, arrived, deadline, on_done, inputs[0], query.context, choice)
-        single.ask(link, queue)
-        return single
+    inputs, only = query.inputs, live.only
+    if only is not None and len(inputs) == 1 and query.version is None:
+        queue = live.links.queue(only.id)
+        if queue is not None:
+            return SingleQuery(live, only, queue, inputs[0], query.context, request_id, arrived, deadline, on_done)
     request = PredictRequest(live, request_id, arrived, deadline, on_done)
     request.begin(query)
     return request
@@ -72,8 +67,8 @@ class PredictRequest:
     answer, so that it fills no queue and keeps no other request waiting."""
 
     __slots__ = (
-        "_answered", "_asked", "_asking", "_live", "_on_done", "_predictions", "_queues", "_tasks", "_version",
-        "arrived", "body", "deadline", "error", "reasons", "request_id",
+        "_answered", "_arrived", "_asked", "_asking", "_deadline", "_done", "_live", "_on_done", "_predictions",
+        "_queues", "_request_id", "_tasks", "_version",
     )  # fmt: skip
 
     def __init__(
@@ -82,16 +77,14 @@ class PredictRequest:
         request_id: str,
         arrived: float,
         deadline: float,
-        on_done: Callable[[Request], Any],
+        on_done: OnDone,
     ) -> None:
         self._live = live
         self._on_done = on_done
-        self.request_id = request_id
-        self.arrived = arrived
-        self.deadline = deadline
-        self.body = b""
-        self.error: ClipperError | None = None
-        self.reasons: tuple[str, ...] = ()
+        self._request_id = request_id
+        self._arrived = arrived
+        self._deadline = deadline
+        self._done = False
         self._predictions: list[Prediction] = []
         self._queues: Queues = {}
         self._version: str | None = None
@@ -102,7 +95,7 @@ class PredictRequest:
     def begin(self, query: PredictQuery) -> None:
         live = self._live
         next_id = live.parts.next_query_id
-        id, arrived, deadline, context = self.request_id, self.arrived, self.deadline, query.context
+        id, arrived, deadline, context = self._request_id, self._arrived, self._deadline, query.context
         self._predictions = [
             Prediction(live, next_id(), input, context, id, arrived, deadline, self._one_answered)
             for input in query.inputs
@@ -122,9 +115,9 @@ class PredictRequest:
         """Wait for what is to be asked: the version that the query names, or links that sleep."""
         try:
             if self._version is not None:
-                self._queues = await versioned(self._live, self._version, self.deadline)
+                self._queues = await versioned(self._live, self._version, self._deadline)
             else:
-                self._queues = await _woken(self._live, self.deadline)
+                self._queues = await _woken(self._live, self._deadline)
         except ClipperError as error:
             self._fail(error)
         else:
@@ -143,7 +136,7 @@ class PredictRequest:
 
     def _ask_one(self, prediction: Prediction) -> None:
         live = self._live
-        if self._queues and self._asked > MAX_ASKED_AT_ONCE and live.now() >= self.deadline:
+        if self._queues and self._asked > MAX_ASKED_AT_ONCE and live.now() >= self._deadline:
             prediction.give_up(next(iter(self._queues)))
         elif live.own is None or self._version is not None or not self._queues:
             live.ask(prediction, self._queues)
@@ -162,10 +155,9 @@ class PredictRequest:
             self._fail(InternalError("an unexpected error in the platform; its log has more under this request_id"))
 
     def _fail(self, error: ClipperError) -> None:
-        if self.error is None and not self.body:
-            self.error = error
+        if not self._done:
             self.cancel()
-            self._on_done(self)
+            self._on_done(b"", (), error)
 
     def _one_answered(self, _: Prediction) -> None:
         self._answered += 1
@@ -175,12 +167,13 @@ class PredictRequest:
             self._ask()
 
     def _finish(self) -> None:
-        self.reasons = tuple(prediction.reason for prediction in self._predictions if prediction.reason)
-        self.body = batch_json([prediction.body for prediction in self._predictions])
-        self._on_done(self)
+        self._done = True
+        reasons = [prediction.reason for prediction in self._predictions if prediction.reason]
+        self._on_done(batch_json([prediction.body for prediction in self._predictions]), reasons, None)
 
     def cancel(self) -> None:
-        """The caller went away: free what the models hold for it."""
+        """See `Request`."""
+        self._done = True
         for task in self._tasks:
             task.cancel()
         for prediction in self._predictions:

@@ -6,18 +6,17 @@ between them. `python -m tests.benchmarks.hot_path` takes 40% more processor tim
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from clipper.contract.media_types import JSON
-from clipper_platform.applications.answers import default_json, given_json, why_no_answer
-from clipper_platform.applications.links import Link
-from clipper_platform.applications.live import LiveApplication
+from clipper_platform.applications.answers import GIVEN, default_json, why_no_answer
+from clipper_platform.applications.awaiting import Awaited
+from clipper_platform.applications.live import LiveApplication, OnlyLink
 from clipper_platform.applications.prediction import let_go
-from clipper_platform.core.selection import Choice
-from clipper_platform.errors import ClipperError, DeadlineExceeded, QueueFull
+from clipper_platform.errors import ClipperError, DeadlineExceeded, InternalError, QueueFull
 from clipper_platform.serving.function_queue import FunctionQueue
 from clipper_platform.serving.invocation import Invocation
 
@@ -25,44 +24,36 @@ __all__ = ["SingleQuery"]
 
 
 class SingleQuery:
-    """Implements `requests.Request`."""
+    """Implements `requests.Request`. It asks as it is made."""
 
-    __slots__ = (
-        "_invocation", "_live", "_on_done", "arrived", "body", "choice", "context", "deadline", "error", "input",
-        "query_id", "reasons", "request_id",
-    )  # fmt: skip
+    __slots__ = ("_arrived", "_context", "_input", "_invocation", "_live", "_on_done", "_only", "_query_id", "deadline")
 
     def __init__(
         self,
         live: LiveApplication,
+        only: OnlyLink,
+        queue: FunctionQueue,
+        input: msgspec.Raw,
+        context: str,
         request_id: str,
         arrived: float,
         deadline: float,
-        on_done: Callable[[SingleQuery], Any],
-        input: msgspec.Raw,
-        context: str,
-        choice: Choice,
+        on_done: Callable[[bytes, Sequence[str], ClipperError | None], Any],
     ) -> None:
         self._live = live
-        self._on_done = on_done
-        self.request_id = request_id
-        self.arrived = arrived
+        self._only = only
+        self._input = input
+        self._context = context
+        self._arrived = arrived
         self.deadline = deadline
-        self.input = input
-        self.context = context
-        self.choice = choice
-        self.query_id = live.parts.next_query_id()
-        self.body = b""
-        self.error: ClipperError | None = None
-        self.reasons: tuple[str, ...] = ()
+        self._on_done = on_done
+        self._query_id = live.parts.next_query_id()
         self._invocation: Invocation | None = None
-
-    def ask(self, link: Link, queue: FunctionQueue) -> None:
-        live = self._live
+        limit = arrived + queue.timeout_s
         try:
             invocation = self._invocation = Invocation(
-                queue, self.request_id, JSON, JSON, link.body(queue, self.input), self.arrived,
-                min(self.deadline, self.arrived + queue.timeout_s), self._answered,
+                queue, request_id, JSON, JSON, only.link.body(queue, input), arrived,
+                deadline if deadline < limit else limit, self._answered,
             )  # fmt: skip
             live.deadlines.add(self)
             if not live.dispatcher.offer(invocation):
@@ -71,26 +62,42 @@ class SingleQuery:
             self._give_default(error)
 
     def _answered(self, invocation: Invocation) -> None:
-        error = why_no_answer(self.choice.models[0], invocation)
-        if error is not None:
-            self._give_default(error)
+        only = self._only
+        if invocation.error is not None or invocation.default_reason or invocation.content_type_out != JSON:
+            error = why_no_answer(only.id, invocation)
+            self._give_default(error or InternalError("a model gave no answer"))
             return
-        live = self._live
+        live, arrived = self._live, self._arrived
         self._invocation = None
         live.deadlines.discard(self)
-        output = bytes(invocation.payload)
-        self.body = given_json(self.query_id, output, self.choice.models)
-        live.given_by_one(self, output)
-        self._on_done(self)
+        output, query_id = msgspec.Raw(bytes(invocation.payload)), self._query_id
+        only.answered.value += 1
+        only.given.value += 1
+        only.predictions.value += 1
+        only.duration.observe(live.now() - arrived)
+        input = self._input
+        live.awaiting.add((query_id, live.parts.clock.time(), self._context, input, output, only.id), len(input))
+        self._on_done(GIVEN % (query_id, output, only.made_by), (), None)
 
     def _give_default(self, error: ClipperError) -> None:
-        live = self._live
+        live, only, input = self._live, self._only, self._input
         self._invocation = None
         live.deadlines.discard(self)
-        reason, self.body = default_json(self.query_id, live.default_output, {self.choice.models[0]: error})
-        self.reasons = (reason,)
-        live.default_for_one(self)
-        self._on_done(self)
+        reason, body = default_json(self._query_id, live.default_output, {only.id: error})
+        live.monitor.asked(only.choice.models, (), ())
+        live.monitor.predicted(live.now() - self._arrived, True)
+        entry = Awaited(
+            self._query_id,
+            live.parts.clock.time(),
+            self._context,
+            input,
+            live.default_output,
+            choice=only.choice,
+            default=True,
+            failed=only.choice.models,
+        )
+        live.awaiting.add(entry, len(input))
+        self._on_done(body, (reason,), None)
 
     def expire(self) -> None:
         """The deadline passed."""

@@ -111,9 +111,7 @@ async def test_a_model_that_raises_gives_the_default_with_what_it_said() -> None
     async with world() as w:
         await w.deploy(bad=failing())
         await w.create(links=["p/bad"])
-        request, done = w.begin({"input": [1.0]})
-        await done
-        assert request.reasons == ("function_error",)
+        assert (await w.begin({"input": [1.0]})[1]).reasons == ("function_error",)
         answer = await w.query(1.0)
         assert (answer["default"], answer["default_explanation"]) == (True, TOO_LATE)
         assert "p/bad" in answer["default_cause"]
@@ -125,9 +123,7 @@ async def test_a_full_queue_gives_the_default_at_once() -> None:
         await w.deploy(slow=taking(10.0, 1))
         await w.create(links=["p/slow"], latency_slo_s=5.0)
         w.harness.dispatcher.routed["p/slow"]._max_queued = 0
-        request, done = w.begin({"input": [1.0]})
-        await done
-        assert request.reasons == ("queue_full",)
+        assert (await w.begin({"input": [1.0]})[1]).reasons == ("queue_full",)
 
 
 async def test_a_deleted_function_gives_the_default() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from clipper_platform.applications.live import LiveApplication
 from clipper_platform.applications.requests import Request, begin_request
 from clipper_platform.errors import ClipperError
 from clipper_platform.gateway.http.answer import Answer
 from clipper_platform.gateway.http.cycle import JOIN_BELOW, FastConnection, FastCycle
-from clipper_platform.gateway.http.predict_service import predict_answer, refusal
+from clipper_platform.gateway.http.predict_service import json_answer, refusal
 from clipper_platform.gateway.http.uvicorn_parts import STATUS_LINE
 
 __all__ = ["PredictCycle"]
@@ -66,7 +68,7 @@ class PredictCycle(FastCycle):
         if not self.response_complete:
             self.request = request
 
-    def predicted(self, request: Request) -> None:
+    def predicted(self, body: bytes, reasons: Sequence[str], error: ClipperError | None) -> None:
         """The application answered the request."""
         self.request = None
         if self.disconnected:
@@ -74,9 +76,11 @@ class PredictCycle(FastCycle):
         connection = self.connection
         transport = connection.transport
         taken_s = connection.now() - self.arrived
-        body = request.body
-        if request.error is not None or request.reasons or not self.keep_alive or len(body) >= JOIN_BELOW:
-            self._send(predict_answer(request, taken_s))
+        if error is not None:
+            self._send(refusal(error, self.request_id, taken_s))
+            return
+        if reasons or not self.keep_alive or len(body) >= JOIN_BELOW:
+            self._send(json_answer(body, taken_s, reasons))
             return
         self.response_complete = True
         if transport.is_closing():

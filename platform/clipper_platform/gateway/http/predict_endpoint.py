@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -12,9 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 from clipper_platform.applications.refusals import BadQuery
 from clipper_platform.applications.requests import Request, begin_request
-from clipper_platform.gateway.http.answer import send_answer
+from clipper_platform.errors import ClipperError
+from clipper_platform.gateway.http.answer import Answer, send_answer
 from clipper_platform.gateway.http.content_coding import unpacked
-from clipper_platform.gateway.http.predict_service import PredictService, json_answer, predict_answer, refusal
+from clipper_platform.gateway.http.predict_service import PredictService, json_answer, refusal
 from clipper_platform.gateway.http.request_body import read_request_body
 from clipper_platform.gateway.http.request_head import RequestHead, read_head
 from clipper_platform.gateway.http.request_id import new_request_id
@@ -39,18 +41,23 @@ class PredictEndpoint(_Endpoint):
         head = read_head(scope["headers"])
         live = service.application(scope["path_params"]["app"], head)
         body = await self._body(head, scope, receive)
-        done: asyncio.Future[Request] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         id = scope.get("state", {}).get("request_id") or new_request_id()  # the middleware sets it
+
+        def finish(body: bytes, reasons: Sequence[str], error: ClipperError | None) -> None:
+            taken_s = service.clock.monotonic() - arrived
+            done.set_result(json_answer(body, taken_s, reasons) if error is None else refusal(error, id, taken_s))
+
         try:
-            request = begin_request(live, body, id, arrived, service.timeout_s(head), done.set_result)
+            request = begin_request(live, body, id, arrived, service.timeout_s(head), finish)
         except BadQuery as error:
             await send_answer(send, refusal(error, id, service.clock.monotonic() - arrived))
             return
         if await _answered(done, request, receive):
-            await send_answer(send, predict_answer(request, service.clock.monotonic() - arrived))
+            await send_answer(send, done.result())
 
 
-async def _answered(done: asyncio.Future[Request], request: Request, receive: Receive) -> bool:
+async def _answered(done: asyncio.Future[Answer], request: Request, receive: Receive) -> bool:
     """True once the answer exists; False when the client disconnected first, which cancels the request."""
     gone = asyncio.ensure_future(receive())
     waiting: set[asyncio.Future[Any]] = {done, gone}

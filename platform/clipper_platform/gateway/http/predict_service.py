@@ -10,15 +10,14 @@ import msgspec
 from clipper_platform.applications.applications import Applications
 from clipper_platform.applications.live import LiveApplication
 from clipper_platform.applications.refusals import BadQuery
-from clipper_platform.applications.requests import Request
 from clipper_platform.clock import Clock
-from clipper_platform.errors import ClipperError, NotFound
+from clipper_platform.errors import ClipperError
 from clipper_platform.gateway.errors import render
 from clipper_platform.gateway.http.answer import Answer, header_lines
 from clipper_platform.gateway.http.invoke_service import Authorize
 from clipper_platform.gateway.http.request_head import RequestHead
 
-__all__ = ["PredictService", "json_answer", "predict_answer", "refusal"]
+__all__ = ["PredictService", "json_answer", "refusal"]
 
 
 class PredictService:
@@ -41,11 +40,10 @@ class PredictService:
 
     def application(self, name: str, head: RequestHead) -> LiveApplication:
         """The application, if the caller may query it. Raises the refusal."""
-        try:
-            live = self.applications.get(name)
-        except NotFound:
+        live = self.applications.live.get(name)
+        if live is None:
             self._authorize(head.authorization, False)  # without a key, nobody learns which applications exist
-            raise
+            return self.applications.get(name)
         if not self._open_invoke:
             self._authorize(head.authorization, live.spec.public)
         return live
@@ -53,13 +51,6 @@ class PredictService:
     def timeout_s(self, head: RequestHead) -> float:
         """What the caller allows; the application's objective may be shorter. Raises InvalidRequest."""
         return head.timeout_s(math.inf) if head.timeout_ms else math.inf
-
-
-def predict_answer(request: Request, taken_s: float) -> Answer:
-    """The answer to a request that is done."""
-    if request.error is not None:
-        return refusal(request.error, request.request_id, taken_s)
-    return json_answer(request.body, taken_s, request.reasons)
 
 
 def json_answer(body: bytes, taken_s: float, reasons: Iterable[str] = (), status: int = 200) -> Answer:
