@@ -55,8 +55,10 @@ def failing() -> Model:
 def behaviour_of(model: Model) -> Behaviour:
     async def one(item: wire.Item, payload: memoryview) -> tuple[wire.Outcome, bytes]:
         try:
-            body = msgspec.json.encode(await model(msgspec.json.decode(payload)))
-            return wire.Outcome(item.id, wire.Status.OK, "application/json", len(body)), body
+            value = await model(msgspec.json.decode(payload))
+            response = value if isinstance(value, wire.ResponseHead) else None
+            body = msgspec.json.encode(None if response is not None else value)
+            return wire.Outcome(item.id, wire.Status.OK, "application/json", len(body), response=response), body
         except ValueError as error:
             kind = type(error).__name__
             return wire.Outcome(item.id, wire.Status.FUNCTION_ERROR, error_type=kind, message=str(error)), b""

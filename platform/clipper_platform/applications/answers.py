@@ -11,7 +11,7 @@ import msgspec
 from clipper.contract.applications import NO_MODELS, TOO_LATE
 from clipper.contract.media_types import JSON
 from clipper_platform.core.selection import ModelId
-from clipper_platform.errors import ClipperError, DeadlineExceeded, InvalidResult, Unavailable
+from clipper_platform.errors import ClipperError, DeadlineExceeded, InvalidRequest, InvalidResult, Unavailable
 from clipper_platform.serving.invocation import Invocation
 
 __all__ = [
@@ -76,6 +76,8 @@ def why_no_answer(model: ModelId, invocation: Invocation) -> ClipperError | None
         return invocation.error
     if invocation.default_reason:  # of the function itself
         return DeadlineExceeded(f"it answered with its own default output ({invocation.default_reason})")
+    if invocation.response is not None and invocation.response.status >= InvalidRequest.status:
+        return InvalidResult(f"{model} answered with the status {invocation.response.status}")
     if invocation.content_type_out != JSON:
         return InvalidResult(f"{model} answered with {invocation.content_type_out}, not with JSON")
     return None

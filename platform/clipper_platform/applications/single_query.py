@@ -1,7 +1,8 @@
 """The usual query in one object: one input, for an application with one link and the policy `single`.
 
 It does what `PredictRequest` and `Prediction` do for any number of inputs and models, without the parts that stand
-between them. `python -m tests.benchmarks.hot_path` takes 40% more processor time for such a query without it.
+between them. `python -m tests.benchmarks.hot_path` takes 18.0 µs for such a query without it, and 10.7 with it,
+where an invocation takes 6.6.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from clipper_platform.applications.answers import GIVEN, default_json, why_no_an
 from clipper_platform.applications.awaiting import Awaited
 from clipper_platform.applications.live import LiveApplication, OnlyLink
 from clipper_platform.applications.prediction import let_go
-from clipper_platform.errors import ClipperError, DeadlineExceeded, InternalError, QueueFull
+from clipper_platform.errors import ClipperError, DeadlineExceeded, QueueFull
 from clipper_platform.serving.function_queue import FunctionQueue
 from clipper_platform.serving.invocation import Invocation
 
@@ -63,9 +64,13 @@ class SingleQuery:
 
     def _answered(self, invocation: Invocation) -> None:
         only = self._only
-        if invocation.error is not None or invocation.default_reason or invocation.content_type_out != JSON:
-            error = why_no_answer(only.id, invocation)
-            self._give_default(error or InternalError("a model gave no answer"))
+        if (
+            invocation.error is not None
+            or invocation.default_reason
+            or invocation.response is not None
+            or invocation.content_type_out != JSON
+        ) and (error := why_no_answer(only.id, invocation)) is not None:
+            self._give_default(error)
             return
         live, arrived = self._live, self._arrived
         self._invocation = None

@@ -212,3 +212,21 @@ async def test_a_stored_application_that_cannot_be_read_is_ignored() -> None:
     await world.store.put_application(Application(name="odd", spec={"name": "odd"}, created_at=1.0, updated_at=1.0))
     await world.catalog.load()
     assert world.catalog.names() == []
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "words"),
+    [
+        ({"policy": "exp3", "policy_options": {"exploraton": 0.1}}, "exploraton", "did you mean 'exploration'"),
+        ({"policy": "epsilon_greedy", "policy_options": {"epsilon": 2}}, "epsilon", "at most 1"),
+        ({"policy": "split", "policy_options": {"weights": {"digits/classify": 0.5}}}, "weights", "sum to 1"),
+        ({"policy": "split", "policy_options": {"weights": {"digits/classify": -1}}}, "weights", "at least 0"),
+        ({"policy": "digits/other", "policy_options": {"epsilon": 0.1}}, "policy", "your own"),
+    ],
+)
+async def test_options_that_a_policy_does_not_have_are_refused(table: dict[str, Any], key: str, words: str) -> None:
+    world = World()
+    with pytest.raises(InvalidSpec, match=words) as refusal:
+        await world.catalog.create(spec(**table))
+    assert key in str(refusal.value.details["key"])
+    assert world.catalog.names() == []

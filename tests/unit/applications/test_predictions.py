@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from clipper.contract import wire
 from clipper.contract.applications import NO_MODELS, TOO_LATE
 from clipper_platform.applications.refusals import BadQuery
 from clipper_platform.applications.requests import MAX_ASKED_AT_ONCE
@@ -116,6 +117,18 @@ async def test_a_model_that_raises_gives_the_default_with_what_it_said() -> None
         assert (answer["default"], answer["default_explanation"]) == (True, TOO_LATE)
         assert "p/bad" in answer["default_cause"]
         assert "no" in answer["default_cause"]
+
+
+@pytest.mark.parametrize("policy", ["single", "exp3"])
+async def test_a_response_with_the_status_of_an_error_is_no_answer(policy: str) -> None:
+    async with world() as w:
+        await w.deploy(teapot=answering(wire.ResponseHead(418)), fine=answering(wire.ResponseHead(200)))
+        await w.create(links=["p/teapot"], policy=policy)
+        answer = await w.query(1.0)
+        assert answer["default"]
+        assert "418" in answer["default_cause"]
+        await w.applications.catalog.put(spec(links=["p/fine"], policy=policy))
+        assert not (await w.query(1.0))["default"]
 
 
 async def test_a_full_queue_gives_the_default_at_once() -> None:
