@@ -12,6 +12,7 @@ from clipper.contract.applications import NO_MODELS, TOO_LATE
 from clipper_platform.applications.refusals import BadQuery
 from clipper_platform.applications.requests import MAX_ASKED_AT_ONCE
 from clipper_platform.errors import Unavailable
+from clipper_platform.types import FunctionId
 from tests.support.application_world import answering, failing, taking, world
 from tests.support.applications import spec
 from tests.support.serving import target
@@ -300,14 +301,18 @@ async def test_shadows_are_compared_and_neither_given_nor_waited_for() -> None:
         assert len(live.deadlines) == 0
 
 
-async def test_a_model_that_does_not_run_is_not_chosen_while_another_one_does() -> None:
+async def test_a_model_that_does_not_run_is_woken_and_not_chosen_while_another_one_does() -> None:
     async with world() as w:
         await w.deploy(a=answering(1), b=answering(2))
         await w.create(links=["p/a", "p/b"])
         assert (await w.query(1.0))["output"] == 1
         w.harness.replica_sets.scale(w.harness.dispatcher.resolve("p/a").target.id, 0)
         await asyncio.sleep(1)
-        assert (await w.query(1.0))["output"] == 2
+        woken: list[FunctionId] = []
+        w.harness.dispatcher.routed["p/a"].on_call = woken.append
+        for _ in range(3):
+            assert (await w.query(1.0))["output"] == 2
+        assert woken == [FunctionId("p", "a", 1)]  # for the queries to come, once
 
 
 async def test_split_shares_by_weight_and_a_seed_repeats_it() -> None:
