@@ -54,9 +54,9 @@ class ApplicationCalls(ControlRequests):
         """What the application's policy would choose now, and why; for a context if one is given."""
         return self._get(f"{_app(name)}/explain", {} if context is None else {"context": context})
 
-    def query_app(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def query_app(self, name: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
         """One query: `/{name}/predict`. Raises NotFound, InvalidRequest with the cause."""
-        return self._send("POST", f"/{segment(name)}/predict", body)
+        return self._send("POST", f"/{segment(name)}/predict", body, timeout_s=timeout_s)
 
     def label_app(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Feedback: `/{name}/update`. Raises NotFound for an unknown query."""

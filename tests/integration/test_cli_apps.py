@@ -583,6 +583,14 @@ def test_the_shell_completes_applications_and_their_links(
     assert set(clip_process(env=env | asked).out.splitlines()) == {f"plain,{name}" for name in found}
 
 
+def test_a_key_for_queries_alone_is_enough_to_predict(platform: FakePlatform, env: dict[str, str]) -> None:
+    platform.apps.add("vision")
+    platform.apps.hidden = True
+    platform.apps.prediction = ANSWER
+    assert clip("app", "predict", "vision", "[1]", env=env).out == '{"digit": 3}\n'
+    assert clip("app", "status", "vision", env=env).code == 1
+
+
 def test_a_platform_that_refuses_is_reported(platform: FakePlatform, env: dict[str, str]) -> None:
     platform.apps.refusal = lambda status, code, message: Refusal(403, "forbidden", "the key may not do that")
     done = clip("app", "status", "vision", env=env)

@@ -29,6 +29,7 @@ class FakeApplications:
     explanation: dict[str, Any] = field(default_factory=dict)
     pairs: list[dict[str, Any]] = field(default_factory=list)
     prediction: dict[str, Any] = field(default_factory=dict)
+    hidden: bool = False  # the key may query applications and not look at them
     url: str = ""
 
     def add(self, name: str, *links: str, **keys: Any) -> None:
@@ -78,6 +79,8 @@ class FakeApplications:
             table = {key: value for key, value in (await request.json()).items() if key != "name"}
             changed = self._put(ApplicationSpec.parse(request.path_params["name"], table))
             return self._change(request.path_params["name"], changed)
+        if self.hidden:
+            raise self.refusal(403, "forbidden", "this key may not do that: it needs the scope deploy")
         name = self._named(request)
         if request.method == "DELETE":
             del self.specs[name]

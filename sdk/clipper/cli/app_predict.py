@@ -54,10 +54,11 @@ def predict(
         raise usage_error("give an INPUT, or --file" if file is None else "give an INPUT or --file, not both", "INPUT")
     with connect() as control, known_app(control, name):
         given = as_typed(input).encode() if input is not None else _content(file)
-        kind = _input_type(control, name)
-        body: dict[str, Any] = {"input": _input(given, kind, raw=file is not None)}
+        app = _known(control, name)
+        body: dict[str, Any] = {"input": _input(given, app.get("input_type"), raw=file is not None)}
         more = {"context": context, "version": version}
-        answer = control.query_app(name, body | {key: value for key, value in more.items() if value is not None})
+        body |= {key: value for key, value in more.items() if value is not None}
+        answer = control.query_app(name, body, timeout_s=control.timeout_s + app.get("latency_slo_s", 0.0))
     if out.json:
         out.document(answer)
     else:
@@ -73,12 +74,12 @@ def _content(file: Path | None) -> bytes:
         raise CommandFailed(f"Cannot read {file}: {error.strerror}", code="unreadable") from error
 
 
-def _input_type(control: ControlClient, name: str) -> str | None:
-    """What the application takes; None for a key that may query it only."""
+def _known(control: ControlClient, name: str) -> dict[str, Any]:
+    """The application; nothing for a key that may query it only."""
     try:
-        return str(control.app(name)["input_type"])
+        return control.app(name)
     except (Forbidden, Unauthenticated):
-        return None
+        return {}
 
 
 def _input(given: bytes, kind: str | None, *, raw: bool) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,10 @@ from clipper.cli.app_options import app_argument, known_app
 from clipper.cli.console import Output, Part, state_style
 from clipper.cli.options import connect, json_option
 from clipper.cli.text import bar, duration, scalar
+from clipper.errors import ClipperError
+
+if TYPE_CHECKING:
+    from clipper.control import ControlClient
 
 __all__ = ["explain", "status"]
 
@@ -26,7 +30,7 @@ def status(name: str, out: Output) -> None:
     """
     with connect() as control, known_app(control, name):
         app = control.app(name)
-        outlooks = {} if out.json else _outlooks(control.explain_app(name))
+        outlooks = {} if out.json else _outlooks(control, name)
     if out.json:
         out.document(app)
         return
@@ -49,8 +53,12 @@ def status(name: str, out: Output) -> None:
         out.line(("  Link one: ", "dim"), f"clip app link {name} PROJECT/FUNCTION")
 
 
-def _outlooks(explanation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {str(outlook["model"]): outlook for outlook in explanation["models"]}
+def _outlooks(control: ControlClient, name: str) -> dict[str, Mapping[str, Any]]:
+    """What the policy thinks of each model; nothing where it cannot say (a policy of the user's own may be away)."""
+    try:
+        return {str(outlook["model"]): outlook for outlook in control.explain_app(name)["models"]}
+    except ClipperError:
+        return {}
 
 
 def _facts(app: Mapping[str, Any]) -> str:
