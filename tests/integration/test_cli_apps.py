@@ -282,19 +282,25 @@ def test_a_label_is_sent_for_a_query(platform: FakePlatform, env: dict[str, str]
 def test_status_is_a_table_of_the_models(platform: FakePlatform, env: dict[str, str]) -> None:
     platform.apps.add("vision", "digits/svm", "digits/forest@2", policy="exp3", latency_slo_s=0.02)
     links = platform.apps.info("vision")["links"]
-    links[0] |= {"predictions": 1200, "loss": 0.125, "agreement": 0.93}
+    links[0] |= {"asked": 1200, "answered": 1188, "recent_loss": 0.125, "agreement": 0.93}
     links[1] |= {"state": "no replica runs; a call starts one", "answers": None}
-    platform.apps.more["vision"] = {"links": links, "predictions": 1234, "defaults": 12, "feedback": 300}
+    platform.apps.more["vision"] = {
+        "links": links, "predictions": 1222, "defaults": 12, "contexts": 2, "notice": "digits/forest@2 is gone",
+        "feedback": {"joined": 300, "duplicate": 7, "unknown": 0, "invalid": 1},
+    }  # fmt: skip
     platform.apps.explanation = EXPLANATION
-    heading, url, facts, _, columns, svm, forest = clip("app", "status", "vision", env=env).out.splitlines()
+    heading, url, facts, notice, _, columns, svm, forest = clip("app", "status", "vision", env=env).out.splitlines()
     assert heading == "vision  doubles · exp3 · answers within 20.0 ms, else -1"
     assert url.strip() == f"{platform.url}/vision/predict"
-    assert facts.strip() == "1,234 queries · 1.0% default output · 300 with feedback"
-    assert columns.split() == ["MODEL", "SHARE", "LOSS", "AGREES", "ASKED", "VERSION", "STATE"]
-    assert svm.split() == ["digits/svm", "███████▌", "75%", "█▎", "0.125", "93%", "1,200", "1", "ready"]
+    assert facts.strip() == (
+        "1,234 queries · 1.0% got the default output · 300 with feedback · 7 duplicate · 1 invalid · 2 contexts"
+    )
+    assert notice.strip() == "digits/forest@2 is gone"
+    assert columns.split() == ["MODEL", "SHARE", "LOSS", "AGREES", "ASKED", "ANSWERED", "VERSION", "STATE"]
+    assert svm.split() == ["digits/svm", "███████▌", "75%", "█▎", "0.125", "93%", "1,200", "99%", "1", "ready"]
     assert forest.split()[:5] == ["digits/forest@2", "██▌", "25%", "–", "–"]
     assert forest.endswith("no replica runs; a call starts one")
-    assert json.loads(clip("app", "status", "vision", "--json", env=env).out)["predictions"] == 1234
+    assert json.loads(clip("app", "status", "vision", "--json", env=env).out)["predictions"] == 1222
 
 
 def test_status_of_an_application_without_links_says_what_is_answered(
@@ -336,11 +342,11 @@ def test_explain_gives_the_share_of_each_model_and_why(platform: FakePlatform, e
 
 PAIRS = [
     {
-        "at": 1000.0, "query_id": 1, "context": "", "input": [1.0, 2.0], "label": 3, "default": False,
+        "time": 1000.0, "query_id": 1, "context": "", "input": [1.0, 2.0], "label": 3, "default": False,
         "answers": {"digits/svm": 3, "digits/forest@2": 4}, "losses": {"digits/svm": 0.0, "digits/forest@2": 1.0},
     },
     {
-        "at": 2000.0, "query_id": 2, "context": "u,7", "input": [3.5], "label": 4, "default": False,
+        "time": 2000.0, "query_id": 2, "context": "u,7", "input": [3.5], "label": 4, "default": False,
         "answers": {"digits/svm": 4}, "losses": {"digits/svm": 0.0},
     },
 ]  # fmt: skip
@@ -407,7 +413,7 @@ def test_without_feedback_a_file_is_empty_and_the_way_to_it_is_told(
     assert done.code == 0
     assert "clip app label vision QUERY_ID LABEL" in done.err
     if name.endswith("csv"):
-        assert (tmp_path / name).read_text().startswith("at,query_id,context,input,label")
+        assert (tmp_path / name).read_text().startswith("time,query_id,predicted_at,context,input,label")
     elif name.endswith("parquet"):
         assert parquet.read_table(tmp_path / name).num_rows == 0
     else:

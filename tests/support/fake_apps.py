@@ -16,6 +16,10 @@ from clipper.contract.constants import API_ROOT
 from clipper.contract.media_types import NDJSON
 
 STARTED = 1_750_000_000.0
+NO_FEEDBACK = {"joined": 0, "duplicate": 0, "unknown": 0, "invalid": 0}
+UNKNOWN = {
+    "asked": 0, "answered": 0, "given": 0, "feedbacks": 0, "loss": None, "recent_loss": None, "agreement": None,
+}  # fmt: skip
 
 
 @dataclass
@@ -39,11 +43,12 @@ class FakeApplications:
     def info(self, name: str) -> dict[str, Any]:
         spec = self.specs[name]
         links = [
-            {**link, "id": one.id, "state": "ready", "answers": one.version or 1}
+            {**link, "id": one.id, "state": "ready", "answers": one.version or 1, **UNKNOWN}
             for one, link in zip(spec.links, spec.to_dict()["links"], strict=True)
         ]
-        times = {"created_at": STARTED, "updated_at": STARTED}
-        return spec.to_dict() | {"links": links, "url": f"{self.url}/{name}/predict"} | times | self.more.get(name, {})
+        counts = {"predictions": 0, "defaults": 0, "feedback": NO_FEEDBACK, "contexts": 0, "notice": ""}
+        stored = {"url": f"{self.url}/{name}/predict", "created_at": STARTED, "updated_at": STARTED}
+        return spec.to_dict() | {"links": links} | stored | counts | self.more.get(name, {})
 
     def summary(self, name: str) -> dict[str, Any]:
         info = self.info(name)
@@ -107,7 +112,8 @@ class FakeApplications:
         return JSONResponse(self.info(name)) if request.method == "DELETE" else self._change(name, True)
 
     async def explain(self, request: Request) -> Response:
-        return JSONResponse({"application": self._named(request), **self.explanation})
+        known = {"known": True, "notice": "", "context": request.query_params.get("context", "")}
+        return JSONResponse({"name": self._named(request), **known, **self.explanation})
 
     async def feedback(self, request: Request) -> Response:
         self._named(request)
@@ -115,7 +121,7 @@ class FakeApplications:
 
         async def lines() -> AsyncIterator[bytes]:
             for pair in self.pairs:
-                if pair["at"] >= since:
+                if pair["time"] >= since:
                     yield json.dumps(pair).encode() + b"\n"
 
         return StreamingResponse(lines(), media_type=NDJSON)
@@ -126,7 +132,7 @@ class FakeApplications:
 
     async def update(self, request: Request) -> Response:
         self._named(request)
-        return JSONResponse({"accepted": True})
+        return JSONResponse({"query_id": 7, "duplicate": False})
 
     def routes(self) -> list[Route]:
         app = f"{API_ROOT}/apps/{{name}}"

@@ -27,7 +27,7 @@ Format = Literal["jsonl", "csv", "parquet"]
 _ENDINGS: Final[dict[str, Format]] = {".csv": "csv", ".parquet": "parquet"}
 
 # Columns that a table has even where there is no feedback yet.
-_COLUMNS: Final = ("at", "query_id", "context", "input", "label", "default")
+_COLUMNS: Final = ("time", "query_id", "predicted_at", "context", "input", "label", "output", "default")
 
 
 def _since(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:

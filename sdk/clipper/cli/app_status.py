@@ -10,7 +10,7 @@ import click
 from clipper.cli.app_options import app_argument, known_app
 from clipper.cli.console import Output, Part, state_style
 from clipper.cli.options import connect, json_option
-from clipper.cli.text import bar, duration, scalar
+from clipper.cli.text import bar, duration, plural, scalar
 from clipper.errors import ClipperError
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ __all__ = ["explain", "status"]
 def status(name: str, out: Output) -> None:
     """Show how an application and its models are doing.
 
-    Of each model: its state, its share of the next queries, how often it was asked, its mean loss by the feedback that
-    came, and how often it agrees with the others.
+    Of each model: its share of the next queries, its mean loss by the newest feedback, how often it agrees with the
+    others, how often it was asked and what part of that it answered in time, and its state.
     """
     with connect() as control, known_app(control, name):
         app = control.app(name)
@@ -41,10 +41,9 @@ def status(name: str, out: Output) -> None:
         wrap=True,
     )
     out.line("  ", (str(app["url"]), "cyan"))
-    if facts := _facts(app):
-        out.line(f"  {facts}", wrap=True)
-    if trouble := app.get("policy_trouble"):
-        out.line("  ", (str(trouble), "yellow"), wrap=True)
+    out.line(f"  {_facts(app)}", wrap=True)
+    if notice := app.get("notice"):
+        out.line("  ", (str(notice), "yellow"), wrap=True)
     out.line()
     if app["links"]:
         _models(out, app["links"], outlooks)
@@ -63,13 +62,15 @@ def _outlooks(control: ControlClient, name: str) -> dict[str, Mapping[str, Any]]
 
 def _facts(app: Mapping[str, Any]) -> str:
     """Volume, defaults and feedback in one line; figures without data are left out."""
-    predictions = int(app.get("predictions") or 0)
-    if not predictions:
+    defaults, feedback = app["defaults"], app["feedback"]
+    queries = app["predictions"] + defaults
+    if not queries:
         return "no queries yet"
-    facts = [f"{predictions:,} queries"]
-    if defaults := int(app.get("defaults") or 0):
-        facts.append(f"{defaults / predictions:.1%} default output")
-    facts.append(f"{int(app.get('feedback') or 0):,} with feedback")
+    facts = [f"{queries:,} queries", f"{defaults / queries:.1%} got the default output"]
+    facts.append(f"{feedback['joined']:,} with feedback")
+    facts += [f"{feedback[kind]:,} {kind}" for kind in ("duplicate", "unknown", "invalid") if feedback[kind]]
+    if contexts := app["contexts"]:
+        facts.append(plural(contexts, "context"))
     return " · ".join(facts)
 
 
@@ -81,15 +82,16 @@ def _models(out: Output, links: list[Mapping[str, Any]], outlooks: Mapping[str, 
             [
                 (f"  {link['id']}", "bold"),
                 _share(outlook.get("share")),
-                _loss(link.get("loss")),
-                _percent(link.get("agreement")),
-                f"{int(link.get('predictions') or 0):,}",
+                _loss(link["recent_loss"]),
+                _percent(link["agreement"]),
+                f"{link['asked']:,}",
+                _percent(link["answered"] / link["asked"] if link["asked"] else None),
                 str(link["answers"] or "–"),
                 (state, state_style(state) or "yellow"),
             ]
         )
-    columns = ["  MODEL", "SHARE", "LOSS", "AGREES", "ASKED", "VERSION", "STATE"]
-    out.table(columns, rows, right=("AGREES", "ASKED", "VERSION"))
+    columns = ["  MODEL", "SHARE", "LOSS", "AGREES", "ASKED", "ANSWERED", "VERSION", "STATE"]
+    out.table(columns, rows, right=("AGREES", "ASKED", "ANSWERED", "VERSION"))
 
 
 def _share(share: float | None) -> Part:
@@ -115,8 +117,10 @@ def explain(name: str, context: str | None, out: Output) -> None:
     if out.json:
         out.document(explanation)
         return
-    for_whom = f" for {context}" if context is not None else ""
+    for_whom = "" if context is None else f" for {context}" + ("" if explanation["known"] else " (new)")
     out.line((name, "bold"), f"  {explanation['policy']}{for_whom}: ", (str(explanation["choice"]), "cyan"), wrap=True)
+    if notice := explanation["notice"]:
+        out.line("  ", (str(notice), "yellow"), wrap=True)
     if not explanation["models"]:
         out.line(("  Link a model: ", "dim"), f"clip app link {name} PROJECT/FUNCTION")
         return
