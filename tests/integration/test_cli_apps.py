@@ -274,6 +274,7 @@ def test_a_label_is_sent_for_a_query(platform: FakePlatform, env: dict[str, str]
     assert done.code == 0, done
     assert "Feedback for query 7 of vision counts" in done.out
     assert platform.body_of("POST", "/vision/update") == {"query_id": 7, "label": sent}
+    assert "had its feedback before" in clip("app", "label", "vision", "7", label, env=env).out
 
 
 # Looking

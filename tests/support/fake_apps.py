@@ -33,6 +33,7 @@ class FakeApplications:
     explanation: dict[str, Any] = field(default_factory=dict)
     pairs: list[dict[str, Any]] = field(default_factory=list)
     prediction: dict[str, Any] = field(default_factory=dict)
+    labelled: set[Any] = field(default_factory=set)  # queries that got feedback
     hidden: bool = False  # the key may query applications and not look at them
     url: str = ""
 
@@ -132,7 +133,10 @@ class FakeApplications:
 
     async def update(self, request: Request) -> Response:
         self._named(request)
-        return JSONResponse({"query_id": 7, "duplicate": False})
+        query_id = (await request.json())["query_id"]
+        duplicate = query_id in self.labelled
+        self.labelled.add(query_id)
+        return JSONResponse({"query_id": query_id, "accepted": True, "duplicate": duplicate})
 
     def routes(self) -> list[Route]:
         app = f"{API_ROOT}/apps/{{name}}"

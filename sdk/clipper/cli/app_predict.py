@@ -118,5 +118,9 @@ def label(name: str, query_id: str, label: str, out: Output) -> None:
         result = control.label_app(name, body)
     if out.json:
         out.document(result)
+    elif result.get("duplicate"):
+        out.line(
+            (f"{OK} ", "green"), f"Query {query_id} of ", (name, "bold"), " had its feedback before: it counts once"
+        )
     else:
         out.line((f"{OK} ", "green"), f"Feedback for query {query_id} of ", (name, "bold"), " counts")
