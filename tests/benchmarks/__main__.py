@@ -1,6 +1,6 @@
 """Measure Clipper, alone and beside other servers.
 
-    python -m tests.benchmarks                    everything, in at most ten minutes
+    python -m tests.benchmarks                    everything, in at most eleven minutes
     python -m tests.benchmarks --quick            in at most two
     python -m tests.benchmarks --only throughput --with bentoml,ray
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tests.benchmarks import machine, report, wrk
+from tests.benchmarks.applications import WARM_S, applications, stragglers
 from tests.benchmarks.batching import batching_live
 from tests.benchmarks.budget import FULL, QUICK, SANITY, Budget, Plan
 from tests.benchmarks.display import Display
@@ -40,6 +41,8 @@ SECTIONS: dict[str, tuple[Callable[[Bench], Section], Callable[[Plan], float]]] 
     "throughput": (throughput, lambda p: START_S + 4 * (p.warm_s + len(p.connections) * p.measure_s)),
     "payloads": (payloads, lambda p: START_S + 3 * p.payload_rounds * p.payload_s),
     "batching": (batching_live, lambda p: START_S + 2 * (p.batching_s + 2)),
+    "applications": (applications, lambda p: START_S + 2 * (p.warm_s + 3 * p.measure_s)),
+    "stragglers": (stragglers, lambda p: 4 * START_S + 8 * (WARM_S + p.stragglers_s)),
     "fairness": (fairness, lambda p: START_S + 2 * p.fairness_rounds * (p.fairness_s + 2)),
     "refusals": (refusals, lambda p: START_S + 2 * (p.warm_s + p.measure_s)),
     "profile": (profile, lambda p: START_S + 3 * (p.profile_s + 1.5)),

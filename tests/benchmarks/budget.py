@@ -26,23 +26,24 @@ class Plan:
     fairness_s: float
     fairness_rounds: int
     profile_s: int
+    stragglers_s: float
     full_simulations: bool
 
 
 FULL = Plan(
-    name="full", limit_s=600, rounds=3, connections=(1, 8, 64, 256), measure_s=3, warm_s=1,
+    name="full", limit_s=660, rounds=3, connections=(1, 8, 64, 256), measure_s=3, warm_s=1,
     batching_rates=(1, 20, 25), batching_s=6, payload_s=3, payload_rounds=3,
-    fairness_s=6, fairness_rounds=3, profile_s=6, full_simulations=True,
+    fairness_s=6, fairness_rounds=3, profile_s=6, stragglers_s=2, full_simulations=True,
 )  # fmt: skip
 QUICK = Plan(
     name="quick", limit_s=120, rounds=1, connections=(1, 64), measure_s=1, warm_s=1,
     batching_rates=(20,), batching_s=3, payload_s=1, payload_rounds=1,
-    fairness_s=3, fairness_rounds=1, profile_s=2, full_simulations=False,
+    fairness_s=3, fairness_rounds=1, profile_s=2, stragglers_s=1, full_simulations=False,
 )  # fmt: skip
 SANITY = Plan(
     name="sanity", limit_s=60, rounds=1, connections=(1, 8), measure_s=1, warm_s=1,
     batching_rates=(5,), batching_s=1, payload_s=0.5, payload_rounds=1,
-    fairness_s=1, fairness_rounds=1, profile_s=1, full_simulations=False,
+    fairness_s=1, fairness_rounds=1, profile_s=1, stragglers_s=0.5, full_simulations=False,
 )  # fmt: skip
 
 

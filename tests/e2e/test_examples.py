@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -44,6 +45,13 @@ def stream(platform: PlatformProcess) -> Iterator[PlatformProcess]:
 @pytest.fixture(scope="module")
 def similarity(platform: PlatformProcess) -> Iterator[PlatformProcess]:
     yield from deployed(platform, "similarity")
+
+
+@pytest.fixture(scope="module")
+def readers(platform: PlatformProcess) -> Iterator[PlatformProcess]:
+    yield from deployed(platform, "readers")
+    for name in ("digit", "digit-vote"):
+        platform.clip("app", "delete", name, "--yes", check=False)
 
 
 def events(response: httpx.Response) -> Iterator[tuple[str, str, float]]:
@@ -176,3 +184,34 @@ def test_echo_returns_what_it_got(echo: PlatformProcess) -> None:
             headers={"content-type": "application/octet-stream", "accept": "application/octet-stream"},
         )
     assert answer.content == bytes(range(256))[::-1]
+
+
+def unseen(readers: PlatformProcess, count: int) -> list[tuple[list[float], int]]:
+    """Digits that no model of the example learnt from, by the environment of the project, which has scikit-learn."""
+    (python,) = [p for p in readers.home.glob("environments/*/bin/python") if p.parents[1].glob("lib/*/*/sklearn/")]
+    code = "import json; from data import unseen; x, y = unseen(); print(json.dumps([x.tolist(), y.tolist()]))"
+    done = subprocess.run([python, "-c", code], cwd=EXAMPLES / "readers", capture_output=True, text=True, check=True)
+    pixels, labels = json.loads(done.stdout)
+    return list(zip(pixels, labels, strict=True))[:count]
+
+
+def test_readers_are_asked_as_feedback_says(readers: PlatformProcess) -> None:
+    digits = unseen(readers, 150)
+    right = 0
+    with readers.client() as http:
+        for pixels, label in digits:
+            answer = http.post("/digit/predict", json={"input": pixels}).json()
+            right += answer["output"] == label
+            assert http.post("/digit/update", json={"query_id": answer["query_id"], "label": label}).is_success
+    assert right > 0.75 * len(digits)
+    models = readers.clip("app", "explain", "digit", "--json").json()["models"]
+    shares = {outlook["model"]: outlook["share"] for outlook in models}
+    assert shares["readers/tree"] < 0.1
+    assert shares["readers/tree"] < shares["readers/neighbours"]
+
+
+def test_readers_vote_with_a_confidence(readers: PlatformProcess) -> None:
+    pixels = (SAMPLES / "seven.json").read_text()
+    document = readers.clip("app", "predict", "digit-vote", str(json.loads(pixels)["pixels"]), "--json").json()
+    assert (document["output"], document["default"]) == (7, False)
+    assert 0.4 < document["confidence"] <= 1

@@ -249,6 +249,13 @@ def test_an_input_is_what_the_application_takes(
     assert platform.body_of("POST", "/vision/predict") == {"input": sent}
 
 
+def test_numbers_that_are_no_json_are_wrong_usage(platform: FakePlatform, env: dict[str, str]) -> None:
+    platform.apps.add("vision")
+    done = clip("app", "predict", "vision", "[1, 2", env=env)
+    assert (done.code, done.out) == (2, "")
+    assert "not a list of doubles as JSON" in done.err
+
+
 @pytest.mark.parametrize(
     ("kind", "content", "sent"),
     [("doubles", b"[1, 2]\n", [1, 2]), ("strings", b"a\nb", "a\nb"), ("bytes", b"\x00\xff", "AP8=")],

@@ -83,26 +83,31 @@ def _known(control: ControlClient, name: str) -> dict[str, Any]:
 
 
 def _input(given: bytes, kind: str | None, *, raw: bool) -> Any:
-    """The input as JSON has it: numbers, a text, or base64. `raw`: bytes are not in base64 yet."""
+    """The input as JSON has it: numbers, a text, or base64. `raw`: bytes are not in base64 yet. Raises BadParameter."""
     if kind == "bytes":
         return base64.b64encode(given).decode() if raw else given.decode(errors="replace")
     text = given.decode(errors="replace")
     if kind == "strings":
         return text
-    return json_or_text(text)
+    if kind is None:
+        return json_or_text(text)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise usage_error(f"not a list of {kind} as JSON: {error}", "INPUT") from None
 
 
 def _print(out: Output, name: str, answer: dict[str, Any]) -> None:
     out.line(json.dumps(answer["output"], ensure_ascii=False))
     if answer.get("default"):
         out.note(("! ", "yellow"), f"the default output: {answer.get('default_explanation') or 'no model answered'}")
+        return
     facts = []
     if models := answer.get("models"):
         facts.append(f"by {', '.join(models)}")
     if (confidence := answer.get("confidence")) is not None:
         facts.append(f"confidence {confidence:.0%}")
-    facts.append(f"query {answer['query_id']}")
-    out.note((" · ".join(facts), "dim"))
+    out.note((" · ".join([*facts, f"query {answer['query_id']}"]), "dim"))
     out.note((f"Was it right? clip app label {name} {answer['query_id']} LABEL", "dim"))
 
 

@@ -66,7 +66,7 @@ def _facts(app: Mapping[str, Any]) -> str:
     queries = app["predictions"] + defaults
     if not queries:
         return "no queries yet"
-    facts = [f"{queries:,} queries", f"{defaults / queries:.1%} got the default output"]
+    facts = [f"{queries:,} queries"] + ([f"{defaults / queries:.1%} got the default output"] if defaults else [])
     facts.append(f"{feedback['joined']:,} with feedback")
     facts += [f"{feedback[kind]:,} {kind}" for kind in ("duplicate", "unknown", "invalid") if feedback[kind]]
     if contexts := app["contexts"]:
