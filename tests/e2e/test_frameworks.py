@@ -221,6 +221,23 @@ def test_a_method_may_be_chosen(machine: PlatformProcess) -> None:
     machine.clip("delete", "iris", "--yes")
 
 
+@pytest.mark.parametrize(
+    ("name", "function", "value"),
+    [
+        ("sparse.joblib", "transform", [1.0, 0.0, 1.0, 0.0]),
+        ("codes.joblib", "predict", False),
+        ("voting.joblib", "predict", 0),
+    ],
+)
+def test_the_call_that_is_made_up_from_a_file_runs(
+    name: str, function: str, value: Any, machine: PlatformProcess
+) -> None:
+    printed = machine.clip("deploy", FILES / name, timeout_s=300).out
+    assert f"/{function} " in printed
+    assert run_curl(printed) == value
+    machine.clip("delete", name.partition(".")[0], "--yes")
+
+
 def test_a_hostile_pickle_runs_in_a_replica_only(machine: PlatformProcess, tmp_path: Path) -> None:
     refused = machine.clip("deploy", FILES / "hostile.pkl", cwd=tmp_path, check=False)
     assert refused.code == 1

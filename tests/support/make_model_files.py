@@ -28,11 +28,13 @@ from sklearn.cluster import DBSCAN, KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
+from sklearn.ensemble import VotingClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -71,6 +73,17 @@ def estimators() -> None:
     joblib.dump(DBSCAN().fit(IRIS.data), FILES / "dbscan.joblib")
     joblib.dump(LogisticRegression(), FILES / "unfitted.joblib")
     joblib.dump({"model": logistic, "version": 3}, FILES / "dict.joblib")
+
+
+def families() -> None:
+    """Estimators whose columns, categories or outputs are kept elsewhere than in most."""
+    both = [("a", LogisticRegression(max_iter=500)), ("b", DecisionTreeClassifier(max_depth=2))]
+    joblib.dump(VotingClassifier(both).fit(IRIS.data, IRIS.target), FILES / "voting.joblib")
+    joblib.dump(OneHotEncoder().fit([["a", 7], ["b", 8]]), FILES / "sparse.joblib")
+    codes = make_pipeline(OneHotEncoder(), LogisticRegression()).fit([[7, 5], [8, 6]], [False, True])
+    joblib.dump(codes, FILES / "codes.joblib")
+    logarithm = make_pipeline(FunctionTransformer(np.log), LinearRegression()).fit(IRIS.data, IRIS.target)
+    joblib.dump(logarithm, FILES / "logarithm.joblib")
 
 
 def hostile() -> None:
@@ -198,7 +211,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     shutil.rmtree(FILES, ignore_errors=True)
     FILES.mkdir()
-    for write in (estimators, hostile, trees, torches, sentiment, tracked, graphs):
+    for write in (estimators, families, hostile, trees, torches, sentiment, tracked, graphs):
         write()
 
 

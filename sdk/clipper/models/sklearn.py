@@ -364,12 +364,13 @@ def _warnings(estimator: _Estimator, path: Path) -> tuple[str, ...]:
 def _source(estimator: _Estimator, path: Path, one: Input, method: str, returns: str) -> Source:
     version = f" {estimator.version}" if estimator.version and estimator.framework == "scikit-learn" else ""
     hint, definitions, rows, libraries = _rows(one)
-    answers = f"self.model.{method}({rows})"
-    if returns == "np.ndarray":
-        sparse = estimator.last.name.module.startswith("sklearn.feature_extraction") or "Encoder" in str(estimator.last)
-        answers = f"list({answers}{'.toarray()' if sparse else ''})"
-    else:
-        answers += ".tolist()"
+    body = [f"return self.model.{method}({rows}).tolist()"]
+    if method == "transform":
+        libraries = [*libraries, "from scipy.sparse import issparse"]
+        body = [
+            f"rows = self.model.transform({rows})",
+            "return list(rows.toarray() if issparse(rows) else np.asarray(rows))",
+        ]
     return Source(
         doc=f"Serves {path.name}: a {estimator.title} of {estimator.framework}{version}.",
         libraries=["import joblib", *libraries],
@@ -378,7 +379,7 @@ def _source(estimator: _Estimator, path: Path, one: Input, method: str, returns:
         init=[f"self.model = joblib.load(HERE / {quoted(path.name)})"],
         parameters=[(one.name, f"list[{hint}]")],
         returns=f"list[{returns}]",
-        body=[f"return {answers}"],
+        body=body,
     )
 
 
