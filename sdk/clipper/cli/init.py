@@ -42,7 +42,8 @@ _FILES = {"clip.toml": "clip.toml", "app.py": "app.py", "README.md": "README.md"
 def init(directory: Path, name: str, model: Path | None, smoke: str, method: str, out: Output) -> None:
     """Make a working project to start from.
 
-    Writes clip.toml, app.py, README.md and .clipignore; overwrites nothing.
+    Writes clip.toml, app.py, README.md and .clipignore; overwrites nothing. With --from, the project that `clip deploy
+    MODEL` deploys, and the model beside it.
     """
     wanted = Wanted(name=name, smoke=smoke, method=method)
     if model is not None:

@@ -91,6 +91,7 @@ def show_model(out: Output, model: Model, path: Path, name: str) -> None:
         ("Framework", f"{model.framework}{version} ({model.format})"),
         *((key.capitalize(), value) for key, value in model.facts.items() if value),
         ("Takes", ", ".join(f"{one.name}: {one.words()}" for one in model.inputs)),
+        *(("Columns", _columns(one)) for one in model.inputs if one.columns),
         ("Gives", ", ".join(f"{one.name}: {one.type}" for one in model.outputs)),
         ("Environment", ", ".join([f"Python {model.python}"] * bool(model.python) + list(model.requirements))),
         ("Project", f"{name}, function {model.function}"),
@@ -102,6 +103,10 @@ def show_model(out: Output, model: Model, path: Path, name: str) -> None:
     if not out.json:
         out.line((f"To change any of it: clip init --from {shlex.quote(str(path))} DIR", "dim"))
         out.line()
+
+
+def _columns(one: Input) -> str:
+    return ", ".join(f"{name}: {kind}" for name, kind in one.columns)
 
 
 def as_document(model: Model) -> dict[str, Any]:
