@@ -339,6 +339,35 @@ def test_a_platform_that_is_killed_has_its_applications_again(
     assert eventually(lambda: predict(own_platform, app)["output"] == 4)
 
 
+def test_on_an_open_bind_a_query_needs_a_key_unless_the_application_is_public(tmp_path: Path) -> None:
+    with PlatformProcess(tmp_path / "home", args=("--host", "0.0.0.0")) as platform:
+        for name, public in (("shut", False), ("open", True)):
+            spec = {"name": name, "input_type": "doubles", "default_output": 0, "public": public}
+            assert platform.api("POST", "/apps", json=spec).status_code == 201
+        key = platform.clip("key", "create", "asker", "--scope", "invoke", "--json").json()["key"]
+        query, headers = {"input": VECTOR}, {"Authorization": f"Bearer {key}"}
+        assert platform.post("/shut/predict", query).status_code == 401
+        assert platform.post("/shut/update", {"query_id": 1, "label": 1}).status_code == 401
+        assert platform.post("/shut/predict", query, headers=headers).status_code == 200
+        assert platform.post("/open/predict", query).status_code == 200
+        assert platform.request("GET", "/api/v1/apps", headers=headers).status_code == 403
+        with environment(CLIP_URL=platform.url, CLIP_API_KEY=key, CLIP_HOME=str(tmp_path)):
+            assert clipper.App.from_name("shut").predict([1]).output == 0
+            with pytest.raises(clipper.errors.Forbidden):
+                clipper.App.from_name("shut").status()
+            asked = platform.clip("app", "predict", "shut", "[1]", check=False)
+        assert asked.code == 0
+
+
+def test_a_web_page_cannot_query_an_application(platform: PlatformProcess, create: Create) -> None:
+    app = create()
+    foreign = {"Origin": "https://evil.example", "Content-Type": "text/plain"}
+    answer = platform.request("POST", f"/{app}/predict", content=b'{"input": [1]}', headers=foreign)
+    assert answer.status_code == 403
+    rebound = platform.request("POST", f"/{app}/predict", json={"input": [1]}, headers={"Host": "evil.example"})
+    assert rebound.status_code in (400, 403, 421)
+
+
 # Input types, links
 
 
