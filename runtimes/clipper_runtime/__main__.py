@@ -39,6 +39,21 @@ def enable_packages() -> None:
         import site
 
         site.main()
+        _clear_no_site()
+
+
+def _clear_no_site() -> None:
+    """Let `sys.flags` say what is so by now. `multiprocessing`, loky and others start their children with the flags
+    that stand there: with -S the children had no `.pth` files (editable installs), no `sys.prefix` of the environment
+    and no `quit`. They need no -S, since they inherit the confinement.
+
+    `sys.flags` cannot be made anew in Python: its type refuses, and a copy as another type loses the fields that are
+    no items, such as `thread_inherit_context`.
+    """
+    index = type(sys.flags).__match_args__.index("no_site")
+    cleared = ctypes.py_object(0)
+    ctypes.pythonapi.Py_IncRef(cleared)  # the next call takes a reference
+    ctypes.pythonapi.PyStructSequence_SetItem(ctypes.py_object(sys.flags), ctypes.c_ssize_t(index), cleared)
 
 
 def main() -> None:

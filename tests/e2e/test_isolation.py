@@ -261,9 +261,13 @@ def test_what_user_code_needs_works(platform: PlatformProcess) -> None:
             "import os, tempfile; a, b = tempfile.mkdtemp(), tempfile.mkdtemp(); open(a + '/x', 'w'); "
             "os.rename(a + '/x', b + '/x'); result = True"
         ),
-        "use multiprocessing": (
-            "import multiprocessing as m; x = m.get_context('fork').Manager(); result = list(x.list([1])) == [1]"
-        ),
+        **{
+            f"use multiprocessing by {method}": (
+                f"import multiprocessing as m; x = m.get_context({method!r}).Manager(); "
+                "result = list(x.list([1])) == [1]"
+            )
+            for method in ("fork", "spawn", "forkserver")
+        },
         "share memory": (
             "from multiprocessing.shared_memory import SharedMemory as S; s = S(create=True, size=9); s.close(); "
             "s.unlink(); result = True"
