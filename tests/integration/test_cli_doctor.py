@@ -40,7 +40,7 @@ def test_doctor_fails_with_the_fix_while_no_platform_runs(tmp_path: Path) -> Non
     assert done.code == 1
     assert "✗ platform" in done.out
     assert "clip up" in done.out
-    assert "Nothing was removed" in done.out
+    assert "Nothing stored was removed" in done.out
     assert "STORED" not in done.out
 
 

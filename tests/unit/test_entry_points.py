@@ -30,6 +30,7 @@ def test_the_installed_entry_points_are_those_of_pyproject_toml() -> None:
     assert {name: entry.load().__name__ for name in declared for entry in entry_points(name=name)} == {
         "up": "up",
         "simulate": "simulate",
+        "sweep": "sweep",
     }
 
 

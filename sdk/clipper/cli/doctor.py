@@ -53,24 +53,40 @@ class Check:
 def doctor(clean: bool, yes: bool, out: Output) -> int:
     """Check this machine and the platform.
 
-    Every finding comes with its fix; exits with 1 if something is broken. Shows what the platform stores.
+    Every finding comes with its fix; exits with 1 if something is broken. Shows what the platform stores. With
+    --clean, temporary directories that killed platforms left on this machine go too.
     """
     checks = _print_checks(out)
     failed = any(c.result == "fail" for c in checks)
-    stored: dict[str, Any] = {"storage": None, "removed": None}
+    stored: dict[str, Any] = {"storage": None, "removed": None, "leftovers": None}
     if any((c.name, c.result) == ("platform", "ok") for c in checks):
         with connect() as control:
             stored["storage"] = storage.show(out, control, hint=not clean)
             if clean:
                 stored["removed"] = storage.clean(out, control, stored["storage"], yes=yes)
     elif clean:
-        out.line("Nothing was removed: that is for a platform to do, and there is none.")
+        out.line("Nothing stored was removed: that is for a platform to do, and there is none.")
+    if clean:
+        stored["leftovers"] = _sweep(out)
     if out.json:
         out.document({"ok": not failed, "checks": [asdict(c) for c in checks], **stored})
     elif not failed:
         out.line()
         out.line("All is well." if all(c.result == "ok" for c in checks) else "Nothing is broken.")
     return 1 if failed else 0
+
+
+def _sweep(out: Output) -> list[str]:
+    """Remove what killed platforms left in the system's temporary directory. Returns the directories."""
+    try:
+        sweep = platform_extra.load("sweep")
+    except CommandFailed:
+        return []  # no platform ran here
+    leftovers: list[str] = sweep()
+    if leftovers:
+        directories = "1 temporary directory" if len(leftovers) == 1 else f"{len(leftovers)} temporary directories"
+        out.line((f"{OK} ", "green"), f"Removed {directories} of killed platforms")
+    return leftovers
 
 
 def _print_checks(out: Output) -> list[Check]:
