@@ -85,6 +85,9 @@ def test_up_gives_a_full_disk_as_data_and_a_defect_as_an_exception(
     runs(monkeypatch, wrap(OSError(errno.ENOSPC, "No space left on device", "/home/x/home_id")))
     error = up({"home": tmp_path}, lambda _: None)["error"]
     assert error["message"] == "the platform cannot go on: No space left on device: /home/x/home_id"
+    assert error["hint"].startswith("Free some space")
+    runs(monkeypatch, wrap(OSError(errno.EACCES, "Permission denied", "/home/x")))
+    assert "hint" not in up({"home": tmp_path}, lambda _: None)["error"]
     runs(monkeypatch, wrap(KeyError("x")))
     with pytest.raises((KeyError, ExceptionGroup)):
         up({"home": tmp_path}, lambda _: None)

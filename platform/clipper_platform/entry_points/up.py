@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,5 +40,8 @@ def _described(error: BaseException) -> dict[str, Any]:
     if isinstance(first, OSError):
         path = first.filename2 or first.filename
         where = f": {path}" if path else ""
-        return {"code": "unavailable", "message": f"the platform cannot go on: {first.strerror or first}{where}"}
+        described = {"code": "unavailable", "message": f"the platform cannot go on: {first.strerror or first}{where}"}
+        if first.errno in (errno.ENOSPC, errno.EDQUOT):
+            described["hint"] = "Free some space, or give a home on another disk: clip up --home DIR"
+        return described
     raise error
