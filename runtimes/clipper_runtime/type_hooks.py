@@ -10,6 +10,7 @@ import io
 import sys
 from collections.abc import Mapping, Sequence, Set, ValuesView
 from datetime import datetime
+from types import NoneType
 from typing import Any, Final, get_origin
 
 import msgspec
@@ -22,6 +23,8 @@ from clipper_runtime.hints import is_image, is_numpy, is_pydantic
 __all__ = ["build", "is_array", "plain", "plain_or_array", "plain_with_nan"]
 
 _PLAIN_BASES: Final = (str, int, float, bytes)
+# msgspec writes these itself wherever they are values: the hook gets them as keys of a dict that becomes JSON.
+_ONLY_AS_KEYS: Final = frozenset({NoneType, bool, bytes, list, tuple, set, frozenset})
 _WRITTEN_AS_TEXT: Final = ("pathlib", "ipaddress")  # their modules; not imported, for a quick start
 
 
@@ -49,6 +52,8 @@ def build(kind: Any, value: Any) -> Any:
 
 def plain(value: Any) -> Any:
     """msgspec's enc_hook: a value that msgspec does not know, as one that it can write. Raises TypeError."""
+    if type(value) in _ONLY_AS_KEYS:
+        raise TypeError(f"{value!r:.60} is the key of a dict, and keys of JSON are texts and numbers")
     if is_numpy(type(value)):
         from clipper_runtime import arrays
 

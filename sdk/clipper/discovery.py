@@ -20,7 +20,10 @@ __all__ = ["Discovered", "SourceModule", "read_module"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovered:
-    """A decorated function or class: its name in the project, where it is, and what its decorator says."""
+    """A decorated function or class: its name in the project, where it is, and what its decorator says.
+
+    `twice = clipper.function(name="twice")(partial(repeat, times=2))` decorates too.
+    """
 
     name: str
     target: str  # the name in its module
@@ -110,6 +113,7 @@ class _Reader:
                 yield from self._definition(statement)
                 self._constants.pop(statement.name, None)
             elif isinstance(statement, ast.Assign | ast.AnnAssign):
+                yield from self._assigned(statement)
                 self._assign(statement)
             else:
                 # What a branch or a loop assigns depends on how the code runs, so it is not known here.
@@ -137,7 +141,7 @@ class _Reader:
     def _definition(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> Iterator[Discovered]:
         for decorator in node.decorator_list:
             if self._is_ours(decorator):
-                yield self._discovered(node, decorator)
+                yield self._discovered(node.name, decorator)
         if isinstance(node, ast.ClassDef):
             for inner in node.body:
                 if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)) and any(
@@ -148,6 +152,22 @@ class _Reader:
                         "whose __call__ is what a deployed class runs",
                         where=f"{self._file}:{inner.lineno}",
                     )
+
+    def _assigned(self, statement: ast.Assign | ast.AnnAssign) -> Iterator[Discovered]:
+        """The function of `target = clipper.function(…)(code)` and of `target = clipper.function(code)`."""
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        call, target = statement.value, targets[0]
+        if not (isinstance(call, ast.Call) and len(call.args) == 1 and isinstance(target, ast.Name)):
+            return
+        if isinstance(call.func, ast.Call) and not call.keywords and self._is_ours(call.func):
+            decorator: ast.expr = call.func
+        elif self._is_ours(call.func):
+            decorator = ast.copy_location(ast.Call(func=call.func, args=[], keywords=call.keywords), call)
+        else:
+            return
+        code = call.args[0]
+        own_name = code.id if isinstance(code, ast.Name) else getattr(code, "attr", "")
+        yield self._discovered(target.id, decorator, needs_name=own_name != target.id)
 
     def _is_ours(self, decorator: ast.expr) -> bool:
         target = decorator.func if isinstance(decorator, ast.Call) else decorator
@@ -160,9 +180,7 @@ class _Reader:
             and target.value.id in self._packages
         )
 
-    def _discovered(
-        self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef, decorator: ast.expr
-    ) -> Discovered:
+    def _discovered(self, target: str, decorator: ast.expr, *, needs_name: bool = False) -> Discovered:
         where = f"decorator ({self._file}:{decorator.lineno})"
         options: dict[str, Any] = {}
         if isinstance(decorator, ast.Call):
@@ -170,11 +188,14 @@ class _Reader:
                 raise SpecError("takes keywords only, as in max_batch_size=32", where=where)
             for keyword in decorator.keywords:
                 options |= self._option(keyword, where)
-        name = check_name(options.pop("name", None) or node.name, "function", where=where)
+        if needs_name and not options.get("name"):
+            # The code has another name of its own, or none, and `target.remote(…)` would call that.
+            raise SpecError(f"write its name, as in clipper.function(name={target!r})(…)", where=where, key="name")
+        name = check_name(options.pop("name", None) or target, "function", where=where)
         FunctionSpec.check_options(options, where=where)
         return Discovered(
             name=name,
-            target=node.name,
+            target=target,
             module=self._module,
             file=self._file,
             line=decorator.lineno,

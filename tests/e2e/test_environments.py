@@ -95,6 +95,37 @@ def test_rebuild_takes_the_newest_version_that_fits_and_later_deploys_stay_with_
         platform.clip("delete", "again", "--yes", check=False)
 
 
+def test_a_changed_requirement_and_a_changed_file_of_the_same_name_are_installed_by_the_next_deploy(
+    platform: PlatformProcess, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    directory = write_project(tmp_path / "p", APP, 'name = "stale"\n[environment]\nrequirements = "requirements.txt"\n')
+    requirements = directory / "requirements.txt"
+
+    def deployed(line: str, *options: str) -> int:
+        requirements.write_text(line + "\n")
+        result = platform.clip("deploy", directory, "--json", *options).json()
+        assert result["state"] == "succeeded", result
+        value: int = platform.call("stale/value")
+        return value
+
+    try:
+        write_wheel(directory / "wheels", "moving", "1.0", files={"moving.py": "VALUE = 1\n"})
+        write_wheel(directory / "wheels", "moving", "2.0", files={"moving.py": "VALUE = 2\n"})
+        assert deployed("--find-links wheels\nmoving==1.0") == 1
+        assert deployed("--find-links wheels\nmoving==2.0") == 2
+        write_wheel(directory / "wheels", "moving", "2.0", files={"moving.py": "VALUE = 3\n"})
+        assert deployed("--find-links wheels\nmoving==2.0") == 3
+        write_wheel(outside, "moving", "1.0", files={"moving.py": "VALUE = 5\n"})
+        assert deployed(f"--find-links {outside.as_uri()}\nmoving==1.0") == 5
+        write_wheel(outside, "moving", "1.0", files={"moving.py": "VALUE = 6\n"})
+        assert deployed(f"--find-links {outside.as_uri()}\nmoving==1.0", "--rebuild") == 6
+        platform.clip("rollback", "stale", "1")
+        assert platform.call("stale/value") == 1
+    finally:
+        platform.clip("delete", "stale", "--yes", check=False)
+
+
 def versions(platform: PlatformProcess, project: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = platform.api("GET", f"/projects/{project}/versions").json()["versions"]
     return found

@@ -18,7 +18,9 @@ __all__ = ["LogLine", "LogReader", "LogStream", "encoded"]
 MAX_PENDING_BYTES: Final = 4 * 1024 * 1024
 RING_LINES: Final = 1000
 RING_CHARACTERS: Final = 1024 * 1024
-READER_LINES: Final = 1000
+# What waits for a reader: a replica's burst of lines (10,000, up to 4 MiB) comes in a few turns of the event loop.
+READER_LINES: Final = 20_000
+READER_CHARACTERS: Final = 8 * 1024 * 1024
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,16 +54,18 @@ class LogReader:
     def __init__(self, stream: LogStream, history: Sequence[LogLine]) -> None:
         self._stream = stream
         self._waiting: deque[LogLine] = deque()
+        self._characters = 0
         self._history = list(history)
         self._dropped = 0
         self._closed = False
         self._wake = asyncio.Event()
 
     def push(self, line: LogLine) -> None:
-        if len(self._waiting) >= READER_LINES:
+        if len(self._waiting) >= READER_LINES or self._characters >= READER_CHARACTERS:
             self._dropped += 1
         else:
             self._waiting.append(line)
+            self._characters += len(line.message)
         self._wake.set()
 
     async def next(self, timeout_s: float | None = None) -> list[LogLine] | None:
@@ -76,6 +80,7 @@ class LogReader:
         lines = [*self._history, *self._waiting]
         self._history.clear()
         self._waiting.clear()
+        self._characters = 0
         if self._dropped:
             lines.append(self._stream.note(f"{self._dropped} lines were not sent: this reader is too slow"))
             self._dropped = 0

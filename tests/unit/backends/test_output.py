@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from clipper.contract.wire import Log, LogRecord
 from clipper_platform.backends.process.output import (
+    BURST_BYTES,
+    BURST_LINES,
     LAST_WORDS,
-    MAX_BYTES_PER_WINDOW,
+    LINES_PER_WINDOW,
     MAX_LINE_BYTES,
-    MAX_LINES_PER_WINDOW,
     PAUSE_BYTES_PER_WINDOW,
     TAIL_LINES,
     WINDOW_S,
@@ -85,26 +86,40 @@ def test_lines_become_records_with_their_stream_and_level_and_an_unfinished_one_
 
 def test_beyond_the_rate_lines_are_counted_and_the_count_is_reported_when_the_second_is_over() -> None:
     collected, records, clock = output()
-    for number in range(MAX_LINES_PER_WINDOW + 300):
+    for number in range(BURST_LINES + 300):
         collected.feed("stdout", b"%d\n" % number)
-    assert len(records) == MAX_LINES_PER_WINDOW
+    assert len(records) == BURST_LINES
     clock.now += WINDOW_S
     collected.feed("stdout", b"after\n")
-    assert [r.message for r in records[-2:]] == ["300 lines were dropped: more than the log takes in a second", "after"]
+    assert [r.message for r in records[-2:]] == ["300 lines were dropped: more than the log takes", "after"]
     assert records[-2].stream == "system"
+
+
+def test_after_a_burst_the_rate_holds_and_what_is_not_used_is_a_burst_again() -> None:
+    collected, records, clock = output()
+    burst = Log([LogRecord(3.0, "log", "INFO", "", "x")] * (BURST_LINES * 2))
+    collected.records(burst)
+    clock.now += WINDOW_S
+    records.clear()
+    collected.records(burst)
+    assert sum(record.stream == "log" for record in records) == LINES_PER_WINDOW
+    clock.now += WINDOW_S * 1_000
+    records.clear()
+    collected.records(burst)
+    assert sum(record.stream == "log" for record in records) == BURST_LINES
 
 
 def test_the_rate_also_bounds_bytes_and_the_last_words_are_remembered_all_the_same() -> None:
     collected, records, _ = output()
     line = b"z" * 999 + b"\n"
-    for _ in range(50):
+    for _ in range(2 * BURST_BYTES // (len(line) * 100)):
         collected.feed("stdout", line * 100)
     collected.feed("stderr", b"Fatal Python error: Segmentation fault\n")
     collected.close()
-    assert sum(len(record.message) for record in records) <= MAX_BYTES_PER_WINDOW + 1_000 * 100
+    assert sum(len(record.message) for record in records) <= BURST_BYTES + 1_000 * 100
     assert collected.tail[-1] == "Fatal Python error: Segmentation fault"
     (dropped,) = (n for n, record in enumerate(records) if record.stream == "system")
-    assert records[dropped].message.endswith("lines were dropped: more than the log takes in a second")
+    assert records[dropped].message.endswith("lines were dropped: more than the log takes")
     assert records[-1].message == "Fatal Python error: Segmentation fault"
     assert len(records) - dropped - 1 == LAST_WORDS
 
@@ -125,11 +140,11 @@ def test_records_of_log_frames_pass_with_their_fields_and_the_same_bounds() -> N
     collected.records(Log([record], 7))
     assert (records[0].ts, records[0].request_id, records[0].logger) == (3.0, "r-1", "app")
     assert len(records[0].message) < MAX_LINE_BYTES + 20
-    collected.records(Log([LogRecord(3.0, "log", "INFO", "", "x")] * (MAX_LINES_PER_WINDOW * 2)))
-    assert len(records) == MAX_LINES_PER_WINDOW
+    collected.records(Log([LogRecord(3.0, "log", "INFO", "", "x")] * (BURST_LINES * 2)))
+    assert len(records) == BURST_LINES
     clock.now += WINDOW_S
     collected.records(Log([]))
-    assert records[-1].message.startswith(f"{MAX_LINES_PER_WINDOW + 1 + 7} lines were dropped")
+    assert records[-1].message.startswith(f"{BURST_LINES + 1 + 7} lines were dropped")
 
 
 @given(st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(max_size=5_000)), max_size=30))

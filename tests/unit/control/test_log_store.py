@@ -178,8 +178,11 @@ async def test_a_follower_gets_history_and_then_every_new_line(logs: LogStore) -
     reader.close()
 
 
-async def test_a_slow_reader_loses_lines_and_is_told_how_many(logs: LogStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_stream, "READER_LINES", 5)
+@pytest.mark.parametrize("limit", ["READER_LINES", "READER_CHARACTERS"])
+async def test_a_slow_reader_loses_lines_and_is_told_how_many(
+    logs: LogStore, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(log_stream, limit, 5)
     reader = await logs.open("digits", "classify")
     logs.append(F, "r", [record(str(i)) for i in range(12)])
     lines = await reader.next()

@@ -46,8 +46,34 @@ def test_a_decorated_function_is_found_however_it_is_imported(
 
 
 @pytest.mark.parametrize(
+    ("statement", "target", "name"),
+    [
+        ("twice = clipper.function(name='double', timeout_s=7)(partial(repeat, times=2))", "twice", "double"),
+        ("twice: object = clipper.function(repeat, name='twice', timeout_s=7)", "twice", "twice"),
+        ("repeat = clipper.function(timeout_s=7)(repeat)", "repeat", "repeat"),
+        ("predict = clipper.function(timeout_s=7)(model.predict)", "predict", "predict"),
+    ],
+)
+def test_code_that_is_decorated_by_a_call_is_found(tmp_path: Path, statement: str, target: str, name: str) -> None:
+    (found,) = read(tmp_path, f"import clipper\n{statement}\n").functions
+    assert (found.target, found.name, found.options) == (target, name, {"timeout_s": 7})
+
+
+@pytest.mark.parametrize("code", ["lambda x: x", "other", "partial(f, 1)", "model.predict"])
+def test_code_that_is_decorated_by_a_call_needs_a_name_unless_it_has_that_of_its_variable(
+    tmp_path: Path, code: str
+) -> None:
+    with pytest.raises(SpecError, match=r"write its name, as in clipper\.function\(name='f'\)"):
+        read(tmp_path, f"import clipper\nf = clipper.function()({code})\n")
+
+
+@pytest.mark.parametrize(
     "source",
     [
+        "import clipper\nmine = clipper.function",
+        "import clipper\nmine = clipper.function(timeout_s=5)",
+        "import clipper\nx = clipper.other()(f)",
+        "import clipper\nx = clipper.function()(f)(1)",
         "import clipper\ndef f(): ...",
         "import other\n@other.function()\ndef f(): ...",
         "from clipper import deploy as function2\n@function2\ndef f(): ...",
