@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -16,6 +17,7 @@ from urllib.parse import quote
 from clipper.contract.constants import DEFAULT_HOME, DEFAULT_HOST, DEFAULT_PORT
 from clipper.contract.spec import nearest
 from clipper_platform.errors import InvalidSpec
+from clipper_platform.types import IdRange
 
 __all__ = ["BACKLOG", "Settings"]
 
@@ -23,6 +25,12 @@ MiB = 1024 * 1024
 
 # Connections that the kernel accepts before the platform does: those of clients wait here while the gateway loads.
 BACKLOG = 2048
+
+# What systemd has for users that exist while something runs as them, so that no distribution gives these numbers to
+# people or services. Container hosts that map 65,536 numbers have them too.
+DEFAULT_UIDS = IdRange(61184, 65519)
+MIN_UID, MAX_UID = 1000, 2**31 - 2  # below are the system's users
+MIN_UIDS = 16  # half of them are users, half are groups of bundles
 
 STORE_SCHEMES = ("sqlite:///", "redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
 
@@ -50,6 +58,7 @@ class Settings:
     max_queued_total: int = 20_000
     cache_bytes: int = 64 * MiB
     isolation: str = "auto"  # of replicas: the best that the machine has, or mounts, landlock, none
+    isolation_uids: str = "auto"  # users of projects where root runs the platform: FIRST..LAST; auto: where needed; off
     warm_pool_size: int = 0  # zygotes per environment, where the environment sets no number
     body_timeout_s: float = 60.0  # a client that takes longer to send its body gets a 408
     shutdown_timeout_s: float = 30.0
@@ -71,6 +80,14 @@ class Settings:
     @property
     def environments_path(self) -> Path:
         return self.environments or self.home / "environments"
+
+    @property
+    def project_ids(self) -> IdRange | None:
+        """None: projects have no users of their own."""
+        if self.isolation_uids in ("auto", "off"):
+            return DEFAULT_UIDS if self.isolation_uids == "auto" else None
+        first, _, last = self.isolation_uids.partition("..")
+        return IdRange(int(first), int(last))
 
     @classmethod
     def load(cls, *, environ: Mapping[str, str] | None = None, **flags: Any) -> Self:
@@ -102,6 +119,7 @@ class Settings:
                 raise InvalidSpec(
                     f"{key} = {getattr(self, key)!r} is not allowed: one of {', '.join(allowed)}", key=key
                 )
+        self._check_uids()
         if not 0 <= self.port <= 65535:
             raise InvalidSpec(f"port = {self.port} is not allowed: 0 to 65535", key="port")
         if self.store and not self.store.startswith(STORE_SCHEMES):
@@ -122,6 +140,18 @@ class Settings:
         if self.max_body_bytes > 64 * MiB:
             raise InvalidSpec(
                 "max_body_bytes is at most 64 MiB: a frame to a replica holds a body", key="max_body_bytes"
+            )
+
+    def _check_uids(self) -> None:
+        if self.isolation_uids in ("auto", "off"):
+            return
+        found = re.fullmatch(r"(\d{1,10})\.\.(\d{1,10})", self.isolation_uids)
+        first, last = map(int, found.groups()) if found else (0, 0)
+        if not (first >= MIN_UID and first + MIN_UIDS <= last + 1 and last <= MAX_UID):
+            raise InvalidSpec(
+                f"isolation_uids = {self.isolation_uids!r} is not allowed: auto, off, or FIRST..LAST with at least "
+                f"{MIN_UIDS} numbers from {MIN_UID} to {MAX_UID}, such as {DEFAULT_UIDS}",
+                key="isolation_uids",
             )
 
 

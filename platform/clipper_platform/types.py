@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NewType
 
-__all__ = ["BundleDigest", "EnvironmentId", "FunctionId", "ReplicaId"]
+__all__ = ["BundleDigest", "EnvironmentId", "FunctionId", "IdRange", "ReplicaId"]
 
 ReplicaId = NewType("ReplicaId", str)
 BundleDigest = NewType("BundleDigest", str)  # "sha256:…"
@@ -27,3 +27,24 @@ class FunctionId:
 
     def __str__(self) -> str:
         return f"{self.path}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class IdRange:
+    """Numbers of users and groups that belong to the platform's projects, `first` and `last` included."""
+
+    first: int
+    last: int
+
+    @property
+    def users(self) -> range:
+        """For projects. Each user's group has the number of the user."""
+        return range(self.first, (self.first + self.last + 1) // 2)
+
+    @property
+    def groups(self) -> range:
+        """For bundles."""
+        return range((self.first + self.last + 1) // 2, self.last + 1)
+
+    def __str__(self) -> str:
+        return f"{self.first}..{self.last}"

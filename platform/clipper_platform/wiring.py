@@ -103,6 +103,8 @@ def concrete_parts(settings: Settings, clock: Clock, url: str) -> ConcreteParts:
             on_dropped=on_dropped,
             warm_pool_size=settings.warm_pool_size,
             isolation=settings.isolation,
+            ids=settings.project_ids,
+            ids_always=settings.isolation_uids != "auto",
             hidden=[settings.environments_path, *database_files(settings.store_url)],
         )
         made.on_isolation = environments.isolate
@@ -217,6 +219,7 @@ class Parts:
         self.environments = concrete.environments
         self.backend = concrete.backend(self.logs.append, self._count_dropped, self.artifacts.unpack)
         await self._enter(self.backend)
+        self.artifacts.groups = self.backend.bundle_groups()
         self.secrets.on_change = self.backend.secrets_changed
         if concrete.shared_results is not None:
             await self._enter(concrete.shared_results)

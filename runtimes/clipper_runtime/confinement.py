@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
@@ -39,6 +40,9 @@ class Rules(NamedTuple):
     read_only: Sequence[str] = ()
     writable: Sequence[str] = ()
     overlays: Sequence[Sequence[str]] = ()
+    uid: int = 0
+    groups: Sequence[int] = ()
+    memory_bytes: int = 0
 
 
 def take_rules() -> Rules | None:
@@ -50,6 +54,9 @@ def take_rules() -> Rules | None:
 def confine(rules: Rules) -> None:
     """Apply the rules to this process and all that it starts. Raises OSError; then no other code must run in it."""
     if rules.mode == "none":
+        if rules.uid:
+            _become(rules)
+            _drop_capabilities()
         return
     if rules.mode == "mounts":
         kernel.new_mount_namespace(with_user_namespace=rules.user_namespace)
@@ -57,11 +64,13 @@ def confine(rules: Rules) -> None:
     if os.geteuid() == 0:
         kernel.bound_capabilities(_KEPT_BY_ROOT)
     if rules.mode == "mounts":
+        _become(rules)
         separate()
         _enter_view()
     else:
         allowed = kernel.Ruleset(kernel.landlock_abi())
-        _allow_others(allowed, rules)
+        _allow_others(allowed, rules)  # by root, which may open what the user may not
+        _become(rules)
         _drop_capabilities()
         allowed.enforce()
 
@@ -74,6 +83,31 @@ def separate(abi: int | None = None) -> None:
         rules = kernel.Ruleset(abi, handled=kernel.MAKE_BLOCK | kernel.MAKE_CHAR | kernel.REFER)
         rules.allow("/", kernel.REFER)  # links and renames across directories are refused unless they are allowed
         rules.enforce()
+
+
+def _become(rules: Rules) -> None:
+    """The user of the rules, which has no capability, nor has any program that it executes."""
+    if not rules.uid:
+        return
+    parent = os.getppid()
+    for stream in (1, 2):
+        try:
+            os.fchown(stream, rules.uid, -1)  # `open("/dev/stderr")` opens the pipe anew, which only its owner may
+        except OSError:
+            continue  # closed, or of a kind that has no owner
+    if rules.memory_bytes:
+        resource.setrlimit(resource.RLIMIT_DATA, (rules.memory_bytes, rules.memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    kernel.bound_capabilities(())
+    os.setgroups(list(rules.groups))
+    os.setresgid(rules.uid, rules.uid, rules.uid)
+    os.setresuid(rules.uid, rules.uid, rules.uid)
+    # The kernel takes two things from a process that changes its user: its own entries in /proc, and the signal at the
+    # end of its parent.
+    kernel.show_to_its_user()
+    kernel.die_with_parent()
+    if os.getppid() != parent:
+        raise OSError("the platform ended")
 
 
 def _enter_view() -> None:

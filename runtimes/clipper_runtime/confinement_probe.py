@@ -1,4 +1,5 @@
-"""`python -m clipper_runtime.confinement_probe DIRECTORY auto|mounts|landlock`: tries what confines replicas here.
+"""`python -m clipper_runtime.confinement_probe DIRECTORY auto|mounts|landlock|none [UID]`: tries what confines replicas
+here; with UID, which root alone can give, as that user.
 
 It works inside the directory and prints a Probe as JSON. It believes what it sees and no version of a kernel, because
 containers, security modules and settings refuse what a kernel has."""
@@ -23,15 +24,18 @@ _FAILED: Final = 255
 
 
 def main() -> None:
-    sys.stdout.buffer.write(encode(probe(Path(sys.argv[1]), sys.argv[2])))
+    uid = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    sys.stdout.buffer.write(encode(probe(Path(sys.argv[1]), sys.argv[2], uid)))
 
 
-def probe(directory: Path, allowed: str) -> Probe:
+def probe(directory: Path, allowed: str, uid: int = 0) -> Probe:
     """Tries the modes in their order of preference, or the one that is allowed, each in a process of its own."""
     for name in ("hidden/shown", "open"):
         (directory / name).mkdir(parents=True)
     (directory / "hidden/file").write_text("x")
     (directory / "hidden/shown/file").write_text("x")
+    if uid:
+        _share(directory, uid)
     abi, reasons = kernel.landlock_abi(), dict[str, str]()
     admin = bool(kernel.capabilities() >> _CAP_SYS_ADMIN & 1)
     attempts: list[tuple[Mode, bool]] = [("mounts", not admin)]
@@ -39,6 +43,8 @@ def probe(directory: Path, allowed: str) -> Probe:
         attempts.append(("landlock", False))
     else:
         reasons["landlock"] = "the kernel has no Landlock, or it is not among its security modules"
+    if uid:
+        attempts.append(("none", False))
     for mode, user_namespace in attempts:
         if allowed not in ("auto", mode):
             reasons[mode] = f"switched off (isolation = {allowed})"
@@ -49,6 +55,7 @@ def probe(directory: Path, allowed: str) -> Probe:
             hidden=[str(directory / "hidden")],
             read_only=[str(directory / "hidden/shown")],
             writable=[str(directory / "open")],
+            uid=uid,
         )
         found, why = _in_child(lambda rules=rules: _try(rules, directory))  # type: ignore[misc]
         if found is not None:
@@ -58,10 +65,24 @@ def probe(directory: Path, allowed: str) -> Probe:
                 landlock=abi,
                 signals=bool(found & _SIGNALS),
                 memory=bool(found & _MEMORY),
+                users=uid != 0,
                 reasons=reasons,
             )
         reasons[mode] = why
     return Probe(mode="none", landlock=abi, reasons=reasons)
+
+
+def _share(directory: Path, uid: int) -> None:
+    """Give the files the modes that those of the platform have for users of projects."""
+    for path, mode in (
+        ("", 0o711),
+        ("hidden", 0o711),
+        ("hidden/file", 0o600),
+        ("hidden/shown", 0o755),
+        ("open", 0o700),
+    ):
+        (directory / path).chmod(mode)
+    os.chown(directory / "open", uid, uid)
 
 
 def _in_child(work: Callable[[], int]) -> tuple[int | None, str]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 from collections.abc import Collection
 from typing import Final
 
 __all__ = [
     "ACCESS_READ", "MAKE_BLOCK", "MAKE_CHAR", "REFER", "Ruleset", "bind", "bound_capabilities", "capabilities",
-    "hide_with_tmpfs", "keep_capabilities", "landlock_abi", "make_read_only", "new_mount_namespace", "overlay",
+    "die_with_parent", "hide_with_tmpfs", "keep_capabilities", "landlock_abi", "make_read_only", "new_mount_namespace",
+    "overlay", "show_to_its_user",
 ]  # fmt: skip
 
 _MOUNT_SETATTR: Final = 442
@@ -26,6 +28,7 @@ _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _MOUNT_ATTR_RDONLY = 1
 
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 24, 38, 47, 4
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _CAPABILITY_LAST: Final = 63
@@ -149,6 +152,19 @@ def keep_capabilities(kept: Collection[int]) -> None:
     mask = capabilities() & sum(1 << number for number in kept)
     data = (_CapData * 2)(*(_CapData(word, word, 0) for word in (mask & 0xFFFFFFFF, mask >> 32)))
     _check(_libc.capset(ctypes.byref(_CapHeader(_CAPABILITY_VERSION_3, 0)), data), "capset")
+
+
+# Users
+
+
+def show_to_its_user() -> None:
+    """Let this process's entries in /proc belong to its user, which it needs itself to open them."""
+    _check(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl")
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "prctl")
 
 
 # Landlock

@@ -215,6 +215,9 @@ class InMemoryBackend:
         self.replicas.append(replica)
         return replica
 
+    def bundle_groups(self) -> range | None:
+        return None
+
     def isolation(self) -> IsolationState:
         return IsolationState("none", "none: replicas run in this process")
 

@@ -184,6 +184,11 @@ class Backend(Protocol):
         """Call it after `open`."""
         ...
 
+    def bundle_groups(self) -> range | None:
+        """Groups of which each unpacked bundle must have one of its own, because replicas of different projects are
+        different users; None: they are not. Call it after `open`."""
+        ...
+
     def snapshot(self, function: FunctionId) -> SnapshotState | None:
         """None: it keeps no snapshot of the function, or none was requested yet."""
         ...

@@ -75,6 +75,8 @@ class ArtifactStore:
         self._executor: ThreadPoolExecutor | None = None
         self._checked: set[str] = set()  # names of trees that were found sealed since the start
         self._unpacking: dict[str, asyncio.Future[Path]] = {}
+        self.groups: range | None = None
+        """Groups of which each tree gets one, so that only who has its group reads it; None: everybody may."""
         self._deleting = threading.Lock()  # a tree must not appear after its archive was deleted
 
     async def open(self) -> None:
@@ -202,6 +204,7 @@ class ArtifactStore:
         self.root.chmod(0o700)
         for directory in (self._trees, self._damaged, self._tmp):
             directory.mkdir(exist_ok=True)
+            directory.chmod(0o711 if directory == self._trees else 0o700)
         # Trees are not flushed to disk, which would cost a second per thousand files: a power failure may leave a
         # tree whose name survived and whose files did not. So those of another boot are unpacked anew.
         stamp, boot = self._trees / ".boot", _boot()
@@ -226,7 +229,7 @@ class ArtifactStore:
 
     def _unpack(self, name: str) -> Path:
         tree = self._trees / name
-        if trees.is_sealed(tree):
+        if trees.is_sealed(tree) and (self.groups is None or tree.stat().st_gid in self.groups):
             self._checked.add(name)
             return tree
         started = self._tmp / f"tree-{uuid.uuid4().hex}"
@@ -241,6 +244,8 @@ class ArtifactStore:
                 if not self._archive(name).exists():
                     raise _missing(name)
                 self._set_aside(tree)
+                if self.groups is not None:
+                    trees.give_group(started, self._trees, self.groups)
                 started.rename(tree)
                 trees.seal(tree)
                 self._checked.add(name)

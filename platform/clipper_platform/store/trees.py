@@ -7,13 +7,15 @@ unpacked. A check takes 1 ms for 200 files, where reading them would take the si
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["is_sealed", "seal", "unseal"]
+__all__ = ["give_group", "is_sealed", "seal", "unseal"]
 
 _READ_ONLY = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
 
@@ -40,9 +42,20 @@ def unseal(tree: Path) -> None:
     _record(tree).unlink(missing_ok=True)
     for directory, _, _ in os.walk(tree):  # from the outside in, so that each can be read by then
         try:
-            os.chmod(directory, 0o755)
+            os.chmod(directory, 0o700)
         except OSError:
             continue
+
+
+def give_group(tree: Path, others: Path, groups: range) -> None:
+    """Close it to all but a group that none of the trees in `others` has. Raises OSError; only root may do it."""
+    taken = {entry.stat(follow_symlinks=False).st_gid for entry in os.scandir(others)}
+    free = [number for number in groups if number not in taken]
+    if not free:
+        raise OSError(errno.EDQUOT, "each of isolation_uids' groups has a bundle: delete versions, or allow more")
+    # Not the first free one: processes with the group of a tree that was just removed may still run.
+    os.chown(tree, -1, secrets.choice(free))
+    os.chmod(tree, 0o750)
 
 
 def _record(tree: Path) -> Path:

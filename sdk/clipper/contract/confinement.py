@@ -26,6 +26,8 @@ class Confinement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     `hidden`: directories and files that cannot be read. `read_only`: shown, also inside a hidden directory, and not
     writable. `writable`: shown inside a hidden directory. A read-only or writable path that does not exist is left out.
     `overlays`: pairs of a directory and a private one, which takes what is changed below the first; not with Landlock.
+    `uid`: the user, and the group, that the process becomes, with `groups` besides; 0: it keeps its own. `memory_bytes`
+    bounds its private memory, which the platform may not do any more then; 0: no bound.
     """
 
     mode: Mode
@@ -34,6 +36,9 @@ class Confinement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     read_only: list[str] = []
     writable: list[str] = []
     overlays: list[tuple[str, str]] = []
+    uid: int = 0
+    groups: list[int] = []
+    memory_bytes: int = 0
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -44,6 +49,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     landlock: int = 0  # its ABI; 0: the kernel has none
     signals: bool = False  # refused towards other processes
     memory: bool = False  # of other processes, and their environment variables, cannot be read
+    users: bool = False  # the platform can give processes a user of their own
     reasons: dict[str, str] = {}
 
 

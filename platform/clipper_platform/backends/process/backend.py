@@ -16,7 +16,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -36,7 +35,7 @@ from clipper_platform.backends.base import (
 from clipper_platform.backends.process import guardian
 from clipper_platform.backends.process.bytecode import Bytecode
 from clipper_platform.backends.process.forked_process import ForkedProcess
-from clipper_platform.backends.process.isolation import Isolation, probe_machine
+from clipper_platform.backends.process.isolation import Isolation, probe_machine, project_users
 from clipper_platform.backends.process.launch import Launch, LaunchPlan
 from clipper_platform.backends.process.orphans import Guardian, InstanceRecord, marker, sweep_abandoned, tmp_prefix
 from clipper_platform.backends.process.output import ReplicaOutput
@@ -44,13 +43,14 @@ from clipper_platform.backends.process.replica import ProcessReplica
 from clipper_platform.backends.process.replica_environment import replica_environment
 from clipper_platform.backends.process.staging import stage
 from clipper_platform.backends.process.temporary import TemporaryRoot
+from clipper_platform.backends.process.users import User, make_private
 from clipper_platform.backends.process.zygote_pools import ZygotePools
 from clipper_platform.backends.process.zygotes import REPLICA_PLACEHOLDER, ForkFailed, Zygote, ZygoteStart
 from clipper_platform.clock import Clock, SystemClock
 from clipper_platform.environments.file_list import changed_file
 from clipper_platform.environments.virtual import VirtualEnvironment
 from clipper_platform.errors import ClipperError
-from clipper_platform.types import EnvironmentId, FunctionId
+from clipper_platform.types import EnvironmentId, FunctionId, IdRange
 
 __all__ = ["RUNTIME_COMMAND", "ProcessBackend"]
 
@@ -93,11 +93,14 @@ class ProcessBackend:
         warm_pool_size: int = 0,
         isolation: str = "auto",
         hidden: Sequence[Path] = (),
+        ids: IdRange | None = None,
+        ids_always: bool = False,
     ) -> None:
         """`bundles` and `environments` find on this machine what a launch names; None: it is not built here.
         `on_dropped` is called with the number of a function's lines that the log's rate limit dropped.
         `warm_pool_size` is the default for projects that declare none. `isolation`: "auto", or the one mode to use.
-        `hidden`: what replicas must not read, outside of `home`."""
+        `hidden`: what replicas must not read, outside of `home`. `ids`: for users of projects, which have some where
+        nothing else isolates them, or `ids_always`; None: they have none."""
         self._home = home.absolute()
         self._bundles = bundles
         self._environments = environments
@@ -114,6 +117,7 @@ class ProcessBackend:
         self._tmp = TemporaryRoot(self._home)
         self._isolation_mode = isolation
         self._hidden = hidden
+        self._ids, self._ids_always = ids, ids_always
         self._isolation: Isolation | None = None  # once open
         self._bytecode: Bytecode | None = None
         self._record: Path | None = None
@@ -148,19 +152,33 @@ class ProcessBackend:
         runtime = await asyncio.to_thread(stage, self._home / "runtime")
         self._bytecode = Bytecode(runtime, {guardian.MARKER: self._instance_id})
         self._guardian.start()
-        probe = await asyncio.to_thread(probe_machine, runtime, self._tmp.path, self._isolation_mode)
-        self._isolation = Isolation(
-            probe=probe,
-            hidden=(self._home, self._tmp.path, *self._hidden),
-            runtime=runtime,
-            environ=self._environ,
-        )
+        self._isolation = await asyncio.to_thread(self._find_isolation, runtime)
         if self.on_isolation is not None:
             self.on_isolation(self._isolation)
         state = self.isolation()
         _logger.log(
             logging.INFO if state.mode != "none" else logging.WARNING, "isolation of replicas: %s", state.detail
         )
+
+    def _find_isolation(self, runtime: Path) -> Isolation:
+        probe = probe_machine(runtime, self._tmp.path, self._isolation_mode)
+        users, refused = None, ""
+        if self._ids is not None and (
+            self._ids_always or (self._isolation_mode == "auto" and probe.mode == "none" and os.geteuid() == 0)
+        ):
+            users, refused = project_users(self._home, self._ids, runtime, self._tmp.path, probe.mode)
+        return Isolation(
+            probe=probe,
+            hidden=(self._home, self._tmp.path, *self._hidden),
+            runtime=runtime,
+            environ=self._environ,
+            users=users,
+            users_refused=refused,
+        )
+
+    def bundle_groups(self) -> range | None:
+        users = self._open_isolation().users
+        return None if users is None else users.range.groups
 
     async def close(self) -> None:
         self._isolation = None  # from here on launches are refused
@@ -220,7 +238,8 @@ class ProcessBackend:
 
     async def _check(self, environment: VirtualEnvironment) -> None:
         """Where nothing keeps replicas from changing an environment, refuse one that was changed."""
-        if self._isolation is None or self._isolation.probe.mode != "none":
+        isolation = self._isolation
+        if isolation is None or isolation.probe.mode != "none" or isolation.users is not None:
             return
         if (changed := await asyncio.to_thread(changed_file, environment.path)) is not None:
             raise StartError(
@@ -233,6 +252,8 @@ class ProcessBackend:
         spec = launch.spec
         source = await self.zygotes.source(launch)
         isolation = self._open_isolation()
+        if source is not None and not isolation.can_fork(launch, source.memory_limit):
+            source = None
         output = ReplicaOutput(self._sink_for(spec), self._clock, lambda n: self._on_dropped(spec.function, n))
         plan = self._plan(launch, isolation, source)
         try:
@@ -266,11 +287,15 @@ class ProcessBackend:
         isolation = self._isolation
         if isolation is None:
             raise OSError("the platform's process backend is not open")
+        user = isolation.user(launch)
         area = self._make_tmp()
-        tmp = Path(tempfile.mkdtemp(dir=area, prefix="t"))
-        env = self._environment_of(launch, isolation, tmp)
+        if user is not None:
+            area.chmod(0o711)  # root's, so that nothing but what root makes lies in it
+        tmp = make_private(area, "t", user)
+        env = self._environment_of(launch, isolation, tmp, user)
         # Its children see its mounts, so the directories that they will have lie in a shown one.
-        env[CONFINEMENT_VARIABLE] = encode(isolation.of(launch, area)).decode()
+        memory_bytes = None if shared else launch.spec.memory_bytes
+        env[CONFINEMENT_VARIABLE] = encode(isolation.of(launch, area, memory_bytes=memory_bytes)).decode()
         if shared:
             env = {key: value for key, value in env.items() if key not in FUNCTION_VARIABLES}
         return ZygoteStart(
@@ -278,7 +303,7 @@ class ProcessBackend:
             env=env | {REPLICA_VARIABLE: REPLICA_PLACEHOLDER},
             tmp=tmp,
             request=request,
-            memory_bytes=None if shared else launch.spec.memory_bytes,
+            memory_bytes=memory_bytes,
         )
 
     def _say(self, launch: Launch, line: str) -> None:
@@ -287,11 +312,13 @@ class ProcessBackend:
 
     def _plan(self, launch: Launch, isolation: Isolation, source: Zygote | None) -> LaunchPlan:
         try:
-            tmp = self._make_tmp(None if source is None else source.area)
+            user = isolation.user(launch)
+            tmp = self._make_tmp(None if source is None else source.area, user)
+            confinement = isolation.of(launch, tmp, memory_bytes=launch.spec.memory_bytes)
         except OSError as error:
-            raise StartError("launch", f"no temporary directory can be made: {error}") from error
-        env = self._environment_of(launch, isolation, tmp)
-        env[CONFINEMENT_VARIABLE] = encode(isolation.of(launch, tmp)).decode()
+            raise StartError("launch", f"its directories cannot be made ready: {error}") from error
+        env = self._environment_of(launch, isolation, tmp, user)
+        env[CONFINEMENT_VARIABLE] = encode(confinement).decode()
         if self.zygotes.wants_report(launch):
             env[REPORT_VARIABLE] = str(tmp / "modules.json")
         return LaunchPlan(
@@ -311,13 +338,13 @@ class ProcessBackend:
 
         return emit
 
-    def _make_tmp(self, area: Path | None = None) -> Path:
+    def _make_tmp(self, area: Path | None = None, user: User | None = None) -> Path:
         """A new directory, in the area of a zygote if one is given. Raises OSError."""
         if area is not None:
-            return Path(tempfile.mkdtemp(dir=area, prefix="r"))
-        return Path(tempfile.mkdtemp(dir=self._tmp.path, prefix=tmp_prefix(self._instance_id)))
+            return make_private(area, "r", user)
+        return make_private(self._tmp.path, tmp_prefix(self._instance_id), user)
 
-    def _environment_of(self, launch: Launch, isolation: Isolation, tmp: Path) -> dict[str, str]:
+    def _environment_of(self, launch: Launch, isolation: Isolation, tmp: Path, user: User | None) -> dict[str, str]:
         return replica_environment(
             launch,
             platform=self._environ,
@@ -325,4 +352,5 @@ class ProcessBackend:
             runtime=isolation.runtime,
             tmp=tmp,
             url=self._url,
+            home=None if user is None else user.home,
         )

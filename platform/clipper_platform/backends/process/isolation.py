@@ -22,31 +22,36 @@ from clipper.contract.confinement import Confinement, Mode, Probe, decode_probe
 from clipper_platform.backends.base import IsolationState
 from clipper_platform.backends.process.launch import Launch
 from clipper_platform.backends.process.staging import find_packages
+from clipper_platform.backends.process.users import User, Users, closed_path, missing_capabilities
+from clipper_platform.types import IdRange
 
-__all__ = ["Isolation", "probe_machine"]
+__all__ = ["Isolation", "probe_machine", "project_users"]
 
 PROBE_TIMEOUT_S = 20.0
+_PROBE = (sys.executable, "-P", "-m", "clipper_runtime.confinement_probe")
 _ROOT_READ_ONLY: Mapping[Mode, tuple[str, ...]] = {
     # Files in which root changes the kernel, such as the program that takes core dumps.
     "mounts": ("/proc/sys", "/proc/irq", "/proc/bus", "/proc/sysrq-trigger", "/sys"),
     "landlock": ("/proc", "/sys"),
     "none": (),
 }
+_BUILDS_FIX = "a Linux with Landlock, 5.13 or newer, confines builds too"
 # Disks as character devices, which a read shows whole.
 _RAW_DEVICES = ("sg", "ng", "mem", "port", "bsg")
 
 
-def probe_machine(runtime: Path, directory: Path, allowed: str = "auto") -> Probe:
+def probe_machine(runtime: Path, directory: Path, allowed: str = "auto", uid: int = 0) -> Probe:
     """What confines replicas here; `directory` takes the probe's files. `allowed`: "auto", or the only mode to try.
-    Blocks for about 0.1 s. Never raises OSError."""
-    if allowed == "none":
+    `uid`: the user that they are to become; 0: they keep the platform's. Blocks for about 0.1 s. Never raises
+    OSError."""
+    if allowed == "none" and not uid:
         return Probe(mode="none", reasons={"setting": "switched off (isolation = none)"})
     if sys.platform != "linux":
         return Probe(mode="none", reasons={"system": f"there is none for {sys.platform}"})
     try:
         with tempfile.TemporaryDirectory(prefix="probe-", dir=directory) as place:
             done = subprocess.run(
-                [sys.executable, "-P", "-m", "clipper_runtime.confinement_probe", os.path.realpath(place), allowed],
+                [*_PROBE, os.path.realpath(place), allowed, str(uid)],
                 env={"PYTHONPATH": str(runtime), "PYTHONDONTWRITEBYTECODE": "1"},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -58,14 +63,39 @@ def probe_machine(runtime: Path, directory: Path, allowed: str = "auto") -> Prob
         return Probe(mode="none", reasons={"probe": f"it failed: {error}"})
 
 
+def project_users(home: Path, ids: IdRange, runtime: Path, directory: Path, mode: Mode) -> tuple[Users | None, str]:
+    """The users of the home's projects, or why they can have none here. Blocks for about 0.1 s."""
+    if os.geteuid() != 0:
+        return None, "the platform does not run as root"
+    if lacking := missing_capabilities():
+        return None, f"the platform lacks {', '.join(lacking)}"
+    if why := closed_path([Path(sysconfig.get_path("stdlib")), home]):
+        return None, why
+    users = Users(home, ids)
+    try:
+        users.open()
+        directory.chmod(0o711)
+    except OSError as error:
+        return None, str(error)
+    if why := closed_path([directory]):
+        return None, why
+    probe = probe_machine(runtime, directory, mode, ids.users[0])
+    if probe.users and probe.mode == mode and probe.signals and probe.memory:
+        return users, ""
+    return None, "; ".join(probe.reasons.values()) or "what a user may not was not refused"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Isolation:
-    """`hidden`: directories and files of the platform. `runtime`: the staged packages."""
+    """`hidden`: directories and files of the platform. `runtime`: the staged packages. `users`: those of projects, if
+    they have any; `users_refused`: why they have none, where they were asked for."""
 
     probe: Probe
     hidden: Sequence[Path]
     runtime: Path
     environ: Mapping[str, str]  # the platform's
+    users: Users | None = None
+    users_refused: str = ""
     bases: dict[tuple[Path, Path], Confinement] = field(default_factory=dict)
 
     def base(self, launch: Launch) -> Confinement:
@@ -81,12 +111,33 @@ class Isolation:
         mode, user_namespace = self.probe.mode, self.probe.user_namespace
         return Confinement(mode=mode, user_namespace=user_namespace, hidden=hidden, read_only=read_only)
 
-    def of(self, launch: Launch, tmp: Path) -> Confinement:
-        """For a replica of this bundle with this directory of its own."""
-        base = self.base(launch)
+    def of(self, launch: Launch, tmp: Path, *, memory_bytes: int | None = None) -> Confinement:
+        """For a replica of this bundle with this directory of its own. Raises OSError."""
+        base, user = self.base(launch), self.user(launch)
+        own = msgspec.structs.replace(base, read_only=[*base.read_only, *_real([launch.bundle])], writable=_real([tmp]))
+        if user is None or self.users is None:
+            return own
+        group = launch.bundle.stat().st_gid
         return msgspec.structs.replace(
-            base, read_only=[*base.read_only, *_real([launch.bundle])], writable=_real([tmp])
+            own,
+            writable=[*own.writable, *_real([user.home])],
+            uid=user.uid,
+            memory_bytes=memory_bytes or 0,
+            groups=[group] if group in self.users.range.groups else [],
         )
+
+    def user(self, launch: Launch) -> User | None:
+        """The user that the launch's processes become; None: they keep the platform's. Raises OSError."""
+        if self.users is None:
+            return None
+        if why := self.users.closed(launch.environment.python):
+            raise PermissionError(f"the Python of the environment is out of reach for the project's user: {why}")
+        return self.users.of(launch.spec.function.project)
+
+    def can_fork(self, launch: Launch, memory_bytes: int | None) -> bool:
+        """Whether a replica may be forked from a process with this bound of its memory: it must have its own, and a
+        platform without the right to bound processes of its users cannot give it one."""
+        return self.users is None or self.users.bounds or launch.spec.memory_bytes in (None, memory_bytes)
 
     def of_build(self, python: Path, shown: Sequence[Path], writable: Path, cache: Path) -> Confinement | None:
         """For the build of an environment (see `environments.installing.BuildIsolation`)."""
@@ -132,17 +183,23 @@ class Isolation:
     def state(self) -> IsolationState:
         """What holds, for people."""
         probe = self.probe
+        if probe.mode == "none" and self.users is not None:
+            return IsolationState("users", f"{self._users_words()}; not: builds of packages", _BUILDS_FIX)
         if probe.mode == "none":
             why = "; ".join(f"{mode}: {reason}" for mode, reason in probe.reasons.items())
             fix = "run the platform on Linux 5.13 or newer with Landlock (lsm=landlock,…) or user namespaces"
             if "setting" in probe.reasons:
                 fix = "remove isolation = none from the platform's settings"
+            why += f"; users: {self.users_refused}" if self.users_refused else ""
             return IsolationState("none", f"none: user code can do what the platform can ({why})", fix)
-        parts = ["files: a mount namespace" if probe.mode == "mounts" else f"files: Landlock {probe.landlock}"]
+        parts = [self._users_words()] if self.users is not None else []
+        parts += ["files: a mount namespace" if probe.mode == "mounts" else f"files: Landlock {probe.landlock}"]
         lacking: list[str] = []
         for holds, what in ((probe.memory, "memory and environment of other processes"), (probe.signals, "signals")):
             (parts if holds else lacking).append(what)
         detail = ", ".join(parts)
+        if self.users_refused:
+            detail += f"; projects have no users of their own: {self.users_refused}"
         fix = ""
         if lacking:
             detail += f"; not: {', '.join(lacking)} (Landlock's ABI is {probe.landlock or 'missing'})"
@@ -152,6 +209,9 @@ class Isolation:
             detail += f"; no mount namespace ({why}): new entries beside the home's own directories are refused"
             fix = "set CLIP_HOME to a directory outside your home directory, or allow user namespaces"
         return IsolationState(probe.mode, detail, fix)
+
+    def _users_words(self) -> str:
+        return f"a user for each project ({'' if self.users is None else self.users.range})"
 
 
 def _real(paths: Iterable[Path]) -> list[str]:

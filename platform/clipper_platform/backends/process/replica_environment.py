@@ -32,13 +32,19 @@ def replica_environment(
     runtime: Path,
     tmp: Path,
     url: str | None,
+    home: Path | None = None,
 ) -> dict[str, str]:
     """`platform`: the platform's own environment, of which a few variables are passed on. `runtime`: the staged
     packages. `tmp`: a directory of the replica alone. The project's variables override what is passed on; those that
-    the platform sets override the project's (`contract.variables` refuses their names).
+    the platform sets override the project's (`contract.variables` refuses their names). `home`: of the project's own
+    user, if it has one; the caches that lie in homes are its own then too.
     """
     spec, python = launch.spec, launch.environment.python
     passed = {key: value for key, value in platform.items() if _PASSED.match(key)}
+    if home is not None:
+        passed.pop("XDG_CACHE_HOME", None)
+        # Libraries ask `getpass` for a name, which looks into /etc/passwd where the variables say none.
+        passed |= {"HOME": str(home), "USER": spec.function.project, "LOGNAME": spec.function.project}
     path = os.pathsep.join([str(python.parent), platform.get("PATH") or os.defpath])
     merged = {"LANG": "C.UTF-8"} | passed | dict(spec.env)
     merged |= {

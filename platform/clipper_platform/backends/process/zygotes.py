@@ -130,6 +130,11 @@ class Zygote:
         """The child that was forked ahead of time, if there is one now."""
         return None if self._spare is None else self._spare.pid
 
+    @property
+    def memory_limit(self) -> int | None:
+        """The bound of its memory, which its children inherit."""
+        return self._start.memory_bytes
+
     def memory_bytes(self) -> int:
         """Resident memory of the zygote alone."""
         return own_rss(self.pid) or 0
