@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from clipper.contract.confinement import Mode, Probe
 from clipper_platform.backends.process.isolation import Isolation, probe_machine
 from clipper_platform.backends.process.temporary import MAX_ROOT_CHARACTERS, TemporaryRoot, remove_tmp, sweep_roots
+from clipper_platform.backends.process.users import Users
+from clipper_platform.types import IdRange
 from tests.support.replicas import launch_on, launch_spec
 
 
@@ -50,6 +53,17 @@ def test_the_state_says_what_holds_and_what_would_do_better(found: Isolation, wo
     assert words in state.detail
     assert fix in state.fix
     assert bool(fix) == bool(state.fix)
+
+
+def test_the_state_says_that_projects_have_users_or_why_not() -> None:
+    users = Users(Path("/h"), IdRange(61184, 65519))
+    alone = dataclasses.replace(isolation(Path("/h"), "none"), users=users).state()
+    assert (alone.mode, "61184..65519" in alone.detail, bool(alone.fix)) == ("users", True, True)
+    beside = dataclasses.replace(isolation(Path("/h")), users=users).state()
+    assert (beside.mode, beside.detail.startswith("a user for each project"), beside.fix) == ("mounts", True, "")
+    refused = dataclasses.replace(isolation(Path("/h"), "none"), users_refused="/root is closed").state()
+    assert refused.mode == "none"
+    assert "/root is closed" in refused.detail
 
 
 def test_switched_off_nothing_is_tried(tmp_path: Path) -> None:

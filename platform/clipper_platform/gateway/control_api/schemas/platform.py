@@ -19,8 +19,8 @@ class OwnKey(ResponseBody, frozen=True):
 
 
 class Isolation(ResponseBody, frozen=True):
-    """What keeps user code from other projects and the platform. `mode`: mounts, landlock or none. `fix`: what would do
-    better on this machine; empty where nothing would."""
+    """What keeps user code from other projects and the platform. `mode`: mounts, landlock, users or none. `fix`: what
+    would do better on this machine; empty where nothing would."""
 
     mode: str
     detail: str
