@@ -103,11 +103,10 @@ def concrete_parts(settings: Settings, clock: Clock, url: str) -> ConcreteParts:
             on_dropped=on_dropped,
             warm_pool_size=settings.warm_pool_size,
             isolation=settings.isolation,
-            ids=settings.project_ids,
-            ids_always=settings.isolation_uids != "auto",
             hidden=[settings.environments_path, *database_files(settings.store_url)],
         )
         made.on_isolation = environments.isolate
+        made.project_ids, made.always_users = settings.project_ids, settings.isolation_uids != "auto"
         return made
 
     return ConcreteParts(

@@ -30,12 +30,7 @@ def main() -> None:
 
 def probe(directory: Path, allowed: str, uid: int = 0) -> Probe:
     """Tries the modes in their order of preference, or the one that is allowed, each in a process of its own."""
-    for name in ("hidden/shown", "open"):
-        (directory / name).mkdir(parents=True)
-    (directory / "hidden/file").write_text("x")
-    (directory / "hidden/shown/file").write_text("x")
-    if uid:
-        _share(directory, uid)
+    _make_files(directory, uid)
     abi, reasons = kernel.landlock_abi(), dict[str, str]()
     admin = bool(kernel.capabilities() >> _CAP_SYS_ADMIN & 1)
     attempts: list[tuple[Mode, bool]] = [("mounts", not admin)]
@@ -72,8 +67,14 @@ def probe(directory: Path, allowed: str, uid: int = 0) -> Probe:
     return Probe(mode="none", landlock=abi, reasons=reasons)
 
 
-def _share(directory: Path, uid: int) -> None:
-    """Give the files the modes that those of the platform have for users of projects."""
+def _make_files(directory: Path, uid: int) -> None:
+    """With a user, they have the modes that those of the platform have for users of projects."""
+    for name in ("hidden/shown", "open"):
+        (directory / name).mkdir(parents=True)
+    (directory / "hidden/file").write_text("x")
+    (directory / "hidden/shown/file").write_text("x")
+    if not uid:
+        return
     for path, mode in (
         ("", 0o711),
         ("hidden", 0o711),

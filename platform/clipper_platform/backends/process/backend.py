@@ -77,6 +77,12 @@ class ProcessBackend:
     on_isolation: Callable[[Isolation], None] | None = None
     """Called when it is open, with what confines foreign code on this machine."""
 
+    project_ids: IdRange | None = None
+    """For users of projects, which have some where nothing else isolates them, or `always_users`; None: they have none.
+    Set it before `open`."""
+
+    always_users = False
+
     def __init__(
         self,
         home: Path,
@@ -93,14 +99,11 @@ class ProcessBackend:
         warm_pool_size: int = 0,
         isolation: str = "auto",
         hidden: Sequence[Path] = (),
-        ids: IdRange | None = None,
-        ids_always: bool = False,
     ) -> None:
         """`bundles` and `environments` find on this machine what a launch names; None: it is not built here.
         `on_dropped` is called with the number of a function's lines that the log's rate limit dropped.
         `warm_pool_size` is the default for projects that declare none. `isolation`: "auto", or the one mode to use.
-        `hidden`: what replicas must not read, outside of `home`. `ids`: for users of projects, which have some where
-        nothing else isolates them, or `ids_always`; None: they have none."""
+        `hidden`: what replicas must not read, outside of `home`."""
         self._home = home.absolute()
         self._bundles = bundles
         self._environments = environments
@@ -117,7 +120,6 @@ class ProcessBackend:
         self._tmp = TemporaryRoot(self._home)
         self._isolation_mode = isolation
         self._hidden = hidden
-        self._ids, self._ids_always = ids, ids_always
         self._isolation: Isolation | None = None  # once open
         self._bytecode: Bytecode | None = None
         self._record: Path | None = None
@@ -163,10 +165,9 @@ class ProcessBackend:
     def _find_isolation(self, runtime: Path) -> Isolation:
         probe = probe_machine(runtime, self._tmp.path, self._isolation_mode)
         users, refused = None, ""
-        if self._ids is not None and (
-            self._ids_always or (self._isolation_mode == "auto" and probe.mode == "none" and os.geteuid() == 0)
-        ):
-            users, refused = project_users(self._home, self._ids, runtime, self._tmp.path, probe.mode)
+        needed = self._isolation_mode == "auto" and probe.mode == "none" and os.geteuid() == 0
+        if self.project_ids is not None and (self.always_users or needed):
+            users, refused = project_users(self._home, self.project_ids, runtime, self._tmp.path, probe.mode)
         return Isolation(
             probe=probe,
             hidden=(self._home, self._tmp.path, *self._hidden),

@@ -22,7 +22,7 @@ from clipper.contract.confinement import Confinement, Mode, Probe, decode_probe
 from clipper_platform.backends.base import IsolationState
 from clipper_platform.backends.process.launch import Launch
 from clipper_platform.backends.process.staging import find_packages
-from clipper_platform.backends.process.users import User, Users, closed_path, missing_capabilities
+from clipper_platform.backends.process.users import User, Users, closed_path, device_groups, missing_capabilities
 from clipper_platform.types import IdRange
 
 __all__ = ["Isolation", "probe_machine", "project_users"]
@@ -35,6 +35,7 @@ _ROOT_READ_ONLY: Mapping[Mode, tuple[str, ...]] = {
     "landlock": ("/proc", "/sys"),
     "none": (),
 }
+_USERS_FIX = "remove what is in the way (infra/docs/isolation.md), or isolation_uids from the platform's settings"
 _BUILDS_FIX = "a Linux with Landlock, 5.13 or newer, confines builds too"
 # Disks as character devices, which a read shows whole.
 _RAW_DEVICES = ("sg", "ng", "mem", "port", "bsg")
@@ -117,13 +118,13 @@ class Isolation:
         own = msgspec.structs.replace(base, read_only=[*base.read_only, *_real([launch.bundle])], writable=_real([tmp]))
         if user is None or self.users is None:
             return own
-        group = launch.bundle.stat().st_gid
+        own_groups = {launch.bundle.stat().st_gid} & {*self.users.range.groups}
         return msgspec.structs.replace(
             own,
             writable=[*own.writable, *_real([user.home])],
             uid=user.uid,
             memory_bytes=memory_bytes or 0,
-            groups=[group] if group in self.users.range.groups else [],
+            groups=sorted(own_groups | device_groups()),
         )
 
     def user(self, launch: Launch) -> User | None:
@@ -200,7 +201,7 @@ class Isolation:
         detail = ", ".join(parts)
         if self.users_refused:
             detail += f"; projects have no users of their own: {self.users_refused}"
-        fix = ""
+        fix = _USERS_FIX if self.users_refused else ""
         if lacking:
             detail += f"; not: {', '.join(lacking)} (Landlock's ABI is {probe.landlock or 'missing'})"
             fix = "a kernel with Landlock: 5.13 for memory, 6.12 for signals"

@@ -42,9 +42,7 @@ def replica_environment(
     spec, python = launch.spec, launch.environment.python
     passed = {key: value for key, value in platform.items() if _PASSED.match(key)}
     if home is not None:
-        passed.pop("XDG_CACHE_HOME", None)
-        # Libraries ask `getpass` for a name, which looks into /etc/passwd where the variables say none.
-        passed |= {"HOME": str(home), "USER": spec.function.project, "LOGNAME": spec.function.project}
+        passed = _of_user(passed, home, spec.function.project)
     path = os.pathsep.join([str(python.parent), platform.get("PATH") or os.defpath])
     merged = {"LANG": "C.UTF-8"} | passed | dict(spec.env)
     merged |= {
@@ -65,3 +63,9 @@ def replica_environment(
     if url is not None:
         merged.setdefault("CLIP_URL", url)
     return merged
+
+
+def _of_user(passed: dict[str, str], home: Path, name: str) -> dict[str, str]:
+    """With the user's home, and a name for it: `getpass` looks into /etc/passwd where the variables have none."""
+    passed.pop("XDG_CACHE_HOME", None)
+    return passed | {"HOME": str(home), "USER": name, "LOGNAME": name}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from clipper_platform.types import IdRange
 
-__all__ = ["User", "Users", "closed_path", "make_private", "missing_capabilities"]
+__all__ = ["User", "Users", "closed_path", "device_groups", "make_private", "missing_capabilities"]
 
 # What a project's user may pass through, without the right to list it: each leads to what the user is shown. All else
 # in the home is closed to it.
@@ -123,6 +123,17 @@ def closed_path(paths: Iterable[Path]) -> str:
             if not mode & stat.S_IXOTH:
                 return f"{above}, above {path}, is closed to other users (mode {stat.S_IMODE(mode):04o})"
     return ""
+
+
+def device_groups() -> set[int]:
+    """Groups that may open the devices of AMD's and Intel's GPUs. NVIDIA's are open to all."""
+    groups = set()
+    for path in (Path("/dev/kfd"), *Path("/dev/dri").glob("renderD*")):
+        try:
+            groups.add(path.stat().st_gid)
+        except OSError:
+            continue
+    return groups - {0}
 
 
 def missing_capabilities(needed: Mapping[str, int] = _NEEDED) -> list[str]:
