@@ -317,7 +317,7 @@ class ProcessBackend:
             tmp = self._make_tmp(None if source is None else source.area, user)
             confinement = isolation.of(launch, tmp, memory_bytes=launch.spec.memory_bytes)
         except OSError as error:
-            raise StartError("launch", f"its directories cannot be made ready: {error}") from error
+            raise StartError("launch", f"it cannot be prepared: {error}") from error
         env = self._environment_of(launch, isolation, tmp, user)
         env[CONFINEMENT_VARIABLE] = encode(confinement).decode()
         if self.zygotes.wants_report(launch):
