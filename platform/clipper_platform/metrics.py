@@ -217,6 +217,10 @@ class Metrics:
         "function", "result",
     )  # fmt: skip
     cache_bytes: Family[Gauge] = _gauge("clip_cache_bytes", "Bytes that the result cache holds.")
+    materialized_rows: Family[Counter] = _counter(
+        "clip_materialized_rows", "Rows whose answers were computed beforehand: done or failed.", "function", "result"
+    )
+    materialized_bytes: Family[Gauge] = _gauge("clip_materialized_bytes", "Bytes of answers computed beforehand.")
     environments: Family[Gauge] = _gauge("clip_environments", "Environments on the disk.")
     environments_bytes: Family[Gauge] = _gauge(
         "clip_environments_bytes", "Bytes of the environments; a file that several share counts once."

@@ -57,6 +57,7 @@ class Settings:
     max_bundle_bytes: int = 256 * MiB
     max_queued_total: int = 20_000
     cache_bytes: int = 64 * MiB
+    materialized_bytes: int = 10 * 1024 * MiB  # of answers computed beforehand, on the disk
     isolation: str = "auto"  # of replicas: the best that the machine has, or mounts, landlock, none
     isolation_uids: str = "auto"  # users of projects where root runs the platform: FIRST..LAST; auto: where needed; off
     warm_pool_size: int = 0  # zygotes per environment, where the environment sets no number
@@ -132,7 +133,7 @@ class Settings:
         for key in ("max_body_bytes", "max_bundle_bytes", "max_queued_total"):
             if getattr(self, key) < 1:
                 raise InvalidSpec(f"{key} = {getattr(self, key)} is not allowed: at least 1", key=key)
-        for key in ("environment_grace_s", "environments_bytes"):
+        for key in ("environment_grace_s", "environments_bytes", "materialized_bytes"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise InvalidSpec(f"{key} = {getattr(self, key)} is not allowed: at least 0", key=key)
         if not 0 <= self.warm_pool_size <= 16:

@@ -30,6 +30,7 @@ from clipper_platform.control.function_facts import FunctionFacts, ScaledFunctio
 from clipper_platform.control.function_schemas import FunctionSchemas
 from clipper_platform.control.log_gc import LogGarbageCollector
 from clipper_platform.control.log_store import LogStore
+from clipper_platform.control.materializing import Materializer
 from clipper_platform.control.recovery import Recovery
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.scaling.autoscaler import Autoscaler
@@ -54,9 +55,11 @@ from clipper_platform.replicas.base import Target
 from clipper_platform.replicas.replica_sets import ReplicaSets
 from clipper_platform.serving.cache import SharedResults
 from clipper_platform.serving.dispatcher import Dispatcher
+from clipper_platform.serving.materialized import MaterializedAnswers
 from clipper_platform.settings import BACKLOG, Settings
 from clipper_platform.store.artifacts import ArtifactStore
 from clipper_platform.store.base import MetadataStore, RecoverableStore
+from clipper_platform.store.materialized import MaterializedStore
 from clipper_platform.store.sqlite import SqliteStore, database_files
 from clipper_platform.types import FunctionId
 
@@ -159,6 +162,8 @@ class Parts:
     deployer: Deployer
     pinned: PinnedVersions
     storage: Storage
+    materialized: MaterializedStore
+    materializer: Materializer
     applications: Applications
 
     def __init__(self, stack: AsyncExitStack, settings: Settings, *, clock: Clock, metrics: Metrics) -> None:
@@ -174,6 +179,15 @@ class Parts:
         await self._open_scaling(concrete.store)
         self._make_versions()
         self._make_storage()
+        self.materializer = Materializer(
+            self.materialized,
+            version_of=self._version_of,
+            exists=self.registry.has,
+            dispatcher=self.dispatcher,
+            clock=self.clock,
+            metrics=self.metrics,
+        )
+        await self._enter(self.materializer)
         await self._open_applications(concrete.store)
         await self._run(
             {
@@ -222,12 +236,16 @@ class Parts:
         self.secrets.on_change = self.backend.secrets_changed
         if concrete.shared_results is not None:
             await self._enter(concrete.shared_results)
+        self.materialized = MaterializedStore(self.settings.home / "materialized.db", self.settings.materialized_bytes)
+        await self._enter(self.materialized)
+        metrics.materialized_bytes.child().read = lambda: float(self.materialized.index.size)
         self.dispatcher = Dispatcher(
             clock=clock,
             metrics=metrics,
             max_queued_total=self.settings.max_queued_total,
             cache_bytes=self.settings.cache_bytes,
             shared_results=concrete.shared_results,
+            materialized=MaterializedAnswers(self.materialized, clock),
         )
         self._stack.callback(self.dispatcher.close)
         self.replica_sets = ReplicaSets(
@@ -370,6 +388,12 @@ class Parts:
             self.policies.forget(target.id.project)
             self.idle_history.forget(target.id.project)
             self.secrets.forget(target.id.project)
+            if not self.registry.has(target.id.project):
+                self.materializer.forget(target.id.project)
+
+    def _version_of(self, project: str) -> tuple[int, str] | None:
+        current = self.registry.current(project)
+        return None if current is None else (current.route.version, current.identity)
 
     def _record_end_of_policy(self, project: str, function: str) -> None:
         message = f"the policy applied to {function} ends: the version that answers declares another one"
@@ -432,6 +456,7 @@ def make_server(parts: Parts, *, origin_policy: OriginPolicy, lifecycle: Lifecyc
         policies=parts.policies,
         autoscaler=parts.autoscaler,
         storage=parts.storage,
+        materializer=parts.materializer,
         applications=parts.applications,
         lifecycle=lifecycle,
         clock=parts.clock,

@@ -10,6 +10,7 @@ from clipper.address import FunctionAddress
 from clipper.contract.constants import API_ROOT
 from clipper.contract.media_types import EVENT_STREAM, GZIP, JSON
 from clipper.control_apps import ApplicationCalls
+from clipper.control_materializations import MaterializationCalls
 from clipper.control_requests import as_list, as_object, segment
 from clipper.retrying import Answer, Request
 
@@ -29,7 +30,7 @@ _MAX_RECONNECTS: Final = 6
 _RECONNECT_DELAY_S: Final = 0.2
 
 
-class ControlClient(ApplicationCalls):
+class ControlClient(ApplicationCalls, MaterializationCalls):
     """Blocking client of the control API; safe to share between threads. Every method raises `clipper.errors`.
 
     `ControlRequests` says what it is made with.

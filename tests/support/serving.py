@@ -18,6 +18,7 @@ from clipper_platform.replicas.replica_sets import ReplicaSets
 from clipper_platform.serving.cache import SharedResults
 from clipper_platform.serving.dispatcher import Dispatcher
 from clipper_platform.serving.invocation import Invocation, StreamSink
+from clipper_platform.serving.materialized import AnswerTable, MaterializedAnswers
 from clipper_platform.types import BundleDigest, EnvironmentId, FunctionId
 from tests.support.memory_backend import InMemoryBackend
 from tests.support.virtual_time import LoopClock
@@ -90,6 +91,7 @@ class Harness:
         cache_bytes: int,
         clock: Clock | None = None,
         shared: SharedResults | None = None,
+        materialized: AnswerTable | None = None,
     ) -> None:
         self.backend = backend
         self.clock = clock or LoopClock()
@@ -102,6 +104,7 @@ class Harness:
             max_queued_total=max_queued_total,
             cache_bytes=cache_bytes,
             shared_results=shared,
+            materialized=MaterializedAnswers(materialized, self.clock) if materialized is not None else None,
             rng=random.Random(1),
         )
         self.replica_sets = ReplicaSets(
@@ -176,6 +179,7 @@ async def harness(
     cache_bytes: int = 1 << 20,
     clock: Clock | None = None,
     shared: SharedResults | None = None,
+    materialized: AnswerTable | None = None,
 ) -> AsyncIterator[Harness]:
     opened = Harness(
         backend or InMemoryBackend(),
@@ -183,6 +187,7 @@ async def harness(
         cache_bytes=cache_bytes,
         clock=clock,
         shared=shared,
+        materialized=materialized,
     )
     try:
         yield opened

@@ -16,6 +16,7 @@ from clipper_platform.clock import Clock
 from clipper_platform.control.access.keyring import Keyring
 from clipper_platform.control.access.secrets import ProjectSecrets
 from clipper_platform.control.log_store import LogStore
+from clipper_platform.control.materializing import Materializer
 from clipper_platform.control.ports import Artifacts, Facts
 from clipper_platform.control.registry import Registry
 from clipper_platform.control.scaling.autoscaler import Autoscaler
@@ -60,6 +61,7 @@ class Services:
     policies: Policies
     autoscaler: Autoscaler
     storage: Storage
+    materializer: Materializer
     applications: Applications
     lifecycle: Lifecycle
     clock: Clock

@@ -35,8 +35,9 @@ class Answer:
     payload: bytes
     content_type: str
     version: int
-    cache_status: str  # hit, shared, miss, collapsed; "" where no cache was asked
+    cache_status: str  # hit, shared, miss, collapsed, materialized…; "" where no cache was asked
     default_reason: str  # error code for which the default output answered; "" where the function did
+    has_head: bool = False  # the function set a status or headers
 
 
 class Call:
@@ -54,6 +55,7 @@ class Call:
         arrived: float,
         deadline: float,
         pinned: bool,
+        background: bool = False,
     ) -> None:
         self._door = door
         self._items: list[tuple[bytes, str]] = []
@@ -72,6 +74,9 @@ class Call:
             sink=self,
         )
         self._invocation.pinned = pinned
+        if background:
+            self._invocation.background = True
+            self._invocation.flight = self._invocation  # as the leader of a flight: no caller's, so not counted as one
 
     def _finish(self, _: Invocation) -> None:
         if not self._done.done():
@@ -110,6 +115,7 @@ class Call:
             version=invocation.queue.target.id.version,
             cache_status=invocation.cache_status,
             default_reason=invocation.default_reason,
+            has_head=invocation.response is not None or self._written_by_function is not None,
         )
 
     def _output(self, invocation: Invocation) -> tuple[bytes, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,9 @@ from clipper_platform.serving.deadlines import DeadlineWheel, Timed
 from clipper_platform.serving.endpoints import Endpoints
 from clipper_platform.serving.function_metrics import FunctionMetrics
 from clipper_platform.serving.function_queue import FunctionQueue
+from clipper_platform.serving.input_digest import InputDigest
 from clipper_platform.serving.invocation import Invocation, State
+from clipper_platform.serving.materialized import MaterializedAnswers
 from clipper_platform.serving.routes import Routes
 from clipper_platform.serving.turns import Turns
 from clipper_platform.types import FunctionId
@@ -40,6 +43,7 @@ class Dispatcher:
         max_queued_total: int,
         cache_bytes: int,
         shared_results: SharedResults | None = None,
+        materialized: MaterializedAnswers | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._clock = clock
@@ -49,6 +53,7 @@ class Dispatcher:
         self.wheel = DeadlineWheel(loop, clock, self._expire)
         self.admission = Admission(max_queued_total)
         self.cache = InvocationCache(cache_bytes, clock=clock, wheel=self.wheel, metrics=metrics, shared=shared_results)
+        self._materialized = materialized
         self._routes = Routes[FunctionQueue]()
         self._queues: Mapping[FunctionId, FunctionQueue] = self._routes.queues
         # "project/function", or with "@version" -> queue: the hot look-up, which `resolve` and callers begin with
@@ -100,9 +105,11 @@ class Dispatcher:
 
         `cache_key`: the invocation's `core.caching.key`, given by a caller that got None from `cached` for it.
         """
+        queue = invocation.queue
+        if queue.materialized is not None and self._materialized is not None and self._materialized.offer(invocation):
+            return True
         if cache_key:
             return self.cache.follow(invocation, cache_key)
-        queue = invocation.queue
         if queue.cached and queue.streaming is False:
             return self.cache.offer(invocation)
         return queue.offer(invocation)
@@ -130,11 +137,13 @@ class Dispatcher:
         deadline: float | None = None,
         request_id: str = "",
         use_cache: bool = True,
+        background: bool = False,
     ) -> Answer:
         """Invoke a function and wait for its answer. `function`: a path, or the id of a version, routed or not.
 
         It takes at most the function's own `timeout_s`, `timeout_s` seconds, and until `deadline` (monotonic). With
-        `use_cache=False` the result cache is passed by. The items of a stream are collected into one array.
+        `use_cache=False` no kept answer is given. `background`: it is no load and waits behind all others. The items of
+        a stream are collected into one array.
 
         Raises the ClipperError that the invocation met: NotFound and refusals too. A cancellation frees what it held.
         """
@@ -142,9 +151,8 @@ class Dispatcher:
         if queue is None:
             raise NotFound(f"{function} is not running")
         arrived = self._clock.monotonic()
-        limits = [arrived + queue.timeout_s, *(() if deadline is None else (deadline,))]
-        if timeout_s is not None:
-            limits.append(arrived + timeout_s)
+        limits = [queue.timeout_s, *(() if timeout_s is None else (timeout_s,))]
+        until = min(arrived + min(limits), math.inf if deadline is None else deadline)
         call = Call(
             self,
             queue,
@@ -153,8 +161,9 @@ class Dispatcher:
             accept=accept,
             request_id=request_id or os.urandom(8).hex(),
             arrived=arrived,
-            deadline=min(limits),
+            deadline=until + (queue.timeout_s if background else 0.0),  # queues go by the deadline
             pinned=not isinstance(function, str) or "@" in function,
+            background=background,
         )
         return await call.answer(use_cache=use_cache)
 
@@ -170,6 +179,16 @@ class Dispatcher:
             timed.expire_due(limit)
         elif isinstance(timed, Invocation):
             self.cache.expire(timed)
+
+    def materialized_changed(self, path: str) -> None:
+        """Answers of `project/function` that were computed beforehand appeared or went."""
+        for queue in self.queues():
+            if queue.target.id.path == path:
+                self._mark_materialized(queue)
+
+    def _mark_materialized(self, queue: FunctionQueue) -> None:
+        known = self._materialized is not None and self._materialized.has(queue.target)
+        queue.materialized = InputDigest(queue.schema) if known else None
 
     # Queues, as the replica sets open and end them
 
@@ -187,6 +206,7 @@ class Dispatcher:
         if schema:
             queue.restore(schema)
         queue.idle_since = self._clock.monotonic() - idle_s
+        self._mark_materialized(queue)
         self._routes.add(target.id, queue)
         return queue.endpoints
 

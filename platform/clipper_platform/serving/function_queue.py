@@ -28,6 +28,7 @@ from clipper_platform.serving.deadlines import TICKS_PER_S, DeadlineWheel
 from clipper_platform.serving.endpoints import Endpoints
 from clipper_platform.serving.error_mapping import defaultable
 from clipper_platform.serving.function_metrics import FunctionMetrics
+from clipper_platform.serving.input_digest import InputDigest
 from clipper_platform.serving.invocation import Invocation, State
 from clipper_platform.serving.queue import InvocationQueue
 from clipper_platform.types import FunctionId
@@ -44,10 +45,10 @@ class FunctionQueue:
 
     __slots__ = (
         "_admission", "_clock", "_drain", "_early", "_idle", "_max_queued", "_published", "_retry_at", "_schedule",
-        "_successor", "_weigh", "_wheel", "answers", "batcher", "bucket", "cache_hits", "cache_misses", "cached",
-        "cached_as", "closed", "deadline", "ended", "endpoints", "idle_since", "latency", "metrics", "missed_start",
-        "name", "no_capacity", "on_call", "running", "scheduled", "spec", "streaming", "submitted", "target",
-        "timeout_s", "waiting",
+        "_successor", "_weigh", "_wheel", "answers", "background", "batcher", "bucket", "cache_hits", "cache_misses",
+        "cached", "cached_as", "closed", "deadline", "ended", "endpoints", "idle_since", "latency", "materialized",
+        "metrics", "missed_start", "name", "no_capacity", "on_call", "running", "scheduled", "spec", "streaming",
+        "submitted", "target", "timeout_s", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -64,12 +65,13 @@ class FunctionQueue:
     ) -> None:
         """`schedule`: gives the queue a turn, in which `pump` is called. `successor`: the queue that answers callers
         instead, once this one has ended."""
-        self.target = target
-        self.name, self.cached_as = str(target.id), f"{target.id}#{target.identity}"
+        self.target, self.name, self.cached_as = target, str(target.id), f"{target.id}#{target.identity}"
         self.spec = spec = target.spec
         self.timeout_s, self.cached = spec.timeout_s, spec.cache_ttl_s is not None
         self.waiting = InvocationQueue(admission)
         self.running = self.submitted = self.cache_hits = self.cache_misses = 0
+        self.background = 0  # invocations that nobody waits for: no part of `submitted`
+        self.materialized: InputDigest | None = None  # where some answers were computed beforehand
         self.latency = LatencyHistogram()  # of executions; hedging goes by it. Then what callers see, with a cache:
         self.answers = self.latency if spec.cache_ttl_s is None else LatencyHistogram()
         self.metrics = metrics
@@ -77,14 +79,13 @@ class FunctionQueue:
         self.no_capacity, self._retry_at = "", math.inf  # why no replica comes, and when the set tries again
         self.streaming: bool | None = None  # None until the first replica was ready
         self._published: bytes | None = None  # `schema` as JSON: a fifth of what the objects take
-        self.scheduled, self.bucket = False, 0  # for a turn; on the deadline wheel
-        self.missed_start = False  # a caller did not wait until a replica was ready
+        # For a turn; on the deadline wheel; whether a caller did not wait until a replica was ready.
+        self.scheduled, self.bucket, self.missed_start = False, 0, False
         self.deadline = math.inf  # not later than any of what waits or runs
         self.idle_since: float | None = clock.monotonic()  # None while something waits or runs
         self.on_call: Callable[[FunctionId], None] | None = None  # called once, when a call finds nothing waiting
-        self._clock, self._wheel, self._admission = clock, wheel, admission
-        self._schedule, self._successor = schedule, successor
-        self._drain = DrainRate()
+        self._clock, self._wheel, self._admission, self._successor = clock, wheel, admission, successor
+        self._schedule, self._drain = schedule, DrainRate()
         self._idle: asyncio.Future[None] | None = None  # of a drain that waits
         self._early, self._max_queued = spec.default_output is not None, spec.max_queued_requests
         self._weigh = weigh_by(spec.batch_size_key) if spec.batch_size_key is not None else None
@@ -139,7 +140,8 @@ class FunctionQueue:
         if self._weigh is not None:
             invocation.weight = self._weigh(invocation.content_type, invocation.body)
         waiting.push(invocation)
-        self.submitted += 1
+        self.background += invocation.background
+        self.submitted += not invocation.background
         if invocation.deadline < self.deadline:
             self._watch(invocation.deadline)
         if not self.scheduled:
@@ -297,7 +299,9 @@ class FunctionQueue:
         invocation.state = State.DONE
         invocation.finished = now
         invocation.endpoint = None
-        self.latency.observe(now - invocation.arrived, now)
+        self.background -= invocation.background
+        if not invocation.background:
+            self.latency.observe(now - invocation.arrived, now)
         if invocation.flight is not invocation:  # the leader of a flight is no caller's invocation
             self.metrics.finished(now - invocation.arrived, invocation.error)
         invocation.on_done(invocation)

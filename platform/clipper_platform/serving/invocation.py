@@ -12,6 +12,7 @@ from clipper_platform.core.windows import LatencyHistogram
 from clipper_platform.errors import ClipperError, QueueFull
 from clipper_platform.replicas.base import Target
 from clipper_platform.serving.function_metrics import FunctionMetrics
+from clipper_platform.serving.input_digest import InputDigest
 
 __all__ = ["Invocation", "OwningQueue", "State", "StreamSink"]
 
@@ -42,6 +43,7 @@ class OwningQueue(Protocol):
     cached_as: str  # under which results are kept: the name, and the version's identity
     timeout_s: float
     cached: bool  # the result cache stands before it
+    materialized: InputDigest | None  # where some answers were computed beforehand
     streaming: bool | None  # None until a replica was ready
     closed: str  # why nothing is admitted any more
     answers: LatencyHistogram
@@ -68,6 +70,7 @@ class Invocation:
         "allowed_chunks",
         "arrived",
         "attempts",
+        "background",
         "blamed",
         "body",
         "bucket",
@@ -117,6 +120,7 @@ class Invocation:
     weight: int
     pinned: bool  # its caller asked for this version: no other may answer
     bucket: int  # of the deadline wheel; 0 when not on it
+    background: bool  # nobody waits for it, so that it counts neither as load nor in latencies
     attempts: int  # replicas that were lost while they had it
     blamed: int  # replicas that crashed or hung while they ran it
     passes: int  # answers of replicas that they did not run it
@@ -137,7 +141,7 @@ class Invocation:
     response: ResponseHead | None  # what the function said about its answer
     default_reason: str
     cache_key: bytes | None
-    cache_status: str  # hit, shared, miss, collapsed; empty when the function has no cache
+    cache_status: str  # hit, shared, miss, collapsed, materialized, materialized-stale; empty without a cache
     flight: Any  # of the cache: what it follows, or itself where it leads one
     hedge: tuple[Any, int] | None  # the endpoint that has a second copy, and the item's id there
 
@@ -170,7 +174,7 @@ class Invocation:
         self.payload = b""
         self.content_type_out = self.default_reason = self.cache_status = ""
         self.withdrawals = 0
-        self.withdrawn = self.pinned = False
+        self.withdrawn = self.pinned = self.background = False
         self.endpoint = self.cold = self.error = self.cache_key = self.flight = self.hedge = self.response = None
 
     def __repr__(self) -> str:

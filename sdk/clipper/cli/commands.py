@@ -75,6 +75,9 @@ _SECTIONS: dict[str, dict[str, Entry | LazyGroup]] = {
         "deploy": Entry("clipper.cli.deploy:deploy", "Deploy a directory and wait until it answers."),
         "dev": Entry("clipper.cli.dev:dev", "Deploy a directory on every save, until Ctrl-C."),
         "invoke": Entry("clipper.cli.invoke:invoke", "Call a function once and print its answer."),
+        "materialize": Entry(
+            "clipper.cli.materialize:materialize", "Compute answers beforehand and keep them where calls find them."
+        ),
     },
     "Look": {
         "list": Entry("clipper.cli.look:list_projects", "List what is deployed."),

@@ -14,6 +14,7 @@ from clipper_platform.applications.live import PlatformParts
 from clipper_platform.applications.query_ids import query_ids
 from clipper_platform.backends.base import IsolationState
 from clipper_platform.control.function_schemas import FunctionSchemas
+from clipper_platform.control.materializing import Materializer
 from clipper_platform.control.scaling.autoscaler import Autoscaler
 from clipper_platform.control.scaling.policies import Policies
 from clipper_platform.gateway.app import build_app
@@ -23,6 +24,7 @@ from clipper_platform.gateway.origin_policy import OriginPolicy
 from clipper_platform.gateway.services import PlatformFacts, Services
 from clipper_platform.metrics import Metrics
 from clipper_platform.serving.dispatcher import Dispatcher
+from clipper_platform.store.materialized import MaterializedStore
 from tests.unit.control.doubles import Plane, make_plane
 
 
@@ -89,6 +91,14 @@ async def make_gate(root: Path, *, bind: str = "127.0.0.1", cors: tuple[str, ...
         ),
         storage=plane.storage,
         applications=Applications(catalog, parts),
+        materializer=Materializer(
+            MaterializedStore(root / "materialized.db", 10**9),
+            version_of=lambda project: None,
+            exists=plane.registry.has,
+            dispatcher=parts.dispatcher,
+            clock=plane.clock,
+            metrics=Metrics(),
+        ),
         lifecycle=lifecycle,
         clock=plane.clock,
         metrics_slices=lambda: [b"clip_up 1\n", b"clip_down 0\n"],

@@ -7,6 +7,7 @@ from clipper_platform.gateway.control_api.deployments import DeploymentRoutes
 from clipper_platform.gateway.control_api.endpoints import Endpoint
 from clipper_platform.gateway.control_api.keys import KeyRoutes
 from clipper_platform.gateway.control_api.logs import LogRoutes
+from clipper_platform.gateway.control_api.materializations import MaterializationRoutes
 from clipper_platform.gateway.control_api.platform import PlatformRoutes
 from clipper_platform.gateway.control_api.policies import PolicyRoutes
 from clipper_platform.gateway.control_api.projects import ProjectRoutes
@@ -31,5 +32,6 @@ def control_endpoints(services: Services) -> list[Endpoint]:
         KeyRoutes(services),
         SecretRoutes(services),
         StorageRoutes(services),
+        MaterializationRoutes(services),
     )
     return [endpoint for group in groups for endpoint in group.endpoints()]

@@ -50,6 +50,8 @@ CACHE_STATUS: Final = {
     "shared": b"cache-status: clipper-shared; hit\r\n",
     "miss": b"cache-status: clipper; fwd=miss; stored\r\n",
     "collapsed": b"cache-status: clipper; fwd=miss; collapsed\r\n",
+    "materialized": b"cache-status: clipper; hit; detail=materialized\r\n",
+    "materialized-stale": b"cache-status: clipper; hit; detail=materialized; stale\r\n",
 }
 UNSTORED: Final = {"miss": b"cache-status: clipper; fwd=miss\r\n"}
 
