@@ -173,7 +173,7 @@ def _script(archive: zipfile.ZipFile, names: dict[str, str], path: Path) -> Mode
     file = names.get(f"code/{module.replace('.', '/')}.py")
     source = member(archive, file).decode("utf-8", "replace") if file else ""
     found = re.search(
-        rf"class {re.escape(name)}\(Module\):.*?\n  def forward\(self[^,)]*,?(.*?)\) -> ([^:]+):", source, re.S
+        rf"class {re.escape(name)}\(Module\):.*?\n  def forward\([^,)]*,?(.*?)\) -> ([^:]+):", source, re.S
     )
     if found is None:
         raise ModelError("is TorchScript without a forward method; save the module itself", where=str(path))

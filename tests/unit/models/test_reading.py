@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -275,3 +276,13 @@ def test_a_directory_with_one_model_is_that_model(files: Path, tmp_path: Path) -
     (tmp_path / "iris.joblib").write_bytes((files / "iris.joblib").read_bytes())
     (tmp_path / "notes.md").write_text("notes")
     assert read_model(tmp_path).files == (("iris.joblib", tmp_path / "iris.joblib"),)
+
+
+def test_a_module_may_call_itself_as_it_likes(files: Path, tmp_path: Path) -> None:
+    """TorchScript keeps the name of the first parameter of `forward`."""
+    renamed = tmp_path / "script.pt"
+    with zipfile.ZipFile(files / "script.pt") as given, zipfile.ZipFile(renamed, "w") as written:
+        for name in given.namelist():
+            data = given.read(name)
+            written.writestr(name, data.replace(b"forward(self:", b"forward(this:") if name.endswith(".py") else data)
+    assert read_model(renamed).inputs == read_model(files / "script.pt").inputs
