@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
@@ -20,6 +20,7 @@ from clipper_platform.clock import Clock
 from clipper_platform.control.builds import Builds
 from clipper_platform.control.current import Current, PreviousVersions, Unusable, current_version
 from clipper_platform.control.references import References
+from clipper_platform.control.repeated_writes import REPEAT_PAUSES_S, repeated
 from clipper_platform.control.store_loss import vanished
 from clipper_platform.control.store_watch import StoreWatch
 from clipper_platform.errors import ClipperError, Conflict, NotFound, StoreUnavailable, Unavailable
@@ -29,11 +30,7 @@ __all__ = ["Registry"]
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 LOADED_AT_ONCE: Final = 64  # projects
-# Before each repetition of a write whose answer was lost: bridges a restart of the store and keeps no caller for long.
-REPEAT_PAUSES_S: Final = (0.1, 0.5, 2.0)
 
 
 class Registry:
@@ -211,16 +208,13 @@ class Registry:
         versions = [*self.builds.owned(name), previous, current.version() if current is not None else None]
         return [record for record in (self._projects[name], *versions, route) if record is not None]
 
-    async def _repeated(self, write: Callable[[], Awaitable[T]]) -> T:
-        """A compare-and-set, repeated from the same base while its answer is lost: the store accepts it again if it
-        arrived, and refuses it if another writer was first. Raises StoreUnavailable where the outcome stays unknown."""
-        for pause_s in self._repeat_pauses_s:
-            try:
-                return await write()
-            except StoreUnavailable as error:
-                logger.warning("a write to the store is repeated: %s", error)
-            await asyncio.sleep(pause_s)
-        return await write()
+    async def _written(self, wanted: Route) -> Route:
+        """Store a route. One that the store lost, as a server does that evicts keys, is written back before."""
+        try:
+            return await repeated(lambda: self._store.set_route(wanted), self._repeat_pauses_s)
+        except Conflict:
+            await self.watch.mend(wanted.project)
+            return await repeated(lambda: self._store.set_route(wanted), self._repeat_pauses_s)
 
     # Projects
 
@@ -240,7 +234,7 @@ class Registry:
     async def ensure_project(self, name: str) -> Project:
         """Create it unless it exists. Asks the store even for a known one, which the store may have lost."""
         wanted = Project(name=name, created_at=self._clock.time())
-        project = await self._repeated(lambda: self._store.put_project(wanted))
+        project = await repeated(lambda: self._store.put_project(wanted), self._repeat_pauses_s)
         self._projects[name] = project
         return project
 
@@ -304,7 +298,7 @@ class Registry:
             updated_at=self._clock.time(),
         )
         try:
-            route = await self._repeated(lambda: self._store.set_route(wanted))
+            route = await self._written(wanted)
         except StoreUnavailable as error:
             self._doubtful[project] = None
             raise StoreUnavailable(
@@ -343,7 +337,7 @@ class Registry:
         project, number = version.project, version.number
         self._deleting.add((project, number))
         try:
-            await self._repeated(lambda: self._store.delete_version(version))
+            await repeated(lambda: self._store.delete_version(version), self._repeat_pauses_s)
         except NotFound:
             pass  # an earlier try got through although its answer was lost, or another platform was first
         finally:
@@ -387,7 +381,7 @@ class Registry:
     async def mark_ready(self, project: str, number: int, schemas: dict[str, Any]) -> Version:
         """Raises Conflict if another platform took this instance for gone and marked the version failed."""
         ready = msgspec.structs.replace(self.builds.own(project, number), state="ready", schemas=schemas)
-        ready = await self._repeated(lambda: self._store.update_version(ready))
+        ready = await repeated(lambda: self._store.update_version(ready), self._repeat_pauses_s)
         self.builds.ready(ready)
         return ready
 

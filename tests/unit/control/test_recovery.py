@@ -246,3 +246,15 @@ async def test_the_data_of_other_platforms_is_neither_changed_nor_followed(plane
     assert plane.serving.routes == {"digits": 1}
     plane.store._known = "foreign"
     assert [project.name for project in await plane.store.list_projects()] == ["theirs"]
+
+
+async def test_a_route_that_the_server_dropped_does_not_stop_the_next_deploy(plane: Plane, policies: Policies) -> None:
+    """As a server does that evicts keys: nobody has looked since, so the deploy itself meets it."""
+    await plane.deployed()
+    before = await plane.store.get_route("digits")
+    plane.store._projects["digits"].route = None
+    await plane.deployed(min_replicas=1)
+    after = await plane.store.get_route("digits")
+    assert before is not None
+    assert after is not None
+    assert (after.version, after.previous, after.revision) == (2, 1, before.revision + 1)
