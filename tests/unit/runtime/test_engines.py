@@ -247,7 +247,7 @@ def test_everything_sent_before_a_drain_is_answered(engine: str) -> None:
     with served(troubled, engine, batched=True) as replica:
         for first in range(0, 300, 3):
             replica.send(*invoke_of(1, "raise", 2, first=first))
-        replica.send(wire.Drain(1.0))
+        replica.send(wire.Drain(30.0))
         found = replica.outcomes(300)
         assert [found[n] for n in (297, 299)] == [2, 4]
         replica.drain()
@@ -440,7 +440,7 @@ def test_an_error_of_a_generators_cleanup_is_logged_and_the_outcome_stays(engine
 def test_streams_and_calls_end_before_a_drain_is_done(engine: str) -> None:
     with served(count, engine, streaming=True) as replica:
         replica.send(*invoke_of(3, 3))
-        replica.send(wire.Drain(1.0))
+        replica.send(wire.Drain(30.0))
         chunked: list[int] = []
         ended: set[int] = set()
         while len(ended) < 2:

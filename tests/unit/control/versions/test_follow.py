@@ -218,8 +218,9 @@ async def test_a_route_that_changes_while_it_is_read_is_read_again_and_its_proje
     await plane.deployed(latency_slo_s=1.0)
     monkeypatch.setattr(plane.store, "get_version", gone_once)
     await polled(other)
-    assert other.serving.routes == {"digits": 1}
+    assert "digits" in other.serving.routes
     await until(lambda: other.serving.routes == {"digits": 2})
+    assert asked > 1
 
 
 async def test_a_change_that_is_read_before_anything_follows_is_reported_again(plane: Plane) -> None:
