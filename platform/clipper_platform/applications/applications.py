@@ -117,6 +117,7 @@ class Applications:
             live.trouble = str(error)
         except Exception:
             logger.exception("a round of saving application %s failed", live.name)
+            self._parts.metrics.loop_errors.child("applications").inc()
         else:
             live.trouble = ""
 
